@@ -1,0 +1,33 @@
+"""Where the golden arrays of the reference implementations lie.
+
+Small ones are kept under ``tests/data``; the larger ones are shared inputs that a checkout may or may not have beside it.
+A test that needs a missing one is skipped, never passed.
+"""
+
+import os
+import pathlib
+
+import pytest
+
+_TESTS = pathlib.Path(__file__).parent
+
+
+def _first_existing(name: str, folders: list[pathlib.Path]) -> pathlib.Path:
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    pytest.skip(f'golden file {name} is not here (looked in {", ".join(map(str, folders))})')
+
+
+def _shared() -> pathlib.Path:
+    return pathlib.Path(os.environ.get('MULTITRAIN_SHARED', _TESTS.parent.parent / 'shared'))
+
+
+def reference_path(name: str) -> pathlib.Path:
+    """Path of a golden file of the reference implementations, for example ``multitrain_losses_a.npz``."""
+    return _first_existing(name, [_TESTS / 'data' / 'reference', _shared() / 'reference'])
+
+
+def shared_path(name: str) -> pathlib.Path:
+    """Path of another shared input, for example ``dmvr/golden_eval.npz`` or ``videos/demo.mp4``."""
+    return _first_existing(name, [_TESTS / 'data', _shared()])
