@@ -1,0 +1,117 @@
+"""``dataset.json``: what a directory of records holds. Written by the converter, read for training and exports."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from data_pipelines import records
+
+FILE_NAME = 'dataset.json'
+_FORMAT = 'multitrain dataset'
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+    """One split of a dataset.
+
+    Attributes:
+      records: clips in it.
+      shards: files ``SPLIT-NNNNN-of-NNNNN`` that hold them.
+      class_counts: clips of each class, in the order of ``DatasetInfo.classes``.
+      failures: (file, reason) of each video that could not be converted.
+    """
+
+    records: int
+    shards: int
+    class_counts: tuple[int, ...]
+    failures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """A directory of records.
+
+    Attributes:
+      name: the dataset's name.
+      classes: class names; a class's number is its place, equal for every split.
+      multi_label: whether a clip may carry several classes.
+      splits: split name -> SplitInfo.
+      frame_rate: stored frames per second; None when each video keeps its own (see each record).
+      arguments: how the converter was called.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    multi_label: bool
+    splits: Mapping[str, SplitInfo]
+    frame_rate: float | None = None
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def save_dataset_info(directory: str | os.PathLike, info: DatasetInfo) -> None:
+    """Writes ``dataset.json`` into ``directory``, atomically.
+
+    Raises:
+      ValueError: the class counts of a split do not match the classes.
+    """
+    _check(info, directory)
+    content = {'format': _FORMAT, 'version': _VERSION, **dataclasses.asdict(info)}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    records.write_atomically(pathlib.Path(directory) / FILE_NAME, text.encode() + b'\n')
+
+
+def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
+    """Reads ``dataset.json`` from ``directory``.
+
+    Raises:
+      ValueError: there is none, or it is not one that this version can read.
+    """
+    path = pathlib.Path(directory) / FILE_NAME
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f'{directory}: no {FILE_NAME} here; convert videos with "python -m data_pipelines.convert", '
+            'or give the directory that it wrote'
+        ) from error
+    except ValueError as error:
+        raise ValueError(f'{path}: not JSON: {error}') from error
+    if not isinstance(content, dict) or content.get('format') != _FORMAT or content.get('version') != _VERSION:
+        raise ValueError(f'{path}: not a dataset description of version {_VERSION}; convert the videos again')
+    try:
+        info = DatasetInfo(
+            name=content['name'],
+            classes=tuple(content['classes']),
+            multi_label=content['multi_label'],
+            splits={name: _split(split) for name, split in content['splits'].items()},
+            frame_rate=content['frame_rate'],
+            arguments=content['arguments'],
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f'{path}: damaged dataset description ({error!r}); convert the videos again') from error
+    _check(info, directory)
+    return info
+
+
+def _split(content: Mapping[str, Any]) -> SplitInfo:
+    return SplitInfo(
+        records=content['records'],
+        shards=content['shards'],
+        class_counts=tuple(content['class_counts']),
+        failures=tuple((file, reason) for file, reason in content['failures']),
+    )
+
+
+def _check(info: DatasetInfo, directory: str | os.PathLike) -> None:
+    if len(set(info.classes)) != len(info.classes):
+        raise ValueError(f'{directory}: {FILE_NAME} names a class twice')
+    for name, split in info.splits.items():
+        if len(split.class_counts) != len(info.classes):
+            raise ValueError(
+                f'{directory}: {FILE_NAME} counts {len(split.class_counts)} classes in the split {name!r}, '
+                f'but names {len(info.classes)}'
+            )
