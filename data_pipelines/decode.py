@@ -1,0 +1,152 @@
+"""Encoded frames -> uint8 clips: only the frames and the pixels that a clip shows.
+
+Decoding by libjpeg-turbo through ``simplejpeg``, resizing by OpenCV; both release Python's global lock. The fast
+integer DCT with smooth chroma upsampling is what TensorFlow, hence DMVR, decodes with. Resizing is bilinear with
+half-pixel centres and no antialiasing, as in PySlowFast and DMVR, rounded to the nearest level.
+
+``reduced=True`` lets libjpeg-turbo decode straight to a half, quarter or eighth of the stored size (in the DCT) when
+that still holds at least as many pixels as the result needs, so nothing is ever enlarged that was not to be. Faster, and
+unlike plain bilinear shrinking it is antialiased; therefore an option, not equal to the reference.
+"""
+
+from collections.abc import Sequence
+import contextlib
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from data_pipelines.frames import Window
+
+
+class FrameError(ValueError):
+    """A frame of a record cannot be decoded, or differs in size from the others."""
+
+
+@contextlib.contextmanager
+def _naming(number: int):
+    """Turns a decoder's complaint into one that names the frame."""
+    try:
+        yield
+    except FrameError:
+        raise
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise FrameError(f'frame {number} cannot be decoded as JPEG ({error})') from error
+
+
+def frame_size(frames: Sequence[bytes], number: int = 0) -> tuple[int, int]:
+    """(height, width) of a stored frame in pixels, from its JPEG header.
+
+    Raises:
+        FrameError: no JPEG.
+    """
+    with _naming(number):
+        height, width, _, _ = simplejpeg.decode_jpeg_header(frames[number])
+    return height, width
+
+
+def _reduction(available: tuple[int, int], needed: tuple[int, int]) -> int:
+    """The largest of 8, 4, 2, 1 by which (height, width) may be divided without falling below ``needed``."""
+    for factor in (8, 4, 2):
+        if all(size >= factor * wanted for size, wanted in zip(available, needed)):
+            return factor
+    return 1
+
+
+def _decode(frames: Sequence[bytes], number: int, size: tuple[int, int], factor: int) -> np.ndarray:
+    """One frame of the stored ``size`` (height, width) as RGB u8[ceil(H / factor), ceil(W / factor), 3]."""
+    height, width = -(-size[0] // factor), -(-size[1] // factor)
+    with _naming(number):
+        if factor > 1:
+            if frame_size(frames, number) != size:
+                _refuse_size(number, frame_size(frames, number), size)
+            image = simplejpeg.decode_jpeg(
+                frames[number], fastdct=True, min_height=height, min_width=width, min_factor=factor
+            )
+        else:
+            image = simplejpeg.decode_jpeg(frames[number], fastdct=True)
+    if image.shape[:2] != (height, width):
+        _refuse_size(number, image.shape[:2], size)
+    return image
+
+
+def _refuse_size(number: int, found: tuple[int, int], wanted: tuple[int, int]):
+    raise FrameError(
+        f'frame {number} is {found[0]} x {found[1]} px, other frames of the record {wanted[0]} x {wanted[1]}'
+    )
+
+
+def decode_window(
+    frames: Sequence[bytes],
+    numbers: np.ndarray,
+    window: Window,
+    out: np.ndarray,
+    *,
+    flip: bool = False,
+    reduced: bool = False,
+) -> None:
+    """Decodes a training clip: frames ``numbers``, of each the pixels in ``window``, resized to ``out``'s size.
+
+    Args:
+        frames: JPEG bytes of all stored frames.
+        numbers: i64[T], which frames; a frame that occurs again is decoded once.
+        window: in pixels of the stored frame, inside it.
+        out: u8[T, h, w, 3], contiguous; receives the clip.
+        flip: mirror left and right.
+        reduced: see the module's text.
+
+    Raises:
+        FrameError: a frame is no JPEG, is damaged, or differs in size from the first one asked for.
+    """
+    size = frame_size(frames, int(numbers[0]))
+    target = out.shape[1:3]
+    factor = _reduction((window.height, window.width), target) if reduced else 1
+    top, left = round(window.top / factor), round(window.left / factor)
+    bottom, right = round((window.top + window.height) / factor), round((window.left + window.width) / factor)
+    place_of = {}
+    for place, number in enumerate(numbers.tolist()):
+        if number in place_of:
+            out[place] = out[place_of[number]]
+            continue
+        place_of[number] = place
+        pixels = _decode(frames, number, size, factor)[top:bottom, left:right]
+        if flip:
+            pixels = cv2.flip(pixels, 1)
+        if pixels.shape[:2] == target:
+            out[place] = pixels
+        else:
+            cv2.resize(pixels, target[::-1], dst=out[place], interpolation=cv2.INTER_LINEAR)
+
+
+def decode_views(
+    frames: Sequence[bytes],
+    numbers: np.ndarray,
+    scaled: tuple[int, int],
+    corners: Sequence[tuple[int, int]],
+    out: Sequence[np.ndarray],
+    *,
+    reduced: bool = False,
+) -> None:
+    """Decodes the test views of a record: V temporal clips, of each S spatial crops; each frame is decoded once.
+
+    Args:
+        frames: JPEG bytes of all stored frames.
+        numbers: i64[V, T], which frames make each temporal clip.
+        scaled: (height, width) to which whole frames are resized.
+        corners: S times (top, left) of a crop in the resized frame; its size is that of ``out``.
+        out: V * S arrays u8[T, h, w, 3], the crops of a clip one after another; receive the views.
+        reduced: see the module's text.
+
+    Raises:
+        FrameError: a frame is no JPEG, is damaged, or differs in size from the first one asked for.
+    """
+    size = frame_size(frames, int(numbers[0, 0]))
+    factor = _reduction(size, scaled) if reduced else 1
+    crop_height, crop_width = out[0].shape[1:3]
+    for number in np.unique(numbers).tolist():
+        image = _decode(frames, number, size, factor)
+        if image.shape[:2] != scaled:
+            image = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+        for view, place in np.argwhere(numbers == number).tolist():
+            for crop, (top, left) in enumerate(corners):
+                out[view * len(corners) + crop][place] = image[top:top + crop_height, left:left + crop_width]

@@ -1,0 +1,175 @@
+"""Which stored frames make a clip, and which pixels of them: arithmetic only, no files.
+
+Frame numbers count stored frames from 0. The strided rules are MultiTrain's (its ``decoder.py`` with offset
+sampling, the paper's setting), the uniform rules those of its Something-Something reader. Both repeat frames of a
+video that is too short, so a clip always has the asked number of frames.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Window(NamedTuple):
+    """A rectangle in pixels of the stored frame."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def clip_span(num_frames: int, stride: float, stored_rate: float | None, target_rate: float | None) -> float:
+    """Length of a strided clip, in stored frames (may be fractional).
+
+    ``stride`` counts frames of a video of ``target_rate`` frames a second, so the clip lasts
+    ``num_frames * stride / target_rate`` seconds whatever rate was stored. ``target_rate=None``: ``stride`` counts
+    stored frames as they are.
+
+    Raises:
+        ValueError: ``target_rate`` is given but the stored rate is unknown or not positive.
+    """
+    if target_rate is None:
+        return float(num_frames * stride)
+    if stored_rate is None or not stored_rate > 0:
+        raise ValueError(
+            f'frame rate of the record is {stored_rate}, but target_frame_rate={target_rate} needs it: '
+            'convert with a frame rate, or set target_frame_rate=None to count stored frames'
+        )
+    # The reference's order of operations: another one rounds differently.
+    return num_frames * stride / target_rate * stored_rate
+
+
+def strided_frames(start: float, span: float, num_frames: int, num_stored: int) -> np.ndarray:
+    """Numbers of ``num_frames`` frames spread over ``[start, start + span - 1]``, both ends included.
+
+    The step is ``(span - 1) / (num_frames - 1)``, a little more than the nominal stride (95/31 for 32 x 3). Numbers
+    past either end of the video are moved to its first or last frame.
+
+    Returns:
+        i64[T]
+    """
+    _check_counts(num_frames, num_stored)
+    # float32 as in the reference: in rare cases float64 falls on the other side of a whole number.
+    numbers = np.linspace(start, start + span - 1, num_frames, dtype=np.float32)  # [T]
+    return np.clip(numbers, 0, num_stored - 1).astype(np.int64)
+
+
+def random_strided_frames(
+    rng: np.random.Generator, num_stored: int, num_frames: int, span: float
+) -> np.ndarray:
+    """Training clip: ``strided_frames`` from a random whole start, each possible start equally likely.
+
+    (The reference truncates a real start drawn below the last one, so it never takes the last possible clip.)
+
+    Returns:
+        i64[T]
+    """
+    last_start = max(int(num_stored - span), 0)
+    return strided_frames(int(rng.integers(last_start + 1)), span, num_frames, num_stored)
+
+
+def strided_views(num_stored: int, num_frames: int, span: float, num_views: int) -> np.ndarray:
+    """Test clips spread evenly over the video; a single one is taken from its centre.
+
+    Returns:
+        i64[V, T]
+    """
+    _check_counts(num_frames, num_stored)
+    if num_views < 1:
+        raise ValueError(f'temporal views must be at least 1, got {num_views}')
+    slack = max(num_stored - span, 0)
+    if num_views == 1:
+        starts = [math.floor(slack / 2)]
+    else:
+        starts = [view * math.floor(slack / (num_views - 1)) for view in range(num_views)]
+    return np.stack([strided_frames(start, span, num_frames, num_stored) for start in starts])  # [V, T]
+
+
+def _segments(num_stored: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last frame number (inclusive) of ``num_frames`` equal segments of the whole video."""
+    _check_counts(num_frames, num_stored)
+    segment = float(num_stored - 1) / num_frames
+    edges = np.round(segment * np.arange(num_frames + 1)).astype(np.int64)  # [T + 1], halves to even
+    return edges[:-1], edges[1:]
+
+
+def random_uniform_frames(rng: np.random.Generator, num_stored: int, num_frames: int) -> np.ndarray:
+    """Training clip of direction-sensitive data: one random frame of each of ``num_frames`` equal segments.
+
+    Returns:
+        i64[T]
+    """
+    first, last = _segments(num_stored, num_frames)
+    return rng.integers(first, last, endpoint=True)  # [T]
+
+
+def uniform_frames(num_stored: int, num_frames: int) -> np.ndarray:
+    """Test clip of direction-sensitive data: the middle frame of each of ``num_frames`` equal segments.
+
+    Returns:
+        i64[T]
+    """
+    first, last = _segments(num_stored, num_frames)
+    return (first + last) // 2  # [T]
+
+
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) after a resize that makes the short side ``short_side`` and keeps the shape, cutting fractions."""
+    if width < height:
+        return math.floor(float(height) / width * short_side), short_side
+    return short_side, math.floor(float(width) / height * short_side)
+
+
+def crop_corners(height: int, width: int, crop_size: int, num_crops: int) -> list[tuple[int, int]]:
+    """(top, left) of the test crops of a resized frame: the centre, or three along its long side.
+
+    Three crops are left, centre, right; of a frame taller than wide: top, centre, bottom.
+
+    Raises:
+        ValueError: the crop does not fit, or ``num_crops`` is neither 1 nor 3.
+    """
+    if num_crops not in (1, 3):
+        raise ValueError(f'spatial views must be 1 (centre) or 3 (left, centre, right), got {num_crops}')
+    if crop_size > min(height, width):
+        raise ValueError(f'crop of {crop_size} px does not fit a frame of {height} x {width} px (height x width)')
+    top, left = math.ceil((height - crop_size) / 2), math.ceil((width - crop_size) / 2)
+    if num_crops == 1:
+        return [(top, left)]
+    if height > width:
+        return [(0, left), (top, left), (height - crop_size, left)]
+    return [(top, 0), (top, left), (top, width - crop_size)]
+
+
+def random_window(
+    rng: np.random.Generator, height: int, width: int, short_side: tuple[int, int], crop_size: int
+) -> Window:
+    """Training crop: short side resized to a random size in ``short_side``, then a random square of ``crop_size``.
+
+    MultiTrain, supplement section 2.1. The size is uniform over [low, high], rounded. The crop is returned as the
+    rectangle of the *stored* frame that it shows, so that nothing else needs to be resized. That rectangle has whole
+    sides and corners: against resizing the whole frame first it is at most half a stored pixel off.
+
+    Raises:
+        ValueError: the crop is larger than the smallest short side.
+    """
+    low, high = short_side
+    if not crop_size <= low <= high:
+        raise ValueError(f'need crop_size <= short_side[0] <= short_side[1], got {crop_size} and {short_side}')
+    scaled_height, scaled_width = scaled_size(height, width, int(round(rng.uniform(low, high))))
+    window_height = min(max(round(crop_size * height / scaled_height), 1), height)
+    window_width = min(max(round(crop_size * width / scaled_width), 1), width)
+    return Window(
+        top=int(rng.integers(height - window_height + 1)),
+        left=int(rng.integers(width - window_width + 1)),
+        height=window_height,
+        width=window_width,
+    )
+
+
+def _check_counts(num_frames: int, num_stored: int) -> None:
+    if num_stored < 1:
+        raise ValueError('no frames stored')
+    if num_frames < 1:
+        raise ValueError(f'frames per clip must be at least 1, got {num_frames}')
