@@ -1,0 +1,91 @@
+"""A tree with one folder per class: ``ROOT/SPLIT/CLASS/*.mp4``, or ``ROOT/CLASS/*.mp4`` for a single split."""
+
+from collections.abc import Sequence
+import os
+
+from data_pipelines.annotations import Annotations
+from data_pipelines.annotations import Clip
+
+VIDEO_SUFFIXES = frozenset(
+    '.mp4 .avi .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts .mts .ogv .asf .vob'.split()
+)
+
+
+def read_folder(root: str | os.PathLike, splits: Sequence[str] | None = None) -> Annotations:
+    """Lists the videos of a folder-per-class tree.
+
+    Classes are the folder names, sorted, and the same for every split. Hidden files, and files that
+    do not have a video's suffix, are left alone.
+
+    Args:
+      root: the tree. Where its folders hold folders, they are splits; where they hold videos, classes.
+      splits: the splits to take, all if None; for ``ROOT/CLASS/*.mp4`` the one name to give the split,
+        ``train`` if None.
+
+    Raises:
+      ValueError: no such directory, no video, splits with different classes, or an unknown split.
+    """
+    root = os.fspath(root)
+    if not os.path.isdir(root):
+        raise ValueError(f'{root}: no such directory (wanted ROOT/SPLIT/CLASS/*.mp4 or ROOT/CLASS/*.mp4)')
+    folders = _folders(root)
+    with_videos = [name for name in folders if _videos(os.path.join(root, name))]
+    with_folders = [name for name in folders if _folders(os.path.join(root, name))]
+    if with_videos and with_folders:
+        raise ValueError(
+            f'{root}: {with_videos[0]!r} holds videos, {with_folders[0]!r} holds folders; '
+            'wanted ROOT/SPLIT/CLASS/*.mp4 or ROOT/CLASS/*.mp4, not both'
+        )
+    if with_folders:
+        return _read_splits(root, with_folders, splits)
+    if not with_videos:
+        raise ValueError(f'{root}: no videos in it (wanted ROOT/SPLIT/CLASS/*.mp4 or ROOT/CLASS/*.mp4)')
+    if splits is not None and len(splits) != 1:
+        raise ValueError(
+            f'{root}: its folders hold videos, so they are classes of one split, but {len(splits)} splits '
+            f'were asked for: {", ".join(splits)}'
+        )
+    return Annotations(tuple(folders), {splits[0] if splits else 'train': _clips(root, '', folders)})
+
+
+def _read_splits(root: str, present: list[str], wanted: Sequence[str] | None) -> Annotations:
+    first = present[0]
+    classes = _folders(os.path.join(root, first))
+    for split in present[1:]:
+        different = sorted(set(classes).symmetric_difference(_folders(os.path.join(root, split))))
+        if different:
+            raise ValueError(
+                f'{root}: the splits {first!r} and {split!r} do not have the same classes: '
+                f'{different[0]!r} is in only one of them ({len(different)} such); '
+                'add the missing folders (they may be empty) or remove the others'
+            )
+    for split in wanted or ():
+        if split not in present:
+            raise ValueError(f'{root}: no split {split!r} in it (it has {", ".join(present)})')
+    return Annotations(
+        tuple(classes), {split: _clips(root, split, classes) for split in wanted or present}
+    )
+
+
+def _clips(root: str, split: str, classes: Sequence[str]) -> tuple[Clip, ...]:
+    return tuple(
+        Clip(path=os.path.join(root, split, name, video), key=f'{name}/{video}', labels=(number,))
+        for number, name in enumerate(classes)
+        for video in _videos(os.path.join(root, split, name))
+    )
+
+
+def _folders(path: str) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith('.'))
+
+
+def _videos(path: str) -> list[str]:
+    with os.scandir(path) as entries:
+        return sorted(
+            e.name
+            for e in entries
+            if not e.name.startswith('.')
+            and os.path.splitext(e.name)[1].lower() in VIDEO_SUFFIXES
+            and not e.is_dir()
+        )
