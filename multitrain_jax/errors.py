@@ -1,0 +1,45 @@
+"""The error for a user's mistake, and how a command shows it: one line, exit code 2, no traceback."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+_OUR_CODE = Path(__file__).resolve().parent.parent
+_OUR_ROOMS = ('multitrain_jax', 'data_pipelines', 'configs', 'run.py')
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(ValueError):
+    """Something the user can mend. Its text says what is wrong, where, and how to mend it."""
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether the raise statement stands in this project, so that its text was written for a user."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    path = Path(frames[-1].filename).resolve()
+    return any((_OUR_CODE / room) in (path, *path.parents) for room in _OUR_ROOMS)
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Runs a command's main function and exits: 0 or its return value, 2 with one line on a user's mistake.
+
+    ValueError and OSError raised by this project's own statements carry a text for the user; anything
+    else is a defect and keeps its traceback. MULTITRAIN_TRACEBACK=1 shows the traceback always.
+    """
+    try:
+        code = main()
+    except (ValueError, OSError) as error:
+        user_mistake = isinstance(error, (UserError, FileNotFoundError, PermissionError))
+        if os.environ.get('MULTITRAIN_TRACEBACK') or not (user_mistake or _raised_by_us(error)):
+            raise
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code or 0)
