@@ -1,0 +1,352 @@
+"""Renders two labelled action datasets as MP4 files, so that everything runs without a download.
+
+"motions" (appearance and motion): a star or a ring that grows, shrinks, rises, falls or slides,
+either way. A folder per class; a mirrored video keeps its class, and any part of one shows it.
+
+"directions" (direction-sensitive, like Something-Something): any shape that moves left, right, up
+or down, approaches, recedes, turns, or moves to one side and back. Listed in csv files as
+PySlowFast reads them. Mirroring would change classes; a clip must span the whole video.
+
+No frame gives the motion away, see `synthetic_scene`. The classes of the two are related in a known
+way ("star growing" and "approaching"), which is written next to them.
+
+    ROOT/motions/{train,validation}/CLASS NAME/*.mp4
+    ROOT/directions/{train,validation}.csv          lines `relative/path.mp4 class_number`
+    ROOT/directions/classes.txt                     line n: the name of class number n
+    ROOT/directions/videos/{train,validation}/*.mp4
+    ROOT/relations.json                             {dataset: {other: {class: [related classes]}}}
+    ROOT/synthetic.json                             what was asked for, and whether it is complete
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+
+import av
+import cv2
+import numpy as np
+import tqdm
+
+from data_pipelines import synthetic_pixels, synthetic_scene
+from data_pipelines.synthetic_scene import PATHS, Scene, SceneConfig
+
+# Goes up when the same arguments give other pixels than before.
+RENDERER_VERSION = 1
+STAMP = 'synthetic.json'
+SPLITS = ('train', 'validation')
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """A class: shapes, a variable of `synthetic_scene.VARIABLES`, one of its `PATHS`."""
+
+    shapes: tuple[str, ...]
+    variable: str
+    path: str
+
+    @property
+    def movements(self) -> frozenset[tuple[str, int]]:
+        """All (variable, sign) that are seen at some moment of some video."""
+        return frozenset((self.variable, sign) for signs in PATHS[self.path] for sign in signs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Classes by name, in the order of their numbers; outlines of distractors; distributions."""
+
+    actions: dict[str, Action]
+    distractor_shapes: tuple[str, ...]
+    config: SceneConfig
+
+
+_MOVES = {'growing': ('size', 'forward'), 'shrinking': ('size', 'backward'),
+          'rising': ('y', 'backward'), 'falling': ('y', 'forward'), 'sliding': ('x', 'either')}
+_ANY = tuple(synthetic_pixels.SHAPES)
+
+DATASETS = {
+    'motions': Dataset(
+        # Sorted, as readers of a folder-per-class tree number them.
+        actions={f'{shape} {move}': Action((shape,), *_MOVES[move])
+                 for shape in ('ring', 'star') for move in sorted(_MOVES)},
+        distractor_shapes=tuple(name for name in _ANY if name not in ('ring', 'star')),
+        # Shorter than the others: clips are drawn from anywhere in a video, and must show enough.
+        config=SceneConfig(seconds=(1.0, 1.8))),
+    'directions': Dataset(
+        actions={'moving left': Action(_ANY, 'x', 'backward'),
+                 'moving right': Action(_ANY, 'x', 'forward'),
+                 'moving up': Action(_ANY, 'y', 'backward'),
+                 'moving down': Action(_ANY, 'y', 'forward'),
+                 'approaching': Action(_ANY, 'size', 'forward'),
+                 'receding': Action(_ANY, 'size', 'backward'),
+                 'turning clockwise': Action(_ANY, 'angle', 'forward'),
+                 'turning counter-clockwise': Action(_ANY, 'angle', 'backward'),
+                 'left then right': Action(_ANY, 'x', 'backward then forward'),
+                 'right then left': Action(_ANY, 'x', 'forward then backward')},
+        distractor_shapes=_ANY,
+        config=SceneConfig()),
+}
+
+
+def relations() -> dict[str, dict[str, dict[str, list[str]]]]:
+    """The related classes of each other dataset: ``relations()[dataset][other][class name]``.
+
+    Two classes are related when they have a movement in common: "star growing" with "approaching",
+    "star sliding" with all that go left or right, "turning clockwise" with nothing.
+    """
+    return {name: {other: {first: [second for second, its in DATASETS[other].actions.items()
+                                   if action.movements & its.movements]
+                           for first, action in DATASETS[name].actions.items()}
+                   for other in DATASETS if other != name}
+            for name in DATASETS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """One video to be: everything about it follows from these. Hence no number of workers,
+    and no number of videos, changes it."""
+
+    dataset: str
+    split: str
+    index: int
+    seed: int
+
+    @property
+    def label(self) -> int:
+        return self.index % len(DATASETS[self.dataset].actions)
+
+    @property
+    def path(self) -> str:
+        """Relative to the root."""
+        if self.dataset == 'motions':
+            name = list(DATASETS['motions'].actions)[self.label]
+            return f'motions/{self.split}/{name}/{name.replace(" ", "_")}_{self.index:05d}.mp4'
+        return f'{self.dataset}/videos/{self.split}/{self.index:05d}.mp4'
+
+    def scene(self) -> Scene:
+        dataset = DATASETS[self.dataset]
+        action = list(dataset.actions.values())[self.label]
+        numbers = [self.seed, list(DATASETS).index(self.dataset), SPLITS.index(self.split)]
+        return synthetic_scene.draw_scene(
+            np.random.default_rng([*numbers, self.index]), shapes=action.shapes,
+            variable=action.variable, path=action.path,
+            distractor_shapes=dataset.distractor_shapes, config=dataset.config)
+
+
+def write_video(path: str | os.PathLike[str], frames: np.ndarray, frame_rate) -> None:
+    """Encodes frames, u8[T, H, W, 3] with H and W even, to H.264 in MP4. Atomic.
+
+    The bytes are always the same for one version of libx264, which therefore runs on one thread.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        with av.open(str(unfinished), 'w', format='mp4') as container:
+            options = {'preset': 'superfast', 'crf': '20', 'threads': '1'}
+            stream = container.add_stream('libx264', rate=frame_rate, options=options)
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = 'yuv420p'
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+            container.mux(stream.encode())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def render_datasets(root: str | os.PathLike[str], *, train_videos: int = 400,
+                    validation_videos: int = 100, seed: int = 0, workers: int | None = None,
+                    progress: bool = True) -> dict[str, dict[str, pathlib.Path]]:
+    """Renders both datasets under `root`, or what is missing of them.
+
+    Args:
+        root: made when it is not there.
+        train_videos: in each dataset, classes in turn.
+        validation_videos: the same.
+        seed: same seed, same videos.
+        workers: processes; by default one per processor. The result does not depend on it.
+            With more than one, a script that calls this needs `if __name__ == '__main__':`.
+        progress: whether to show a progress bar.
+
+    Returns:
+        ``{'motions': {'train': folder, 'validation': folder},
+        'directions': {'train': csv, 'validation': csv, 'classes': text file},
+        'relations': json file}``.
+
+    Raises:
+        ValueError: an argument makes no sense, or `root` holds something else.
+    """
+    for name, value, least in (('train_videos', train_videos, 1), ('seed', seed, 0),
+                               ('validation_videos', validation_videos, 1),
+                               ('workers', 1 if workers is None else workers, 1)):
+        if value < least:
+            raise ValueError(f'{name} is {value}, must be at least {least}')
+    root = pathlib.Path(root)
+    sizes = {'train': train_videos, 'validation': validation_videos}
+    videos = [Video(dataset, split, index, seed)
+              for dataset in DATASETS for split in SPLITS for index in range(sizes[split])]
+    stamp = {'renderer_version': RENDERER_VERSION, 'seed': seed, **{
+        f'{split}_videos': size for split, size in sizes.items()}}
+    _check_stamp(root, stamp)
+
+    missing = [video for video in videos if not (root / video.path).exists()]
+    if missing:
+        root.mkdir(parents=True, exist_ok=True)
+        _write_text(root / STAMP, _json({**stamp, 'complete': False}))
+        _render_all(root, missing, workers or _processors(), progress)
+    _write_annotations(root, videos)
+    _write_text(root / STAMP, _json({**stamp, 'complete': True}))
+    directions = root / 'directions'
+    return {'motions': {split: root / 'motions' / split for split in SPLITS},
+            'directions': {**{split: directions / f'{split}.csv' for split in SPLITS},
+                           'classes': directions / 'classes.txt'},
+            'relations': root / 'relations.json'}
+
+
+def _check_stamp(root: pathlib.Path, stamp: dict[str, int]) -> None:
+    """Raises when `root` holds videos that are not those of `stamp`."""
+    if root.exists() and not root.is_dir():
+        raise ValueError(f'{root} is a file; choose a directory for the synthetic videos')
+    try:
+        found = json.loads((root / STAMP).read_text())
+    except FileNotFoundError:
+        taken = [name for name in DATASETS if (root / name).exists()]
+        if taken:
+            raise ValueError(f'{root / taken[0]} exists but was not rendered here ({root / STAMP} '
+                             'is missing); choose another directory') from None
+        return
+    except ValueError:
+        found = {}
+    different = [f'{name}={found.get(name)}, not {value}' for name, value in stamp.items()
+                 if found.get(name) != value]
+    if different:
+        raise ValueError(f'{root} holds synthetic videos of {"; ".join(different)}: '
+                         'choose another directory, or delete this one')
+
+
+def _render_all(root: pathlib.Path, videos: list[Video], workers: int, progress: bool) -> None:
+    bar = tqdm.tqdm(total=len(videos), desc='Rendering', unit='video', disable=not progress,
+                    mininterval=0.5)
+    with bar:
+        if workers == 1:
+            for video in videos:
+                _render_one(root, video)
+                bar.update()
+            return
+        # Not forked: the parent may hold threads (JAX does). Few videos are not worth a process.
+        workers = min(workers, -(-len(videos) // 8))
+        pool = concurrent.futures.ProcessPoolExecutor(
+            workers, mp_context=multiprocessing.get_context('spawn'),
+            initializer=cv2.setNumThreads, initargs=(1,))
+        with pool:
+            try:
+                for _ in pool.map(_render_one, itertools.repeat(root), videos, chunksize=4):
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _render_one(root: pathlib.Path, video: Video) -> None:
+    scene = video.scene()
+    write_video(root / video.path, synthetic_scene.render(scene), scene.frame_rate)
+
+
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this operating system
+        return os.cpu_count() or 1
+
+
+def _write_annotations(root: pathlib.Path, videos: list[Video]) -> None:
+    folder = root / 'directions'
+    for split in SPLITS:
+        lines = [f'{pathlib.PurePosixPath(video.path).relative_to("directions")} {video.label}\n'
+                 for video in videos if (video.dataset, video.split) == ('directions', split)]
+        _write_text(folder / f'{split}.csv', ''.join(lines))
+    _write_text(folder / 'classes.txt',
+                ''.join(f'{name}\n' for name in DATASETS['directions'].actions))
+    _write_text(root / 'relations.json', _json(relations()))
+
+
+def _json(value) -> str:
+    return json.dumps(value, indent=2) + '\n'
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+    """Atomic, and leaves a file that already says so untouched."""
+    if path.exists() and path.read_text() == text:
+        return
+    unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+
+
+def contact_sheet(*, seed: int = 0, frames: int = 8, side: int = 96) -> np.ndarray:
+    """One video of every class in a row, time going right, u8[rows * side, W, 3]."""
+    rows = []
+    for name, dataset in DATASETS.items():
+        for index, title in enumerate(dataset.actions):
+            clip = synthetic_scene.render(Video(name, 'train', index, seed).scene())
+            label = np.full((side, 2 * side, 3), 255, np.uint8)
+            for line, text in enumerate((name, title)):
+                cv2.putText(label, text, (4, side // 3 + 20 * line), cv2.FONT_HERSHEY_SIMPLEX,
+                            0.4, (0, 0, 0), 1, cv2.LINE_AA)
+            cells = [label]
+            for t in np.linspace(0, len(clip) - 1, frames).round().astype(int):
+                cells.append(_into_square(clip[t], side))
+            rows.append(np.concatenate(cells, axis=1))
+    return np.concatenate(rows)
+
+
+def _into_square(frame: np.ndarray, side: int) -> np.ndarray:
+    """The whole frame in the middle of a white square."""
+    scale = (side - 2) / max(frame.shape[:2])
+    height, width = (round(scale * length) for length in frame.shape[:2])
+    square = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top:top + height, left:left + width] = cv2.resize(frame, (width, height))
+    return square
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog='python -m data_pipelines.synthetic', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='Example:\n  python -m data_pipelines.synthetic --output=data/synthetic')
+    parser.add_argument('--output', required=True, help='directory for the videos')
+    parser.add_argument('--train_videos', type=int, default=400,
+                        help='per dataset (default: %(default)s)')
+    parser.add_argument('--validation_videos', type=int, default=100,
+                        help='per dataset (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='another seed, other videos (default: %(default)s)')
+    parser.add_argument('--workers', type=int, default=None,
+                        help='processes (default: one per processor)')
+    parser.add_argument('--sheet', metavar='FILE.png', default=None,
+                        help='also draw a picture with one video of every class')
+    flags = parser.parse_args(arguments)
+    try:
+        paths = render_datasets(flags.output, train_videos=flags.train_videos,
+                                validation_videos=flags.validation_videos, seed=flags.seed,
+                                workers=flags.workers)
+        if flags.sheet and not cv2.imwrite(flags.sheet, contact_sheet(seed=flags.seed)[..., ::-1]):
+            raise ValueError(f'cannot write {flags.sheet}')
+    except (ValueError, OSError) as error:
+        sys.exit(f'error: {error}')
+    except cv2.error:
+        sys.exit(f'error: cannot write {flags.sheet}: its name must end in .png or .jpg')
+    del paths
+
+
+if __name__ == '__main__':
+    main()
