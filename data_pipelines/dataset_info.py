@@ -23,12 +23,14 @@ class SplitInfo:
       shards: files ``SPLIT-NNNNN-of-NNNNN`` that hold them.
       class_counts: clips of each class, in the order of ``DatasetInfo.classes``.
       failures: (file, reason) of each video that could not be converted.
+      damaged: (file, what is lost) of each video that was converted in part.
     """
 
     records: int
     shards: int
     class_counts: tuple[int, ...]
     failures: tuple[tuple[str, str], ...] = ()
+    damaged: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,7 @@ def _split(content: Mapping[str, Any]) -> SplitInfo:
         shards=content['shards'],
         class_counts=tuple(content['class_counts']),
         failures=tuple((file, reason) for file, reason in content['failures']),
+        damaged=tuple((file, what) for file, what in content['damaged']),
     )
 
 

@@ -1,0 +1,150 @@
+"""Worker processes of the converter: hands out jobs, survives a decoder that crashes."""
+
+from collections.abc import Callable, Sequence
+import json
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+_ROOT = pathlib.Path(__file__).parent.parent  # where the package data_pipelines lies
+
+
+def run_jobs(
+    jobs: Sequence[tuple[Any, dict]],
+    workers: int,
+    on_clip: Callable[[int, int], None],
+    on_result: Callable[[Any, dict], None],
+) -> None:
+    """Runs jobs of ``convert_shard.main`` in worker processes.
+
+    A video that crashes a worker counts as a failure; its shard is begun anew without it.
+
+    Args:
+      jobs: (tag, job) pairs.
+      workers: processes at most.
+      on_clip: called with (clips done, failures among them) as these change; negative where a shard
+        is begun anew. One call at a time.
+      on_result: called with (tag, result) of each job. One call at a time.
+
+    Raises:
+      OSError: a shard cannot be written, or the workers do not start. The other workers are ended.
+    """
+    waiting = queue.SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+    running: list[_Worker] = []
+
+    def report_clip(count: int, failures: int) -> None:
+        with lock:
+            on_clip(count, failures)
+
+    def serve() -> None:
+        worker = _Worker()
+        with lock:
+            running.append(worker)
+        try:
+            while not errors:
+                try:
+                    tag, job = waiting.get_nowait()
+                except queue.Empty:
+                    break
+                result = worker.run(job, report_clip)
+                with lock:
+                    on_result(tag, result)
+        except BaseException as error:  # handed to the caller below
+            errors.append(error)
+            with lock:
+                for other in running:
+                    other.end()
+        finally:
+            worker.end()
+
+    threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(workers, len(jobs)))]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:  # Ctrl-C: end the workers, then let it through
+        errors.append(KeyboardInterrupt())
+        with lock:
+            for worker in running:
+                worker.end()
+        raise
+    if errors:
+        raise errors[0]
+
+
+class _Worker:
+    """One process that runs ``convert_shard``; started when first needed and again after a crash."""
+
+    def __init__(self):
+        self._process: subprocess.Popen | None = None
+        self._ended = False
+
+    def run(self, job: dict, on_clip: Callable[[int, int], None]) -> dict:
+        """Runs one job to its end; returns its result."""
+        known_failures = dict(job['known_failures'])
+        while True:
+            done, failed, current = 0, 0, None
+            process = self._started()
+            try:
+                process.stdin.write(json.dumps({**job, 'known_failures': known_failures}) + '\n')
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass  # it has died; the loop below finds no event and says so
+            for line in process.stdout:
+                event = json.loads(line)
+                if 'clip' in event:
+                    current = event['clip']
+                elif 'stored' in event:
+                    done += 1
+                    failed += not event['stored']
+                    on_clip(1, int(not event['stored']))
+                elif 'error' in event:
+                    raise OSError(event['error'])
+                else:
+                    return event['result']
+            code = process.wait()
+            self._process = None
+            if self._ended:
+                raise OSError(f'{job["path"]}: conversion was ended')
+            if current is None or current in known_failures:
+                raise OSError(f'{job["path"]}: a worker process ended with code {code}; see its message above')
+            # The worker died on a video, of a fault in a decoder or for want of memory.
+            known_failures[current] = f'the worker process died on it ({_describe_exit(code)})'
+            on_clip(-done, -failed)
+
+    def end(self) -> None:
+        """Ends the process, at once."""
+        self._ended = True
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _started(self) -> subprocess.Popen:
+        if self._ended:
+            raise OSError('conversion was ended')
+        if self._process is None:
+            path = os.environ.get('PYTHONPATH')
+            self._process = subprocess.Popen(
+                [sys.executable, '-m', 'data_pipelines.convert_shard'],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding='ascii',
+                env={**os.environ, 'PYTHONPATH': f'{_ROOT}{os.pathsep}{path}' if path else str(_ROOT)},
+                start_new_session=True,  # Ctrl-C is for the parent, which then ends the workers
+            )
+        return self._process
+
+
+def _describe_exit(code: int) -> str:
+    return f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'
