@@ -1,12 +1,14 @@
 """Encoded frames -> uint8 clips: only the frames and the pixels that a clip shows.
 
-Decoding by libjpeg-turbo through ``simplejpeg``, resizing by OpenCV; both release Python's global lock. The fast
-integer DCT with smooth chroma upsampling is what TensorFlow, hence DMVR, decodes with. Resizing is bilinear with
-half-pixel centres and no antialiasing, as in PySlowFast and DMVR, rounded to the nearest level.
+Decoding by libjpeg-turbo through ``simplejpeg``, resizing by OpenCV; both release Python's global
+lock. The fast integer DCT with smooth chroma upsampling is what TensorFlow, hence DMVR, decodes
+with. Resizing is bilinear with half-pixel centres and no antialiasing, as in PySlowFast and DMVR,
+rounded to the nearest level.
 
-``reduced=True`` lets libjpeg-turbo decode straight to a half, quarter or eighth of the stored size (in the DCT) when
-that still holds at least as many pixels as the result needs, so nothing is ever enlarged that was not to be. Faster, and
-unlike plain bilinear shrinking it is antialiased; therefore an option, not equal to the reference.
+``reduced=True`` lets libjpeg-turbo decode straight to a half, quarter or eighth of the stored size
+(in the DCT) when that still holds at least as many pixels as the result needs, so nothing is ever
+enlarged that was not to be. Faster, and unlike plain bilinear shrinking it is antialiased;
+therefore an option, not equal to the reference.
 """
 
 from collections.abc import Sequence
@@ -46,7 +48,7 @@ def frame_size(frames: Sequence[bytes], number: int = 0) -> tuple[int, int]:
 
 
 def _reduction(available: tuple[int, int], needed: tuple[int, int]) -> int:
-    """The largest of 8, 4, 2, 1 by which (height, width) may be divided without falling below ``needed``."""
+    """The largest of 8, 4, 2, 1 that divides (height, width) without falling below ``needed``."""
     for factor in (8, 4, 2):
         if all(size >= factor * wanted for size, wanted in zip(available, needed)):
             return factor
@@ -54,7 +56,7 @@ def _reduction(available: tuple[int, int], needed: tuple[int, int]) -> int:
 
 
 def _decode(frames: Sequence[bytes], number: int, size: tuple[int, int], factor: int) -> np.ndarray:
-    """One frame of the stored ``size`` (height, width) as RGB u8[ceil(H / factor), ceil(W / factor), 3]."""
+    """One frame, stored as ``size`` = (H, W), as RGB u8[ceil(H/factor), ceil(W/factor), 3]."""
     height, width = -(-size[0] // factor), -(-size[1] // factor)
     with _naming(number):
         if factor > 1:
@@ -72,7 +74,8 @@ def _decode(frames: Sequence[bytes], number: int, size: tuple[int, int], factor:
 
 def _refuse_size(number: int, found: tuple[int, int], wanted: tuple[int, int]):
     raise FrameError(
-        f'frame {number} is {found[0]} x {found[1]} px, other frames of the record {wanted[0]} x {wanted[1]}'
+        f'frame {number} is {found[0]} x {found[1]} px, other frames of the record are '
+        f'{wanted[0]} x {wanted[1]} px'
     )
 
 
@@ -85,7 +88,7 @@ def decode_window(
     flip: bool = False,
     reduced: bool = False,
 ) -> None:
-    """Decodes a training clip: frames ``numbers``, of each the pixels in ``window``, resized to ``out``'s size.
+    """Decodes a training clip: of each frame the pixels in ``window``, resized to ``out``.
 
     Args:
         frames: JPEG bytes of all stored frames.
@@ -102,7 +105,8 @@ def decode_window(
     target = out.shape[1:3]
     factor = _reduction((window.height, window.width), target) if reduced else 1
     top, left = round(window.top / factor), round(window.left / factor)
-    bottom, right = round((window.top + window.height) / factor), round((window.left + window.width) / factor)
+    bottom = round((window.top + window.height) / factor)
+    right = round((window.left + window.width) / factor)
     place_of = {}
     for place, number in enumerate(numbers.tolist()):
         if number in place_of:
@@ -127,7 +131,7 @@ def decode_views(
     *,
     reduced: bool = False,
 ) -> None:
-    """Decodes the test views of a record: V temporal clips, of each S spatial crops; each frame is decoded once.
+    """Decodes the test views of a record: V clips of S crops each; each frame is decoded once.
 
     Args:
         frames: JPEG bytes of all stored frames.
@@ -149,4 +153,5 @@ def decode_views(
             image = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
         for view, place in np.argwhere(numbers == number).tolist():
             for crop, (top, left) in enumerate(corners):
-                out[view * len(corners) + crop][place] = image[top:top + crop_height, left:left + crop_width]
+                cropped = image[top : top + crop_height, left : left + crop_width]
+                out[view * len(corners) + crop][place] = cropped

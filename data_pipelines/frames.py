@@ -1,8 +1,9 @@
 """Which stored frames make a clip, and which pixels of them: arithmetic only, no files.
 
-Frame numbers count stored frames from 0. The strided rules are MultiTrain's (its ``decoder.py`` with offset
-sampling, the paper's setting), the uniform rules those of its Something-Something reader. Both repeat frames of a
-video that is too short, so a clip always has the asked number of frames.
+Frame numbers count stored frames from 0. The strided rules are MultiTrain's (its ``decoder.py``
+with offset sampling, the paper's setting), the uniform rules those of its Something-Something
+reader. Both repeat frames of a video that is too short, so a clip always has the asked number of
+frames.
 """
 
 import math
@@ -20,12 +21,14 @@ class Window(NamedTuple):
     width: int
 
 
-def clip_span(num_frames: int, stride: float, stored_rate: float | None, target_rate: float | None) -> float:
+def clip_span(
+    num_frames: int, stride: float, stored_rate: float | None, target_rate: float | None
+) -> float:
     """Length of a strided clip, in stored frames (may be fractional).
 
     ``stride`` counts frames of a video of ``target_rate`` frames a second, so the clip lasts
-    ``num_frames * stride / target_rate`` seconds whatever rate was stored. ``target_rate=None``: ``stride`` counts
-    stored frames as they are.
+    ``num_frames * stride / target_rate`` seconds whatever rate was stored. ``target_rate=None``:
+    ``stride`` counts stored frames as they are.
 
     Raises:
         ValueError: ``target_rate`` is given but the stored rate is unknown or not positive.
@@ -34,18 +37,18 @@ def clip_span(num_frames: int, stride: float, stored_rate: float | None, target_
         return float(num_frames * stride)
     if stored_rate is None or not stored_rate > 0:
         raise ValueError(
-            f'frame rate of the record is {stored_rate}, but target_frame_rate={target_rate} needs it: '
-            'convert with a frame rate, or set target_frame_rate=None to count stored frames'
+            f'the stored frame rate is {stored_rate}, but target_frame_rate={target_rate} '
+            'needs it: convert with a frame rate, or count stored frames: target_frame_rate=None'
         )
     # The reference's order of operations: another one rounds differently.
     return num_frames * stride / target_rate * stored_rate
 
 
 def strided_frames(start: float, span: float, num_frames: int, num_stored: int) -> np.ndarray:
-    """Numbers of ``num_frames`` frames spread over ``[start, start + span - 1]``, both ends included.
+    """Numbers of ``num_frames`` frames from ``start`` to ``start + span - 1``, both included.
 
-    The step is ``(span - 1) / (num_frames - 1)``, a little more than the nominal stride (95/31 for 32 x 3). Numbers
-    past either end of the video are moved to its first or last frame.
+    The step is ``(span - 1) / (num_frames - 1)``, a little more than the nominal stride (95/31 for
+    32 x 3). Numbers past either end of the video are moved to its first or last frame.
 
     Returns:
         i64[T]
@@ -59,9 +62,10 @@ def strided_frames(start: float, span: float, num_frames: int, num_stored: int) 
 def random_strided_frames(
     rng: np.random.Generator, num_stored: int, num_frames: int, span: float
 ) -> np.ndarray:
-    """Training clip: ``strided_frames`` from a random whole start, each possible start equally likely.
+    """Training clip: ``strided_frames`` from a random whole start, all starts equally likely.
 
-    (The reference truncates a real start drawn below the last one, so it never takes the last possible clip.)
+    (The reference truncates a real start drawn below the last one, so it never takes the last
+    possible clip.)
 
     Returns:
         i64[T]
@@ -84,19 +88,23 @@ def strided_views(num_stored: int, num_frames: int, span: float, num_views: int)
         starts = [math.floor(slack / 2)]
     else:
         starts = [view * math.floor(slack / (num_views - 1)) for view in range(num_views)]
-    return np.stack([strided_frames(start, span, num_frames, num_stored) for start in starts])  # [V, T]
+    return np.stack(
+        [strided_frames(start, span, num_frames, num_stored) for start in starts]
+    )  # [V, T]
 
 
 def _segments(num_stored: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last frame number (inclusive) of ``num_frames`` equal segments of the whole video."""
+    """First and last (inclusive) frame of each of ``num_frames`` equal segments of the video."""
     _check_counts(num_frames, num_stored)
     segment = float(num_stored - 1) / num_frames
-    edges = np.round(segment * np.arange(num_frames + 1)).astype(np.int64)  # [T + 1], halves to even
+    edges = np.round(segment * np.arange(num_frames + 1)).astype(
+        np.int64
+    )  # [T + 1], halves to even
     return edges[:-1], edges[1:]
 
 
 def random_uniform_frames(rng: np.random.Generator, num_stored: int, num_frames: int) -> np.ndarray:
-    """Training clip of direction-sensitive data: one random frame of each of ``num_frames`` equal segments.
+    """Training clip of direction-sensitive data: a random frame of each equal segment of the video.
 
     Returns:
         i64[T]
@@ -106,7 +114,7 @@ def random_uniform_frames(rng: np.random.Generator, num_stored: int, num_frames:
 
 
 def uniform_frames(num_stored: int, num_frames: int) -> np.ndarray:
-    """Test clip of direction-sensitive data: the middle frame of each of ``num_frames`` equal segments.
+    """Test clip of direction-sensitive data: the middle frame of each equal segment of the video.
 
     Returns:
         i64[T]
@@ -116,7 +124,7 @@ def uniform_frames(num_stored: int, num_frames: int) -> np.ndarray:
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) after a resize that makes the short side ``short_side`` and keeps the shape, cutting fractions."""
+    """(height, width) after a resize to ``short_side`` that keeps the shape; fractions are cut."""
     if width < height:
         return math.floor(float(height) / width * short_side), short_side
     return short_side, math.floor(float(width) / height * short_side)
@@ -131,9 +139,13 @@ def crop_corners(height: int, width: int, crop_size: int, num_crops: int) -> lis
         ValueError: the crop does not fit, or ``num_crops`` is neither 1 nor 3.
     """
     if num_crops not in (1, 3):
-        raise ValueError(f'spatial views must be 1 (centre) or 3 (left, centre, right), got {num_crops}')
+        raise ValueError(
+            f'spatial views must be 1 (centre) or 3 (left, centre, right), got {num_crops}'
+        )
     if crop_size > min(height, width):
-        raise ValueError(f'crop of {crop_size} px does not fit a frame of {height} x {width} px (height x width)')
+        raise ValueError(
+            f'crop of {crop_size} px does not fit a frame of {height} x {width} px (height x width)'
+        )
     top, left = math.ceil((height - crop_size) / 2), math.ceil((width - crop_size) / 2)
     if num_crops == 1:
         return [(top, left)]
@@ -145,18 +157,21 @@ def crop_corners(height: int, width: int, crop_size: int, num_crops: int) -> lis
 def random_window(
     rng: np.random.Generator, height: int, width: int, short_side: tuple[int, int], crop_size: int
 ) -> Window:
-    """Training crop: short side resized to a random size in ``short_side``, then a random square of ``crop_size``.
+    """Training crop: short side resized to a random size, then a random square of it.
 
-    MultiTrain, supplement section 2.1. The size is uniform over [low, high], rounded. The crop is returned as the
-    rectangle of the *stored* frame that it shows, so that nothing else needs to be resized. That rectangle has whole
-    sides and corners: against resizing the whole frame first it is at most half a stored pixel off.
+    MultiTrain, supplement section 2.1. The size is uniform over [low, high], rounded. The crop is
+    returned as the rectangle of the *stored* frame that it shows, so that nothing else needs to be
+    resized. That rectangle has whole sides and corners: against resizing the whole frame first it
+    is at most half a stored pixel off.
 
     Raises:
         ValueError: the crop is larger than the smallest short side.
     """
     low, high = short_side
     if not crop_size <= low <= high:
-        raise ValueError(f'need crop_size <= short_side[0] <= short_side[1], got {crop_size} and {short_side}')
+        raise ValueError(
+            f'need crop_size <= short_side[0] <= short_side[1], got {crop_size} and {short_side}'
+        )
     scaled_height, scaled_width = scaled_size(height, width, int(round(rng.uniform(low, high))))
     window_height = min(max(round(crop_size * height / scaled_height), 1), height)
     window_width = min(max(round(crop_size * width / scaled_width), 1), width)

@@ -1,8 +1,9 @@
 """Which record fills which place of which batch: arithmetic on (seed, step, host), no other state.
 
-Training draws from the union of the datasets in proportion to their sizes ("concatenate"). An epoch is a permutation
-of all records; batches run on over its end, so no record is dropped, repeated or padded, and any step can be
-computed without the steps before it: resuming needs only the step number.
+Training draws from the union of the datasets in proportion to their sizes ("concatenate"). An epoch
+is a permutation of all records; batches run on over its end, so no record is dropped, repeated or
+padded, and any step can be computed without the steps before it: resuming needs only the step
+number.
 """
 
 import functools
@@ -19,8 +20,8 @@ _RECORD = 0x7265636F72642E2E
 class Sample(NamedTuple):
     """One place of a training batch.
 
-    ``dataset`` and ``record`` count from 0; ``repeat`` tells apart the samples of one record in one epoch;
-    ``position`` is the place in the endless sequence of all samples.
+    ``dataset`` and ``record`` count from 0; ``repeat`` tells apart the samples of one record in one
+    epoch; ``position`` is the place in the endless sequence of all samples.
     """
 
     position: int
@@ -38,9 +39,11 @@ def _generator(purpose: int, seed: int, counter: Sequence[int]) -> np.random.Phi
     )
 
 
-@functools.lru_cache(maxsize=4)  # Decoding ahead touches two epochs at most; the rest is room for a second reader.
+@functools.lru_cache(
+    maxsize=4
+)  # Decoding ahead touches two epochs at most; the rest is room for a second reader.
 def epoch_permutation(num_records: int, seed: int, epoch: int) -> np.ndarray:
-    """Order in which one epoch visits records ``0 .. num_records - 1``; read-only i64[num_records]."""
+    """Order in which one epoch visits ``num_records`` records; read-only i64[num_records]."""
     # Sorting raw bits instead of Generator.permutation: NumPy promises the former never to change.
     keys = _generator(_PERMUTATION, seed, (epoch, 0, 0)).random_raw(num_records)
     order = np.argsort(keys, kind='stable')
@@ -49,7 +52,7 @@ def epoch_permutation(num_records: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def record_generator(seed: int, sample: Sample) -> np.random.Generator:
-    """The random numbers of one sample: a function of (seed, epoch, dataset, record, repeat) only."""
+    """Random numbers of one sample: a function of (seed, epoch, dataset, record, repeat)."""
     counter = (sample.epoch, sample.dataset << 32 | sample.repeat, sample.record)
     return np.random.Generator(_generator(_RECORD, seed, counter))
 
@@ -79,17 +82,20 @@ class TrainingOrder:
             raise ValueError(f'seed must be in [0, 2**64), got {seed}')
         self.batch_size, self.repeats, self.seed = batch_size, repeats, seed
         self.num_records = sum(sizes)
-        self._first = np.concatenate([[0], np.cumsum(sizes)])  # [N + 1]: where each dataset starts in the union
+        self._first = np.concatenate(
+            [[0], np.cumsum(sizes)]
+        )  # [N + 1]: where each dataset starts in the union
 
     @property
     def samples_per_epoch(self) -> int:
         return self.num_records * self.repeats
 
     def sample(self, position: int, skipped: int = 0) -> Sample:
-        """The sample at ``position`` >= 0, or the one that stands in for it after ``skipped`` damaged records.
+        """The sample at ``position``, or its stand-in after ``skipped`` damaged records.
 
-        Stand-ins are the records that follow in the epoch's permutation (from its end on to its start). Their repeat
-        number is raised past the regular ones, so that a stand-in is never the same clip as the record's own visit.
+        Stand-ins are the records that follow in the epoch's permutation (from its end on to its
+        start). Their repeat number is raised past the regular ones, so that a stand-in is never the
+        same clip as the record's own visit.
         """
         epoch, place = divmod(position, self.samples_per_epoch)
         rank, repeat = divmod(place, self.repeats)
@@ -105,7 +111,7 @@ class TrainingOrder:
         )
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> list[Sample]:
-        """This host's consecutive share of the global batch of ``step``; together the hosts hold the whole batch."""
+        """This host's consecutive share of the batch of ``step``; the hosts' shares make it up."""
         share = host_share(self.batch_size, host, num_hosts)
         first = step * self.batch_size
         return [self.sample(first + slot) for slot in share]
@@ -120,19 +126,21 @@ def host_share(batch_size: int, host: int, num_hosts: int) -> range:
     if num_hosts < 1 or not 0 <= host < num_hosts:
         raise ValueError(f'host must be in [0, num_hosts), got host={host}, num_hosts={num_hosts}')
     if batch_size < 1 or batch_size % num_hosts:
-        raise ValueError(f'batch_size={batch_size} must be a positive multiple of the number of hosts, {num_hosts}')
+        raise ValueError(
+            f'batch_size={batch_size} must be a positive multiple of num_hosts={num_hosts}'
+        )
     size = batch_size // num_hosts
     return range(host * size, (host + 1) * size)
 
 
 def evaluation_share(num_records: int, host: int, num_hosts: int) -> range:
-    """Records that ``host`` evaluates: consecutive, disjoint, all records over all hosts, sizes differ by at most 1."""
+    """Records that ``host`` evaluates: disjoint, all over all hosts, sizes differ by at most 1."""
     if num_hosts < 1 or not 0 <= host < num_hosts:
         raise ValueError(f'host must be in [0, num_hosts), got host={host}, num_hosts={num_hosts}')
     return range(host * num_records // num_hosts, (host + 1) * num_records // num_hosts)
 
 
 def num_evaluation_batches(num_records: int, views: int, batch_size: int, num_hosts: int) -> int:
-    """Batches that *every* host runs to evaluate ``views`` clips of each record; short shares are padded."""
+    """Batches that *every* host runs to evaluate ``views`` clips of each record."""
     largest_share = -(-num_records // num_hosts)
     return -(-largest_share * views // (batch_size // num_hosts))
