@@ -1,0 +1,187 @@
+"""Multi-view test: the scores of a video's views are averaged, every video counts exactly once."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import logging
+import time
+
+from flax import nnx
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+import numpy as np
+
+from multitrain_jax import metrics, parallel
+from multitrain_jax.augment.pipeline import prepare_eval
+from multitrain_jax.batch import BatchSource, DatasetSpec
+from multitrain_jax.progress import Countdown, duration
+
+_log = logging.getLogger('multitrain_jax')
+_SECONDS_BETWEEN_REPORTS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetResult:
+    """Accuracy on one dataset's evaluation split.
+
+    Attributes:
+        videos: videos evaluated, each once.
+        top1, top5: share of the videos whose class is among the 1 or 5 highest scores; None if multi-label.
+        mean_average_precision: mean over the classes that occur; None unless multi-label.
+    """
+
+    videos: int
+    top1: float | None = None
+    top5: float | None = None
+    mean_average_precision: float | None = None
+
+    @property
+    def primary(self) -> float:
+        """The figure that averages over datasets are taken of."""
+        return self.top1 if self.top1 is not None else self.mean_average_precision
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """View-averaged scores of the videos of one dataset: record i64[n], score f32[n, C], label i64[n] or f32[n, C]."""
+
+    record: np.ndarray
+    score: np.ndarray
+    label: np.ndarray
+
+
+def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, mesh: Mesh) -> Callable:
+    """`step(params, share) -> scores f32[devices, B, C]`: softmax (or sigmoid) of the clip's own dataset's head."""
+    multi_label = np.array([dataset.multi_label for dataset in datasets])
+
+    def step(params, share):
+        model = nnx.merge(graphdef, params)
+        outputs = model(prepare_eval(share['video'], augment_config))
+        own = jax.nn.one_hot(share['dataset'], len(datasets), axis=0)  # [N, B]
+        logits = (outputs.logits * own[..., None]).sum(axis=0)  # [B, C]
+        is_multi_label = (own * multi_label[:, None]).sum(axis=0) > 0  # [B]
+        return jax.numpy.where(
+            is_multi_label[:, None], jax.nn.sigmoid(logits), jax.nn.softmax(logits)
+        )
+
+    return parallel.map_eval_step(step, mesh)
+
+
+def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh) -> Scores:
+    """Runs all views of a dataset and averages them per video, on every host for all hosts' videos.
+
+    Raises:
+        RuntimeError: a video got another number of views than the protocol has (a defect of the data source).
+    """
+    spec = source.datasets[dataset]
+    classes = len(spec.classes)
+    total: dict[int, np.ndarray] = {}
+    views: dict[int, int] = {}
+    labels: dict[int, np.ndarray] = {}
+
+    def collect(batch, scores) -> None:
+        scores = _local(scores)
+        scores = scores.reshape(-1, scores.shape[-1])[:, :classes]
+        for row in np.flatnonzero(batch['weight'] > 0):
+            record = int(batch['record'][row])
+            total[record] = total.get(record, 0) + scores[row].astype(np.float64)
+            views[record] = views.get(record, 0) + 1
+            labels[record] = batch['label'][row]
+
+    clips = spec.evaluation_records * spec.views / jax.process_count()
+    countdown, reported, done = Countdown(round(clips)), time.monotonic(), 0
+    waiting = None
+    batches = parallel.prefetch(
+        source.evaluation_batches(dataset), lambda batch: (batch, parallel.to_devices(model_inputs(batch), mesh))
+    )
+    for batch, share in batches:
+        scores = eval_step(params, share)
+        if waiting is not None:  # the one before, while this one runs
+            collect(*waiting)
+        waiting = (batch, scores)
+        done += int((batch['weight'] > 0).sum())
+        if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+            rate, left = countdown.update(done)
+            _log.info('  %s: %d of %d views, %.0f views/s, %s left', spec.name, done, clips, rate, duration(left))
+            reported = time.monotonic()
+    if waiting is not None:
+        collect(*waiting)
+    uneven = {record: count for record, count in views.items() if count != spec.views}
+    if uneven:
+        record, count = next(iter(uneven.items()))
+        raise RuntimeError(f'{spec.name}: record {record} has {count} views instead of {spec.views}')
+    order = sorted(total)
+    if order:
+        label = np.stack([labels[record] for record in order])
+    else:
+        label = np.zeros((0, classes) if spec.multi_label else (0,))
+    scores = Scores(
+        record=np.array(order, np.int64),
+        score=np.array([total[record] / views[record] for record in order], np.float32).reshape(-1, classes),
+        label=label,
+    )
+    return _gather_hosts(scores, spec)
+
+
+def model_inputs(batch) -> dict[str, np.ndarray]:
+    """What the device needs of an evaluation batch."""
+    return {name: batch[name] for name in ('video', 'dataset')}
+
+
+def summarise(scores: Scores, spec: DatasetSpec) -> DatasetResult:
+    """Accuracy figures of a dataset's scores."""
+    videos = len(scores.record)
+    if not videos:
+        return DatasetResult(videos=0, top1=float('nan'), top5=float('nan'))
+    if spec.multi_label:
+        positives = scores.label[:, : len(spec.classes)] > 0
+        precision = [metrics.average_precision(scores.score[:, c], positives[:, c]) for c in range(len(spec.classes))]
+        return DatasetResult(videos=videos, mean_average_precision=float(np.nanmean(precision)))
+    label = scores.label.astype(np.int64)
+    return DatasetResult(
+        videos=videos,
+        top1=float(metrics.top_k_hits(scores.score, label, 1).mean()),
+        top5=float(metrics.top_k_hits(scores.score, label, 5).mean()),
+    )
+
+
+def evaluate(eval_step: Callable, params, source: BatchSource, mesh: Mesh) -> dict[str, DatasetResult]:
+    """Accuracy on every dataset that has evaluation records."""
+    results = {}
+    for number, spec in enumerate(source.datasets):
+        if not spec.evaluation_records:
+            _log.warning('%s: no evaluation records', spec.name)
+            continue
+        scores = score_dataset(eval_step, params, source, number, mesh)
+        results[spec.name] = summarise(scores, spec)
+        _log.info('  %s: %s', spec.name, describe(results[spec.name]))
+    return results
+
+
+def describe(result: DatasetResult) -> str:
+    """One line about one dataset's accuracy."""
+    if result.mean_average_precision is not None:
+        return f'mAP {result.mean_average_precision:.1%} of {result.videos} videos'
+    return f'top-1 {result.top1:.1%}, top-5 {result.top5:.1%} of {result.videos} videos'
+
+
+def _local(array: jax.Array) -> np.ndarray:
+    """The rows [local devices, ...] of an array stacked over devices that this host holds, in device order."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def _gather_hosts(scores: Scores, spec: DatasetSpec) -> Scores:
+    """All hosts' videos together."""
+    if jax.process_count() == 1:
+        return scores
+    counts = multihost_utils.process_allgather(np.array([len(scores.record)]))
+    longest = int(counts.max())
+
+    def gather(array: np.ndarray) -> np.ndarray:
+        padded = np.zeros((longest, *array.shape[1:]), array.dtype)
+        padded[: len(array)] = array
+        everyone = multihost_utils.process_allgather(padded)  # [hosts, longest, ...]
+        return np.concatenate([rows[:count] for rows, count in zip(everyone, counts.ravel())])
+
+    return Scores(gather(scores.record.astype(np.int32)), gather(scores.score), gather(scores.label))

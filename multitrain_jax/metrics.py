@@ -1,0 +1,83 @@
+"""Metrics: (sum, count) pairs that merge over clips, steps and hosts, and where they are written."""
+
+from collections.abc import Iterable, Mapping
+import importlib.util
+import logging
+from typing import Any
+
+import numpy as np
+
+_log = logging.getLogger('multitrain_jax')
+
+Terms = Mapping[str, tuple[Any, Any]]
+
+
+def merge(many: Iterable[Terms]) -> dict[str, float]:
+    """Weighted means of (sum, count) terms over several steps; a term that was never counted is left out."""
+    totals: dict[str, np.ndarray] = {}
+    for terms in many:
+        for name, pair in terms.items():
+            totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
+    return {name: float(total / count) for name, (total, count) in totals.items() if count > 0}
+
+
+def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Whether the label is among the k largest scores.
+
+    Args:
+        scores: f[n, C].
+        labels: i[n].
+        k: how many scores count. A tie counts against the clip: constant scores are no hit.
+
+    Returns:
+        bool[n].
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)  # [n, 1]
+    at_least_as_high = (scores >= own).sum(axis=1) - 1  # others with the same or a higher score
+    return (at_least_as_high < k) & np.isfinite(own[:, 0])
+
+
+def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
+    """Area under the precision-recall steps of one class: mean precision at each positive, by falling score.
+
+    Args:
+        scores: f[n].
+        positives: bool[n]; NaN is returned when there is none.
+    """
+    if not positives.any():
+        return float('nan')
+    hits = positives[np.argsort(-scores, kind='stable')]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean())
+
+
+def open_writer(workdir: str, *, is_main_host: bool):
+    """The CLU writer of a run: TensorBoard files in `workdir`, all values also in the log.
+
+    On an accelerator machine without clu or TensorFlow (which TensorBoard files need) metrics go to the log
+    only, and a warning says so.
+    """
+    missing = [name for name in ('clu', 'tensorflow') if importlib.util.find_spec(name) is None]
+    if missing:
+        _log.warning('no TensorBoard files: %s not installed; metrics go to the log only', ' and '.join(missing))
+        return LogWriter()
+    from clu import metric_writers
+
+    return metric_writers.create_default_writer(workdir, just_logging=not is_main_host)
+
+
+class LogWriter:
+    """The part of clu's MetricWriter that training uses, writing to the log."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        _log.info('[%d] %s', step, ', '.join(f'{name}={value:.5g}' for name, value in sorted(scalars.items())))
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            _log.info('[%d] %s: %s', step, name, text)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,77 @@
+"""What a person at the terminal sees of long work: lines with a clock, how far it is, and the time left."""
+
+from collections.abc import Iterator
+import contextlib
+import logging
+from pathlib import Path
+import sys
+import time
+
+_log = logging.getLogger('multitrain_jax')
+
+
+def set_up_logging(workdir: str | Path | None = None) -> None:
+    """Our own lines on standard error; everything the libraries say too, in `WORKDIR/log.txt`."""
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(logging.Formatter('[%(asctime)s] %(message)s', datefmt='%H:%M:%S'))
+    _log.handlers[:] = [console]
+    _log.setLevel(logging.INFO)
+    _log.propagate = workdir is not None
+    if workdir is None:
+        return
+    from absl import logging as absl_logging
+
+    root, absl_handler = logging.getLogger(), absl_logging.get_absl_handler()
+    absl_logging.set_verbosity(absl_logging.INFO)
+    absl_handler.setLevel(logging.ERROR)  # on the console
+    to_file = logging.FileHandler(Path(workdir) / 'log.txt', encoding='utf-8')
+    to_file.setFormatter(logging.Formatter('%(asctime)s %(levelname).1s %(name)s %(message)s'))
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, logging.FileHandler)]
+    if absl_handler not in root.handlers:
+        root.addHandler(absl_handler)
+    root.addHandler(to_file)
+    _log.addFilter(_mark_ours)
+    absl_handler.addFilter(lambda record: not getattr(record, 'ours', False))
+
+
+def _mark_ours(record: logging.LogRecord) -> bool:
+    record.ours = True
+    return True
+
+
+def duration(seconds: float) -> str:
+    """`75` as `1m15s`, `5` as `5s`, `7300` as `2h01m`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f'{seconds}s'
+    if seconds < 3600:
+        return f'{seconds // 60}m{seconds % 60:02d}s'
+    return f'{seconds // 3600}h{seconds % 3600 // 60:02d}m'
+
+
+class Countdown:
+    """Speed and time left of work in equal steps, from the steps done since the last few reports."""
+
+    def __init__(self, total: int, done: int = 0):
+        self.total = total
+        self._marks = [(time.monotonic(), done)]
+
+    def restart(self, done: int) -> None:
+        """Forgets the past: time that passed so far (compiling, evaluating) says nothing of the steps to come."""
+        self._marks = [(time.monotonic(), done)]
+
+    def update(self, done: int) -> tuple[float, float]:
+        """(steps per second, seconds left) when `done` steps are done."""
+        self._marks = [*self._marks[-8:], (time.monotonic(), done)]
+        (then, before), (now, _) = self._marks[0], self._marks[-1]
+        rate = (done - before) / max(now - then, 1e-9)
+        return rate, (self.total - done) / rate if rate > 0 else float('inf')
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Says that `what` begins, and how long it took."""
+    _log.info('%s ...', what)
+    start = time.monotonic()
+    yield
+    _log.info('%s: done in %s', what, duration(time.monotonic() - start))
