@@ -1,0 +1,62 @@
+import pytest
+
+from data_pipelines.annotations.folder import read_folder
+
+
+def make(root, *names):
+    for name in names:
+        path = root / name
+        if name.endswith('/'):
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b'')
+
+
+def test_splits(tmp_path):
+    make(
+        tmp_path, 'train/b run/2.mp4', 'train/b run/10.AVI', 'train/a/x.webm', 'train/a/notes.txt',
+        'train/a/.hidden.mp4', 'train/.cache/x.mp4', 'validation/a/x.webm', 'validation/b run/', 'readme.mp4',
+    )  # fmt: skip
+    annotations = read_folder(tmp_path)
+    assert annotations.classes == ('a', 'b run')
+    assert not annotations.multi_label
+    assert list(annotations.splits) == ['train', 'validation']
+    train = [(clip.key, clip.labels) for clip in annotations.splits['train']]
+    assert train == [('a/x.webm', (0,)), ('b run/10.AVI', (1,)), ('b run/2.mp4', (1,))]
+    assert annotations.splits['train'][2].path == str(tmp_path / 'train/b run/2.mp4')
+    assert [clip.key for clip in annotations.splits['validation']] == ['a/x.webm']
+    assert list(read_folder(tmp_path, ['validation']).splits) == ['validation']
+
+
+def test_single_split(tmp_path):
+    make(tmp_path, 'run/1.mp4', 'jump/1.mp4', 'sit/')
+    assert list(read_folder(tmp_path).splits) == ['train']
+    annotations = read_folder(tmp_path, ['test'])
+    assert annotations.classes == ('jump', 'run', 'sit')
+    assert [(c.key, c.labels, c.path) for c in annotations.splits['test']] == [
+        ('jump/1.mp4', (0,), str(tmp_path / 'jump/1.mp4')),
+        ('run/1.mp4', (1,), str(tmp_path / 'run/1.mp4')),
+    ]
+
+
+@pytest.mark.parametrize(
+    'names, splits, message',
+    [
+        (['train/a/1.mp4', 'train/b/1.mp4', 'val/a/1.mp4'], None, "same classes: 'b' is in only one"),
+        (['train/a/1.mp4', 'val/a/1.mp4'], ['test'], r"no split 'test' in it \(it has train, val\)"),
+        (['a/1.mp4'], ['train', 'val'], '2 splits were asked for'),
+        (['a/1.mp4', 'train/a/1.mp4'], None, "'a' holds videos, 'train' holds folders"),
+        (['a/1.txt'], None, 'no videos in it'),
+        ([], None, 'no videos in it'),
+    ],
+)
+def test_mistakes(tmp_path, names, splits, message):
+    make(tmp_path, *names)
+    with pytest.raises(ValueError, match=message):
+        read_folder(tmp_path, splits)
+
+
+def test_no_such_directory(tmp_path):
+    with pytest.raises(ValueError, match='nowhere: no such directory'):
+        read_folder(tmp_path / 'nowhere')
