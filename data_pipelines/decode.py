@@ -1,14 +1,14 @@
 """Encoded frames -> uint8 clips: only the frames and the pixels that a clip shows.
 
 Decoding by libjpeg-turbo through ``simplejpeg``, resizing by OpenCV; both release Python's global
-lock. The fast integer DCT with smooth chroma upsampling is what TensorFlow, hence DMVR, decodes
-with. Resizing is bilinear with half-pixel centres and no antialiasing, as in PySlowFast and DMVR,
-rounded to the nearest level.
+lock. The accurate integer DCT costs no more than the fast one (which TensorFlow uses) where SIMD
+does either, and the fast one errs by up to 8 levels at JPEG quality 100. Resizing is bilinear with
+half-pixel centres and no antialiasing, as in PySlowFast and DMVR, rounded to the nearest level.
 
 ``reduced=True`` lets libjpeg-turbo decode straight to a half, quarter or eighth of the stored size
-(in the DCT) when that still holds at least as many pixels as the result needs, so nothing is ever
-enlarged that was not to be. Faster, and unlike plain bilinear shrinking it is antialiased;
-therefore an option, not equal to the reference.
+(in the DCT) where that still holds at least as many pixels as the result needs. It is faster, but
+not equal to the reference: unlike plain bilinear shrinking it is antialiased, and edges move by up
+to half a pixel of the reduced frame.
 """
 
 from collections.abc import Sequence
@@ -63,10 +63,10 @@ def _decode(frames: Sequence[bytes], number: int, size: tuple[int, int], factor:
             if frame_size(frames, number) != size:
                 _refuse_size(number, frame_size(frames, number), size)
             image = simplejpeg.decode_jpeg(
-                frames[number], fastdct=True, min_height=height, min_width=width, min_factor=factor
+                frames[number], min_height=height, min_width=width, min_factor=factor
             )
         else:
-            image = simplejpeg.decode_jpeg(frames[number], fastdct=True)
+            image = simplejpeg.decode_jpeg(frames[number])
     if image.shape[:2] != (height, width):
         _refuse_size(number, image.shape[:2], size)
     return image
@@ -149,6 +149,7 @@ def decode_views(
     crop_height, crop_width = out[0].shape[1:3]
     for number in np.unique(numbers).tolist():
         image = _decode(frames, number, size, factor)
+        image = image[: round(size[0] / factor), : round(size[1] / factor)]  # No half-filled pixels.
         if image.shape[:2] != scaled:
             image = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_LINEAR)
         for view, place in np.argwhere(numbers == number).tolist():

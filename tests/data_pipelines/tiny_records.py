@@ -1,0 +1,68 @@
+"""Datasets of a few kilobytes whose pixels say which record and frame they come from."""
+
+from collections.abc import Sequence
+import pathlib
+
+import numpy as np
+import simplejpeg
+
+from data_pipelines import records
+from data_pipelines.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
+from data_pipelines.pipeline import Source
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    """u8[H, W, 3] or [H, W, 1] -> JPEG bytes, nearly lossless."""
+    image = np.ascontiguousarray(image)
+    space = 'RGB' if image.shape[-1] == 3 else 'GRAY'
+    return simplejpeg.encode_jpeg(image, quality=100, colorspace=space, colorsubsampling='444')
+
+
+def smooth_image(height: int, width: int, phase: float = 0.0) -> np.ndarray:
+    """u8[H, W, 3], different at every place, without hard edges."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [np.sin(x / 9 + phase), np.cos(y / 7 + phase), np.sin((x + y) / 11)]
+    return np.round(127.5 + 120 * np.stack(channels, -1)).astype(np.uint8)
+
+
+def flat_frame(record: int, frame: int, height: int = 20, width: int = 28) -> bytes:
+    """One colour: red tells the record, green the frame."""
+    colour = np.array([10 + 4 * record, 10 + 12 * frame, 100], np.uint8)
+    return jpeg(np.broadcast_to(colour, (height, width, 3)))
+
+
+def write_records(
+    directory: pathlib.Path,
+    clips: Sequence[Sequence[bytes]],
+    labels: Sequence[Sequence[int]],
+    *,
+    num_classes: int,
+    split: str = 'train',
+    num_shards: int = 2,
+    multi_label: bool = False,
+    frame_rate: float | None = 10.0,
+) -> None:
+    """Writes clips (each a list of encoded frames), in order, as shards and dataset.json."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for shard, numbers in enumerate(np.array_split(np.arange(len(clips)), num_shards)):
+        path = directory / records.shard_name(split, shard, num_shards)
+        with records.RecordWriter(path) as writer:
+            for number in numbers:
+                context = {records.LABEL_INDEX: np.array(labels[number], np.int64)}
+                frames = {records.IMAGE_ENCODED: list(clips[number])}
+                writer.write(records.encode_sequence_example(context, frames))
+    splits = {split: SplitInfo(len(clips), num_shards, (0,) * num_classes)}
+    classes = tuple(f'class {number}' for number in range(num_classes))
+    save_dataset_info(
+        directory, DatasetInfo(directory.name, classes, multi_label, splits, frame_rate)
+    )
+
+
+def flat_dataset(
+    directory: pathlib.Path, num_records: int, num_frames: int = 6, **source_fields
+) -> Source:
+    """Records whose label is their own number and whose frames are ``flat_frame``."""
+    clips = [[flat_frame(r, f) for f in range(num_frames)] for r in range(num_records)]
+    labels = [[r] for r in range(num_records)]
+    write_records(directory, clips, labels, num_classes=num_records)
+    return Source(directory, directory.name, 'train', **source_fields)
