@@ -1,0 +1,1 @@
+"""What is minimised: classification, projection and informative losses, and how they add up."""

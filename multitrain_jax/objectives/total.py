@@ -1,0 +1,231 @@
+"""How the losses of all datasets add up to the one number that is minimised."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from multitrain_jax.objectives.classification import (
+    SOFTMAX_LOSSES,
+    binary_cross_entropy,
+    smooth_label,
+)
+from multitrain_jax.objectives.informative import informative_terms
+from multitrain_jax.objectives.projection import projection_loss
+from multitrain_jax.objectives.targets import Targets
+
+SoftmaxLossName = Literal[
+    'cross_entropy',
+    'normalized_cross_entropy',
+    'reverse_cross_entropy',
+    'normalized_and_reverse_cross_entropy',
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetObjective:
+    """What the objective must know of one dataset."""
+
+    name: str  # appears in the names of the logged terms
+    num_classes: int
+    weight: float = 1.0  # factor of this dataset's classification and projection losses
+    multi_label: bool = False  # sigmoid instead of softmax for its own head
+
+    def __post_init__(self):
+        if self.num_classes < 1:
+            raise ValueError(f'dataset {self.name}: num_classes={self.num_classes} must be positive')
+        if not self.weight >= 0:
+            raise ValueError(f'dataset {self.name}: weight={self.weight} must not be negative')
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights and forms of the losses (MultiTrain, NeurIPS 2022, section 3)."""
+
+    lambda_proj: float = 1.0  # weight of the projection loss; 0 turns it off
+    lambda_inf: float = 0.1  # weight of the informative loss; 0 turns it off
+    std_weight: float = 25.0  # of the variance term inside the informative loss
+    covariance_weight: float = 1.0  # of its covariance term
+    label_smoothing: float = 0.1  # over each dataset's own number of classes
+    classification_loss: SoftmaxLossName = 'cross_entropy'  # multi-label heads: sigmoid cross-entropy
+    projection_loss: SoftmaxLossName = 'cross_entropy'  # of every dataset, multi-label ones too
+
+    def __post_init__(self):
+        for field in ('lambda_proj', 'lambda_inf', 'std_weight', 'covariance_weight'):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f'{field}={getattr(self, field)} must not be negative')
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f'label_smoothing={self.label_smoothing} must be in [0, 1)')
+        for field in ('classification_loss', 'projection_loss'):
+            if getattr(self, field) not in SOFTMAX_LOSSES:
+                raise ValueError(
+                    f'{field}={getattr(self, field)!r} must be one of {", ".join(SOFTMAX_LOSSES)}'
+                )
+
+
+class ModelOutputs(Protocol):
+    """What the objective reads of the model's outputs.
+
+    Attributes:
+        logits: f32[N, B, C].
+        projected: f32[N, N-1, B, C]; projected[d, j] comes from head (d + 1 + j) % N. None: off.
+        expanded: f32[B, D]. None: off.
+    """
+
+    logits: jax.Array
+    projected: jax.Array | None
+    expanded: jax.Array | None
+
+
+class Term(NamedTuple):
+    """A mean that is not divided yet, so that terms of replicas and steps may be added."""
+
+    sum: jax.Array  # f32[]
+    count: jax.Array  # f32[]
+
+
+def objective(
+    outputs: ModelOutputs,
+    targets: Targets,
+    config: ObjectiveConfig,
+    datasets: Sequence[DatasetObjective],
+    *,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, dict[str, Term]]:
+    """The loss of one replica, whose *mean* over replicas is the loss of the global batch.
+
+        L = (1 / B) sum_i w_i weight_d (L_cls + lambda_proj L_proj) + lambda_inf L_inf
+
+    A slot that holds a share of its clip enters the sum with that share, judged by its own dataset's head.
+    B is this replica's number of clips (all replicas have equally many): averaging the replicas' losses and
+    gradients gives those of the global batch. L_inf is computed over the global batch by every replica.
+    A dataset without a clip in the batch contributes 0.
+
+    Args:
+        outputs: ``logits``, ``projected`` and ``expanded`` as in `ModelOutputs`.
+        targets: clean labels; smoothing is applied here.
+        config: weights.
+        datasets: the N datasets, in the order of the heads.
+        axis_name: the named axis over replicas, or None for a single one.
+
+    Returns:
+        loss: f32[].
+        terms: by name, to be averaged over replicas and logged as sum / count: ``loss``; for every dataset
+            ``classification/NAME``, ``projection/NAME`` (neither has the dataset's weight in it) and
+            ``top1/NAME`` (against the clean label of the slot with the largest share);
+            ``informative/std`` and ``informative/covariance``, unweighted.
+
+    Raises:
+        ValueError: an output that a positive weight needs is missing, or shapes do not fit the datasets.
+    """
+    _check(outputs, targets, config, datasets)
+    clips = jnp.arange(targets.dataset.shape[0])[:, None]  # [B, 1]
+    mask = class_mask(datasets)[targets.dataset]  # [B, S, C]
+    label = smooth_label(targets.label, mask, config.label_smoothing)
+    logits = outputs.logits[targets.dataset, clips]  # [B, S, C], each slot's own head
+
+    per_slot = SOFTMAX_LOSSES[config.classification_loss](logits, label, mask)  # [B, S]
+    if any(entry.multi_label for entry in datasets):
+        multi_label = jnp.asarray([entry.multi_label for entry in datasets])[targets.dataset]
+        per_slot = jnp.where(multi_label, binary_cross_entropy(logits, label, mask), per_slot)
+
+    slot_weight = targets.share * targets.weight[:, None]  # [B, S]
+    terms = _per_dataset('classification', per_slot, slot_weight, targets.dataset, datasets)
+
+    if config.lambda_proj > 0 and len(datasets) > 1:
+        projected = jnp.moveaxis(outputs.projected, 2, 1)  # [N, B, N-1, C]
+        projected = projected[targets.dataset, clips]  # [B, S, N-1, C]
+        proj = projection_loss(projected, label, mask, SOFTMAX_LOSSES[config.projection_loss])
+        terms |= _per_dataset('projection', proj, slot_weight, targets.dataset, datasets)
+        per_slot = per_slot + config.lambda_proj * proj
+
+    dataset_weight = jnp.asarray([entry.weight for entry in datasets], per_slot.dtype)
+    loss = jnp.sum(slot_weight * dataset_weight[targets.dataset] * per_slot) / clips.shape[0]
+
+    if config.lambda_inf > 0:
+        std, covariance = informative_terms(outputs.expanded, axis_name=axis_name)
+        loss = loss + config.lambda_inf * (
+            config.std_weight * std + config.covariance_weight * covariance
+        )
+        terms |= {
+            'informative/std': Term(std, jnp.ones_like(std)),
+            'informative/covariance': Term(covariance, jnp.ones_like(covariance)),
+        }
+
+    terms |= _top1(logits, mask, targets, datasets)
+    terms['loss'] = Term(loss, jnp.ones_like(loss))
+    return loss, jax.lax.stop_gradient(terms)
+
+
+def class_mask(datasets: Sequence[DatasetObjective]) -> jax.Array:
+    """bool[N, C]: which classes every dataset has, C = the largest number of classes."""
+    num_classes = np.asarray([entry.num_classes for entry in datasets])
+    return jnp.asarray(np.arange(num_classes.max())[None] < num_classes[:, None])
+
+
+def _per_dataset(
+    name: str,
+    value: jax.Array,  # [B, S]
+    weight: jax.Array,  # [B, S]
+    dataset: jax.Array,  # [B, S]
+    datasets: Sequence[DatasetObjective],
+) -> dict[str, Term]:
+    """Sums of ``value`` by dataset."""
+    terms = {}
+    for number, entry in enumerate(datasets):
+        own = jnp.where(dataset == number, weight, 0.0)
+        terms[f'{name}/{entry.name}'] = Term(jnp.sum(own * value), jnp.sum(own))
+    return terms
+
+
+def _top1(
+    logits: jax.Array,  # [B, S, C]
+    mask: jax.Array,  # [B, S, C]
+    targets: Targets,
+    datasets: Sequence[DatasetObjective],
+) -> dict[str, Term]:
+    """Whether the best class of the slot with the largest share is (one of) its own."""
+    main = jnp.argmax(targets.share, axis=1, keepdims=True)  # [B, 1]
+
+    def of_main(x: jax.Array) -> jax.Array:
+        index = main.reshape(main.shape + (1,) * (x.ndim - 2))
+        return jnp.take_along_axis(x, index, axis=1)
+
+    predicted = jnp.argmax(of_main(jnp.where(mask, logits, -jnp.inf)), axis=-1, keepdims=True)
+    label = of_main(targets.label)  # [B, 1, C]
+    at_predicted = jnp.take_along_axis(label, predicted, axis=-1)[..., 0]  # [B, 1]
+    hit = (at_predicted > 0) & (at_predicted >= jnp.max(label, axis=-1))
+    return _per_dataset(
+        'top1',
+        hit.astype(targets.weight.dtype),
+        targets.weight[:, None],
+        of_main(targets.dataset),
+        datasets,
+    )
+
+
+def _check(
+    outputs: ModelOutputs,
+    targets: Targets,
+    config: ObjectiveConfig,
+    datasets: Sequence[DatasetObjective],
+) -> None:
+    names = [entry.name for entry in datasets]
+    if len(set(names)) != len(names):
+        raise ValueError(f'datasets must have different names, got {", ".join(names)}')
+    most = max(entry.num_classes for entry in datasets)
+    batch = targets.dataset.shape[0]
+    if outputs.logits.shape != (len(datasets), batch, most):
+        raise ValueError(
+            f'logits have shape {outputs.logits.shape}: {len(datasets)} datasets of at most {most} '
+            f'classes and {batch} clips need {(len(datasets), batch, most)}'
+        )
+    if targets.label.shape[-1] != most:
+        raise ValueError(f'labels have {targets.label.shape[-1]} classes, the heads {most}')
+    if config.lambda_proj > 0 and len(datasets) > 1 and outputs.projected is None:
+        raise ValueError('lambda_proj > 0 needs the projected logits: build the model with projections')
+    if config.lambda_inf > 0 and outputs.expanded is None:
+        raise ValueError('lambda_inf > 0 needs the expanded embedding: build the model with an expander')
