@@ -1,0 +1,105 @@
+"""What came out of a run: kept in `WORKDIR/results.json`, printed as a table."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+from multitrain_jax.evaluate import DatasetResult
+
+_FILE = 'results.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResults:
+    """The outcome of a finished run.
+
+    Attributes:
+        steps: updates done.
+        accuracy: by dataset.
+        clips_per_second: median training speed; NaN when no step was timed (a run resumed at its end).
+        workdir: where everything is.
+    """
+
+    steps: int
+    accuracy: Mapping[str, DatasetResult]
+    clips_per_second: float
+    workdir: str
+
+
+def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
+    """Figures for the metric writers, `evaluation/NAME/...` and the average over datasets."""
+    values = {}
+    for name, result in accuracy.items():
+        for figure in ('top1', 'top5', 'mean_average_precision'):
+            value = getattr(result, figure)
+            if value is not None:
+                values[f'evaluation/{name}/{figure}'] = value
+    if accuracy:
+        values['evaluation/average'] = sum(result.primary for result in accuracy.values()) / len(accuracy)
+    return values
+
+
+def save(workdir: str | os.PathLike, outcome: RunResults) -> None:
+    """Writes `results.json`, atomically."""
+    content = dataclasses.asdict(outcome)
+    if math.isnan(outcome.clips_per_second):
+        content['clips_per_second'] = None
+    temporary = Path(workdir) / f'{_FILE}.tmp'
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    os.replace(temporary, Path(workdir) / _FILE)
+
+
+def load(workdir: str | os.PathLike) -> RunResults | None:
+    """Reads `results.json`; None when the run has not finished."""
+    path = Path(workdir) / _FILE
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text(encoding='utf-8'))
+    content['accuracy'] = {name: DatasetResult(**result) for name, result in content['accuracy'].items()}
+    if content['clips_per_second'] is None:
+        content['clips_per_second'] = float('nan')
+    return RunResults(**content)
+
+
+def table(outcome: RunResults) -> str:
+    """The closing table of a run."""
+
+    def percent(value: float | None) -> str:
+        return '-' if value is None else f'{100 * value:.1f}'
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    rows = [
+        (name, str(r.videos), percent(r.top1), percent(r.top5), percent(r.mean_average_precision))
+        for name, r in outcome.accuracy.items()
+    ]
+    everything = list(outcome.accuracy.values())
+    rows.append((
+        'average', str(sum(r.videos for r in everything)), percent(mean([r.top1 for r in everything])),
+        percent(mean([r.top5 for r in everything])), percent(mean([r.mean_average_precision for r in everything])),
+    ))  # fmt: skip
+    header = ('dataset', 'videos', 'top-1 %', 'top-5 %', 'mAP %')
+    if all(r.mean_average_precision is None for r in everything):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row: tuple[str, ...]) -> str:
+        return '  '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+
+    rule = '-' * len(line(header))
+    workdir = outcome.workdir
+    speed = '' if math.isnan(outcome.clips_per_second) else f', {outcome.clips_per_second:.0f} clips/s in training'
+    return '\n'.join([
+        '', line(header), rule, *(line(row) for row in rows[:-1]), rule, line(rows[-1]), '',
+        f'{outcome.steps} steps{speed}',
+        f'export       {workdir}/export        python -m multitrain_jax.predict --checkpoint={workdir}/export VIDEO...',
+        f'checkpoints  {workdir}/checkpoints',
+        f'metrics      {workdir}               tensorboard --logdir={workdir}',
+        f'results      {workdir}/results.json',
+        f'log          {workdir}/log.txt',
+    ])  # fmt: skip
