@@ -303,8 +303,9 @@ def _remove_leftovers(
     planned = {plan.name for plan in plans}
     for split in annotations.splits:
         ours = re.compile(re.escape(split) + r'-\d{5,}-of-\d{5,}')
+        unfinished = re.compile(ours.pattern + r'\.[0-9a-f]{32}\.tmp')
         for path in output.iterdir():
-            if path.suffix == '.tmp' and ours.fullmatch(path.stem):
+            if unfinished.fullmatch(path.name):
                 path.unlink()
             elif ours.fullmatch(path.name) and path.name not in planned:
                 note = output / _NOTES / f'{path.name}.json'

@@ -18,6 +18,7 @@ The stored file sizes tell when an index no longer belongs to its shards.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import logging
@@ -252,7 +253,8 @@ class RecordWriter:
 
     def __init__(self, path: str | os.PathLike):
         self._path = os.fspath(path)
-        self._temporary = f'{self._path}.tmp'
+        # A name of its own: a writer that was given up must not get in the way of its successor.
+        self._temporary = f'{self._path}.{uuid.uuid4().hex}.tmp'
         self._file = open(self._temporary, 'wb')
         self._offset = 0
 
@@ -281,7 +283,8 @@ class RecordWriter:
             self.close()
         else:
             self._file.close()
-            os.unlink(self._temporary)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary)
 
 
 def _length_from_header(header: bytes, available: int, path: str, offset: int) -> int:
