@@ -34,8 +34,7 @@ Task = Callable[[], list[Damage]]
 class Batches:
     """Iterator of batches. Close it, or use it in a ``with``, to stop its threads early.
 
-    While such iterators exist OpenCV's own threads stay switched off in this process: they would
-    compete with these.
+    Switches OpenCV's own threads off, for the whole process: they would compete with these.
 
     Attributes:
         bad_records: damaged records met so far in the batches handed out, each counted once.
