@@ -35,6 +35,10 @@ class RunCheckpoints:
         """Step of the newest finished checkpoint; None when there is none."""
         return self._manager.latest_step()
 
+    def all_steps(self) -> list[int]:
+        """Steps of all finished checkpoints, rising."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, state: Any, meta: Mapping[str, Any], *, force: bool = False) -> bool:
         """Saves in the background when `step` is due (or `force`); True when it does. Arrays are copied first."""
         if not force and not self._manager.should_save(step):
@@ -58,6 +62,13 @@ class RunCheckpoints:
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_on_host, target)))
         )['state']
         return _unstorable(restored, like)
+
+    def restore_params(self, step: int) -> Any:
+        """The parameters alone, as nested dicts of NumPy arrays."""
+        stored = self._manager.item_metadata(step)['state']
+        target = jax.tree.map(_on_host, dict(stored)['params'], is_leaf=lambda node: hasattr(node, 'shape'))
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore({'params': target}, partial_restore=True))
+        return self._manager.restore(step, args=args)['state']['params']
 
     def wait(self) -> None:
         """Returns when all saves are on disk; raises what went wrong in the background."""

@@ -56,7 +56,7 @@ def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augm
 
     def step(params, share):
         model = nnx.merge(graphdef, params)
-        outputs = model(prepare_eval(share['video'], augment_config))
+        outputs = model(prepare_eval(share['video'], mean=augment_config.mean, std=augment_config.std))
         own = jax.nn.one_hot(share['dataset'], len(datasets), axis=0)  # [N, B]
         logits = (outputs.logits * own[..., None]).sum(axis=0)  # [B, C]
         is_multi_label = (own * multi_label[:, None]).sum(axis=0) > 0  # [B]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-import json
 import logging
 import math
 import os
@@ -81,13 +80,13 @@ def make_train_step(
         DatasetObjective(spec.name, len(spec.classes), config.datasets[spec.name].loss_weight, spec.multi_label)
         for spec in datasets
     ]
-    num_classes = tuple(len(spec.classes) for spec in datasets)
+    max_classes = max(len(spec.classes) for spec in datasets)
 
     def loss_fn(params, part, key, first_slot, replica):
         augment_key, model_key = jax.random.split(key)
         video, targets = augment_train(
             part['video'], part['label'], part['dataset'], part['weight'],
-            key=augment_key, first_slot=first_slot, config=config.augment, num_classes=num_classes,
+            key=augment_key, first_slot=first_slot, config=config.augment, max_classes=max_classes,
         )  # fmt: skip
         model = nnx.merge(graphdef, params)
         outputs = model(video, key=jax.random.fold_in(model_key, replica), training=True)
@@ -172,7 +171,7 @@ def train_and_evaluate(
     clips = parallel.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
     parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
     config.augment.check_batch(clips)
-    workdir = _make_workdir(workdir)
+    workdir = make_workdir(workdir)
     if config.compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir))
     if source is None:
@@ -352,7 +351,7 @@ def run_meta(config: Config, source: BatchSource) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _make_workdir(workdir: str | os.PathLike) -> Path:
+def make_workdir(workdir: str | os.PathLike) -> Path:
     path = Path(workdir).expanduser().resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -369,8 +368,9 @@ def _describe(config: Config, source: BatchSource, mesh: jax.sharding.Mesh, tota
     counts = count_parameters(model)
     _log.info('%d x %s (%s), %d process(es)', mesh.size, device.device_kind, device.platform, jax.process_count())
     _log.info(
-        'model: %s parameters (%s)', f'{sum(counts.values()):,}', ', '.join(f'{k} {v:,}' for k, v in counts.items())
-    )
+        'model: %s parameters (%s)',
+        f'{counts.pop("total"):,}', ', '.join(f'{name} {count:,}' for name, count in counts.items()),
+    )  # fmt: skip
     for spec in source.datasets:
         _log.info('dataset %s: %d classes, %d evaluation videos', spec.name, len(spec.classes), spec.evaluation_records)
     _log.info(

@@ -1,0 +1,42 @@
+"""Data that a config can make by itself: synthetic videos, rendered and then converted like anybody's own."""
+
+import os
+import pathlib
+
+from data_pipelines import convert, synthetic
+from data_pipelines.annotations import folder, pyslowfast
+
+
+def prepare_synthetic(
+    root: str | os.PathLike, *, train_videos: int, validation_videos: int, seed: int
+) -> dict[str, pathlib.Path]:
+    """Makes ``ROOT/videos`` (MP4 files) and the records ``ROOT/motions`` and ``ROOT/directions``.
+
+    What is there already is kept; what an interruption left unfinished is finished.
+
+    Args:
+        root: made if missing.
+        train_videos: of each of the two datasets.
+        validation_videos: of each.
+        seed: of the videos.
+
+    Returns:
+        Record directory by dataset name.
+
+    Raises:
+        ValueError: ``root`` holds other data.
+    """
+    root = pathlib.Path(root)
+    videos = synthetic.render_datasets(
+        root / 'videos', train_videos=train_videos, validation_videos=validation_videos, seed=seed
+    )
+    directions = videos['directions']
+    annotations = {
+        'motions': folder.read_folder(videos['motions']['train'].parent),
+        'directions': pyslowfast.read_pyslowfast(
+            {split: directions[split] for split in ('train', 'validation')}, classes_file=directions['classes']
+        ),
+    }
+    for name, clips in annotations.items():
+        convert.convert(clips, root / name, name=name)
+    return {name: root / name for name in annotations}

@@ -1,0 +1,169 @@
+"""Inference-only exports: parameters of backbone and heads, and `model.json` with all that is needed to use them.
+
+    python -m multitrain_jax.export --workdir=runs/quickstart --output=exports/quickstart
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import os
+from pathlib import Path
+import shutil
+from typing import Any, Literal
+
+from flax import nnx
+import jax
+
+from multitrain_jax import checkpoints, dataclass_config
+from multitrain_jax.augment.normalize import Rgb
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.config import Config, read_config, with_classes
+from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
+
+_MODEL_FILE, _PARAMS = 'model.json', 'params'
+_FORMAT, _VERSION = 'multitrain_jax export', 1
+_TRAINING_ONLY = ('projections', 'expander')
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedDataset:
+    """One head of an export: its classes, and how its dataset's videos are sampled."""
+
+    classes: tuple[str, ...]
+    multi_label: bool
+    sampling: Literal['strided', 'uniform']
+    stride: int
+    target_frame_rate: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportInfo:
+    """`model.json`: architecture, datasets, preprocessing."""
+
+    model: MultiTrainConfig
+    datasets: Mapping[str, ExportedDataset]  # in the order of the heads
+    mean: Rgb  # of pixels scaled to 0..1
+    std: Rgb
+    short_side: int  # pixels, before cropping to the backbone's image size
+    temporal_views: int
+    spatial_views: Literal[1, 3]
+
+
+def write_export(
+    output: str | os.PathLike, params: Mapping[str, Any], config: Config, datasets: Sequence[DatasetSpec]
+) -> None:
+    """Writes an export directory: `params/` (Orbax) and `model.json`. Replaces an older export there.
+
+    Raises:
+        UserError: `output` holds something else.
+    """
+    output = Path(output).expanduser().resolve()
+    if output.exists() and any(output.iterdir()) and not (output / _MODEL_FILE).exists():
+        raise UserError(f'--output={output}: exists and is no export; choose another directory')
+    info = ExportInfo(
+        model=dataclasses.replace(
+            with_classes(config.model, tuple(len(spec.classes) for spec in datasets)),
+            projections=False, expander=False,
+            backbone=dataclasses.replace(config.model.backbone, remat=False),
+        ),
+        datasets={
+            spec.name: ExportedDataset(
+                spec.classes, spec.multi_label, entry.sampling, entry.stride, entry.target_frame_rate
+            )
+            for spec, entry in ((spec, config.datasets[spec.name]) for spec in datasets)
+        },
+        mean=config.augment.mean,
+        std=config.augment.std,
+        short_side=config.evaluation.short_side,
+        temporal_views=config.evaluation.temporal_views,
+        spatial_views=config.evaluation.spatial_views,
+    )  # fmt: skip
+    unfinished = output.with_name(output.name + '.unfinished')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    checkpoints.save_tree(
+        unfinished / _PARAMS, {name: value for name, value in params.items() if name not in _TRAINING_ONLY}
+    )
+    content = {'format': _FORMAT, 'version': _VERSION, **dataclass_config.to_dict(info)}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    (unfinished / _MODEL_FILE).write_text(text + '\n', encoding='utf-8')
+    if output.exists():
+        shutil.rmtree(output)
+    os.replace(unfinished, output)
+
+
+def read_export(directory: str | os.PathLike) -> tuple[ExportInfo, nnx.GraphDef, dict[str, Any]]:
+    """(description, graph definition, parameters) of an export.
+
+    Raises:
+        UserError: no export, one of another version, or one that does not fit its own description.
+    """
+    directory = Path(directory).expanduser().resolve()
+    path = directory / _MODEL_FILE
+    if not path.exists():
+        raise UserError(
+            f'{directory}: no export here ({_MODEL_FILE} is missing); '
+            'give WORKDIR/export, or make one: python -m multitrain_jax.export --workdir=... --output=...'
+        )
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise UserError(f'{path}: not JSON ({error})') from error
+    if not isinstance(content, dict) or content.pop('format', None) != _FORMAT:
+        raise UserError(f'{path}: not the description of an export')
+    if content.pop('version', None) != _VERSION:
+        raise UserError(f'{path}: an export of another version; this code reads version {_VERSION}')
+    info = dataclass_config.build(ExportInfo, content, str(path))
+    model = nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    return info, graphdef, checkpoints.load_tree(directory / _PARAMS, nnx.to_pure_dict(state))
+
+
+def export_run(workdir: str | os.PathLike, output: str | os.PathLike, step: int | None = None) -> int:
+    """Exports a checkpoint of a run; returns its step.
+
+    Args:
+        workdir: of the run.
+        output: the export's directory.
+        step: which checkpoint; None: the newest.
+
+    Raises:
+        UserError: no such checkpoint.
+    """
+    if not (Path(workdir).expanduser() / 'checkpoints').is_dir():
+        raise UserError(f'--workdir={workdir}: no run here (no directory "checkpoints" in it)')
+    saved = checkpoints.RunCheckpoints(workdir, keep=10**6)
+    steps = saved.all_steps()
+    if not steps or (step is not None and step not in steps):
+        raise UserError(f'--workdir={workdir}: no checkpoint{"" if step is None else f" of step {step}"}; it has {steps}')
+    step = steps[-1] if step is None else step
+    meta = saved.read_meta(step)
+    values = meta['config']
+    values['model'].pop('num_classes')
+    config = read_config(values)
+    datasets = [
+        DatasetSpec(name, tuple(entry['classes']), entry['multi_label']) for name, entry in meta['datasets'].items()
+    ]
+    params = saved.restore_params(step)
+    write_export(output, jax.tree.map(jax.numpy.asarray, params), config, datasets)
+    saved.close()
+    return step
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog='python -m multitrain_jax.export', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument('--workdir', required=True, help='of the run')
+    parser.add_argument('--output', required=True, help='directory of the export; an older export there is replaced')
+    parser.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
+    args = parser.parse_args()
+    step = export_run(args.workdir, args.output, args.step)
+    print(f'exported step {step} to {args.output}')
+    return 0
+
+
+if __name__ == '__main__':
+    run_command(main)
