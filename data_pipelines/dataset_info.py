@@ -1,4 +1,4 @@
-"""``dataset.json``: what a directory of records holds. Written by the converter, read for training and exports."""
+"""``dataset.json``: what a directory of records holds. The converter writes it."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -77,13 +77,20 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
-            f'{directory}: no {FILE_NAME} here; convert videos with "python -m data_pipelines.convert", '
+            f'{directory}: no {FILE_NAME} here; convert videos with "python -m '
+            'data_pipelines.convert", '
             'or give the directory that it wrote'
         ) from error
     except ValueError as error:
         raise ValueError(f'{path}: not JSON: {error}') from error
-    if not isinstance(content, dict) or content.get('format') != _FORMAT or content.get('version') != _VERSION:
-        raise ValueError(f'{path}: not a dataset description of version {_VERSION}; convert the videos again')
+    if (
+        not isinstance(content, dict)
+        or content.get('format') != _FORMAT
+        or content.get('version') != _VERSION
+    ):
+        raise ValueError(
+            f'{path}: not a dataset description of version {_VERSION}; convert the videos again'
+        )
     try:
         info = DatasetInfo(
             name=content['name'],
@@ -94,7 +101,9 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
             arguments=content['arguments'],
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f'{path}: damaged dataset description ({error!r}); convert the videos again') from error
+        raise ValueError(
+            f'{path}: damaged dataset description ({error!r}); convert the videos again'
+        ) from error
     _check(info, directory)
     return info
 
@@ -115,6 +124,7 @@ def _check(info: DatasetInfo, directory: str | os.PathLike) -> None:
     for name, split in info.splits.items():
         if len(split.class_counts) != len(info.classes):
             raise ValueError(
-                f'{directory}: {FILE_NAME} counts {len(split.class_counts)} classes in the split {name!r}, '
+                f'{directory}: {FILE_NAME} counts {len(split.class_counts)} classes in the split '
+                f'{name!r}, '
                 f'but names {len(info.classes)}'
             )

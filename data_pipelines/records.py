@@ -1,23 +1,24 @@
-"""Records on disk: TFRecord framing, SequenceExamples in the DMVR / MediaSequence layout, and a record index.
+"""Records on disk: TFRecord framing, shards and their index.
 
-A split ``NAME`` of a dataset is a set of shards ``NAME-00000-of-00016`` in one directory. A shard is a plain TFRecord file;
-each record is a serialised ``tf.train.SequenceExample``. Neither reading nor writing needs TensorFlow: the messages
-are declared here, in a descriptor pool of their own, so that both may live in one process.
+A split ``NAME`` of a dataset is a set of shards ``NAME-00000-of-00016`` in one directory. A shard
+is a plain TFRecord file; each record is a serialised ``tf.train.SequenceExample``
+(``sequence_example.py``, whose functions and feature names can be had from here as well).
 
 One record of a TFRecord file is, little-endian::
 
     length u64 | masked CRC32C of the length u32 | data [length] | masked CRC32C of the data u32
 
-The index ``NAME.index`` makes every record of a split reachable by number. Format, version 1: one line of JSON ::
+The index ``NAME.index`` makes every record of a split reachable by number. Format, version 1: a
+line of JSON ::
 
     {"format": "multitrain record index", "version": 1, "records": R,
      "shards": [{"name": ..., "bytes": file size, "records": ...}, ...]}
 
-then a newline, then R little-endian u64 offsets (of the records' frames, in shard order) and R u64 lengths (of the data).
-The stored file sizes tell when an index no longer belongs to its shards.
+then R little-endian u64 offsets (of the records' frames, in shard order) and R u64 lengths (of the
+data). The stored file sizes tell when an index no longer belongs to its shards.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import json
@@ -29,24 +30,26 @@ import struct
 import threading
 import uuid
 
-from google.protobuf import descriptor_pb2
-from google.protobuf import descriptor_pool
-from google.protobuf import message
-from google.protobuf import message_factory
 import google_crc32c
 import numpy as np
 
-# Feature list: one JPEG per stored frame.
-IMAGE_ENCODED = 'image/encoded'
-# Context features of a clip.
-LABEL_INDEX = 'clip/label/index'  # int64, one or many
-LABEL_TEXT = 'clip/label/text'  # bytes (UTF-8), as many
-VIDEO_FILENAME = 'video/filename'  # bytes (UTF-8): relative path, the record's key
-CLIP_START = 'clip/start/timestamp'  # int64, microseconds
-CLIP_END = 'clip/end/timestamp'  # int64, microseconds
-IMAGE_FRAME_RATE = 'image/frame_rate'  # float, stored frames per second
-IMAGE_HEIGHT = 'image/height'  # int64, pixels
-IMAGE_WIDTH = 'image/width'  # int64, pixels
+from data_pipelines.sequence_example import (  # noqa: F401 (offered to users of records)
+    CLIP_END,
+    CLIP_START,
+    decode_sequence_example,
+    encode_sequence_example,
+    encoded_frames,
+    Example,
+    IMAGE_ENCODED,
+    IMAGE_FRAME_RATE,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    label_indices,
+    LABEL_INDEX,
+    LABEL_TEXT,
+    RecordError,
+    VIDEO_FILENAME,
+)
 
 _HEADER = struct.Struct('<QI')  # length, its masked CRC
 _CRC = struct.Struct('<I')
@@ -58,187 +61,6 @@ _SHARD_NAME = re.compile(r'(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})
 _MAX_OPEN_SHARDS = 128  # per reader: leaves room under the usual limit of 1024 open files
 
 
-class RecordError(ValueError):
-    """A record, shard or index cannot be read; the text names the file and, inside it, the byte offset."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# SequenceExample
-
-
-def _declare_messages() -> type[message.Message]:
-    """Declares SequenceExample and its parts (field numbers as in TensorFlow's example.proto, feature.proto)."""
-    field = descriptor_pb2.FieldDescriptorProto
-    package = 'data_pipelines.records'
-    file = descriptor_pb2.FileDescriptorProto(name='data_pipelines/records.proto', package=package, syntax='proto3')
-
-    def add_field(parent, name, number, kind, repeated=False, type_name=None, oneof=None):
-        added = parent.field.add(
-            name=name, number=number, type=kind, label=field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-        )
-        if type_name is not None:
-            added.type_name = f'.{package}.{type_name}'
-        if oneof is not None:
-            added.oneof_index = oneof
-
-    def add_map(parent, name, number, value_type):
-        entry = parent.nested_type.add(name=''.join(w.capitalize() for w in name.split('_')) + 'Entry')
-        entry.options.map_entry = True
-        add_field(entry, 'key', 1, field.TYPE_STRING)
-        add_field(entry, 'value', 2, field.TYPE_MESSAGE, type_name=value_type)
-        add_field(parent, name, number, field.TYPE_MESSAGE, True, f'{parent.name}.{entry.name}')
-
-    for name, kind in (
-        ('BytesList', field.TYPE_BYTES), ('FloatList', field.TYPE_FLOAT), ('Int64List', field.TYPE_INT64),
-    ):
-        add_field(file.message_type.add(name=name), 'value', 1, kind, repeated=True)
-    feature = file.message_type.add(name='Feature')
-    feature.oneof_decl.add(name='kind')
-    for number, (name, value_type) in enumerate(
-        (('bytes_list', 'BytesList'), ('float_list', 'FloatList'), ('int64_list', 'Int64List')), start=1
-    ):
-        add_field(feature, name, number, field.TYPE_MESSAGE, type_name=value_type, oneof=0)
-    add_map(file.message_type.add(name='Features'), 'feature', 1, 'Feature')
-    add_field(file.message_type.add(name='FeatureList'), 'feature', 1, field.TYPE_MESSAGE, True, 'Feature')
-    add_map(file.message_type.add(name='FeatureLists'), 'feature_list', 1, 'FeatureList')
-    example = file.message_type.add(name='SequenceExample')
-    add_field(example, 'context', 1, field.TYPE_MESSAGE, type_name='Features')
-    add_field(example, 'feature_lists', 2, field.TYPE_MESSAGE, type_name='FeatureLists')
-
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f'{package}.SequenceExample'))
-
-
-_SequenceExample = _declare_messages()
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One decoded SequenceExample.
-
-    Attributes:
-      context: feature name -> list of bytes, int64 array or float32 array, by the feature's kind.
-      feature_lists: name -> one entry per step: bytes where a step holds exactly one bytes value (as frames do),
-        else what ``context`` would hold.
-    """
-
-    context: dict[str, list[bytes] | np.ndarray]
-    feature_lists: dict[str, list]
-
-
-def encode_sequence_example(context: Mapping[str, Sequence], feature_lists: Mapping[str, Sequence[bytes]]) -> bytes:
-    """Serialises one record. Equal input gives equal bytes (maps are written in the order of their keys).
-
-    Args:
-      context: feature name -> list of int, of float, or of str/bytes, or a 1-D NumPy array (which may be empty).
-      feature_lists: name -> one bytes value per step, for example the JPEG of each frame.
-
-    Raises:
-      ValueError: a value has a kind that a record cannot hold, or the record exceeds 2 GiB.
-    """
-    example = _SequenceExample()
-    for name, values in context.items():
-        _fill_feature(example.context.feature[name], name, values)
-    for name, steps in feature_lists.items():
-        target = example.feature_lists.feature_list[name].feature
-        for step in steps:
-            target.add().bytes_list.value.append(step)
-    try:
-        return example.SerializeToString(deterministic=True)
-    except message.EncodeError as error:
-        raise ValueError(f'record too large to be written (the limit is 2 GiB): {error}') from error
-
-
-def _fill_feature(feature: message.Message, name: str, values: Sequence) -> None:
-    if isinstance(values, (str, bytes)):
-        raise ValueError(f'feature {name!r}: wants a list of values, not one {type(values).__name__}')
-    if all(isinstance(value, (str, bytes)) for value in values) and len(values):
-        feature.bytes_list.value.extend(v.encode() if isinstance(v, str) else v for v in values)
-        return
-    if not isinstance(values, np.ndarray) and not len(values):
-        raise ValueError(f'feature {name!r}: an empty list has no kind; give an empty int64 or float32 NumPy array')
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in 'biuf':
-        raise ValueError(f'feature {name!r}: wants a 1-D list of int, float, str or bytes, got {array.dtype} {array.shape}')
-    if array.dtype.kind == 'f':
-        feature.float_list.value.extend(array.tolist())
-        feature.float_list.SetInParent()
-    else:
-        feature.int64_list.value.extend(array.astype(np.int64).tolist())
-        feature.int64_list.SetInParent()
-
-
-def decode_sequence_example(data: bytes, where: str = 'record') -> Example:
-    """Parses one record.
-
-    Args:
-      data: the serialised SequenceExample.
-      where: what to call the record in an error, for example ``reader.where(i)``.
-
-    Raises:
-      RecordError: the bytes are not a SequenceExample.
-    """
-    try:
-        parsed = _SequenceExample.FromString(data)
-    except message.DecodeError as error:
-        raise RecordError(f'{where}: not a tf.train.SequenceExample ({error})') from error
-    context = {name: _feature_values(feature) for name, feature in parsed.context.feature.items()}
-    lists = {
-        name: [_step_value(feature) for feature in steps.feature]
-        for name, steps in parsed.feature_lists.feature_list.items()
-    }
-    return Example(context, lists)
-
-
-def _feature_values(feature: message.Message) -> list[bytes] | np.ndarray:
-    kind = feature.WhichOneof('kind')
-    if kind == 'int64_list':
-        return np.array(feature.int64_list.value, np.int64)
-    if kind == 'float_list':
-        return np.array(feature.float_list.value, np.float32)
-    return list(feature.bytes_list.value)
-
-
-def _step_value(feature: message.Message):
-    values = _feature_values(feature)
-    return values[0] if isinstance(values, list) and len(values) == 1 else values
-
-
-def encoded_frames(example: Example, where: str = 'record') -> list[bytes]:
-    """The encoded frames of a clip, in order of time; at least one.
-
-    Raises:
-      RecordError: the record has no frames, or is no clip at all.
-    """
-    frames = example.feature_lists.get(IMAGE_ENCODED)
-    if frames is None:
-        if not example.feature_lists and IMAGE_ENCODED in example.context:
-            raise RecordError(f'{where}: a tf.train.Example with a single image, where a SequenceExample is wanted')
-        raise RecordError(f'{where}: no feature list {IMAGE_ENCODED!r}, so no frames')
-    if not frames:
-        raise RecordError(f'{where}: the feature list {IMAGE_ENCODED!r} is empty, so there are no frames')
-    if not all(isinstance(frame, bytes) for frame in frames):
-        raise RecordError(f'{where}: {IMAGE_ENCODED!r} does not hold exactly one image per step')
-    return frames
-
-
-def label_indices(example: Example, where: str = 'record') -> np.ndarray:
-    """The class numbers of a clip, int64 [number of labels]; at least one.
-
-    Raises:
-      RecordError: the record carries no class number.
-    """
-    labels = example.context.get(LABEL_INDEX)
-    if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or not len(labels):
-        raise RecordError(f'{where}: no class number (context feature {LABEL_INDEX!r})')
-    return labels
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# TFRecord files
-
-
 def masked_crc32c(data: bytes) -> int:
     """CRC32C of ``data``, rotated and offset as TFRecord files store it."""
     crc = google_crc32c.value(data)
@@ -248,7 +70,8 @@ def masked_crc32c(data: bytes) -> int:
 class RecordWriter:
     """Writes one TFRecord file under a temporary name and gives it its own when it is complete.
 
-    As a context manager it removes the temporary file if the block raises, so that a file under the final name is always whole.
+    As a context manager it removes the temporary file if the block raises, so that a file under the
+    final name is always whole.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -262,7 +85,12 @@ class RecordWriter:
         """Appends one record; returns its byte offset in the file and the length of its data."""
         offset = self._offset
         length = struct.pack('<Q', len(data))
-        for part in (length, _CRC.pack(masked_crc32c(length)), data, _CRC.pack(masked_crc32c(data))):
+        for part in (
+            length,
+            _CRC.pack(masked_crc32c(length)),
+            data,
+            _CRC.pack(masked_crc32c(data)),
+        ):
             self._file.write(part)
         self._offset += _OVERHEAD + len(data)
         return offset, len(data)
@@ -288,15 +116,18 @@ class RecordWriter:
 
 
 def _length_from_header(header: bytes, available: int, path: str, offset: int) -> int:
-    """The data length that a frame header states, trusted only after its checksum and the file's size agree."""
+    """The data length in a frame header, trusted only if checksum and file size agree with it."""
     if len(header) < _HEADER.size:
         raise RecordError(f'{path}: cut short inside the header of the record at byte {offset}')
     length, crc = _HEADER.unpack(header)
     if crc != masked_crc32c(header[:8]):
-        raise RecordError(f'{path}: damaged length (checksum differs) of the record at byte {offset}')
+        raise RecordError(
+            f'{path}: damaged length (checksum differs) of the record at byte {offset}'
+        )
     if length + _OVERHEAD > available:
         raise RecordError(
-            f'{path}: cut short inside the record at byte {offset}: {length + _OVERHEAD} bytes wanted, {available} left'
+            f'{path}: cut short inside the record at byte {offset}: {length + _OVERHEAD} bytes '
+            f'wanted, {available} left'
         )
     return length
 
@@ -317,7 +148,9 @@ def scan_records(path: str | os.PathLike) -> Iterator[tuple[int, int]]:
         size = os.fstat(file.fileno()).st_size
         offset = 0
         while offset < size:
-            length = _length_from_header(os.pread(file.fileno(), _HEADER.size, offset), size - offset, path, offset)
+            length = _length_from_header(
+                os.pread(file.fileno(), _HEADER.size, offset), size - offset, path, offset
+            )
             yield offset, length
             offset += _OVERHEAD + length
 
@@ -337,8 +170,7 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
             yield offset, data
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Shards and their index
+# Shards and their index.
 
 
 def shard_name(split: str, number: int, count: int) -> str:
@@ -350,11 +182,14 @@ def find_shards(directory: str | os.PathLike, split: str) -> list[str]:
     """Names of all shards of a split, in order.
 
     Raises:
-      RecordError: there is none, one is missing, or the files of two different numbers of shards lie together.
+      RecordError: there is none, one is missing, or the files of two different numbers of shards
+        lie together.
     """
     directory = os.fspath(directory)
     if not os.path.isdir(directory):
-        raise RecordError(f'{directory}: no such directory (records of {split!r} were looked for in it)')
+        raise RecordError(
+            f'{directory}: no such directory (records of {split!r} were looked for in it)'
+        )
     found, others = {}, set()
     for name in os.listdir(directory):
         match = _SHARD_NAME.fullmatch(name)
@@ -366,16 +201,21 @@ def find_shards(directory: str | os.PathLike, split: str) -> list[str]:
             others.add(match['split'])
     if not found:
         hint = f' (it has {", ".join(sorted(others))})' if others else ''
-        raise RecordError(f'{directory}: no shards {split}-00000-of-NNNNN of the split {split!r}{hint}')
+        raise RecordError(
+            f'{directory}: no shards {split}-00000-of-NNNNN of the split {split!r}{hint}'
+        )
     if len(found) > 1:
         raise RecordError(
             f'{directory}: shards of {split!r} from different conversions: '
             f'{", ".join(f"of {count}" for count in sorted(found))}; remove the older ones'
         )
-    (count, numbers), = found.items()
+    ((count, numbers),) = found.items()
     for number in range(count):
         if number not in numbers:
-            raise RecordError(f'{os.path.join(directory, shard_name(split, number, count))}: this shard is missing')
+            raise RecordError(
+                f'{os.path.join(directory, shard_name(split, number, count))}: this shard is '
+                'missing'
+            )
     return [shard_name(split, number, count) for number in range(count)]
 
 
@@ -416,7 +256,11 @@ def build_index(directory: str | os.PathLike, split: str) -> RecordIndex:
         offsets.extend(offset for offset, _ in records)
         lengths.extend(length for _, length in records)
     return RecordIndex(
-        tuple(shards), tuple(sizes), tuple(counts), np.array(offsets, '<u8'), np.array(lengths, '<u8')
+        tuple(shards),
+        tuple(sizes),
+        tuple(counts),
+        np.array(offsets, '<u8'),
+        np.array(lengths, '<u8'),
     )
 
 
@@ -427,13 +271,17 @@ def save_index(directory: str | os.PathLike, split: str, index: RecordIndex) -> 
       OSError: the directory cannot be written.
     """
     header = {
-        'format': _INDEX_FORMAT, 'version': _INDEX_VERSION, 'records': len(index.offsets),
+        'format': _INDEX_FORMAT,
+        'version': _INDEX_VERSION,
+        'records': len(index.offsets),
         'shards': [
             {'name': name, 'bytes': size, 'records': count}
             for name, size, count in zip(index.shards, index.sizes, index.counts)
         ],
     }
-    content = json.dumps(header).encode() + b'\n' + index.offsets.tobytes() + index.lengths.tobytes()
+    content = (
+        json.dumps(header).encode() + b'\n' + index.offsets.tobytes() + index.lengths.tobytes()
+    )
     write_atomically(pathlib.Path(directory) / f'{split}.index', content)
 
 
@@ -441,7 +289,8 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
     """Reads ``NAME.index``; None when there is none.
 
     Raises:
-      RecordError: the index is damaged, of another version, or does not belong to the shards beside it.
+      RecordError: the index is damaged, of another version, or does not belong to the shards beside
+        it.
     """
     path = os.path.join(directory, f'{split}.index')
     remedy = 'delete it and it is built anew'
@@ -455,31 +304,47 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
         header = json.loads(header_line)
         known = header['format'] == _INDEX_FORMAT
         version, count = header['version'], int(header['records'])
-        shards = [(str(shard['name']), int(shard['bytes']), int(shard['records'])) for shard in header['shards']]
+        shards = [
+            (str(shard['name']), int(shard['bytes']), int(shard['records']))
+            for shard in header['shards']
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f'{path}: not a record index, or a damaged one; {remedy}') from error
     if not known or version != _INDEX_VERSION:
-        raise RecordError(f'{path}: a record index of version {version}, wanted {_INDEX_VERSION}; {remedy}')
+        raise RecordError(
+            f'{path}: a record index of version {version}, wanted {_INDEX_VERSION}; {remedy}'
+        )
     if len(body) != 16 * count or sum(records for _, _, records in shards) != count:
-        raise RecordError(f'{path}: damaged: {len(body)} bytes where {count} records need {16 * count}; {remedy}')
+        raise RecordError(
+            f'{path}: damaged: {len(body)} bytes where {count} records need {16 * count}; {remedy}'
+        )
     present = find_shards(directory, split)
     for name in sorted({shard[0] for shard in shards}.symmetric_difference(present)):
-        raise RecordError(f'{path}: is not the index of these shards: {name} is in only one of them; {remedy}')
+        raise RecordError(
+            f'{path}: is not the index of these shards: {name} is in only one of them; {remedy}'
+        )
     for name, size, _ in shards:
         actual = os.path.getsize(os.path.join(directory, name))
         if actual != size:
-            raise RecordError(f'{path}: out of date: {name} has {actual} bytes, {size} when it was indexed; {remedy}')
+            raise RecordError(
+                f'{path}: out of date: {name} has {actual} bytes, {size} when it was indexed; '
+                f'{remedy}'
+            )
     offsets, lengths = np.frombuffer(body, '<u8').reshape(2, count)
     names, sizes, counts = zip(*shards)
     # An entry that points outside its file would ask for memory that the file does not justify.
     limits = np.repeat(np.array(sizes, '<u8'), counts)
-    if np.any(offsets > limits) or np.any(lengths > limits) or np.any(offsets + lengths + _OVERHEAD > limits):
+    if (
+        np.any(offsets > limits)
+        or np.any(lengths > limits)
+        or np.any(offsets + lengths + _OVERHEAD > limits)
+    ):
         raise RecordError(f'{path}: damaged: it points past the end of a shard; {remedy}')
     return RecordIndex(names, sizes, counts, offsets, lengths)
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a small file so that readers see the old or the new one, never a part, also with several writers."""
+    """Writes a small file; readers (and other writers) see the old or the new one, never a part."""
     path = pathlib.Path(path)
     temporary = path.parent / f'.{path.name}.{uuid.uuid4().hex}.tmp'
     try:
@@ -496,8 +361,8 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
 class RecordReader:
     """Random access to the records of one split: ``reader[i]`` by number, from any thread.
 
-    Uses ``NAME.index``. When there is none it is built by one pass over the headers and, where the directory
-    can be written, saved for the next time.
+    Uses ``NAME.index``. When there is none it is built by one pass over the headers and, where the
+    directory can be written, saved for the next time.
     """
 
     def __init__(self, directory: str | os.PathLike, split: str):
@@ -517,9 +382,16 @@ class RecordReader:
             try:
                 save_index(directory, split, index)
             except OSError as error:
-                logging.warning('%s: the index of %r stays in memory, it cannot be written: %s', directory, split, error)
+                logging.warning(
+                    '%s: the index of %r stays in memory, it cannot be written: %s',
+                    directory,
+                    split,
+                    error,
+                )
         self.index = index
-        self._first = np.concatenate([[0], np.cumsum(index.counts)])  # number of each shard's first record
+        self._first = np.concatenate(
+            [[0], np.cumsum(index.counts)]
+        )  # number of each shard's first record
         self._files: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -546,11 +418,13 @@ class RecordReader:
         path = os.path.join(self._directory, self.index.shards[shard])
         offset, length = int(self.index.offsets[record]), int(self.index.lengths[record])
         frame = self._pread(shard, path, length + _OVERHEAD, offset)
-        if _length_from_header(frame[:_HEADER.size], len(frame), path, offset) != length:
-            raise RecordError(f'{path}: the record at byte {offset} has another length than the index says; '
-                              'delete the index and it is built anew')
-        data = frame[_HEADER.size:-_CRC.size]
-        _check_data(data, _CRC.unpack(frame[-_CRC.size:])[0], path, offset)
+        if _length_from_header(frame[: _HEADER.size], len(frame), path, offset) != length:
+            raise RecordError(
+                f'{path}: the record at byte {offset} has another length than the index says; '
+                'delete the index and it is built anew'
+            )
+        data = frame[_HEADER.size : -_CRC.size]
+        _check_data(data, _CRC.unpack(frame[-_CRC.size :])[0], path, offset)
         return data
 
     def __getitem__(self, record: int) -> bytes:

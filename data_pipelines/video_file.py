@@ -1,13 +1,15 @@
-"""Frames of a video file, picked by presentation time, upright, 8-bit RGB. Decoding by PyAV (FFmpeg).
+"""Frames of a video file, picked by presentation time, upright, 8-bit RGB (PyAV, FFmpeg).
 
 What is decided here, once, for the converter and for prediction:
 
-* Of several video streams the one of the largest resolution is read, as the ffmpeg program does (cover art last).
+* Of several video streams the one of the largest resolution is read, as the ffmpeg program does
+  (cover art last).
 * With ``frame_rate=r`` frame k is what is on screen at ``start + k / r``: nothing depends on frame
   numbers, so variable frame rates, missing frames and missing headers do no harm. Without, the
   video's own frames are taken.
 * The display rotation is applied. Non-square pixels are not stretched: the stored ones are kept.
-* Decoding goes on after a damaged packet; what is lost is said in ``damage``, never passed over in silence.
+* Decoding goes on after a damaged packet; what is lost is said in ``damage``, never passed over in
+  silence.
 * Headers (duration, number of frames) are never trusted for more than that message.
 """
 
@@ -21,7 +23,8 @@ from av.video.reformatter import VideoReformatter
 import cv2
 import numpy as np
 
-# Matroska and WebM round times to milliseconds: a frame up to half of one late still counts as being on screen.
+# Matroska and WebM round times to milliseconds: a frame up to half of one late still counts as
+# being on screen.
 _TOLERANCE = 0.0005  # seconds
 _MAX_FRAME_PIXELS = 1 << 26  # 8192 x 8192: beyond that a damaged header is likelier than a video
 _MAX_BYTES = 4 << 30  # of the array that read_frames returns
@@ -102,15 +105,17 @@ def read_frames(
             )
         frames.append(frame)
         timestamps.append(timestamp)
-    return DecodedVideo(np.stack(frames), stream.frame_rate, np.array(timestamps, np.float64), stream.damage)
+    return DecodedVideo(
+        np.stack(frames), stream.frame_rate, np.array(timestamps, np.float64), stream.damage
+    )
 
 
 class FrameStream:
     """The frames of a video one after the other: ``for timestamp, frame in FrameStream(path)``.
 
-    Takes the arguments of ``read_frames`` and raises what it raises (while iterating), but holds one
-    frame at a time. A frame that is picked twice in a row (the video is slower than ``frame_rate``)
-    is the same array object twice.
+    Takes the arguments of ``read_frames`` and raises what it raises (while iterating), but holds
+    one frame at a time. A frame that is picked twice in a row (the video is slower than
+    ``frame_rate``) is the same array object twice.
 
     Attributes, valid once the iteration has ended:
       frame_rate: frames per second.
@@ -196,7 +201,8 @@ class FrameStream:
         if count:
             self.end = min(stop, last + decoder.last_duration)
             measured = (count - 1) / (last - first) if last > first else 1 / decoder.last_duration
-            # Rounded times make the measured rate a little wrong; the header's is exact where it is right.
+            # Rounded times make the measured rate a little wrong; the header's is exact where it is
+            # right.
             stated = decoder.stated_rate
             self.frame_rate = stated if abs(measured / stated - 1) < 0.005 else measured
 
@@ -210,8 +216,8 @@ class FrameStream:
                 origin = timestamp
             if stop is None:
                 stop = self._last_time(origin)
-            # The frame shown so far serves every pick before the new one appears. The very first frame
-            # also serves the picks before it: nothing else is ever on screen then.
+            # The frame shown so far serves every pick before the new one appears. The very first
+            # frame also serves the picks before it: nothing else is ever on screen then.
             leaves = min(timestamp, stop) - _TOLERANCE
             while shown is not None and (wanted := origin + count / self._rate) < leaves:
                 image = self._convert(shown) if image is None else image
@@ -236,7 +242,9 @@ class FrameStream:
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         """A decoded frame as upright RGB of the output size, u8 [H, W, 3]."""
         if frame.width * frame.height > _MAX_FRAME_PIXELS:
-            raise VideoError(self._path, f'frames of {frame.width}x{frame.height}: too large to be true')
+            raise VideoError(
+                self._path, f'frames of {frame.width}x{frame.height}: too large to be true'
+            )
         # One thread: on frames of usual size the others cost more than they do.
         image = self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray()  # [H, W, 3]
         quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 counts
@@ -295,7 +303,7 @@ class _Decoder:
         sought = self._seek_to is not None and self._seek_to > 1
         for timestamp, frame in self._decode(sought):
             if sought and timestamp > self._seek_to + _TOLERANCE:
-                break  # the file's index is wrong: this is past the start. Decode from the beginning.
+                break  # the file's index is wrong, this is past the start: begin at the beginning
             sought = False
             yield timestamp, frame
         if sought:

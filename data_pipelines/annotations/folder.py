@@ -1,4 +1,4 @@
-"""A tree with one folder per class: ``ROOT/SPLIT/CLASS/*.mp4``, or ``ROOT/CLASS/*.mp4`` for a single split."""
+"""A folder per class: ``ROOT/SPLIT/CLASS/*.mp4``, or ``ROOT/CLASS/*.mp4`` for a single split."""
 
 from collections.abc import Sequence
 import os
@@ -18,16 +18,19 @@ def read_folder(root: str | os.PathLike, splits: Sequence[str] | None = None) ->
     do not have a video's suffix, are left alone.
 
     Args:
-      root: the tree. Where its folders hold folders, they are splits; where they hold videos, classes.
-      splits: the splits to take, all if None; for ``ROOT/CLASS/*.mp4`` the one name to give the split,
-        ``train`` if None.
+      root: the tree. Where its folders hold folders, they are splits; where they hold videos,
+        classes.
+      splits: the splits to take, all if None; for ``ROOT/CLASS/*.mp4`` the one name to give the
+        split, ``train`` if None.
 
     Raises:
       ValueError: no such directory, no video, splits with different classes, or an unknown split.
     """
     root = os.fspath(root)
     if not os.path.isdir(root):
-        raise ValueError(f'{root}: no such directory (wanted ROOT/SPLIT/CLASS/*.mp4 or ROOT/CLASS/*.mp4)')
+        raise ValueError(
+            f'{root}: no such directory (wanted ROOT/SPLIT/CLASS/*.mp4 or ROOT/CLASS/*.mp4)'
+        )
     folders = _folders(root)
     with_videos = [name for name in folders if _videos(os.path.join(root, name))]
     with_folders = [name for name in folders if _folders(os.path.join(root, name))]
@@ -39,13 +42,17 @@ def read_folder(root: str | os.PathLike, splits: Sequence[str] | None = None) ->
     if with_folders:
         return _read_splits(root, with_folders, splits)
     if not with_videos:
-        raise ValueError(f'{root}: no videos in it (wanted ROOT/SPLIT/CLASS/*.mp4 or ROOT/CLASS/*.mp4)')
+        raise ValueError(
+            f'{root}: no videos in it (wanted ROOT/SPLIT/CLASS/*.mp4 or ROOT/CLASS/*.mp4)'
+        )
     if splits is not None and len(splits) != 1:
         raise ValueError(
-            f'{root}: its folders hold videos, so they are classes of one split, but {len(splits)} splits '
-            f'were asked for: {", ".join(splits)}'
+            f'{root}: its folders hold videos, so they are classes of one split, but '
+            f'{len(splits)} splits were asked for: {", ".join(splits)}'
         )
-    return Annotations(tuple(folders), {splits[0] if splits else 'train': _clips(root, '', folders)})
+    return Annotations(
+        tuple(folders), {splits[0] if splits else 'train': _clips(root, '', folders)}
+    )
 
 
 def _read_splits(root: str, present: list[str], wanted: Sequence[str] | None) -> Annotations:

@@ -24,13 +24,13 @@ def read_pyslowfast(
 
     Args:
       csv_files: split name -> csv file.
-      classes_file: text file with one class name per line, in the order of the class numbers. Without,
-        classes are called by their numbers, 0 to the largest of any split.
+      classes_file: text file with one class name per line, in the order of the class numbers.
+        Without, classes are called by their numbers, 0 to the largest of any split.
       path_prefix: directory that the paths of the csv are relative to.
 
     Raises:
-      ValueError: a file is missing, a line is not ``path label``, a label has no class name, a path is
-        listed twice in a split, or a split is empty.
+      ValueError: a file is missing, a line is not ``path label``, a label has no class name, a
+        path is listed twice in a split, or a split is empty.
     """
     rows = {split: _read_rows(path) for split, path in csv_files.items()}
     if not rows:
@@ -43,10 +43,15 @@ def read_pyslowfast(
         for split_rows in rows.values():
             for _, label, where in split_rows:
                 if label >= len(classes):
-                    raise ValueError(f'{where}: class {label}, but {classes_file} names only 0 to {len(classes) - 1}')
+                    raise ValueError(
+                        f'{where}: class {label}, but {classes_file} names only '
+                        f'0 to {len(classes) - 1}'
+                    )
     prefix = os.fspath(path_prefix)
     splits = {
-        split: tuple(Clip(os.path.join(prefix, path), path, (label,)) for path, label, _ in split_rows)
+        split: tuple(
+            Clip(os.path.join(prefix, path), path, (label,)) for path, label, _ in split_rows
+        )
         for split, split_rows in rows.items()
     }
     return Annotations(classes, splits)
@@ -61,10 +66,14 @@ def _read_rows(path: str | os.PathLike) -> list[tuple[str, int, str]]:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise ValueError(f'{where}: wanted "path label" with a class number, got {line.strip()[:80]!r}')
+            raise ValueError(
+                f'{where}: wanted "path label" with a class number, got {line.strip()[:80]!r}'
+            )
         video = match['path'].strip('"')
         if video in seen:
-            raise ValueError(f'{where}: {video} was listed in line {seen[video]} already; remove one of them')
+            raise ValueError(
+                f'{where}: {video} was listed in line {seen[video]} already; remove one of them'
+            )
         seen[video] = number
         rows.append((video, int(match['label']), where))
     if not rows:
@@ -77,9 +86,11 @@ def _read_classes(path: str | os.PathLike) -> tuple[str, ...]:
     for number, name in enumerate(classes):
         if not name:
             raise ValueError(f'{os.fspath(path)}, line {number + 1}: no class name')
-        if classes.index(name) != number:
+        first = classes.index(name)
+        if first != number:
             raise ValueError(
-                f'{os.fspath(path)}, line {number + 1}: {name!r} is the name of class {classes.index(name)} already'
+                f'{os.fspath(path)}, line {number + 1}: {name!r} is the name of class {first} '
+                'already'
             )
     return classes
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import convert as convert_module
 from data_pipelines import records
 from data_pipelines.annotations import Annotations
 from data_pipelines.annotations import Clip
 from data_pipelines.annotations.folder import read_folder
+from data_pipelines.conversion import plan as planning
 from data_pipelines.convert import convert
 from data_pipelines.convert import main
 from data_pipelines.dataset_info import load_dataset_info
@@ -31,7 +31,10 @@ def videos(tmp_path_factory):
     """train: 6 good videos and a bad one, of 3 classes; validation: 2. Video n has 5 + n frames."""
     root = tmp_path_factory.mktemp('videos')
     number = 0
-    for split, classes in (('train', ['jump', 'run', 'run', 'run', 'sit', 'sit']), ('validation', ['jump', 'sit'])):
+    for split, classes in (
+        ('train', ['jump', 'run', 'run', 'run', 'sit', 'sit']),
+        ('validation', ['jump', 'sit']),
+    ):
         for name in ('jump', 'run', 'sit'):
             (root / split / name).mkdir(parents=True, exist_ok=True)
         for name in classes:
@@ -44,7 +47,9 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope='module')
 def converted(videos, tmp_path_factory):
     output = tmp_path_factory.mktemp('converted') / 'motions'
-    info = convert(read_folder(videos), output, workers=2, shards=3, max_failures=0.2, progress=False)
+    info = convert(
+        read_folder(videos), output, workers=2, shards=3, max_failures=0.2, progress=False
+    )
     return output, info
 
 
@@ -70,16 +75,26 @@ def test_records(converted):
     found = {}
     for example in examples(output, 'train'):
         name = example.context['video/filename'][0].decode()
-        frames = np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in records.encoded_frames(example)])
+        frames = np.stack(
+            [simplejpeg.decode_jpeg(jpeg) for jpeg in records.encoded_frames(example)]
+        )
         count = len(frames)
         assert numbers_of(frames) == list(range(count))
-        assert simplejpeg.decode_jpeg_header(records.encoded_frames(example)[0])[:3] == (64, 80, 'YCbCr')
+        assert simplejpeg.decode_jpeg_header(records.encoded_frames(example)[0])[:3] == (
+            64,
+            80,
+            'YCbCr',
+        )
         assert example.context['image/height'].tolist() == [64]
         assert example.context['image/width'].tolist() == [80]
         assert example.context['image/frame_rate'].tolist() == [25]
         assert example.context['clip/start/timestamp'].tolist() == [0]
         assert example.context['clip/end/timestamp'].tolist() == [count * 40_000]
-        found[name] = (count, records.label_indices(example).tolist(), example.context['clip/label/text'])
+        found[name] = (
+            count,
+            records.label_indices(example).tolist(),
+            example.context['clip/label/text'],
+        )
     assert found == {
         'jump/0.mp4': (5, [0], [b'jump']),
         'run/1.mp4': (6, [1], [b'run']),
@@ -106,20 +121,28 @@ def test_dataset_json(converted):
     train, validation = info.splits['train'], info.splits['validation']
     assert (train.records, train.shards, train.class_counts) == (6, 3, (1, 3, 2))
     assert (validation.records, validation.shards, validation.class_counts) == (2, 2, (1, 0, 1))
-    assert train.failures == (('run/bad.mp4', 'empty or unreadable (Invalid data found when processing input)'),)
+    assert train.failures == (
+        ('run/bad.mp4', 'empty or unreadable (Invalid data found when processing input)'),
+    )
     assert not validation.failures and not train.damaged
     assert info.frame_rate is None and info.arguments['quality'] == 90
     with open(output / 'failures.csv', newline='') as file:
         assert list(csv.reader(file)) == [
             ['split', 'file', 'reason'],
-            ['train', 'run/bad.mp4', 'empty or unreadable (Invalid data found when processing input)'],
+            [
+                'train',
+                'run/bad.mp4',
+                'empty or unreadable (Invalid data found when processing input)',
+            ],
         ]
     assert (output / 'train.index').exists() and (output / 'validation.index').exists()
 
 
 @pytest.mark.parametrize('workers', [1, 3])
 def test_number_of_workers_does_not_matter(videos, converted, tmp_path, workers):
-    convert(read_folder(videos), tmp_path, workers=workers, shards=3, max_failures=0.2, progress=False)
+    convert(
+        read_folder(videos), tmp_path, workers=workers, shards=3, max_failures=0.2, progress=False
+    )
     assert contents(tmp_path) == contents(converted[0])
 
 
@@ -141,7 +164,10 @@ def test_clips_with_times_and_several_labels(videos, tmp_path):
     path = str(videos / 'validation/sit/7.mp4')  # 12 frames
     clips = (Clip(path, 'a', (1, 0), start=0.2, end=0.4), Clip(path, 'b', (1,), end=0.08))
     info = convert(
-        Annotations(('x', 'y'), {'test': clips}, multi_label=True), tmp_path, workers=1, progress=False
+        Annotations(('x', 'y'), {'test': clips}, multi_label=True),
+        tmp_path,
+        workers=1,
+        progress=False,
     )
     assert info.multi_label and info.splits['test'].class_counts == (1, 2)
     first, second = examples(tmp_path, 'test')
@@ -166,13 +192,27 @@ def test_awkward_videos(tmp_path):
     annotations = Annotations(('only',), {'test': clips})
     output = tmp_path / 'keep'
     info = convert(
-        annotations, output, workers=2, frame_rate=10, short_side=32, max_failures=0.5, progress=False
+        annotations,
+        output,
+        workers=2,
+        frame_rate=10,
+        short_side=32,
+        max_failures=0.5,
+        progress=False,
     )
     failures = dict(info.splits['test'].failures)
     assert set(failures) == {
-        'empty.mp4', 'text_file.mp4', 'truncated_no_index.mp4', 'audio_only.mp4', 'missing.mp4', 'past the end',
-    }  # fmt: skip
-    assert failures['audio_only.mp4'] == 'no video stream' and failures['missing.mp4'] == 'no such file'
+        'empty.mp4',
+        'text_file.mp4',
+        'truncated_no_index.mp4',
+        'audio_only.mp4',
+        'missing.mp4',
+        'past the end',
+    }
+    assert (
+        failures['audio_only.mp4'] == 'no video stream'
+        and failures['missing.mp4'] == 'no such file'
+    )
     damaged = dict(info.splits['test'].damaged)
     assert set(damaged) == {'truncated_faststart.mp4', 'corrupt_middle.mp4'}
     assert ' of 112 frames' in damaged['truncated_faststart.mp4']
@@ -192,7 +232,9 @@ def test_awkward_videos(tmp_path):
 
 
 def test_too_many_failures(videos, tmp_path):
-    with pytest.raises(ValueError, match=r'1 of 9 videos failed, more than max_failures=0.1.*failures.csv'):
+    with pytest.raises(
+        ValueError, match=r'1 of 9 videos failed, more than max_failures=0.1.*failures.csv'
+    ):
         convert(read_folder(videos), tmp_path, workers=1, progress=False)
     assert not (tmp_path / 'dataset.json').exists()
     assert (tmp_path / 'failures.csv').exists()
@@ -204,8 +246,12 @@ def test_too_many_failures(videos, tmp_path):
 
 def test_all_failed(tmp_path):
     clips = (Clip('nowhere.mp4', 'nowhere.mp4', (0,)),)
-    with pytest.raises(ValueError, match=r"all 1 videos of the split 'a' failed.*nowhere.mp4: no such file"):
-        convert(Annotations(('x',), {'a': clips}), tmp_path, workers=1, max_failures=1, progress=False)
+    with pytest.raises(
+        ValueError, match=r"all 1 videos of the split 'a' failed.*nowhere.mp4: no such file"
+    ):
+        convert(
+            Annotations(('x',), {'a': clips}), tmp_path, workers=1, max_failures=1, progress=False
+        )
 
 
 def _worker_fault(tmp_path, monkeypatch, code):
@@ -214,7 +260,7 @@ def _worker_fault(tmp_path, monkeypatch, code):
     folder.mkdir()
     (folder / 'sitecustomize.py').write_text(
         'import sys\n'
-        'if "data_pipelines.convert_shard" in " ".join(sys.orig_argv):\n'
+        'if "data_pipelines.conversion.shard" in " ".join(sys.orig_argv):\n'
         '    import os, signal, time\n'
         '    from data_pipelines import video_file\n'
         '    original = video_file.FrameStream.__init__\n'
@@ -229,17 +275,27 @@ def _worker_fault(tmp_path, monkeypatch, code):
 def test_video_that_crashes_the_decoder(videos, converted, tmp_path, monkeypatch):
     _worker_fault(tmp_path, monkeypatch, "if 'run/2' in path: os.kill(os.getpid(), signal.SIGSEGV)")
     output = tmp_path / 'out'
-    info = convert(read_folder(videos), output, workers=2, shards=3, max_failures=0.5, progress=False)
-    assert dict(info.splits['train'].failures)['run/2.mp4'] == 'the worker process died on it (signal SIGSEGV)'
+    info = convert(
+        read_folder(videos), output, workers=2, shards=3, max_failures=0.5, progress=False
+    )
+    assert (
+        dict(info.splits['train'].failures)['run/2.mp4']
+        == 'the worker process died on it (signal SIGSEGV)'
+    )
     assert info.splits['train'].records == 5
     names = {e.context['video/filename'][0] for e in examples(output, 'train')}
     assert b'run/2.mp4' not in names and b'run/3.mp4' in names
-    assert contents(output)['validation-00000-of-00002'] == contents(converted[0])['validation-00000-of-00002']
+    assert (
+        contents(output)['validation-00000-of-00002']
+        == contents(converted[0])['validation-00000-of-00002']
+    )
 
 
 def test_any_exception_is_one_video_lost(videos, tmp_path, monkeypatch):
     _worker_fault(tmp_path, monkeypatch, "if 'run/2' in path: raise KeyError('odd')")
-    info = convert(read_folder(videos), tmp_path / 'out', workers=1, max_failures=0.5, progress=False)
+    info = convert(
+        read_folder(videos), tmp_path / 'out', workers=1, max_failures=0.5, progress=False
+    )
     assert dict(info.splits['train'].failures)['run/2.mp4'] == "KeyError: 'odd'"
 
 
@@ -287,7 +343,15 @@ def test_replaced_video_is_converted_anew(videos, tmp_path):
 
 def test_other_options_replace_everything(videos, tmp_path):
     convert(read_folder(videos), tmp_path, workers=1, shards=3, max_failures=0.2, progress=False)
-    convert(read_folder(videos), tmp_path, workers=1, shards=2, short_side=32, max_failures=0.2, progress=False)
+    convert(
+        read_folder(videos),
+        tmp_path,
+        workers=1,
+        shards=2,
+        short_side=32,
+        max_failures=0.2,
+        progress=False,
+    )
     assert sorted(_mtimes(tmp_path)) == sorted(
         f'{split}-0000{n}-of-00002' for split in ('train', 'validation') for n in range(2)
     )
@@ -295,15 +359,17 @@ def test_other_options_replace_everything(videos, tmp_path):
 
 
 def test_killed_midway(videos, converted, tmp_path, monkeypatch):
-    # Workers stop for good at one video, as long as the converter lives; then the converter is killed.
+    # Workers stop for good at one video, as long as the converter lives; then the converter is
+    # killed.
     _worker_fault(
         tmp_path, monkeypatch,
-        "parent = os.getppid()\n        while 'sit/5' in path and os.getppid() == parent: time.sleep(0.02)",
+        "parent = os.getppid()\n"
+        "        while 'sit/5' in path and os.getppid() == parent: time.sleep(0.02)",
     )  # fmt: skip
     output = tmp_path / 'out'
     command = [
-        sys.executable, '-m', 'data_pipelines.convert', 'folder', f'--videos={videos}', f'--output={output}',
-        '--workers=2', '--shards=3', '--max_failures=0.2',
+        sys.executable, '-m', 'data_pipelines.convert', 'folder', f'--videos={videos}',
+        f'--output={output}', '--workers=2', '--shards=3', '--max_failures=0.2',
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     notes = output / '.convert'
@@ -313,7 +379,9 @@ def test_killed_midway(videos, converted, tmp_path, monkeypatch):
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = _mtimes(output)
-    assert len(finished) == 4  # of 3 + 2: the one that holds sit/5 is not there under its final name
+    assert (
+        len(finished) == 4
+    )  # of 3 + 2: the one that holds sit/5 is not there under its final name
     assert not (output / 'dataset.json').exists()
     monkeypatch.delenv('PYTHONPATH')
     assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
@@ -328,10 +396,14 @@ def test_splits_converted_one_after_the_other(videos, converted, tmp_path):
     info = convert(read_folder(videos, ['train']), tmp_path, **arguments)
     assert dict(info.splits) == dict(converted[1].splits)
     assert contents(tmp_path) == contents(converted[0])
-    with pytest.raises(ValueError, match=r"holds the split 'validation' already, at frame_rate=None, not 10"):
+    with pytest.raises(
+        ValueError, match=r"holds the split 'validation' already, at frame_rate=None, not 10"
+    ):
         convert(read_folder(videos, ['train']), tmp_path, frame_rate=10, progress=False)
     other = Annotations(('x',), {'train': (Clip('a', 'a', (0,)),)})
-    with pytest.raises(ValueError, match=r"holds the split 'validation' already, with other classes"):
+    with pytest.raises(
+        ValueError, match=r"holds the split 'validation' already, with other classes"
+    ):
         convert(other, tmp_path, progress=False)
     assert contents(tmp_path) == contents(converted[0])
 
@@ -339,14 +411,16 @@ def test_splits_converted_one_after_the_other(videos, converted, tmp_path):
 def test_foreign_shards_are_left_alone(videos, tmp_path):
     foreign = tmp_path / 'train-00000-of-00009'
     foreign.write_bytes(b'precious')
-    with pytest.raises(ValueError, match='train-00000-of-00009: a shard that this command did not write'):
+    with pytest.raises(
+        ValueError, match='train-00000-of-00009: a shard that this command did not write'
+    ):
         convert(read_folder(videos), tmp_path, progress=False)
     assert foreign.read_bytes() == b'precious'
 
 
 def test_only_one_conversion_at_a_time(videos, tmp_path):
     (tmp_path / '.convert').mkdir()
-    with convert_module._locked(tmp_path):
+    with planning.locked(tmp_path):
         with pytest.raises(ValueError, match='another conversion is writing here'):
             convert(read_folder(videos), tmp_path, progress=False)
 
@@ -379,9 +453,15 @@ def test_bad_arguments(videos, tmp_path, arguments, message):
         (Annotations(('a',), {}), 'no split'),
         (Annotations(('a',), {'t': ()}), "split 't': no videos"),
         (Annotations(('a',), {'t/u': (Clip('x', 'x', (0,)),)}), "split 't/u': the name must be"),
-        (Annotations(('a',), {'t': (Clip('x', 'x', (1,)),)}), r"'x' has the classes \(1,\), .* each 0 to 0"),
+        (
+            Annotations(('a',), {'t': (Clip('x', 'x', (1,)),)}),
+            r"'x' has the classes \(1,\), .* each 0 to 0",
+        ),
         (Annotations(('a',), {'t': (Clip('x', 'x', ()),)}), 'wanted at least one'),
-        (Annotations(('a',), {'t': (Clip('x', 'k', (0,)), Clip('y', 'k', (0,)))}), "two clips are called 'k'"),
+        (
+            Annotations(('a',), {'t': (Clip('x', 'k', (0,)), Clip('y', 'k', (0,)))}),
+            "two clips are called 'k'",
+        ),
     ],
 )
 def test_bad_annotations(tmp_path, annotations, message):
@@ -391,7 +471,15 @@ def test_bad_annotations(tmp_path, annotations, message):
 
 def test_command_folder(videos, tmp_path, capsys):
     output = tmp_path / 'motions'
-    code = main(['folder', f'--videos={videos}', f'--output={output}', '--split=train', '--max_failures=0.2'])
+    code = main(
+        [
+            'folder',
+            f'--videos={videos}',
+            f'--output={output}',
+            '--split=train',
+            '--max_failures=0.2',
+        ]
+    )
     said = capsys.readouterr()
     assert code == 0
     assert '6 train clips of 3 classes' in said.out
@@ -405,13 +493,21 @@ def test_command_pyslowfast(videos, tmp_path, capsys):
     (tmp_path / 'classes.txt').write_text('jump\nrun\nsit\n')
     output = tmp_path / 'kinetics'
     code = main([
-        'pyslowfast', '--csv', f'validation={tmp_path / "val.csv"}', f'--classes={tmp_path / "classes.txt"}',
+        'pyslowfast', '--csv', f'validation={tmp_path / "val.csv"}',
+        f'--classes={tmp_path / "classes.txt"}',
         f'--path_prefix={videos / "validation"}', f'--output={output}', '--workers=1',
     ])  # fmt: skip
     assert code == 0 and '2 validation clips of 3 classes' in capsys.readouterr().out
     info = load_dataset_info(output)
-    assert info.classes == ('jump', 'run', 'sit') and info.splits['validation'].class_counts == (1, 0, 1)
-    found = {e.context['video/filename'][0]: int(records.label_indices(e)[0]) for e in examples(output, 'validation')}
+    assert info.classes == ('jump', 'run', 'sit') and info.splits['validation'].class_counts == (
+        1,
+        0,
+        1,
+    )
+    found = {
+        e.context['video/filename'][0]: int(records.label_indices(e)[0])
+        for e in examples(output, 'validation')
+    }
     assert found == {b'jump/6.mp4': 0, b'sit/7.mp4': 2}
 
 
@@ -446,10 +542,12 @@ def test_help_has_an_example(capsys, argv):
 
 def test_neither_jax_nor_tensorflow_is_imported():
     code = (
-        'import sys, data_pipelines.convert, data_pipelines.convert_shard; '
+        'import sys, data_pipelines.convert, data_pipelines.conversion.shard; '
         'print([m for m in ("jax", "tensorflow", "multitrain_jax") if m in sys.modules])'
     )
-    said = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert said.stdout.strip() == '[]'
 
 
@@ -477,8 +575,9 @@ def test_dmvr_reads_our_shards(dmvr, converted):
     class Factory(video_dataset.BaseVideoDatasetFactory):
         def _build(self, is_training):
             modalities.add_image(
-                self.parser_builder, self.sampler_builder, self.decoder_builder, self.preprocessor_builder,
-                self.postprocessor_builder, is_training=is_training, num_frames=4, min_resize=64, crop_size=64,
+                self.parser_builder, self.sampler_builder, self.decoder_builder,
+                self.preprocessor_builder, self.postprocessor_builder, is_training=is_training,
+                num_frames=4, min_resize=64, crop_size=64,
             )  # fmt: skip
             modalities.add_label(
                 self.parser_builder, self.decoder_builder, self.preprocessor_builder,
@@ -486,7 +585,9 @@ def test_dmvr_reads_our_shards(dmvr, converted):
             )  # fmt: skip
 
     factory = Factory([str(output / records.shard_name('train', n, 3)) for n in range(3)])
-    dataset = factory.configure(is_training=False).make_dataset(shuffle=False, num_epochs=1, batch_size=1)
+    dataset = factory.configure(is_training=False).make_dataset(
+        shuffle=False, num_epochs=1, batch_size=1
+    )
     rows = list(dataset.as_numpy_iterator())
     ours = examples(output, 'train')
     assert len(rows) == len(ours) == 6

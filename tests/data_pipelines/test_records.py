@@ -40,9 +40,14 @@ def test_reads_dmvr_records():
         example = records.decode_sequence_example(data)
         assert len(records.encoded_frames(example)) == golden['num_stored_frames'][row]
         assert records.label_indices(example).tolist() == [golden['label_index'][row]]
-        for name, array in (('clip/label/text', 'label_text'), ('video/filename', 'video_filename')):
+        for name, array in (
+            ('clip/label/text', 'label_text'),
+            ('video/filename', 'video_filename'),
+        ):
             want = golden[array][row]
-            assert example.context[name] == [want if isinstance(want, bytes) else str(want).encode()]
+            assert example.context[name] == [
+                want if isinstance(want, bytes) else str(want).encode()
+            ]
         assert all(frame[:2] == b'\xff\xd8' for frame in records.encoded_frames(example))
 
 
@@ -53,8 +58,8 @@ def test_reader_on_dmvr_shards_without_an_index():
 
 
 def test_float_lists_are_kept():
-    (_, data), = records.read_records(shared_path('dmvr/audio-00000-of-00001'))
-    waveform, = records.decode_sequence_example(data).feature_lists['WAVEFORM/feature/floats']
+    ((_, data),) = records.read_records(shared_path('dmvr/audio-00000-of-00001'))
+    (waveform,) = records.decode_sequence_example(data).feature_lists['WAVEFORM/feature/floats']
     assert waveform.dtype == np.float32 and waveform.shape == (70923,)
 
 
@@ -101,7 +106,9 @@ _VALUES = st.one_of(
     st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=4),
 )
 _CONTEXTS = st.dictionaries(st.text(st.characters(codec='utf-8'), max_size=10), _VALUES, max_size=4)
-_LISTS = st.dictionaries(st.text('ab/', max_size=4), st.lists(st.binary(max_size=9), max_size=4), max_size=3)
+_LISTS = st.dictionaries(
+    st.text('ab/', max_size=4), st.lists(st.binary(max_size=9), max_size=4), max_size=3
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -145,13 +152,17 @@ def test_equal_to_tensorflow():
     feature['number'].int64_list.value.extend([3, -(2**63)])
     feature['real'].float_list.value.extend([0.5, 29.97])
     for frame in (b'one', b'', b'three'):
-        theirs.feature_lists.feature_list['image/encoded'].feature.add().bytes_list.value.append(frame)
+        theirs.feature_lists.feature_list['image/encoded'].feature.add().bytes_list.value.append(
+            frame
+        )
     theirs.feature_lists.feature_list['none'].SetInParent()
     assert parsed == theirs
     back = records.decode_sequence_example(theirs.SerializeToString())
     mine = records.decode_sequence_example(ours)
     assert back.feature_lists == mine.feature_lists
-    assert {k: list(v) for k, v in back.context.items()} == {k: list(v) for k, v in mine.context.items()}
+    assert {k: list(v) for k, v in back.context.items()} == {
+        k: list(v) for k, v in mine.context.items()
+    }
 
 
 def test_tensorflow_reads_our_framing(tmp_path):
@@ -173,7 +184,10 @@ def test_crc32c_known_value():
     assert records.masked_crc32c(b'') == 0xA282EAD8
     # CRC32C of "123456789" is 0xE3069283 (RFC 3720, appendix B.4), masked as TFRecord says.
     crc = 0xE3069283
-    assert records.masked_crc32c(b'123456789') == ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+    assert (
+        records.masked_crc32c(b'123456789')
+        == ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+    )
 
 
 def test_writer_leaves_nothing_half_written(tmp_path):
@@ -274,11 +288,18 @@ def test_empty_shard_is_warned_of(three_shards, caplog):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda d: (d / 'train-00001-of-00003').unlink(), r'train-00001-of-00003: this shard is missing'),
-        (lambda d: flip_byte(d / 'train-00002-of-00003', 20), r'train-00002.*damaged length .* at byte 16'),
+        (
+            lambda d: (d / 'train-00001-of-00003').unlink(),
+            r'train-00001-of-00003: this shard is missing',
+        ),
+        (
+            lambda d: flip_byte(d / 'train-00002-of-00003', 20),
+            r'train-00002.*damaged length .* at byte 16',
+        ),
         (
             lambda d: os.truncate(d / 'train-00002-of-00003', 500),
-            r'train-00002-of-00003: cut short inside the record at byte 16: 1016 bytes wanted, 484 left',
+            r'train-00002-of-00003: cut short inside the record at byte 16: 1016 bytes wanted, '
+            r'484 left',
         ),
         (
             lambda d: os.truncate(d / 'train-00002-of-00003', 20),
@@ -324,7 +345,10 @@ def _point_past_the_end(directory):
             lambda d: write_shards(d, 'train', [[b'0', b'11'], [], [b'longer than it was']]),
             r'out of date: train-00002-of-00003 has 34 bytes, 1049 when it was indexed',
         ),
-        (lambda d: (d / 'train-00001-of-00003').unlink(), r'train-00001-of-00003: this shard is missing'),
+        (
+            lambda d: (d / 'train-00001-of-00003').unlink(),
+            r'train-00001-of-00003: this shard is missing',
+        ),
         (lambda d: (d / 'train.index').write_bytes(b'\x00' * 100), 'not a record index'),
         (lambda d: os.truncate(d / 'train.index', 300), 'damaged|not a record index'),
         (lambda d: _rewrite_header(d / 'train.index', version=2), 'version 2, wanted 1'),
@@ -344,7 +368,9 @@ def test_shard_dealt_anew_in_the_same_size(three_shards):
     reader = records.RecordReader(directory, 'train')
     write_shards(directory, 'train', [[b'00', b'1'], [], [b'', b'4' * 1000, b'5']])
     reader = records.RecordReader(directory, 'train')
-    with pytest.raises(records.RecordError, match='cut short|another length than the index says|damaged'):
+    with pytest.raises(
+        records.RecordError, match='cut short|another length than the index says|damaged'
+    ):
         reader.read(0)
 
 
@@ -353,6 +379,8 @@ def test_damaged_record_does_not_hide_the_others(three_shards):
     records.RecordReader(directory, 'train')
     flip_byte(directory / 'train-00002-of-00003', 16 + 12 + 500)
     reader = records.RecordReader(directory, 'train')
-    with pytest.raises(records.RecordError, match=r'train-00002-of-00003: damaged data .* at byte 16'):
+    with pytest.raises(
+        records.RecordError, match=r'train-00002-of-00003: damaged data .* at byte 16'
+    ):
         reader.read(3)
     assert reader.read(4) == contents[4]

@@ -58,7 +58,9 @@ def test_frame_rate(video, rate, want):
 @pytest.mark.parametrize('start', [0, 0.4, 0.41, 1.2, 1.5, 1.96])
 @pytest.mark.parametrize('frame_rate', [None, 10])
 def test_start_and_end(video, start, frame_rate):
-    decoded = read_frames(video, start=start, end=1.8 if start < 1.8 else None, frame_rate=frame_rate)
+    decoded = read_frames(
+        video, start=start, end=1.8 if start < 1.8 else None, frame_rate=frame_rate
+    )
     end = 1.8 if start < 1.8 else 2
     if frame_rate is None:  # the frames that appear in [start, end)
         want = [k for k in range(50) if start - 1e-6 <= k / 25 < end - 1e-6]
@@ -72,7 +74,10 @@ def test_start_and_end(video, start, frame_rate):
 def test_max_seconds(video):
     assert numbers_of(read_frames(video, max_seconds=0.4).frames) == list(range(10))
     assert numbers_of(read_frames(video, max_seconds=0.4, start=1.2).frames) == list(range(30, 40))
-    assert numbers_of(read_frames(video, max_seconds=0.4, start=1.2, frame_rate=5).frames) == [30, 35]
+    assert numbers_of(read_frames(video, max_seconds=0.4, start=1.2, frame_rate=5).frames) == [
+        30,
+        35,
+    ]
     # Stopping on purpose is no damage.
     assert read_frames(video, max_seconds=0.4).damage == ''
 
@@ -100,7 +105,9 @@ def test_late_beginning(tmp_path):
     # The container's clock starts at 1.4 s in an MPEG transport stream: seconds count from there.
     write_numbered(tmp_path / 'v.ts', 20, options={'g': '5'})
     assert numbers_of(read_frames(tmp_path / 'v.ts', start=0.4).frames) == list(range(10, 20))
-    np.testing.assert_allclose(read_frames(tmp_path / 'v.ts').timestamps, np.arange(20) / 25, atol=1e-4)
+    np.testing.assert_allclose(
+        read_frames(tmp_path / 'v.ts').timestamps, np.arange(20) / 25, atol=1e-4
+    )
 
 
 def test_wrong_seek_is_noticed(video, monkeypatch):
@@ -129,7 +136,12 @@ def test_threads_do_not_matter(video):
 
 @pytest.mark.parametrize(
     'size, short_side, want',
-    [((64, 80), 32, (32, 40)), ((80, 64), 32, (40, 32)), ((64, 80), 96, (96, 120)), ((48, 64), 256, (256, 341))],
+    [
+        ((64, 80), 32, (32, 40)),
+        ((80, 64), 32, (40, 32)),
+        ((64, 80), 96, (96, 120)),
+        ((48, 64), 256, (256, 341)),
+    ],
 )
 def test_short_side(tmp_path, size, short_side, want):
     image = np.zeros((*size, 3), np.uint8)
@@ -142,7 +154,8 @@ def test_short_side(tmp_path, size, short_side, want):
 
 
 def test_shrinking_averages(tmp_path):
-    # One-pixel stripes must become their mean; picking or interpolating pixels would give black or white.
+    # One-pixel stripes must become their mean; picking or interpolating pixels would give black or
+    # white.
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[::2] = 255
     write_video(tmp_path / 'v.mp4', [stripes] * 2, options={'qp': '0'})
@@ -174,15 +187,21 @@ def test_colours(tmp_path, colorspace, color_range):
     # ITU-R BT.601 / BT.709, section on digital coding.
     offset, luma_scale, chroma_scale = (16, 219, 224) if color_range == 1 else (0, 255, 255)
     red_weight, blue_weight = _luma_weights(colorspace)
-    luma, blue, red = (y - offset) / luma_scale, (cb - 128) / chroma_scale, (cr - 128) / chroma_scale
+    luma, blue, red = (
+        (y - offset) / luma_scale,
+        (cb - 128) / chroma_scale,
+        (cr - 128) / chroma_scale,
+    )
     r = luma + 2 * (1 - red_weight) * red
     b = luma + 2 * (1 - blue_weight) * blue
     g = (luma - red_weight * r - blue_weight * b) / (1 - red_weight - blue_weight)
-    np.testing.assert_allclose(read_frames(path).frames[0, 30, 30], 255 * np.array([r, g, b]), atol=2.5)
+    np.testing.assert_allclose(
+        read_frames(path).frames[0, 30, 30], 255 * np.array([r, g, b]), atol=2.5
+    )
 
 
 def _display_matrix(path):
-    """(a, b, c, d) of the first track header of an MP4 file: a stored point (x, y) is shown at (ax + cy, bx + dy)."""
+    """(a, b, c, d) of an MP4 file's first track: point (x, y) is shown at (ax + cy, bx + dy)."""
     content = path.read_bytes()
     start = content.index(b'tkhd') + 4
     a, b, _, c, d = struct.unpack('>5i', content[start + 40 : start + 60])
@@ -205,7 +224,8 @@ def test_rotation():
 
 
 def test_size_that_changes_midway(tmp_path):
-    # Two MPEG-TS recordings joined: the frames of the second follow, resized to the first one's size.
+    # Two MPEG-TS recordings joined: the frames of the second follow, resized to the first one's
+    # size.
     write_video(tmp_path / 'a.ts', [np.full((64, 80, 3), 50, np.uint8)] * 5)
     write_video(tmp_path / 'b.ts', [np.full((48, 64, 3), 200, np.uint8)] * 5)
     joined = tmp_path / 'c.ts'
@@ -215,7 +235,8 @@ def test_size_that_changes_midway(tmp_path):
     assert abs(int(frames[0].mean()) - 50) < 4 and abs(int(frames[-1].mean()) - 200) < 4
 
 
-# The shared videos, good and bad. Frame counts from ../shared/videos/README.md: counted by decoding.
+# The shared videos, good and bad. Frame counts from ../shared/videos/README.md: counted by
+# decoding.
 
 
 @pytest.mark.parametrize(
@@ -270,7 +291,9 @@ def test_largest_stream():
 def test_gray_keeps_its_range():
     frames = read_frames(shared_path('videos/bad/gray.mp4'), max_seconds=0.2).frames
     assert frames.min() == 0 and frames.max() > 250
-    assert np.array_equal(frames[..., 0], frames[..., 1]) and np.array_equal(frames[..., 0], frames[..., 2])
+    assert np.array_equal(frames[..., 0], frames[..., 1]) and np.array_equal(
+        frames[..., 0], frames[..., 2]
+    )
 
 
 def test_ten_bits_are_scaled():
@@ -336,7 +359,8 @@ def test_start_past_the_end(video, frame_rate):
 
 
 @pytest.mark.parametrize(
-    'arguments', [{'frame_rate': 0}, {'short_side': -1}, {'start': -1}, {'max_seconds': float('nan')}]
+    'arguments',
+    [{'frame_rate': 0}, {'short_side': -1}, {'start': -1}, {'max_seconds': float('nan')}],
 )
 def test_bad_arguments(video, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

@@ -10,7 +10,7 @@ _BLOCK = 16  # pixels; a macroblock, so that compression does not blur one bit i
 
 
 def number_image(number: int, height: int = 64, width: int = 80) -> np.ndarray:
-    """Frame ``number`` as black and white blocks along the left and lower edge's rows, u8 [H, W, 3]."""
+    """Frame ``number``: its bits as black and white blocks, u8 [H, W, 3]."""
     image = np.full((height, width, 3), 96, np.uint8)
     for bit in range(_BITS):
         row, column = divmod(bit, 4)
@@ -26,16 +26,22 @@ def numbers_of(frames: np.ndarray) -> list[int]:
         number = 0
         for bit in range(_BITS):
             row, column = divmod(bit, 4)
-            block = frame[row * _BLOCK + 4 : row * _BLOCK + 12, column * _BLOCK + 4 : column * _BLOCK + 12]
+            block = frame[
+                row * _BLOCK + 4 : row * _BLOCK + 12, column * _BLOCK + 4 : column * _BLOCK + 12
+            ]
             number |= int(block.mean() > 128) << bit
         numbers.append(number)
     return numbers
 
 
-def write_video(path, images, *, rate=25, times=None, codec='libx264', options=None, **stream_attributes):
-    """Encodes images u8 [H, W, 3]; ``times`` (milliseconds, one per image) overrules the even ``rate``."""
+def write_video(
+    path, images, *, rate=25, times=None, codec='libx264', options=None, **stream_attributes
+):
+    """Encodes images u8 [H, W, 3]; ``times`` (milliseconds, one each) overrules ``rate``."""
     with av.open(str(path), 'w') as output:
-        stream = output.add_stream(codec, rate=rate, options={'preset': 'ultrafast', **(options or {})})
+        stream = output.add_stream(
+            codec, rate=rate, options={'preset': 'ultrafast', **(options or {})}
+        )
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = 'yuv420p'
         stream.codec_context.thread_count = 1

@@ -16,7 +16,8 @@ def make(root, *names):
 def test_splits(tmp_path):
     make(
         tmp_path, 'train/b run/2.mp4', 'train/b run/10.AVI', 'train/a/x.webm', 'train/a/notes.txt',
-        'train/a/.hidden.mp4', 'train/.cache/x.mp4', 'validation/a/x.webm', 'validation/b run/', 'readme.mp4',
+        'train/a/.hidden.mp4', 'train/.cache/x.mp4', 'validation/a/x.webm',
+        'validation/b run/', 'readme.mp4',
     )  # fmt: skip
     annotations = read_folder(tmp_path)
     assert annotations.classes == ('a', 'b run')
@@ -43,8 +44,16 @@ def test_single_split(tmp_path):
 @pytest.mark.parametrize(
     'names, splits, message',
     [
-        (['train/a/1.mp4', 'train/b/1.mp4', 'val/a/1.mp4'], None, "same classes: 'b' is in only one"),
-        (['train/a/1.mp4', 'val/a/1.mp4'], ['test'], r"no split 'test' in it \(it has train, val\)"),
+        (
+            ['train/a/1.mp4', 'train/b/1.mp4', 'val/a/1.mp4'],
+            None,
+            "same classes: 'b' is in only one",
+        ),
+        (
+            ['train/a/1.mp4', 'val/a/1.mp4'],
+            ['test'],
+            r"no split 'test' in it \(it has train, val\)",
+        ),
         (['a/1.mp4'], ['train', 'val'], '2 splits were asked for'),
         (['a/1.mp4', 'train/a/1.mp4'], None, "'a' holds videos, 'train' holds folders"),
         (['a/1.txt'], None, 'no videos in it'),

@@ -1,9 +1,10 @@
-"""Converting the videos of one shard; run as a module, a worker process of ``data_pipelines.convert``.
+"""Converting the videos of one shard; run as a module, a worker process of
+``data_pipelines.convert``.
 
-A worker is an ordinary process that reads jobs, one JSON object per line, from its standard input and
-answers with events, one JSON object per line, on its standard output: see ``main``. It is not a
-``multiprocessing`` child on purpose: that would either fork a parent that may be running JAX, or import
-the parent's main module anew; and a decoder that crashes takes down this process only.
+A worker is an ordinary process that reads jobs, one JSON object per line, from its standard input
+and answers with events, one JSON object per line, on its standard output: see ``main``. It is not a
+``multiprocessing`` child on purpose: that would either fork a parent that may be running JAX, or
+import the parent's main module anew; and a decoder that crashes takes down this process only.
 """
 
 from collections.abc import Callable, Mapping
@@ -92,7 +93,8 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Options) -> tup
         if size > _MAX_RECORD_BYTES:
             raise VideoError(
                 clip.path,
-                f'more than {_MAX_RECORD_BYTES / 2**30:g} GiB of frames in {timestamp - start:.0f} s; '
+                f'more than {_MAX_RECORD_BYTES / 2**30:g} GiB of frames in '
+                f'{timestamp - start:.0f} s; '
                 'lower max_seconds, short_side or frame_rate',
             )
     if stream.damage and options.damaged == 'skip':
@@ -165,8 +167,9 @@ def convert_shard(
 def main() -> None:
     """Serves jobs until the standard input ends.
 
-    A job has the arguments of ``convert_shard``: path, clips, classes, options, known_failures. The events of
-    a job are {"clip": number} and {"stored": bool} around each clip, then {"result": ...} or {"error": text}.
+    A job has the arguments of ``convert_shard``: path, clips, classes, options, known_failures. The
+    events of a job are {"clip": number} and {"stored": bool} around each clip, then {"result": ...}
+    or {"error": text}.
     """
     # What a library prints must not get between the events.
     events = os.fdopen(os.dup(1), 'w', encoding='ascii')
@@ -185,7 +188,9 @@ def main() -> None:
                 [Clip(**clip) for clip in job['clips']],
                 {int(number): name for number, name in job['classes'].items()},
                 Options(**job['options']),
-                known_failures={int(number): text for number, text in job['known_failures'].items()},
+                known_failures={
+                    int(number): text for number, text in job['known_failures'].items()
+                },
                 before_clip=lambda number: report(clip=number),
                 after_clip=lambda good: report(stored=good),
             )

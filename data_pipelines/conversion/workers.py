@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-_ROOT = pathlib.Path(__file__).parent.parent  # where the package data_pipelines lies
+_ROOT = pathlib.Path(__file__).parents[2]  # where the package data_pipelines lies
 
 
 def run_jobs(
@@ -20,7 +20,7 @@ def run_jobs(
     on_clip: Callable[[int, int], None],
     on_result: Callable[[Any, dict], None],
 ) -> None:
-    """Runs jobs of ``convert_shard.main`` in worker processes.
+    """Runs jobs of ``shard.main`` in worker processes.
 
     A video that crashes a worker counts as a failure; its shard is begun anew without it.
 
@@ -83,7 +83,7 @@ def run_jobs(
 
 
 class _Worker:
-    """One process that runs ``convert_shard``; started when first needed and again after a crash."""
+    """One process of ``conversion.shard``; started when first needed and again after a crash."""
 
     def __init__(self):
         self._process: subprocess.Popen | None = None
@@ -117,7 +117,9 @@ class _Worker:
             if self._ended:
                 raise OSError(f'{job["path"]}: conversion was ended')
             if current is None or current in known_failures:
-                raise OSError(f'{job["path"]}: a worker process ended with code {code}; see its message above')
+                raise OSError(
+                    f'{job["path"]}: a worker process ended with code {code}; see its message above'
+                )
             # The worker died on a video, of a fault in a decoder or for want of memory.
             known_failures[current] = f'the worker process died on it ({_describe_exit(code)})'
             on_clip(-done, -failed)
@@ -136,11 +138,14 @@ class _Worker:
         if self._process is None:
             path = os.environ.get('PYTHONPATH')
             self._process = subprocess.Popen(
-                [sys.executable, '-m', 'data_pipelines.convert_shard'],
+                [sys.executable, '-m', 'data_pipelines.conversion.shard'],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 encoding='ascii',
-                env={**os.environ, 'PYTHONPATH': f'{_ROOT}{os.pathsep}{path}' if path else str(_ROOT)},
+                env={
+                    **os.environ,
+                    'PYTHONPATH': f'{_ROOT}{os.pathsep}{path}' if path else str(_ROOT),
+                },
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends the workers
             )
         return self._process

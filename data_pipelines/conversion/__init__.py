@@ -1,0 +1,1 @@
+"""The parts of ``data_pipelines.convert``: planning shards, writing one, worker processes."""

@@ -1,0 +1,187 @@
+"""What is to be converted and what is there already."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+
+from data_pipelines import records
+from data_pipelines.annotations import Annotations
+from data_pipelines.annotations import Clip
+from data_pipelines.conversion.shard import Options
+from data_pipelines.dataset_info import FILE_NAME
+from data_pipelines.dataset_info import load_dataset_info
+from data_pipelines.dataset_info import save_dataset_info
+from data_pipelines.dataset_info import SplitInfo
+
+NOTES = '.convert'  # folder beside the shards: what is known of finished ones, for restarts
+_VERSION = 1  # raise it when the same arguments come to give other shards
+_SPLIT_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]*')
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """One shard to be written."""
+
+    split: str
+    name: str
+    clips: tuple[Clip, ...]
+    classes: Mapping[int, str]  # those that its clips have
+    fingerprint: str
+
+    def job(self, output: pathlib.Path, options: Options) -> dict:
+        """The job of ``convert_shard.main``."""
+        return {
+            'path': str(output / self.name),
+            'clips': [dataclasses.asdict(clip) for clip in self.clips],
+            'classes': self.classes,
+            'options': dataclasses.asdict(options),
+            'known_failures': {},
+        }
+
+    def note(self, output: pathlib.Path, result: dict) -> dict:
+        """Notes that the shard is finished, for a restart."""
+        note = {
+            'fingerprint': self.fingerprint,
+            'bytes': (output / self.name).stat().st_size,
+            'result': result,
+        }
+        records.write_atomically(output / NOTES / f'{self.name}.json', json.dumps(note).encode())
+        return result
+
+    def finished_result(self, output: pathlib.Path) -> dict | None:
+        """The result, if an earlier run has finished this very shard."""
+        try:
+            note = json.loads((output / NOTES / f'{self.name}.json').read_bytes())
+            size = (output / self.name).stat().st_size
+        except (OSError, ValueError):
+            return None
+        same = note['fingerprint'] == self.fingerprint and note['bytes'] == size
+        return note['result'] if same else None
+
+
+def plan_split(
+    split: str,
+    clips: Sequence[Clip],
+    classes: Sequence[str],
+    options: Options,
+    shards: int | None,
+) -> Iterator[ShardPlan]:
+    """Deals the clips of a split to its shards: clip i to shard i mod the number of shards."""
+    if shards is None:
+        shards = min(1024, max(16, math.ceil(len(clips) / 128)))
+    shards = min(shards, len(clips))
+    for number in range(shards):
+        own = tuple(clips[number::shards])
+        names = {label: classes[label] for clip in own for label in clip.labels}
+        content = [_VERSION, dataclasses.asdict(options), sorted(names.items())]
+        content += [(c.key, c.labels, c.start, c.end, _size_and_time(c.path)) for c in own]
+        fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        yield ShardPlan(split, records.shard_name(split, number, shards), own, names, fingerprint)
+
+
+def _size_and_time(path: str) -> tuple[int, int] | None:
+    """Tells a replaced video from the one that was converted."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def check_annotations(annotations: Annotations) -> None:
+    classes = annotations.classes
+    if len(set(classes)) != len(classes):
+        raise ValueError('the annotations name a class twice')
+    if not annotations.splits:
+        raise ValueError('the annotations hold no split')
+    for split, clips in annotations.splits.items():
+        if not _SPLIT_NAME.fullmatch(split) or '-of-' in split:
+            raise ValueError(f'split {split!r}: the name must be made of letters, digits and _ . -')
+        if not clips:
+            raise ValueError(f'split {split!r}: no videos in it')
+        keys = set()
+        for clip in clips:
+            if clip.key in keys:
+                raise ValueError(f'split {split!r}: two clips are called {clip.key!r}')
+            keys.add(clip.key)
+            if not clip.labels or not all(0 <= label < len(classes) for label in clip.labels):
+                raise ValueError(
+                    f'split {split!r}: {clip.key!r} has the classes {clip.labels}, '
+                    f'wanted at least one, each 0 to {len(classes) - 1}'
+                )
+
+
+@contextlib.contextmanager
+def locked(output: pathlib.Path) -> Iterator[None]:
+    """Keeps a second conversion out of the same directory."""
+    with open(output / NOTES / 'lock', 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f'{output}: another conversion is writing here; wait for it'
+            ) from error
+        yield
+
+
+def splits_to_keep(
+    output: pathlib.Path, annotations: Annotations, options: Options
+) -> dict[str, SplitInfo]:
+    """Splits of an earlier conversion that this one does not replace."""
+    if not (output / FILE_NAME).exists():
+        return {}
+    info = load_dataset_info(output)
+    kept = {s: split for s, split in info.splits.items() if s not in annotations.splits}
+    if kept:
+        here = f'{output}: holds the split {next(iter(kept))!r} already,'
+        if info.classes != annotations.classes or info.multi_label != annotations.multi_label:
+            raise ValueError(
+                f'{here} with other classes than these videos have; all splits need the same: '
+                'convert them together, or choose another output'
+            )
+        if info.frame_rate != options.frame_rate:
+            raise ValueError(
+                f'{here} at frame_rate={info.frame_rate}, not {options.frame_rate}; '
+                'convert both alike, or choose another output'
+            )
+    return kept
+
+
+def remove_leftovers(
+    output: pathlib.Path, annotations: Annotations, plans: Sequence[ShardPlan]
+) -> None:
+    """Removes unfinished files, and shards that an earlier conversion dealt differently."""
+    planned = {plan.name for plan in plans}
+    for split in annotations.splits:
+        ours = re.compile(re.escape(split) + r'-\d{5,}-of-\d{5,}')
+        unfinished = re.compile(ours.pattern + r'\.[0-9a-f]{32}\.tmp')
+        for path in output.iterdir():
+            if unfinished.fullmatch(path.name):
+                path.unlink()
+            elif ours.fullmatch(path.name) and path.name not in planned:
+                note = output / NOTES / f'{path.name}.json'
+                if not note.exists():
+                    raise ValueError(
+                        f'{path}: a shard that this command did not write; '
+                        'choose another output, or move it away'
+                    )
+                path.unlink()
+                note.unlink()
+
+
+def forget(output: pathlib.Path, annotations: Annotations, kept: Mapping[str, SplitInfo]) -> None:
+    """Takes back what was said about splits whose shards are about to change."""
+    for split in annotations.splits:
+        (output / f'{split}.index').unlink(missing_ok=True)
+    if kept:
+        info = load_dataset_info(output)
+        save_dataset_info(output, dataclasses.replace(info, splits=kept))
+    else:
+        (output / FILE_NAME).unlink(missing_ok=True)

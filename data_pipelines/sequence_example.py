@@ -1,0 +1,228 @@
+"""SequenceExamples in the DMVR / MediaSequence layout, read and written without TensorFlow.
+
+The messages (those of TensorFlow's example.proto and feature.proto) are declared here, in a
+descriptor pool of their own, so that TensorFlow may live in the same process.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pool
+from google.protobuf import message
+from google.protobuf import message_factory
+import numpy as np
+
+# Feature list: one JPEG per stored frame.
+IMAGE_ENCODED = 'image/encoded'
+# Context features of a clip.
+LABEL_INDEX = 'clip/label/index'  # int64, one or many
+LABEL_TEXT = 'clip/label/text'  # bytes (UTF-8), as many
+VIDEO_FILENAME = 'video/filename'  # bytes (UTF-8): relative path, the record's key
+CLIP_START = 'clip/start/timestamp'  # int64, microseconds
+CLIP_END = 'clip/end/timestamp'  # int64, microseconds
+IMAGE_FRAME_RATE = 'image/frame_rate'  # float, stored frames per second
+IMAGE_HEIGHT = 'image/height'  # int64, pixels
+IMAGE_WIDTH = 'image/width'  # int64, pixels
+
+
+class RecordError(ValueError):
+    """A record, shard or index cannot be read; the text names file and byte offset."""
+
+
+def _declare_messages() -> type[message.Message]:
+    """Declares SequenceExample and its parts, with TensorFlow's field names and numbers."""
+    field = descriptor_pb2.FieldDescriptorProto
+    package = 'data_pipelines.records'
+    file = descriptor_pb2.FileDescriptorProto(
+        name='data_pipelines/records.proto', package=package, syntax='proto3'
+    )
+
+    def add_field(parent, name, number, kind, repeated=False, type_name=None, oneof=None):
+        added = parent.field.add(
+            name=name,
+            number=number,
+            type=kind,
+            label=field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL,
+        )
+        if type_name is not None:
+            added.type_name = f'.{package}.{type_name}'
+        if oneof is not None:
+            added.oneof_index = oneof
+
+    def add_map(parent, name, number, value_type):
+        entry = parent.nested_type.add(
+            name=''.join(w.capitalize() for w in name.split('_')) + 'Entry'
+        )
+        entry.options.map_entry = True
+        add_field(entry, 'key', 1, field.TYPE_STRING)
+        add_field(entry, 'value', 2, field.TYPE_MESSAGE, type_name=value_type)
+        add_field(parent, name, number, field.TYPE_MESSAGE, True, f'{parent.name}.{entry.name}')
+
+    for name, kind in (
+        ('BytesList', field.TYPE_BYTES),
+        ('FloatList', field.TYPE_FLOAT),
+        ('Int64List', field.TYPE_INT64),
+    ):
+        add_field(file.message_type.add(name=name), 'value', 1, kind, repeated=True)
+    feature = file.message_type.add(name='Feature')
+    feature.oneof_decl.add(name='kind')
+    for number, (name, value_type) in enumerate(
+        (('bytes_list', 'BytesList'), ('float_list', 'FloatList'), ('int64_list', 'Int64List')),
+        start=1,
+    ):
+        add_field(feature, name, number, field.TYPE_MESSAGE, type_name=value_type, oneof=0)
+    add_map(file.message_type.add(name='Features'), 'feature', 1, 'Feature')
+    add_field(
+        file.message_type.add(name='FeatureList'), 'feature', 1, field.TYPE_MESSAGE, True, 'Feature'
+    )
+    add_map(file.message_type.add(name='FeatureLists'), 'feature_list', 1, 'FeatureList')
+    example = file.message_type.add(name='SequenceExample')
+    add_field(example, 'context', 1, field.TYPE_MESSAGE, type_name='Features')
+    add_field(example, 'feature_lists', 2, field.TYPE_MESSAGE, type_name='FeatureLists')
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f'{package}.SequenceExample'))
+
+
+_SequenceExample = _declare_messages()
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One decoded SequenceExample.
+
+    Attributes:
+      context: feature name -> list of bytes, int64 array or float32 array, by the feature's kind.
+      feature_lists: name -> one entry per step: bytes where a step holds exactly one bytes value
+        (as frames do), else what ``context`` would hold.
+    """
+
+    context: dict[str, list[bytes] | np.ndarray]
+    feature_lists: dict[str, list]
+
+
+def encode_sequence_example(
+    context: Mapping[str, Sequence], feature_lists: Mapping[str, Sequence[bytes]]
+) -> bytes:
+    """Serialises one record. Equal input gives equal bytes (maps are written in the order of their
+    keys).
+
+    Args:
+      context: feature name -> list of int, of float, or of str/bytes, or a 1-D NumPy array (which
+        may be empty).
+      feature_lists: name -> one bytes value per step, for example the JPEG of each frame.
+
+    Raises:
+      ValueError: a value has a kind that a record cannot hold, or the record exceeds 2 GiB.
+    """
+    example = _SequenceExample()
+    for name, values in context.items():
+        _fill_feature(example.context.feature[name], name, values)
+    for name, steps in feature_lists.items():
+        target = example.feature_lists.feature_list[name].feature
+        for step in steps:
+            target.add().bytes_list.value.append(step)
+    try:
+        return example.SerializeToString(deterministic=True)
+    except message.EncodeError as error:
+        raise ValueError(f'record too large to be written (the limit is 2 GiB): {error}') from error
+
+
+def _fill_feature(feature: message.Message, name: str, values: Sequence) -> None:
+    if isinstance(values, (str, bytes)):
+        raise ValueError(
+            f'feature {name!r}: wants a list of values, not one {type(values).__name__}'
+        )
+    if all(isinstance(value, (str, bytes)) for value in values) and len(values):
+        feature.bytes_list.value.extend(v.encode() if isinstance(v, str) else v for v in values)
+        return
+    if not isinstance(values, np.ndarray) and not len(values):
+        raise ValueError(
+            f'feature {name!r}: an empty list has no kind; give an empty int64 or float32 NumPy '
+            'array'
+        )
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in 'biuf':
+        raise ValueError(
+            f'feature {name!r}: wants a 1-D list of int, float, str or bytes, got {array.dtype} '
+            f'{array.shape}'
+        )
+    if array.dtype.kind == 'f':
+        feature.float_list.value.extend(array.tolist())
+        feature.float_list.SetInParent()
+    else:
+        feature.int64_list.value.extend(array.astype(np.int64).tolist())
+        feature.int64_list.SetInParent()
+
+
+def decode_sequence_example(data: bytes, where: str = 'record') -> Example:
+    """Parses one record.
+
+    Args:
+      data: the serialised SequenceExample.
+      where: what to call the record in an error, for example ``reader.where(i)``.
+
+    Raises:
+      RecordError: the bytes are not a SequenceExample.
+    """
+    try:
+        parsed = _SequenceExample.FromString(data)
+    except message.DecodeError as error:
+        raise RecordError(f'{where}: not a tf.train.SequenceExample ({error})') from error
+    context = {name: _feature_values(feature) for name, feature in parsed.context.feature.items()}
+    lists = {
+        name: [_step_value(feature) for feature in steps.feature]
+        for name, steps in parsed.feature_lists.feature_list.items()
+    }
+    return Example(context, lists)
+
+
+def _feature_values(feature: message.Message) -> list[bytes] | np.ndarray:
+    kind = feature.WhichOneof('kind')
+    if kind == 'int64_list':
+        return np.array(feature.int64_list.value, np.int64)
+    if kind == 'float_list':
+        return np.array(feature.float_list.value, np.float32)
+    return list(feature.bytes_list.value)
+
+
+def _step_value(feature: message.Message):
+    values = _feature_values(feature)
+    return values[0] if isinstance(values, list) and len(values) == 1 else values
+
+
+def encoded_frames(example: Example, where: str = 'record') -> list[bytes]:
+    """The encoded frames of a clip, in order of time; at least one.
+
+    Raises:
+      RecordError: the record has no frames, or is no clip at all.
+    """
+    frames = example.feature_lists.get(IMAGE_ENCODED)
+    if frames is None:
+        if not example.feature_lists and IMAGE_ENCODED in example.context:
+            raise RecordError(
+                f'{where}: a tf.train.Example with a single image, where a SequenceExample is '
+                'wanted'
+            )
+        raise RecordError(f'{where}: no feature list {IMAGE_ENCODED!r}, so no frames')
+    if not frames:
+        raise RecordError(
+            f'{where}: the feature list {IMAGE_ENCODED!r} is empty, so there are no frames'
+        )
+    if not all(isinstance(frame, bytes) for frame in frames):
+        raise RecordError(f'{where}: {IMAGE_ENCODED!r} does not hold exactly one image per step')
+    return frames
+
+
+def label_indices(example: Example, where: str = 'record') -> np.ndarray:
+    """The class numbers of a clip, int64 [number of labels]; at least one.
+
+    Raises:
+      RecordError: the record carries no class number.
+    """
+    labels = example.context.get(LABEL_INDEX)
+    if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or not len(labels):
+        raise RecordError(f'{where}: no class number (context feature {LABEL_INDEX!r})')
+    return labels
