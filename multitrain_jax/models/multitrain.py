@@ -1,0 +1,139 @@
+"""One backbone, one head per dataset, projections between datasets, expander (MultiTrain, 2022)."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+import numpy as np
+
+from multitrain_jax.models.heads import Heads, Projections
+from multitrain_jax.models.layers import MLP
+from multitrain_jax.models.mvit import MViT, MViTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiTrainConfig:
+    """The trained model.
+
+    Attributes:
+      backbone: architecture of the video transformer.
+      num_classes: classes of each dataset, in the order of the datasets.
+      head_hidden: hidden width of each head; 0: a single linear layer.
+      head_dropout: dropout before the last layer of a head.
+      logit_dropout: dropout of the logits, as in the public code of MultiTrain.
+      projections: whether the projections between datasets exist (training only).
+      expander: whether the expander of the informative loss exists (training only).
+      expander_hidden: its hidden width: 2048 in the paper, 4096 in the public code.
+    """
+
+    backbone: MViTConfig
+    num_classes: tuple[int, ...]
+    head_hidden: int = 2048
+    head_dropout: float = 0.5
+    logit_dropout: float = 0.5
+    projections: bool = True
+    expander: bool = True
+    expander_hidden: int = 2048
+
+    def __post_init__(self):
+        if not self.num_classes or min(self.num_classes) < 1:
+            raise ValueError(f'num_classes = {self.num_classes}: every dataset needs a class')
+        for name in ('head_dropout', 'logit_dropout'):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f'{name} = {getattr(self, name)}: use 0 <= rate < 1')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What the model returns; all float32.
+
+    Attributes:
+      embedding: [B, D].
+      logits: [N, B, C], of every head for every clip; ``heads.PADDED_LOGIT`` where a dataset has
+        fewer than C classes.
+      projected: [N, N - 1, B, C] or None: entry [d, j] holds the logits of dataset
+        ``Projections.sources(N, d)[j]`` mapped to the classes of dataset d, padded like ``logits``.
+      expanded: [B, D] or None: the embedding after the expander, for the informative loss.
+    """
+
+    embedding: jax.Array
+    logits: jax.Array
+    projected: jax.Array | None = None
+    expanded: jax.Array | None = None
+
+
+class MultiTrainModel(nnx.Module):
+    """Backbone, heads and the parts that only training uses."""
+
+    def __init__(self, config: MultiTrainConfig, *, rngs: nnx.Rngs):
+        width, init_std = config.backbone.embedding_width, config.backbone.init_std
+        self.backbone = MViT(config.backbone, rngs=rngs)
+        self.heads = Heads(
+            width,
+            config.num_classes,
+            hidden=config.head_hidden,
+            head_dropout=config.head_dropout,
+            logit_dropout=config.logit_dropout,
+            init_std=init_std,
+            rngs=rngs,
+        )
+        self.projections = (
+            Projections(config.num_classes, init_std=init_std, rngs=rngs)
+            if config.projections and len(config.num_classes) > 1
+            else None
+        )
+        self.expander = (
+            MLP(width, config.expander_hidden, init_std=init_std, rngs=rngs)
+            if config.expander
+            else None
+        )
+        self.config = config
+
+    def __call__(
+        self, video: jax.Array, *, key: jax.Array | None = None, training: bool = False
+    ) -> Outputs:
+        """Runs every head on every clip.
+
+        Args:
+          video: [B, T, H, W, 3], float, normalised.
+          key: PRNG key of stochastic depth and dropout; None: deterministic.
+          training: also compute what only the losses need: projections and expander.
+
+        Returns:
+          Outputs.
+        """
+        backbone_key = head_key = None
+        if key is not None:
+            backbone_key, head_key = jax.random.split(key)
+        embedding = self.backbone(video, key=backbone_key).embedding
+        logits = self.heads(embedding, key=head_key)
+        projected = expanded = None
+        if training and self.projections is not None:
+            projected = self.heads.mask_padding(self.projections(logits))
+        if training and self.expander is not None:
+            expanded = self.expander(embedding)
+        return Outputs(embedding, self.heads.mask_padding(logits), projected, expanded)
+
+
+def count_parameters(model: MultiTrainModel) -> dict[str, int]:
+    """Numbers of parameters by group and in total, without the padding of heads and projections.
+
+    Also takes a model of shapes: ``nnx.eval_shape(lambda: MultiTrainModel(config, rngs=...))``.
+    """
+
+    def size(module) -> int:
+        leaves = jax.tree.leaves(nnx.state(module)) if module is not None else []
+        return sum(int(np.prod(leaf.shape)) for leaf in leaves)
+
+    classes = model.config.num_classes
+    rows, spare = model.heads.kernel.shape[1], max(classes) * len(classes) - sum(classes)
+    groups = {
+        'backbone': size(model.backbone),
+        'heads': size(model.heads) - spare * (rows + 1),
+        'projections': 0,
+        'expander': size(model.expander),
+    }
+    if model.projections is not None:
+        groups['projections'] = sum(classes) ** 2 - sum(c * c for c in classes)
+    return {**groups, 'total': sum(groups.values())}

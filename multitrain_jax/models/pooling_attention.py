@@ -1,0 +1,231 @@
+"""Multi-head pooling attention and the block around it (MViTv2, arXiv 2112.01526)."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from multitrain_jax.models.layers import LayerNorm, MLP, layer_norm, linear, torch_conv_init
+from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
+from multitrain_jax.ops.max_pool import skip_max_pool
+from multitrain_jax.ops.relative_position import key_selector, position_terms
+from multitrain_jax.ops.windows import Triple, pooled_size
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockShape:
+    """What distinguishes one block from another.
+
+    Attributes:
+      width_in: width of the tokens that enter.
+      width: width inside the attention and of the tokens that leave.
+      heads: attention heads; each is width / heads wide.
+      query_stride: stride of the query pooling along t, h, w.
+      kv_stride: stride of the key and value pooling.
+      grid: the (t, h, w) for which relative position tables are made.
+    """
+
+    width_in: int
+    width: int
+    heads: int
+    query_stride: Triple
+    kv_stride: Triple
+    grid: Triple
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockOptions:
+    """What all blocks of a model share; the fields are those of ``MViTConfig``."""
+
+    mlp_ratio: float
+    relative_positions: bool
+    class_token: bool
+    skip_input: str
+    pool_norm_epsilon: float
+    init_std: float
+    dtype: str
+
+
+class PoolingAttention(nnx.Module):
+    """Attention whose queries, keys and values are pooled by depthwise convolutions.
+
+    The pooling kernels are shared by the heads. Parameters of the three poolings are stacked in the
+    order q, k, v, so that poolings of the same stride are one operation.
+    """
+
+    def __init__(self, shape: BlockShape, options: BlockOptions, *, rngs: nnx.Rngs):
+        head_width = shape.width // shape.heads
+        dense = dict(init_std=options.init_std, dtype=options.dtype, rngs=rngs)
+        self.qkv = linear(shape.width_in, 3 * shape.width, **dense)
+        self.output = linear(shape.width, shape.width, **dense)
+        # PyTorch's default for the convolutions: the reference leaves them at it.
+        draw = torch_conv_init(fan_in=27)
+        self.pool_kernel = nnx.Param(draw(rngs.params(), (3, *KERNEL, head_width)))
+        self.pool_scale = nnx.Param(jnp.ones((3, head_width), jnp.float32))
+        self.pool_bias = nnx.Param(jnp.zeros((3, head_width), jnp.float32))
+        if options.relative_positions:
+            t, h, w = shape.grid
+            rows = []
+            for axis, n in enumerate((t, h, w)):
+                pooled = (n // shape.query_stride[axis], n // shape.kv_stride[axis])
+                rows.append(2 * max(pooled) - 1)
+            normal = nnx.initializers.normal(options.init_std)
+            self.relative_t = nnx.Param(normal(rngs.params(), (rows[0], head_width)))
+            self.relative_h = nnx.Param(normal(rngs.params(), (rows[1], head_width)))
+            self.relative_w = nnx.Param(normal(rngs.params(), (rows[2], head_width)))
+        self.shape = shape
+        self.options = options
+
+    def __call__(self, x: jax.Array, thw: Triple) -> tuple[jax.Array, Triple]:
+        """Attends within each clip.
+
+        Args:
+          x: normalised tokens [B, S, width_in]; S is t*h*w, plus one with a class token (first).
+          thw: the token grid.
+
+        Returns:
+          Tokens [B, S', width] and their grid.
+        """
+        shape = self.shape
+        batch, width = x.shape[0], shape.width
+        qkv = self.qkv(x)  # [B, S, 3 * width]
+        if shape.query_stride == shape.kv_stride:
+            pooled = self._pool(qkv, slice(0, 3), thw, shape.query_stride)
+            q, k, v = (pooled[:, :, i] for i in range(3))  # each [B, S', heads, d]
+        else:
+            q = self._pool(qkv[..., :width], slice(0, 1), thw, shape.query_stride)[:, :, 0]
+            kv = self._pool(qkv[..., width:], slice(1, 3), thw, shape.kv_stride)
+            k, v = kv[:, :, 0], kv[:, :, 1]
+        q_thw = pooled_size(thw, shape.query_stride)
+
+        scaled = q * (width // shape.heads) ** -0.5
+        if self.options.relative_positions:
+            k_thw = pooled_size(thw, shape.kv_stride)
+            scaled, k = self._append_positions(q, scaled, k, q_thw, k_thw)
+        logits = jnp.einsum('bqnd,bknd->bnqk', scaled, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        y = jnp.einsum('bnqk,bknd->bqnd', weights, v)
+
+        # The pooled queries are added, save that of the class token (section 3.1, equation 5).
+        first = int(self.options.class_token)
+        y = y + q.at[:, :first].set(0) if first else y + q
+        return self.output(y.reshape(batch, -1, width)), q_thw
+
+    def _pool(self, x: jax.Array, parts: slice, thw: Triple, stride: Triple) -> jax.Array:
+        """Pools and normalises some of q, k, v.
+
+        Args:
+          x: [B, S, P * width], the P parts one after the other.
+          parts: which of q, k, v they are.
+          thw: token grid.
+          stride: of the pooling.
+
+        Returns:
+          [B, S', P, heads, head width].
+        """
+        heads = self.shape.heads
+        kernel, scale, bias = (
+            p[...][parts] for p in (self.pool_kernel, self.pool_scale, self.pool_bias)
+        )
+        count, head_width = scale.shape
+        kernel = jnp.moveaxis(kernel, 0, -2)[..., None, :]  # [3, 3, 3, P, 1, d]
+        kernel = jnp.broadcast_to(kernel, (*KERNEL, count, heads, head_width))
+        first, grid = split_class_token(x, self.options.class_token)
+        grid = grid.reshape(x.shape[0], *thw, -1)  # [B, t, h, w, P * width]
+        grid = depthwise_pool(grid, kernel.reshape(*KERNEL, -1), stride)
+        pooled = grid.reshape(x.shape[0], -1, x.shape[-1])
+        if first is not None:
+            pooled = jnp.concatenate([first, pooled], 1)
+        pooled = pooled.reshape(*pooled.shape[:2], count, heads, head_width)
+        return layer_norm(
+            pooled, scale[:, None], bias[:, None], self.options.pool_norm_epsilon
+        )
+
+    def _append_positions(
+        self, q: jax.Array, scaled: jax.Array, k: jax.Array, q_thw: Triple, k_thw: Triple
+    ) -> tuple[jax.Array, jax.Array]:
+        """Widens queries and keys so that their product contains the relative position bias.
+
+        A query carries its products with the position vectors, a key the one-hot code of its place:
+        no bias of the size of the attention matrix is ever stored. The class token has no position.
+        """
+        first = int(self.options.class_token)
+        tables = (self.relative_t[...], self.relative_h[...], self.relative_w[...])
+        terms = position_terms(q[:, first:], tables, q_thw, k_thw)
+        codes = jnp.asarray(key_selector(k_thw), k.dtype)[None, :, None]  # [1, S', 1, codes]
+        codes = jnp.broadcast_to(codes, (*k[:, first:].shape[:3], codes.shape[-1]))
+        margin = ((0, 0), (first, 0), (0, 0), (0, 0))
+        return (
+            jnp.concatenate([scaled, jnp.pad(terms, margin)], -1),
+            jnp.concatenate([k, jnp.pad(codes, margin)], -1),
+        )
+
+
+def split_class_token(x: jax.Array, class_token: bool) -> tuple[jax.Array | None, jax.Array]:
+    """The class token [B, 1, D] (None where there is none) and the grid's tokens [B, L, D]."""
+    return (x[:, :1], x[:, 1:]) if class_token else (None, x)
+
+
+class MViTBlock(nnx.Module):
+    """Pre-norm pooling attention and MLP, each added to a skip path.
+
+    Where the block widens, the skip path is a linear layer, of the block's raw input in MultiTrain
+    and of its normalised input in PySlowFast and torchvision; where it pools the queries, the skip
+    path is max-pooled.
+    """
+
+    def __init__(self, shape: BlockShape, options: BlockOptions, *, rngs: nnx.Rngs):
+        dense = dict(init_std=options.init_std, dtype=options.dtype, rngs=rngs)
+        self.norm1 = LayerNorm(shape.width_in)
+        self.attention = PoolingAttention(shape, options, rngs=rngs)
+        self.norm2 = LayerNorm(shape.width)
+        self.mlp = MLP(shape.width, int(shape.width * options.mlp_ratio), **dense)
+        widens = shape.width_in != shape.width
+        self.skip = linear(shape.width_in, shape.width, **dense) if widens else None
+        self.shape = shape
+        self.options = options
+
+    def __call__(
+        self,
+        x: jax.Array,
+        thw: Triple,
+        *,
+        drop_rate: jax.Array | float = 0.0,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Triple]:
+        """One block.
+
+        Args:
+          x: tokens [B, S, width_in].
+          thw: their grid.
+          drop_rate: probability of leaving out a branch for a clip (stochastic depth).
+          key: PRNG key of the stochastic depth; None: deterministic.
+
+        Returns:
+          Tokens [B, S', width] and their grid.
+        """
+        attention_scale = mlp_scale = None
+        if key is not None:
+            keep = jax.random.bernoulli(key, 1.0 - drop_rate, (2, x.shape[0], 1, 1))
+            attention_scale, mlp_scale = (keep / (1.0 - drop_rate)).astype(x.dtype)
+
+        normalised = self.norm1(x)
+        y, new_thw = self.attention(normalised, thw)
+        skip = x
+        if self.skip is not None:
+            skip = self.skip(x if self.options.skip_input == 'raw' else normalised)
+        x = self._pool_skip(skip, thw) + _scaled(y, attention_scale)
+        return x + _scaled(self.mlp(self.norm2(x)), mlp_scale), new_thw
+
+    def _pool_skip(self, x: jax.Array, thw: Triple) -> jax.Array:
+        if max(self.shape.query_stride) == 1:
+            return x
+        first, grid = split_class_token(x, self.options.class_token)
+        grid = skip_max_pool(grid.reshape(x.shape[0], *thw, -1), self.shape.query_stride)
+        pooled = grid.reshape(x.shape[0], -1, x.shape[-1])
+        return pooled if first is None else jnp.concatenate([first, pooled], 1)
+
+
+def _scaled(branch: jax.Array, scale: jax.Array | None) -> jax.Array:
+    return branch if scale is None else branch * scale

@@ -1,0 +1,128 @@
+"""The pooling convolution of MViTv2: 3x3x3, depthwise, padded by one, strided.
+
+Two implementations that agree in value and in gradient:
+
+* ``xla_conv``: XLA's grouped convolution, for TPU and GPU.
+* ``shifted``: 27 shifted multiply-adds, which XLA fuses into one vectorised loop, with gradients
+  of the same kind. XLA's CPU backend has no fast path for grouped convolutions. Measured on 2 cores
+  for [32, 4, 16, 16, 32] float32, stride 1: forward 359 ms against 1.5 ms, input gradient 356
+  against 4, kernel gradient 77 against 10.
+"""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from multitrain_jax.ops.platforms import by_platform
+from multitrain_jax.ops.windows import Triple, sum_over_windows, taps_of, window_views
+
+KERNEL = (3, 3, 3)
+IMPLEMENTATIONS = ('xla_conv', 'shifted')
+
+def depthwise_pool(
+    x: jax.Array, kernel: jax.Array, stride: Triple, *, implementation: str | None = None
+) -> jax.Array:
+    """Convolves every channel with its own 3x3x3 kernel (MViTv2, arXiv 2112.01526, section 3).
+
+    Args:
+      x: [B, t, h, w, D], float32 or bfloat16.
+      kernel: [3, 3, 3, D], of the type of ``x`` or wider.
+      stride: steps along t, h and w.
+      implementation: 'xla_conv', 'shifted', or None: 'shifted' in programs compiled for CPU,
+        'xla_conv' in all others.
+
+    Returns:
+      [B, ceil(t / stride), ceil(h / stride), ceil(w / stride), D], of the type of ``x``;
+      'shifted' sums in float32.
+
+    Raises:
+      ValueError: for shapes that do not fit, or an unknown implementation.
+    """
+    if x.ndim != 5 or kernel.shape != (*KERNEL, x.shape[-1]):
+        raise ValueError(
+            'depthwise_pool needs x [B, t, h, w, D] and kernel [3, 3, 3, D], '
+            f'got {x.shape} and {kernel.shape}'
+        )
+    if len(stride) != 3 or min(stride) < 1:
+        raise ValueError(f'depthwise_pool needs three positive strides, got {stride}')
+    xla_conv = functools.partial(_xla_conv, stride=tuple(stride))
+    shifted = functools.partial(_shifted, tuple(stride))
+    if implementation is None:
+        return by_platform(cpu=shifted, default=xla_conv)(x, kernel)
+    if implementation == 'xla_conv':
+        return xla_conv(x, kernel)
+    if implementation == 'shifted':
+        return shifted(x, kernel)
+    raise ValueError(
+        f'unknown implementation {implementation!r}: use one of {IMPLEMENTATIONS} or None'
+    )
+
+
+def _xla_conv(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel[..., None, :].astype(x.dtype),  # [3, 3, 3, 1, D]
+        window_strides=stride,
+        padding=[(1, 1)] * 3,
+        dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _shifted(stride: Triple, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _shifted_forward(x, kernel, stride)
+
+
+_shifted.defvjp(
+    lambda stride, x, kernel: (_shifted_forward(x, kernel, stride), (x, kernel)),
+    lambda stride, residuals, g: _shifted_gradients(*residuals, g, stride),
+)
+
+
+def _broadcastable(kernel: jax.Array) -> jax.Array:
+    return kernel.reshape(*KERNEL, 1, 1, 1, 1, -1).astype(jnp.float32)
+
+
+def _shifted_forward(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
+    views = window_views(x, KERNEL, stride)
+    kernel = _broadcastable(kernel)
+    total = sum(view.astype(jnp.float32) * kernel[tap] for tap, view in views.items())
+    return total.astype(x.dtype)
+
+
+def _shifted_gradients(
+    x: jax.Array, kernel: jax.Array, g: jax.Array, stride: Triple
+) -> tuple[jax.Array, jax.Array]:
+    taps = _broadcastable(kernel)
+    x_gradient = sum_over_windows(
+        (g,),
+        lambda tap, view: view.astype(jnp.float32) * taps[tap],
+        KERNEL,
+        stride,
+        x.shape[1:4],
+    )
+    return x_gradient.astype(x.dtype), _kernel_gradient(x, g, stride).astype(kernel.dtype)
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array, stride: Triple) -> jax.Array:
+    """[3, 3, 3, D]: for each tap, the sum over tokens of what it saw times the output's gradient.
+
+    Nine taps share one pass over the data (a reduction of nine operands), several times faster to
+    run and to compile than 27 reductions. Clips are summed last: partial sums of equal size keep
+    float32 accurate.
+    """
+    views = window_views(x, KERNEL, stride)
+    g = g.astype(jnp.float32)
+    sums = []
+    for dt in range(KERNEL[0]):
+        products = [views[tap].astype(jnp.float32) * g for tap in taps_of(KERNEL) if tap[0] == dt]
+        sums += lax.reduce(
+            products,
+            [jnp.float32(0)] * len(products),
+            lambda a, b: [p + q for p, q in zip(a, b)],
+            (1, 2, 3),
+        )  # 9 of [B, D]
+    return jnp.stack(sums).sum(1).reshape(*KERNEL, -1)

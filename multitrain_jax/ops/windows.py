@@ -1,0 +1,103 @@
+"""Strided windows over a (t, h, w) grid without gather, scatter or inserted zeros.
+
+A pooling is written here as plain arithmetic over shifted views, one view per tap of its window.
+XLA fuses such a sum or maximum into one vectorised loop, which on CPU is far faster than its
+general windowed operations.
+Windows are centred: a kernel of k taps is padded by k // 2 on both sides.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+Triple = tuple[int, int, int]
+
+
+def taps_of(kernel: Triple) -> list[Triple]:
+    """All positions (dt, dh, dw) inside a window, last axis fastest."""
+    return list(itertools.product(*map(range, kernel)))
+
+
+def pooled_size(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...]:
+    """Grid after a centred pooling with an odd kernel: size / stride, rounded up."""
+    return tuple((n - 1) // s + 1 for n, s in zip(size, stride, strict=True))
+
+
+def window_views(
+    x: jax.Array, kernel: Triple, stride: Triple, *, padding_value: float = 0.0
+) -> dict[Triple, jax.Array]:
+    """What each tap of the windows sees: strided slices [B, t', h', w', D] of x [B, t, h, w, D]."""
+    margins = [(k // 2, k // 2) for k in kernel]
+    padded = jnp.pad(x, ((0, 0), *margins, (0, 0)), constant_values=padding_value)
+    # Kept apart from what follows, else every view repeats the comparisons of the padding.
+    padded = lax.optimization_barrier(padded)
+    out = pooled_size(x.shape[1:4], stride)
+    views = {}
+    for tap in taps_of(kernel):
+        stop = [first + (n - 1) * s + 1 for first, n, s in zip(tap, out, stride)]
+        views[tap] = lax.slice(
+            padded, (0, *tap, 0), (x.shape[0], *stop, x.shape[-1]), (1, *stride, 1)
+        )
+    return views
+
+
+def sum_over_windows(
+    outputs: tuple[jax.Array, ...],
+    term: Callable[..., jax.Array],
+    kernel: Triple,
+    stride: Triple,
+    size: Triple,
+) -> jax.Array:
+    """For every grid point, the sum of a term over all windows that contain it.
+
+    This is the input gradient of a pooling. Position p of the padded grid has phase p mod stride,
+    and only taps congruent to that phase reach it. Each phase is a small sum of shifted views of
+    ``outputs``; the phases are then interleaved by a reshape.
+
+    Args:
+      outputs: arrays [B, t', h', w', D], one value per window; 0 stands for missing windows.
+      term: ``term(tap, *views)`` is what the point at ``tap`` of a window receives from it.
+      kernel: taps of a window along t, h, w.
+      stride: steps between windows.
+      size: (t, h, w) of the grid before pooling.
+
+    Returns:
+      [B, t, h, w, D].
+    """
+    reach = [(k - 1) // s for k, s in zip(kernel, stride)]  # windows that a tap can lie back
+    blocks = [math.ceil((n + k - 1) / s) for n, k, s in zip(size, kernel, stride)]
+    grid = outputs[0].shape[1:4]
+    margins = [(m, max(0, b - n)) for m, b, n in zip(reach, blocks, grid)]
+    padded = lax.optimization_barrier(
+        tuple(jnp.pad(o, ((0, 0), *margins, (0, 0))) for o in outputs)
+    )
+
+    def view(array: jax.Array, tap: Triple) -> jax.Array:
+        start = [m - k // s for m, k, s in zip(reach, tap, stride)]
+        stop = [a + b for a, b in zip(start, blocks)]
+        return lax.slice(array, (0, *start, 0), (array.shape[0], *stop, array.shape[-1]))
+
+    def one_phase(phase: Triple) -> jax.Array:
+        taps = itertools.product(*(range(p, k, s) for p, k, s in zip(phase, kernel, stride)))
+        terms = [term(tap, *(view(array, tap) for array in padded)) for tap in taps]
+        return sum(terms[1:], terms[0])
+
+    def interleaved(phase: tuple[int, ...], axis: int) -> jax.Array:
+        """All phases of the axes from ``axis`` on, for the given phases of the axes before it."""
+        if axis == 3:
+            return one_phase(phase)
+        used = min(stride[axis], kernel[axis])  # later phases are reached by no tap
+        parts = jnp.stack([interleaved((*phase, p), axis + 1) for p in range(used)], axis + 2)
+        margin = [(0, 0)] * parts.ndim
+        margin[axis + 2] = (0, stride[axis] - used)
+        parts = jnp.pad(parts, margin)  # [..., blocks, stride, ...]
+        return parts.reshape(*parts.shape[: axis + 1], -1, *parts.shape[axis + 3 :])
+
+    whole = interleaved((), 0)
+    start = [k // 2 for k in kernel]
+    stop = [a + n for a, n in zip(start, size)]
+    return lax.slice(whole, (0, *start, 0), (whole.shape[0], *stop, whole.shape[-1]))
