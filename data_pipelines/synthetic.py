@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -38,7 +39,7 @@ import tqdm
 from data_pipelines import synthetic_pixels, synthetic_scene
 from data_pipelines.synthetic_scene import PATHS, Scene, SceneConfig
 
-# Goes up when the same arguments give other pixels than before.
+# Goes up when the same scene gets other pixels than before.
 RENDERER_VERSION = 1
 STAMP = 'synthetic.json'
 SPLITS = ('train', 'validation')
@@ -193,8 +194,8 @@ def render_datasets(root: str | os.PathLike[str], *, train_videos: int = 400,
     sizes = {'train': train_videos, 'validation': validation_videos}
     videos = [Video(dataset, split, index, seed)
               for dataset in DATASETS for split in SPLITS for index in range(sizes[split])]
-    stamp = {'renderer_version': RENDERER_VERSION, 'seed': seed, **{
-        f'{split}_videos': size for split, size in sizes.items()}}
+    stamp = {'renderer': _renderer(), 'seed': seed,
+             **{f'{split}_videos': size for split, size in sizes.items()}}
     _check_stamp(root, stamp)
 
     missing = [video for video in videos if not (root / video.path).exists()]
@@ -211,7 +212,12 @@ def render_datasets(root: str | os.PathLike[str], *, train_videos: int = 400,
             'relations': root / 'relations.json'}
 
 
-def _check_stamp(root: pathlib.Path, stamp: dict[str, int]) -> None:
+def _renderer() -> str:
+    """Changes with every constant of the datasets."""
+    return f'{RENDERER_VERSION}-{hashlib.sha256(repr(DATASETS).encode()).hexdigest()[:8]}'
+
+
+def _check_stamp(root: pathlib.Path, stamp: dict[str, int | str]) -> None:
     """Raises when `root` holds videos that are not those of `stamp`."""
     if root.exists() and not root.is_dir():
         raise ValueError(f'{root} is a file; choose a directory for the synthetic videos')
@@ -345,7 +351,16 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f'error: {error}')
     except cv2.error:
         sys.exit(f'error: cannot write {flags.sheet}: its name must end in .png or .jpg')
-    del paths
+    except concurrent.futures.process.BrokenProcessPool:
+        sys.exit('error: a worker process was killed (out of memory?); run the same command again, '
+                 'it goes on where it stopped')
+    motions, directions = paths['motions']['train'].parent, paths['directions']
+    print(f'''{flags.output} is complete. To train on it, convert both datasets next:
+
+  python -m data_pipelines.convert folder --videos={motions} --output=RECORDS/motions
+  python -m data_pipelines.convert pyslowfast --csv train={directions['train']} \\
+      --csv validation={directions['validation']} --classes={directions['classes']} \\
+      --path_prefix={directions['train'].parent} --output=RECORDS/directions''')
 
 
 if __name__ == '__main__':

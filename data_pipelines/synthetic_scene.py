@@ -54,20 +54,20 @@ class SceneConfig:
     off_square: Range = (-0.25, 0.25)       # more of it along the long side, per (long - short)
     diameter: Range = (0.29, 0.37)          # geometric middle of the range of sizes
     growth: Range = (2.0, 2.6)              # greatest / least diameter
-    turn: Range = (130.0, 230.0)            # range of the angle, degrees
+    turn: Range = (120.0, 200.0)            # range of the angle, degrees
     uneven: Range = (-0.35, 0.35)           # pace goes from 1 + this to 1 - this
     turning_point: Range = (0.4, 0.6)       # where "then" lies, per length of the video
 
-    contrast: Range = (75.0, 115.0)         # between actor and background
-    two_tone: Range = (30.0, 60.0)          # between the actor's halves, which show its angle
+    contrast: Range = (95.0, 120.0)         # the actor is brighter than the background by this
+    two_tone: Range = (50.0, 80.0)          # between the actor's halves, which show its angle
     tint: float = 38.0                      # greatest departure of a colour channel from grey
     texture: float = 20.0                   # half the range of the noise on a shape
-    background_grey: Range = (80.0, 175.0)
-    background_texture: Range = (20.0, 45.0)
+    background_grey: Range = (50.0, 100.0)
+    background_texture: Range = (10.0, 18.0)
     background_cell: Range = (0.15, 0.40)   # size of its largest blotches
     background_drift: Range = (0.0, 0.20)   # way during one video
 
-    distractors: tuple[int, int] = (0, 3)   # how many, both ends included
+    distractors: tuple[int, int] = (0, 2)   # how many, both ends included
     distractor_diameter: Range = (0.12, 0.20)
     distractor_contrast: Range = (25.0, 60.0)
     tremble: Range = (0.0, 0.03)            # amplitude; half of the distractors stand still
@@ -163,12 +163,10 @@ def draw_scene(rng: np.random.Generator, *, shapes: tuple[str, ...], variable: s
     phase[variable] = _move(rng, path, num_frames, config)
 
     background_grey = rng.uniform(*config.background_grey)
-    side = 1 if background_grey < 127.5 else -1
     shape = shapes[rng.integers(len(shapes))]
     actor = Layer(
         shape=shape,
-        sprite=_draw_sprite(rng, shape, background_grey + side * rng.uniform(*config.contrast),
-                            config),
+        sprite=_draw_sprite(rng, shape, background_grey + rng.uniform(*config.contrast), config),
         centre=middle + travel * (np.stack([phase['x'], phase['y']], axis=1) - 0.5),
         diameter=diameter * growth ** (phase['size'] - 0.5),
         angle=first_angle + turn * phase['angle'])
