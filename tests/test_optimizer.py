@@ -4,7 +4,6 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from multitrain_jax.optimizer import (
@@ -101,14 +100,12 @@ def test_steps_equal_to_torch_adamw(file, wide):
     with jax.enable_x64(wide):
         params = jax.tree.map(jnp.asarray, tree('init'))
         optimizer = build_optimizer(config, lambda step: jnp.asarray(rates)[step], params)
-        state = optimizer.init(params)
+        state = jax.jit(optimizer.init)(params)
+        update = jax.jit(optimizer.update)
         for step in range(1, len(rates) + 1):
             gradients = jax.tree.map(jnp.asarray, tree(f'grad{step}'))
-            np.testing.assert_allclose(
-                optax.global_norm(gradients), golden['grad_norm_before_clip'][step - 1], rtol=1e-6
-            )
-            updates, state = optimizer.update(gradients, state, params)
-            params = optax.apply_updates(params, updates)
+            updates, state = update(gradients, state, params)
+            params = jax.tree.map(lambda p, u: p + u, params, updates)
             tolerance = {'rtol': 1e-12, 'atol': 1e-14} if wide else {'rtol': 0, 'atol': 3e-7}
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, **tolerance), params, tree(f'step{step}')

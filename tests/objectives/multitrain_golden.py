@@ -1,7 +1,6 @@
 """Reads the golden losses of the original implementation into the form our objective takes."""
 
 import json
-import types
 
 import numpy as np
 
@@ -70,9 +69,6 @@ class MultiHeadCase:
             projection_loss=OUR_NAMES[options['proj_loss_func']],
         )
         assert (number, batch) == self.logits.shape[:2]
-
-    def outputs(self, logits, projected, expanded=None):
-        return types.SimpleNamespace(logits=logits, projected=projected, expanded=expanded)
 
     def _padded(self, key: str, padding: float) -> np.ndarray:
         row = self._arrays[f'{self._prefix}/{key}']

@@ -27,8 +27,8 @@ def test_equal_to_the_reference_in_value_and_gradient(name, target):
         logits = _padded(raw, PADDING)
         label = _padded(np.asarray(golden[f'plain/targets/{target}'], np.float64), 0.0)
         mask = jnp.broadcast_to(jnp.arange(logits.shape[1])[None] < raw.shape[1], logits.shape)
-        value = loss(logits, label, mask)
-        gradient = jax.grad(lambda x: jnp.mean(loss(x, label, mask)))(logits)
+        value = jax.jit(loss)(logits, label, mask)
+        gradient = jax.jit(jax.grad(lambda x: jnp.mean(loss(x, label, mask))))(logits)
     np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
     width = raw.shape[1]
     expected = golden[f'plain/{name}/{target}/grad_mean']

@@ -20,18 +20,18 @@ def test_equal_to_the_reference(case):
 
     with jax.enable_x64(True):
         embedding = jnp.asarray(golden[f'inf/{case}/emb'], jnp.float64)
-        std, covariance = informative_terms(embedding)
-        value, gradient = jax.value_and_grad(loss)(embedding)
+        std, covariance = jax.jit(informative_terms)(embedding)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(embedding)
     np.testing.assert_allclose(std, golden[f'inf/{case}/std_term'], rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(covariance, golden[f'inf/{case}/cov_term'], rtol=1e-12)
     np.testing.assert_allclose(value, golden[f'inf/{case}/loss'], rtol=1e-12)
     np.testing.assert_allclose(gradient, golden[f'inf/{case}/grad'], rtol=1e-12, atol=1e-14)
-    single = loss(jnp.asarray(golden[f'inf/{case}/emb']))
+    single = jax.jit(loss)(jnp.asarray(golden[f'inf/{case}/emb']))
     np.testing.assert_allclose(single, golden[f'inf/{case}/loss'], rtol=2e-6)
 
 
 def test_constant_embedding_has_a_finite_gradient():
-    terms, gradient = jax.value_and_grad(lambda x: sum(informative_terms(x)))(jnp.ones((4, 3)))
+    terms, gradient = jax.jit(jax.value_and_grad(lambda x: sum(informative_terms(x))))(jnp.ones((4, 3)))
     np.testing.assert_allclose(terms, 1 - np.sqrt(1e-4), rtol=1e-6)
     assert np.all(np.isfinite(gradient))
 

@@ -1,5 +1,5 @@
 import dataclasses
-import types
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh, PartitionSpec as P
@@ -10,6 +10,15 @@ import pytest
 from multitrain_jax.objectives.targets import Targets, make_targets
 from multitrain_jax.objectives.total import DatasetObjective, ObjectiveConfig, objective
 from tests.objectives.multitrain_golden import MultiHeadCase, load
+
+evaluate = jax.jit(objective, static_argnums=(2, 3))
+
+
+class Outputs(NamedTuple):
+    logits: jax.Array
+    projected: jax.Array | None
+    expanded: jax.Array | None
+
 
 CASES = [
     'base',
@@ -28,21 +37,22 @@ CASES = [
 def test_equal_to_the_reference_in_value_and_gradient(name):
     case = MultiHeadCase(name)
 
-    def loss(logits, projected):
-        outputs = case.outputs(logits, projected)
-        return objective(outputs, case.targets, case.config, case.datasets)[0]
+    def loss(logits, projected, targets):
+        outputs = Outputs(logits, projected, None)
+        return objective(outputs, targets, case.config, case.datasets)[0]
 
     wanted = (0,) if case.projected is None else (0, 1)
     with jax.enable_x64(True):
-        projected = None if case.projected is None else jnp.asarray(case.projected)
-        value, gradients = jax.value_and_grad(loss, wanted)(jnp.asarray(case.logits), projected)
+        step = jax.jit(jax.value_and_grad(loss, wanted))
+        value, gradients = step(case.logits, case.projected, case.targets)
     np.testing.assert_allclose(value, case.loss, rtol=1e-12)
     np.testing.assert_allclose(gradients[0], case.grad_logits, rtol=1e-12, atol=1e-14)
     if case.projected is not None:
         np.testing.assert_allclose(gradients[1], case.grad_projected, rtol=1e-12, atol=1e-14)
 
-    as_float32 = [x if x is None else jnp.asarray(x, jnp.float32) for x in (case.logits, case.projected)]
-    np.testing.assert_allclose(loss(*as_float32), case.loss, rtol=2e-6)
+    single = jax.jit(loss)(case.logits, case.projected, case.targets)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, case.loss, rtol=2e-6)
 
 
 def test_informative_loss_is_added_with_its_weight():
@@ -51,8 +61,8 @@ def test_informative_loss_is_added_with_its_weight():
     config = dataclasses.replace(case.config, lambda_inf=0.1)
     with jax.enable_x64(True):
         expanded = jnp.asarray(golden['inf/base/emb'], jnp.float64)
-        outputs = case.outputs(jnp.asarray(case.logits), jnp.asarray(case.projected), expanded)
-        value, terms = objective(outputs, case.targets, config, case.datasets)
+        outputs = Outputs(jnp.asarray(case.logits), jnp.asarray(case.projected), expanded)
+        value, terms = evaluate(outputs, case.targets, config, case.datasets)
     np.testing.assert_allclose(value, case.loss + 0.1 * golden['inf/base/loss'], rtol=1e-12)
     np.testing.assert_allclose(terms['informative/std'].sum, golden['inf/base/std_term'], rtol=1e-12)
     np.testing.assert_allclose(
@@ -62,8 +72,8 @@ def test_informative_loss_is_added_with_its_weight():
 
 def test_terms_rebuild_the_loss_and_an_absent_dataset_counts_nothing():
     case = MultiHeadCase('absent_dataset')
-    outputs = case.outputs(jnp.asarray(case.logits), jnp.asarray(case.projected))
-    loss, terms = objective(outputs, case.targets, case.config, case.datasets)
+    outputs = Outputs(jnp.asarray(case.logits, jnp.float32), jnp.asarray(case.projected, jnp.float32), None)
+    loss, terms = evaluate(outputs, case.targets, case.config, case.datasets)
     total = sum(
         entry.weight * (terms[f'classification/{entry.name}'].sum + terms[f'projection/{entry.name}'].sum)
         for entry in case.datasets
@@ -109,9 +119,7 @@ def _model(params, features):
     logits = jnp.einsum('bw,nwc->nbc', features, params['heads'])
     others = jnp.stack([jnp.roll(logits, -1 - j, axis=0) for j in range(len(DATASETS) - 1)], axis=1)
     projected = jnp.einsum('njbc,njce->njbe', others, params['projections'])
-    return types.SimpleNamespace(
-        logits=logits, projected=projected, expanded=features @ params['expander']
-    )
+    return Outputs(logits, projected, features @ params['expander'])
 
 
 def _step(params, features, targets, axis_name=None):
@@ -167,7 +175,7 @@ def _reference_loss(params, features, targets):
         return -np.sum(label * (shifted - np.log(np.sum(np.exp(shifted)))))
 
     features = np.asarray(features, np.float64)
-    outputs = jax.tree.map(lambda x: np.asarray(x, np.float64), vars(_model(params, features)))
+    outputs = jax.tree.map(lambda x: np.asarray(x, np.float64), _model(params, features)._asdict())
     total, batch = 0.0, len(features)
     for clip, slot in np.ndindex(*targets.dataset.shape):
         d = targets.dataset[clip, slot]
@@ -192,7 +200,7 @@ def _reference_loss(params, features, targets):
 
 def test_mixed_clips_of_several_datasets_against_numpy():
     params, features, targets = _problem(seed=2)
-    value, _ = objective(_model(params, features), targets, CONFIG, DATASETS)
+    value, _ = evaluate(_model(params, features), targets, CONFIG, DATASETS)
     np.testing.assert_allclose(value, _reference_loss(params, features, targets), rtol=1e-5)
 
 
@@ -209,22 +217,22 @@ def test_top1_judges_the_largest_share_by_its_own_head():
     )
     datasets = (DatasetObjective('x', 3), DatasetObjective('y', 2))
     config = ObjectiveConfig(lambda_proj=0.0, lambda_inf=0.0)
-    outputs = types.SimpleNamespace(logits=logits, projected=None, expanded=None)
-    _, terms = objective(outputs, targets, config, datasets)
+    outputs = Outputs(logits=logits, projected=None, expanded=None)
+    _, terms = evaluate(outputs, targets, config, datasets)
     assert terms['top1/x'] == (0.0, 0.0)
     assert terms['top1/y'] == (1.0, 2.0)  # clip 0: class 1 is right; clip 1: class 0, not 1
 
 
 def test_one_dataset_needs_no_projections():
-    outputs = types.SimpleNamespace(logits=jnp.zeros((1, 4, 3)), projected=None, expanded=None)
+    outputs = Outputs(logits=jnp.zeros((1, 4, 3)), projected=None, expanded=None)
     targets = make_targets(jnp.zeros(4, jnp.int32), jnp.zeros(4, jnp.int32), jnp.ones(4), 3)
     config = ObjectiveConfig(lambda_inf=0.0)
-    loss, _ = objective(outputs, targets, config, (DatasetObjective('x', 3),))
+    loss, _ = evaluate(outputs, targets, config, (DatasetObjective('x', 3),))
     np.testing.assert_allclose(loss, np.log(3), rtol=1e-6)
 
 
 def test_mistakes_are_named():
-    outputs = types.SimpleNamespace(logits=jnp.zeros((2, 4, 3)), projected=None, expanded=None)
+    outputs = Outputs(logits=jnp.zeros((2, 4, 3)), projected=None, expanded=None)
     targets = make_targets(jnp.zeros(4, jnp.int32), jnp.zeros(4, jnp.int32), jnp.ones(4), 3)
     datasets = (DatasetObjective('x', 3), DatasetObjective('y', 2))
     with pytest.raises(ValueError, match='needs the projected logits'):

@@ -1,0 +1,1 @@
+"""Augmentation on the accelerator: what needs arithmetic and not the encoded video."""

@@ -1,0 +1,28 @@
+"""From stored pixels to what the model was trained on."""
+
+import jax
+import jax.numpy as jnp
+
+Rgb = tuple[float, float, float]
+
+# Of pixels scaled to 0..1; the values that the published Kinetics models were trained with.
+MEAN: Rgb = (0.45, 0.45, 0.45)
+STD: Rgb = (0.225, 0.225, 0.225)
+
+
+def normalize(video: jax.Array, *, mean: Rgb = MEAN, std: Rgb = STD) -> jax.Array:
+    """(video / 255 - mean) / std per channel.
+
+    Args:
+        video: [..., 3], u8, or float with the same 0..255 range.
+        mean: of pixels scaled to 0..1.
+        std: likewise.
+
+    Returns:
+        f32[..., 3].
+    """
+    # As one multiply-add, which rounds once and vectorises on every backend.
+    shape = (1,) * (video.ndim - 1) + (3,)
+    scale = jnp.asarray([1.0 / (255.0 * s) for s in std], jnp.float32).reshape(shape)
+    offset = jnp.asarray([-m / s for m, s in zip(mean, std)], jnp.float32).reshape(shape)
+    return video.astype(jnp.float32) * scale + offset
