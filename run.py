@@ -16,6 +16,8 @@ FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment, a file of configs/.', lock_config=True)
 flags.DEFINE_string('workdir', None, 'Gets checkpoints, metrics and the export; a run continues from it.')
 
+flags.DEFINE_boolean('multi_host', False, 'Join the other hosts of the cluster (SLURM, TPU pod: found by itself).')
+
 
 def _parse_flags() -> None:
     """Reads the command line; every mistake in it becomes one line."""
@@ -62,7 +64,7 @@ def main() -> int:
 
     config = read_config(_CONFIG.value)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # TensorFlow, behind TensorBoard's writer, is talkative
-    if 'MULTITRAIN_COORDINATOR' in os.environ or 'SLURM_NTASKS' in os.environ:
+    if FLAGS.multi_host:
         jax.distributed.initialize()
     from multitrain_jax.train import make_workdir, train_and_evaluate
 

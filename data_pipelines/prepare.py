@@ -34,7 +34,9 @@ def prepare_synthetic(
     annotations = {
         'motions': folder.read_folder(videos['motions']['train'].parent),
         'directions': pyslowfast.read_pyslowfast(
-            {split: directions[split] for split in ('train', 'validation')}, classes_file=directions['classes']
+            {split: directions[split] for split in ('train', 'validation')},
+            classes_file=directions['classes'],
+            path_prefix=directions['classes'].parent,
         ),
     }
     for name, clips in annotations.items():
