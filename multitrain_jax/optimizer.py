@@ -1,4 +1,4 @@
-"""AdamW as the papers use it: warm-up and cosine, gradient clipping, no decay on biases and norms."""
+"""AdamW as the papers use it: warm-up and cosine, clipping, no decay on biases and norms."""
 
 import dataclasses
 import math
@@ -11,14 +11,15 @@ import optax
 # Added to the norm before dividing by it, as torch.nn.utils.clip_grad_norm_ does.
 _CLIP_EPSILON = 1e-6
 
-# Last part of the name of a parameter that is 1-D in one block or head. Parameters of identical blocks and
-# heads are stacked, which adds an axis, so the number of axes alone does not tell a bias from a kernel.
+# Last part of the name of a parameter that is 1-D in one block or head. Parameters of identical
+# blocks and heads are stacked, which adds an axis, so the number of axes alone does not tell a bias
+# from a kernel.
 _NO_DECAY_NAMES = ('bias', 'scale')
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay. Warm-up is given in epochs or in steps, not in both."""
+    """AdamW with linear warm-up and cosine decay. Warm-up is given in epochs or in steps."""
 
     peak_learning_rate: float = 2e-4
     warmup_start_learning_rate: float = 2e-6
@@ -52,8 +53,8 @@ class OptimizerConfig:
                 )
         if self.warmup_epochs and self.warmup_steps:
             raise ValueError(
-                f'warmup_epochs={self.warmup_epochs} and warmup_steps={self.warmup_steps} are both given: '
-                'set one of them to 0'
+                f'warmup_epochs={self.warmup_epochs} and warmup_steps={self.warmup_steps} '
+                'are both given: set one of them to 0'
             )
         for field in ('b1', 'b2'):
             if not 0 <= getattr(self, field) < 1:
@@ -67,8 +68,8 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """The learning rate of every optimizer step, counted from 0.
 
-    Straight from ``warmup_start_learning_rate`` to the peak, then half a cosine to ``end_learning_rate``,
-    which is reached at ``total_steps`` and kept after it.
+    Straight from ``warmup_start_learning_rate`` to the peak, then half a cosine to
+    ``end_learning_rate``, which is reached at ``total_steps`` and kept after it.
 
     Args:
         config: rates and warm-up.
@@ -94,7 +95,8 @@ def learning_rate_schedule(
         step = jnp.asarray(step, float)
         rising = start + (peak - start) * step / max(warmup, 1e-9)
         left = jnp.clip((total_steps - step) / (total_steps - warmup), 0.0, 1.0)
-        # sin^2(x) is (1 - cos(2x)) / 2 without its cancellation near the end, where the rate is smallest.
+        # sin^2(x) is (1 - cos(2x)) / 2 without its cancellation near the end, where the rate is
+        # smallest.
         falling = end + (peak - end) * jnp.square(jnp.sin(0.5 * math.pi * left))
         return jnp.where(step < warmup, rising, falling)
 
@@ -106,7 +108,8 @@ def decay_mask(params: Any) -> Any:
 
     Biases, the scales of norms and 1-D parameters do not decay; kernels, pooling kernels, position
     embeddings and the projections between datasets do. A parameter is known by the last part of its
-    path, ``bias`` or ``scale`` (or a name ending in ``_bias`` or ``_scale``), however many axes it has.
+    path, ``bias`` or ``scale`` (or a name ending in ``_bias`` or ``_scale``), however many axes it
+    has.
     """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _decays(path, leaf), params)
 
@@ -119,7 +122,7 @@ def _decays(path: tuple, leaf: Any) -> bool:
 
 
 def _parameter_name(path: tuple) -> str:
-    """The last name in a path that a person gave: not the slot of an nnx.Variable, not a list index."""
+    """The last name in a path that is not the slot of an nnx.Variable and not a list index."""
     for key in reversed(path):
         name = getattr(key, 'key', getattr(key, 'name', None))
         if isinstance(name, str) and name not in ('value', 'raw_value'):
@@ -130,7 +133,8 @@ def _parameter_name(path: tuple) -> str:
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scales all gradients by min(1, max_norm / (norm + 1e-6)), norm the L2 norm of all together.
 
-    optax's own divides by the plain norm; this is the form that the published models were trained with.
+    optax's own divides by the plain norm; this is the form that the published models were trained
+    with.
     """
 
     def update(updates, state, params=None):
@@ -149,7 +153,8 @@ def build_optimizer(
     Args:
         config: constants.
         schedule: learning rate by step, from `learning_rate_schedule`.
-        params: the parameters (or their shapes) that will be optimized; only names and shapes are read.
+        params: the parameters (or their shapes) that will be optimized; only names and shapes are
+            read.
     """
     adamw = optax.adamw(
         schedule,

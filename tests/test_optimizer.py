@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
+from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.optimizer import (
     OptimizerConfig,
     build_optimizer,
@@ -60,7 +62,7 @@ def test_impossible_settings_are_named():
 
 
 def _renamed(torch_name):
-    """Our names for the golden parameters: torch calls both kernels and the scales of norms `weight`."""
+    """Our names for the golden parameters: torch calls kernels and scales of norms `weight`."""
     *path, last = torch_name.split('.')
     if last == 'weight':
         last = 'scale' if path[-1].startswith('norm') else 'kernel'
@@ -108,7 +110,9 @@ def test_steps_equal_to_torch_adamw(file, wide):
             params = jax.tree.map(lambda p, u: p + u, params, updates)
             tolerance = {'rtol': 1e-12, 'atol': 1e-14} if wide else {'rtol': 0, 'atol': 3e-7}
             jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, **tolerance), params, tree(f'step{step}')
+                lambda a, b: np.testing.assert_allclose(a, b, **tolerance),
+                params,
+                tree(f'step{step}'),
             )
 
 
@@ -142,9 +146,27 @@ def test_decay_goes_by_name_where_blocks_and_heads_are_stacked():
     assert decay_mask(nnx.to_pure_dict(params)) == expected
 
 
+def test_decay_of_the_real_model():
+    backbone = MViTConfig(
+        num_frames=4, image_size=32, width=8, stage_blocks=(2,), query_strides=((1, 1, 1),)
+    )
+    config = MultiTrainConfig(backbone, (3, 5), head_hidden=8, expander_hidden=8)
+    params = nnx.state(nnx.eval_shape(lambda: MultiTrainModel(config, rngs=nnx.Rngs(0))), nnx.Param)
+    mask, shapes = nnx.to_pure_dict(decay_mask(params)), nnx.to_pure_dict(params)
+    names = {True: set(), False: set()}
+    for path, decays in jax.tree_util.tree_leaves_with_path(mask):
+        names[decays].add(path[-1].key)
+    assert names[False] == {'bias', 'scale', 'hidden_bias', 'patch_bias', 'pool_bias', 'pool_scale'}
+    assert names[True] >= {'kernel', 'hidden_kernel', 'patch_kernel', 'pool_kernel'}
+    assert names[True].isdisjoint(names[False])
+    assert shapes['heads']['bias'].shape == (2, 5)
+
+
 def test_no_clipping_when_off():
     params = {'kernel': jnp.ones((2, 2))}
     config = OptimizerConfig(clip_norm=0.0, weight_decay=0.0, b1=0.0, b2=0.0, eps=1.0)
     optimizer = build_optimizer(config, lambda step: 1.0, params)
-    updates, _ = optimizer.update({'kernel': jnp.full((2, 2), 100.0)}, optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        {'kernel': jnp.full((2, 2), 100.0)}, optimizer.init(params), params
+    )
     np.testing.assert_allclose(updates['kernel'], -100.0 / 101.0, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Colour jitter: one random brightness, contrast and saturation per clip, the same in all its frames."""
+"""Colour jitter: one random brightness, contrast and saturation for all frames of a clip."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ def adjust_color(
 ) -> jax.Array:
     """Blends a clip with black, with the mean luma of each frame and with its own luma.
 
-    A factor of 1 changes nothing, 0 leaves only the other image of the blend. Nothing is clipped to 0..255,
-    so the three are linear and commute, and a random order (as in PySlowFast) would change nothing.
+    A factor of 1 changes nothing, 0 leaves only the other image of the blend. Nothing is clipped to
+    0..255, so the three are linear and commute, and a random order (as in PySlowFast) would change
+    nothing.
 
     Args:
         video: f32[T, H, W, 3], any range that starts at black = 0.

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 # Of the erased box, as in timm and PySlowFast: share of the frame's area, and height / width.
 _AREA = (0.02, 1.0 / 3.0)
 _ASPECT = (0.3, 1.0 / 0.3)
-# A drawn box that is as large as the frame is drawn again. At most 2% of boxes in square frames are, so
-# that ten draws are enough; a clip for which all ten fail (frames of extreme shape) is left as it is.
+# A drawn box that is as large as the frame is drawn again. At most 2% of boxes in square frames
+# are, so that ten draws are enough; a clip for which all ten fail (frames of extreme shape) is left
+# as it is.
 _TRIES = 10
 
 
@@ -72,10 +73,11 @@ def random_erasing(video: jax.Array, keys: jax.Array, probability: float) -> jax
 
 
 def _normal_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """f32 standard normal noise of 16 random bits per number, which halves the cost of making them."""
+    """f32 standard normal noise of 16 random bits per number, which halves their cost."""
     count = math.prod(shape)
     words = jax.random.bits(key, (-(-count // 2),), jnp.uint32)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:count]
-    # The centres of 2^16 equal parts of (-1, 1): symmetric, and never +-1, whose quantile is infinite.
+    # The centres of 2^16 equal parts of (-1, 1): symmetric, and never +-1, whose quantile is
+    # infinite.
     uniform = (halves.astype(jnp.float32) - 32767.5) / 32768.0
     return (math.sqrt(2.0) * lax.erf_inv(uniform)).reshape(shape)

@@ -1,9 +1,10 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) between clips, also of different datasets.
 
-The batch is cut into groups of ``mix_group`` consecutive clips. Inside a group, clip i is mixed with clip
-group - 1 - i, and all clips of the group share one draw: mixup or CutMix, lambda, box. (PySlowFast does this
-with the local batch as the only group.) A group never straddles two devices, so its outcome depends on its
-position in the global batch and not on the number of devices, and nothing travels between devices.
+The batch is cut into groups of ``mix_group`` consecutive clips. Inside a group, clip i is mixed
+with clip group - 1 - i, and all clips of the group share one draw: mixup or CutMix, lambda, box.
+(PySlowFast does this with the local batch as the only group.) A group never straddles two devices,
+so its outcome depends on its position in the global batch and not on the number of devices, and
+nothing travels between devices.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from multitrain_jax.objectives.targets import Targets
 
 
 class Mix(NamedTuple):
-    """How one group is mixed. A clip keeps ``lam`` of itself; with ``cut``, that is all outside the box."""
+    """How one group is mixed. A clip keeps ``lam`` of itself; with ``cut``, all outside the box."""
 
     lam: jax.Array  # f32[]
     cut: jax.Array  # bool[]
@@ -24,7 +25,7 @@ class Mix(NamedTuple):
 
 
 def cutmix_box(lam: jax.Array, centre: tuple[jax.Array, jax.Array], height: int, width: int) -> Box:
-    """The box that a partner's pixels fill: sides sqrt(1 - lam) of the frame's, clipped at its border.
+    """The box that a partner's pixels fill: sides sqrt(1 - lam) of the frame's, clipped there.
 
     Half the side is rounded down, so a box of odd side is one pixel smaller than drawn, as in timm.
     """
@@ -61,7 +62,8 @@ def draw_mix(
     Args:
         key: typed PRNG key.
         height, width: of a frame, pixels.
-        mixup_alpha, cutmix_alpha: both parameters of the Beta distribution of lambda; 0 turns that form off.
+        mixup_alpha, cutmix_alpha: both parameters of the Beta distribution of lambda; 0 turns that
+            form off.
         probability: of mixing at all.
         switch_probability: of CutMix where both forms are on.
     """

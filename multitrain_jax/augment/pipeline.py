@@ -1,9 +1,9 @@
 """All augmentation of a training batch, and the preparation of a test batch, on the accelerator.
 
-The host has already chosen frames, resized, cropped and flipped; here comes what needs arithmetic, in the
-order of the published recipes: RandAugment or colour jitter on pixels, normalisation, erasing, mixing.
-Everything random follows from (key, position in the global batch), so the same global batch becomes the same
-clips on any number of devices.
+The host has already chosen frames, resized, cropped and flipped; here comes what needs arithmetic,
+in the order of the published recipes: RandAugment or colour jitter on pixels, normalisation,
+erasing, mixing. Everything random follows from (key, position in the global batch), so the same
+global batch becomes the same clips on any number of devices.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from multitrain_jax.objectives.targets import Targets, make_targets
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Which augmentations a training batch gets. What is off (its default) is not compiled at all."""
+    """Which augmentations a training batch gets. What is off (the default) is not compiled."""
 
     mean: Rgb = MEAN  # of pixels scaled to 0..1
     std: Rgb = STD
@@ -49,7 +49,9 @@ class AugmentConfig:
             if not getattr(self, field) >= 0:
                 raise ValueError(f'{field}={getattr(self, field)} must not be negative')
         if self.mix_group < 2:
-            raise ValueError(f'mix_group={self.mix_group} must be at least 2: a clip and its partner')
+            raise ValueError(
+                f'mix_group={self.mix_group} must be at least 2: a clip and its partner'
+            )
         if not min(self.std) > 0:
             raise ValueError(f'std={self.std} must be positive')
 
@@ -91,7 +93,8 @@ def augment_train(
         max_classes: C, what all heads are padded to.
 
     Returns:
-        video f32[B, T, H, W, 3], normalised, and targets of one slot, or of two when clips are mixed.
+        video f32[B, T, H, W, 3], normalised, and targets of one slot, or of two when clips are
+        mixed.
 
     Raises:
         ValueError: B does not divide into groups of mixed clips.
@@ -101,7 +104,8 @@ def augment_train(
     targets = make_targets(label, dataset, weight, max_classes)
     key_clips, key_groups = jax.random.split(key)
     keys = _keys_by_position(key_clips, first_slot, batch)
-    # Distinct numbers per purpose, so that turning one augmentation off leaves the others as they were.
+    # Distinct numbers per purpose, so that turning one augmentation off leaves the others as they
+    # were.
     key_for = [jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys) for n in range(3)]
 
     if config.rand_augment:

@@ -1,13 +1,14 @@
-"""RandAugment (arXiv 1909.13719) on clips: the set of operations and severities of timm and PySlowFast.
+"""RandAugment (arXiv 1909.13719) on clips, with timm's and PySlowFast's operations and severities.
 
-Every operation works on u8[T, H, W, 3], gives the pixels that Pillow's would (to one grey level where it
-rounds differently), and treats all frames of a clip alike; what depends on image statistics (auto contrast,
-equalise, contrast) uses each frame's own, as an image library would. Geometric operations interpolate
-bilinearly and fill with mid-grey.
+Every operation works on u8[T, H, W, 3], gives the pixels that Pillow's would (to one grey level
+where it rounds differently), and treats all frames of a clip alike; what depends on image
+statistics (auto contrast, equalise, contrast) uses each frame's own, as an image library would.
+Geometric operations interpolate bilinearly and fill with mid-grey.
 
 Only the "increasing" set is offered, in which a larger magnitude always changes the clip more.
 """
 
+from collections.abc import Callable
 import dataclasses
 import re
 
@@ -34,15 +35,15 @@ class RandAugmentConfig:
 def parse_rand_augment(text: str) -> RandAugmentConfig:
     """Reads the usual notation: ``rand-m7-n4-mstd0.5-inc1``.
 
-    m: magnitude, 0..10; n: operations per clip (default 2); mstd: standard deviation of the magnitude
-    (default 0); inc1: the increasing set, required.
+    m: magnitude, 0..10; n: operations per clip (default 2); mstd: standard deviation of the
+    magnitude (default 0); inc1: the increasing set, required.
 
     Raises:
         ValueError: another notation.
     """
     problem = (
         f'rand_augment={text!r}: must look like rand-m7-n4-mstd0.5-inc1 '
-        '(magnitude 0..10, operations per clip, standard deviation of the magnitude, increasing set)'
+        '(magnitude 0..10, operations per clip, deviation of the magnitude, increasing set)'
     )
     kind, *parts = text.split('-')
     values = {}
@@ -96,8 +97,8 @@ def rand_augment(video: jax.Array, keys: jax.Array, config: RandAugmentConfig) -
     return lax.map(one_clip, (video, keys))
 
 
-# The operations. Each takes the clip u8[T, H, W, 3], the level f32[] in 0..10 and a sign f32[] that is 1
-# or -1 at random, and returns u8[T, H, W, 3].
+# The operations. Each takes the clip u8[T, H, W, 3], the level f32[] in 0..10 and a sign f32[] that
+# is 1 or -1 at random, and returns u8[T, H, W, 3].
 
 
 def auto_contrast(clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
@@ -106,7 +107,8 @@ def auto_contrast(clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Arr
     pixels = clip.astype(jnp.float32)
     low = jnp.min(pixels, axis=(1, 2), keepdims=True)
     high = jnp.max(pixels, axis=(1, 2), keepdims=True)
-    # Whole numbers below 2^16 divided and floored: exact in float32, and faster than integer division.
+    # Whole numbers below 2^16 divided and floored: exact in float32, and faster than integer
+    # division.
     stretched = jnp.floor((pixels - low) * 255.0 / jnp.maximum(high - low, 1.0))
     return jnp.where(high > low, stretched, pixels).astype(jnp.uint8)
 
@@ -116,7 +118,9 @@ def equalize(clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
     del level, sign
     frames, height, width, channels = clip.shape
     images = jnp.moveaxis(clip, 3, 1).reshape(frames * channels, height * width)
-    counts = lax.platform_dependent(images, tpu=_histogram_by_product, default=_histogram_by_scatter)
+    counts = lax.platform_dependent(
+        images, tpu=_histogram_by_product, default=_histogram_by_scatter
+    )
     brightest = jnp.max(images, axis=1, keepdims=True).astype(jnp.int32)
     last = jnp.take_along_axis(counts, brightest, axis=1)  # [T * 3, 1]
     step = (height * width - last) // 255
@@ -136,7 +140,7 @@ def invert(clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
 
 
 def posterize(clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Keeps the 4 (level 0) to 1 (from level 7.5) highest bits; without any, nothing is left to see."""
+    """Keeps the highest 4 (level 0) to 1 (from level 7.5) bits; with none, nothing would show."""
     del sign
     dropped = jnp.minimum(4 + jnp.floor(level / MAX_LEVEL * 4).astype(jnp.int32), 7)
     return (clip.astype(jnp.int32) & (0xFF << dropped)).astype(jnp.uint8)
@@ -174,7 +178,7 @@ def brightness(clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
 
 
 def sharpness(clip: jax.Array, level: jax.Array, sign: jax.Array) -> jax.Array:
-    """Blends with a smoothed clip (3 x 3, the centre weighing 5 of 13; border kept), or away from it."""
+    """Blends with a smoothed clip (3 x 3, centre 5 of 13; border kept), or away from it."""
     pixels = clip.astype(jnp.float32)
     down = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]  # sums of 3 rows
     box = down[:, :, :-2] + down[:, :, 1:-1] + down[:, :, 2:]
@@ -243,10 +247,11 @@ OPERATIONS = {
 }
 
 
-# Counting and table look-up for u8[I, P] images. Scatter and gather of single bytes are serial on a TPU;
-# there, a pixel is 16 * high + low and both become products of one-hot matrices. On a CPU those are 13 times
-# slower than scatter and gather (66 against 5 ms for 12 images of 224 x 224). The products are exact in
-# bfloat16: factors are 0, 1 or whole numbers up to 255, and sums are float32.
+# Counting and table look-up for u8[I, P] images. Scatter and gather of single bytes are serial on a
+# TPU; there, a pixel is 16 * high + low and both become products of one-hot matrices. On a CPU
+# those are 13 times slower than scatter and gather (66 against 5 ms for 12 images of 224 x 224).
+# The products are exact in bfloat16: factors are 0, 1 or whole numbers up to 255, and sums are
+# float32.
 
 
 def _histogram_by_scatter(images: jax.Array) -> jax.Array:
@@ -303,11 +308,13 @@ def _blend(degenerate: jax.Array, clip: jax.Array, level: jax.Array, sign: jax.A
     return jnp.clip(blended, 0.0, 255.0).astype(jnp.uint8)
 
 
-def _warp(clip: jax.Array, source) -> jax.Array:
-    """Samples every frame at ``source(x, y)``: from the place of a result pixel to that in the clip.
+def _warp(
+    clip: jax.Array, source: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+) -> jax.Array:
+    """Samples every frame at ``source(x, y)``, of the place (x, y) of each pixel of the result.
 
-    Places are in pixels with pixel centres at .5. Bilinear inside the frame (neighbours beyond its border
-    repeat the border), grey outside.
+    Places are in pixels with pixel centres at .5. Bilinear inside the frame (neighbours beyond its
+    border repeat the border), grey outside.
     """
     frames, height, width, channels = clip.shape
     y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing='ij')

@@ -1,8 +1,8 @@
 """Cross-entropies between logits and soft labels over heads that are padded to a common width.
 
-All functions take logits [..., C], label [..., C] and mask bool[..., C] (which classes exist; the three
-broadcast to the same shape) and return one loss per row, [...], in float32 or wider.
-Labels must be 0 where the mask is False; logits there are never read.
+All functions take logits [..., C], label [..., C] and mask bool[..., C] (which classes exist; the
+three broadcast to the same shape) and return one loss per row, [...], in float32 or wider. Labels
+must be 0 where the mask is False; logits there are never read.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 # Large enough to vanish from any softmax, small enough that float32 arithmetic on it stays finite.
 _ABSENT = -1e30
 
-# Clamps of the reverse cross-entropy: log 0 of a hard label becomes log 1e-4 (symmetric cross-entropy,
-# arXiv 1908.06112, section 3.2, takes A = -4 by natural or other logarithms; the reference log 1e-4).
+# Clamps of the reverse cross-entropy: a label of 0 counts as 1e-4, so its logarithm as -9.2 (the
+# constant A of arXiv 1908.06112, section 3.2).
 _SMALLEST_LABEL = 1e-4
 _SMALLEST_PROBABILITY = 1e-7
 
@@ -34,7 +34,7 @@ def cross_entropy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.A
 
 
 def normalized_cross_entropy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Cross-entropy divided by the sum of the cross-entropies to every class (arXiv 2006.13554, eq. 6)."""
+    """Cross-entropy divided by the sum of those to every class (arXiv 2006.13554, equation 6)."""
     log_p = log_probabilities(logits, mask)
     return jnp.sum(label * log_p, axis=-1) / jnp.sum(log_p, axis=-1)
 
@@ -50,7 +50,9 @@ def normalized_and_reverse_cross_entropy(
     logits: jax.Array, label: jax.Array, mask: jax.Array
 ) -> jax.Array:
     """The sum of both: an active and a passive robust loss (arXiv 2006.13554, section 4)."""
-    return normalized_cross_entropy(logits, label, mask) + reverse_cross_entropy(logits, label, mask)
+    return normalized_cross_entropy(logits, label, mask) + reverse_cross_entropy(
+        logits, label, mask
+    )
 
 
 def binary_cross_entropy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
@@ -62,7 +64,8 @@ def binary_cross_entropy(logits: jax.Array, label: jax.Array, mask: jax.Array) -
     return jnp.sum(jnp.where(mask, per_class, 0.0), axis=-1) / count
 
 
-# By the name a configuration uses. Multi-label datasets always take binary_cross_entropy for their heads.
+# By the name a configuration uses. Multi-label datasets always take binary_cross_entropy for their
+# heads.
 SOFTMAX_LOSSES: dict[str, ClassificationLoss] = {
     'cross_entropy': cross_entropy,
     'normalized_cross_entropy': normalized_cross_entropy,
@@ -72,7 +75,7 @@ SOFTMAX_LOSSES: dict[str, ClassificationLoss] = {
 
 
 def smooth_label(label: jax.Array, mask: jax.Array, smoothing: float) -> jax.Array:
-    """Mixes a label (or every entry of a multi-hot one) with 1 / (the dataset's own number of classes).
+    """Mixes a label, one-hot or multi-hot, with 1 / (the dataset's own number of classes).
 
     (1 - e) y + e / C: with y one-hot the true class gets 1 - e + e / C and the others e / C.
     """

@@ -1,4 +1,4 @@
-"""The informative loss: keep the variance of every embedding dimension up and their covariances down."""
+"""The informative loss: variances of the embedding's dimensions up, their covariances down."""
 
 from typing import NamedTuple
 
@@ -11,21 +11,24 @@ _VARIANCE_EPSILON = 1e-4
 
 
 class InformativeTerms(NamedTuple):
-    """Both unweighted, f32[]: mean hinge of the standard deviations, and squared covariances / D."""
+    """Both f32[], unweighted: mean hinge of the standard deviations, squared covariances / D."""
 
     std: jax.Array
     covariance: jax.Array
 
 
 def informative_terms(embedding: jax.Array, *, axis_name: str | None = None) -> InformativeTerms:
-    """Variance and covariance terms over the global batch (MultiTrain, section 3; VICReg, arXiv 2105.04906).
+    """Both terms over the global batch (MultiTrain, section 3; VICReg, arXiv 2105.04906).
 
-    std = mean_j max(0, 1 - sqrt(Var_j + 1e-4)); covariance = sum_{j != k} Cov_jk^2 / D; both statistics
-    unbiased (B - 1).
+        std = mean_j max(0, 1 - sqrt(Var_j + 1e-4))
+        covariance = sum_{j != k} Cov_jk^2 / D
 
-    With ``axis_name`` the embeddings of all replicas are gathered and every replica returns the same two
-    numbers. Their gradient is right after the gradients of the replicas are *averaged*: the transpose of
-    all_gather sums the N equal cotangents of the N replicas, which the mean divides by N again.
+    with unbiased (B - 1) statistics.
+
+    With ``axis_name`` the embeddings of all replicas are gathered and every replica returns the
+    same two numbers. Their gradient is right after the gradients of the replicas are *averaged*:
+    the transpose of all_gather sums the N equal cotangents of the N replicas, which the mean
+    divides by N again.
 
     Args:
         embedding: [B, D], this replica's clips, at least 2 in the global batch.

@@ -1,4 +1,4 @@
-"""The projection loss: every other dataset's head, through a linear map, must know this dataset's label."""
+"""The projection loss: the other datasets' heads, through a linear map, must know the label too."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,11 @@ def projection_loss(
     mask: jax.Array,
     loss: ClassificationLoss,
 ) -> jax.Array:
-    """Mean over the other heads o of loss(head_o(z) @ W[o->d], y) (MultiTrain, NeurIPS 2022, section 3).
+    """Mean over the other heads o of loss(head_o(z) @ W[o->d], y) (MultiTrain, section 3).
 
     Args:
-        projected: f32[B, S, N-1, C], what the N-1 other heads say about each slot's own dataset, as logits.
+        projected: f32[B, S, N-1, C], what the N-1 other heads say about each slot's own dataset, as
+            logits.
         label: f32[B, S, C].
         mask: bool[B, S, C], the classes of the slot's dataset.
         loss: from ``classification``.

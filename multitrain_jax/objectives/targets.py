@@ -1,4 +1,4 @@
-"""What a clip should be classified as, in a form that survives mixing clips of different datasets."""
+"""What a clip should be classified as, also when it is mixed of clips of different datasets."""
 
 import flax.struct
 import jax
@@ -7,12 +7,13 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Targets:
-    """Labels of a batch. A clip has S slots: one as read, two after mixup or CutMix with a partner clip.
+    """Labels of a batch. A clip has S slots: one as read, two once mixed with a partner clip.
 
     Every slot belongs to one dataset and is judged by that dataset's head only.
 
     Attributes:
-        label: f32[B, S, C], soft or multi-hot; zero for classes that the slot's dataset does not have.
+        label: f32[B, S, C], soft or multi-hot; zero for classes that the slot's dataset does not
+            have.
         dataset: i32[B, S], position of the slot's dataset in the list of datasets.
         share: f32[B, S], how much of the clip is of this slot; sums to 1 over the slots.
         weight: f32[B], 0 for padding.
@@ -42,7 +43,8 @@ def make_targets(
         label = jax.nn.one_hot(label, max_classes, dtype=jnp.float32)
     elif label.ndim != 2 or label.shape[1] != max_classes:
         raise ValueError(
-            f'label has shape {label.shape}: must be [B] class numbers or [B, {max_classes}] multi-hot'
+            f'label has shape {label.shape}: must be class numbers [B] '
+            f'or multi-hot rows [B, {max_classes}]'
         )
     return Targets(
         label=label[:, None].astype(jnp.float32),  # [B, 1, C]

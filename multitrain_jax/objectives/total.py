@@ -36,7 +36,9 @@ class DatasetObjective:
 
     def __post_init__(self):
         if self.num_classes < 1:
-            raise ValueError(f'dataset {self.name}: num_classes={self.num_classes} must be positive')
+            raise ValueError(
+                f'dataset {self.name}: num_classes={self.num_classes} must be positive'
+            )
         if not self.weight >= 0:
             raise ValueError(f'dataset {self.name}: weight={self.weight} must not be negative')
 
@@ -50,7 +52,7 @@ class ObjectiveConfig:
     std_weight: float = 25.0  # of the variance term inside the informative loss
     covariance_weight: float = 1.0  # of its covariance term
     label_smoothing: float = 0.1  # over each dataset's own number of classes
-    classification_loss: SoftmaxLossName = 'cross_entropy'  # multi-label heads: sigmoid cross-entropy
+    classification_loss: SoftmaxLossName = 'cross_entropy'  # multi-label heads: sigmoid instead
     projection_loss: SoftmaxLossName = 'cross_entropy'  # of every dataset, multi-label ones too
 
     def __post_init__(self):
@@ -99,10 +101,10 @@ def objective(
 
         L = (1 / B) sum_i w_i weight_d (L_cls + lambda_proj L_proj) + lambda_inf L_inf
 
-    A slot that holds a share of its clip enters the sum with that share, judged by its own dataset's head.
-    B is this replica's number of clips (all replicas have equally many): averaging the replicas' losses and
-    gradients gives those of the global batch. L_inf is computed over the global batch by every replica.
-    A dataset without a clip in the batch contributes 0.
+    A slot that holds a share of its clip enters the sum with that share, judged by its own
+    dataset's head. B is this replica's number of clips (all replicas have equally many): averaging
+    the replicas' losses and gradients gives those of the global batch. L_inf is computed over the
+    global batch by every replica. A dataset without a clip in the batch contributes 0.
 
     Args:
         outputs: ``logits``, ``projected`` and ``expanded`` as in `ModelOutputs`.
@@ -113,13 +115,14 @@ def objective(
 
     Returns:
         loss: f32[].
-        terms: by name, to be averaged over replicas and logged as sum / count: ``loss``; for every dataset
-            ``classification/NAME``, ``projection/NAME`` (neither has the dataset's weight in it) and
-            ``top1/NAME`` (against the clean label of the slot with the largest share);
+        terms: by name, to be averaged over replicas and logged as sum / count: ``loss``; for every
+            dataset ``classification/NAME``, ``projection/NAME`` (neither has the dataset's weight
+            in it) and ``top1/NAME`` (against the clean label of the slot with the largest share);
             ``informative/std`` and ``informative/covariance``, unweighted.
 
     Raises:
-        ValueError: an output that a positive weight needs is missing, or shapes do not fit the datasets.
+        ValueError: an output that a positive weight needs is missing, or shapes do not fit
+            the datasets.
     """
     _check(outputs, targets, config, datasets)
     clips = jnp.arange(targets.dataset.shape[0])[:, None]  # [B, 1]
@@ -226,6 +229,10 @@ def _check(
     if targets.label.shape[-1] != most:
         raise ValueError(f'labels have {targets.label.shape[-1]} classes, the heads {most}')
     if config.lambda_proj > 0 and len(datasets) > 1 and outputs.projected is None:
-        raise ValueError('lambda_proj > 0 needs the projected logits: build the model with projections')
+        raise ValueError(
+            'lambda_proj > 0 needs the projected logits: build the model with projections'
+        )
     if config.lambda_inf > 0 and outputs.expanded is None:
-        raise ValueError('lambda_inf > 0 needs the expanded embedding: build the model with an expander')
+        raise ValueError(
+            'lambda_inf > 0 needs the expanded embedding: build the model with an expander'
+        )

@@ -29,7 +29,9 @@ def test_equal_to_the_three_steps_in_any_order(order):
     expected = CLIP.astype(np.float64)
     for name in order:
         expected = STEPS[name](expected, factors[name])
-    np.testing.assert_allclose(jax.jit(adjust_color)(CLIP, **factors), expected, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(
+        jax.jit(adjust_color)(CLIP, **factors), expected, rtol=1e-5, atol=1e-3
+    )
 
 
 def test_strength_bounds_the_change_and_zero_is_the_identity():

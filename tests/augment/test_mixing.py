@@ -30,7 +30,13 @@ def test_boxes_and_corrected_lambdas_equal_to_the_reference():
     np.testing.assert_allclose(ours, corrected, atol=1e-7)
 
 
-CALLS = ['mixup_nc700', 'cutmix_nc700', 'mixup_nc7', 'cutmix_corner_nc700', 'mixup_multilabel_nc292']
+CALLS = [
+    'mixup_nc700',
+    'cutmix_nc700',
+    'mixup_nc7',
+    'cutmix_corner_nc700',
+    'mixup_multilabel_nc292',
+]
 
 
 @pytest.mark.parametrize('name', CALLS)
@@ -55,11 +61,13 @@ def test_mixed_batches_equal_to_the_reference(name):
         box = cutmix_box(lam, tuple(case['cy_cx']), height, width)
         lam = lambda_of_box(box, height, width)
     np.testing.assert_allclose(lam, case['lam_used'], atol=1e-7)
-    mixed, targets = jax.jit(mix_group)(video, targets, Mix(jnp.asarray(lam), jnp.asarray(cut), box))
+    mixed, targets = jax.jit(mix_group)(
+        video, targets, Mix(jnp.asarray(lam), jnp.asarray(cut), box)
+    )
     np.testing.assert_allclose(np.moveaxis(mixed, -1, 1), case['x_out'], atol=1e-6)
 
-    # The reference smooths all heads' labels of all clips alike: undone, what is left is each head's share
-    # of each clip, which our slots hold.
+    # The reference smooths all heads' labels of all clips alike: undone, what is left is each
+    # head's share of each clip, which our slots hold.
     smoothing = float(golden['smoothing'])
     off = smoothing / int(case['num_classes_cfg'])
     for d, classes in enumerate(number_of):

@@ -11,4 +11,6 @@ def test_scales_by_channel():
     result = normalize(jnp.asarray(video), mean=mean, std=std)
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, expected, atol=1e-6)
-    np.testing.assert_allclose(normalize(jnp.asarray(video)), (video / 255 - 0.45) / 0.225, atol=1e-6)
+    np.testing.assert_allclose(
+        normalize(jnp.asarray(video)), (video / 255 - 0.45) / 0.225, atol=1e-6
+    )

@@ -98,7 +98,9 @@ def test_evaluation_normalises_bytes_only():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match='15 clips per device do not divide into groups of mix_group=2'):
+    with pytest.raises(
+        ValueError, match='15 clips per device do not divide into groups of mix_group=2'
+    ):
         _augment(_batch(15), jax.random.key(0), 0, EVERYTHING)
     with pytest.raises(ValueError, match='color_jitter=1.5'):
         AugmentConfig(color_jitter=1.5)

@@ -81,15 +81,13 @@ def test_every_operation_equal_to_pillow(name):
         for frame, image in enumerate(clip):
             expected = np.asarray(_pillow(name, pil.fromarray(image), level, sign)).astype(int)
             difference = np.abs(ours[frame] - expected)
-            # One grey level where sums round differently; where a source falls on the frame's very border,
-            # rounding may also decide between grey and picture.
+            # One grey level where sums round differently; where a source falls on the frame's very
+            # border, rounding may also decide between grey and picture.
             assert np.mean(difference > 1) < 0.004, (level, sign)
             assert np.mean(difference > 0) < 0.05, (level, sign)
 
 
-UNCHANGED_AT_ZERO = sorted(
-    set(OPERATIONS) - {'auto_contrast', 'equalize', 'invert', 'posterize'}
-)
+UNCHANGED_AT_ZERO = sorted(set(OPERATIONS) - {'auto_contrast', 'equalize', 'invert', 'posterize'})
 
 
 @pytest.mark.parametrize('name', UNCHANGED_AT_ZERO)

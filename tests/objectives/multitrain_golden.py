@@ -24,7 +24,7 @@ def load():
 
 
 class MultiHeadCase:
-    """One ``multihead/<case>``: logits and gradients stacked over heads and padded to the most classes."""
+    """One ``multihead/<case>``, stacked over heads and padded to the most classes."""
 
     def __init__(self, name: str):
         arrays, meta = load()

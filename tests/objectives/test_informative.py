@@ -31,7 +31,9 @@ def test_equal_to_the_reference(case):
 
 
 def test_constant_embedding_has_a_finite_gradient():
-    terms, gradient = jax.jit(jax.value_and_grad(lambda x: sum(informative_terms(x))))(jnp.ones((4, 3)))
+    terms, gradient = jax.jit(jax.value_and_grad(lambda x: sum(informative_terms(x))))(
+        jnp.ones((4, 3))
+    )
     np.testing.assert_allclose(terms, 1 - np.sqrt(1e-4), rtol=1e-6)
     assert np.all(np.isfinite(gradient))
 

@@ -64,7 +64,9 @@ def test_informative_loss_is_added_with_its_weight():
         outputs = Outputs(jnp.asarray(case.logits), jnp.asarray(case.projected), expanded)
         value, terms = evaluate(outputs, case.targets, config, case.datasets)
     np.testing.assert_allclose(value, case.loss + 0.1 * golden['inf/base/loss'], rtol=1e-12)
-    np.testing.assert_allclose(terms['informative/std'].sum, golden['inf/base/std_term'], rtol=1e-12)
+    np.testing.assert_allclose(
+        terms['informative/std'].sum, golden['inf/base/std_term'], rtol=1e-12
+    )
     np.testing.assert_allclose(
         terms['informative/covariance'].sum, golden['inf/base/cov_term'], rtol=1e-12
     )
@@ -72,10 +74,13 @@ def test_informative_loss_is_added_with_its_weight():
 
 def test_terms_rebuild_the_loss_and_an_absent_dataset_counts_nothing():
     case = MultiHeadCase('absent_dataset')
-    outputs = Outputs(jnp.asarray(case.logits, jnp.float32), jnp.asarray(case.projected, jnp.float32), None)
+    outputs = Outputs(
+        jnp.asarray(case.logits, jnp.float32), jnp.asarray(case.projected, jnp.float32), None
+    )
     loss, terms = evaluate(outputs, case.targets, case.config, case.datasets)
     total = sum(
-        entry.weight * (terms[f'classification/{entry.name}'].sum + terms[f'projection/{entry.name}'].sum)
+        entry.weight
+        * (terms[f'classification/{entry.name}'].sum + terms[f'projection/{entry.name}'].sum)
         for entry in case.datasets
     )
     np.testing.assert_allclose(total / len(case.targets.weight), loss, rtol=1e-6)
@@ -109,7 +114,8 @@ def _problem(batch=16, slots=2, width=5, seed=0):
     features = rng.normal(size=(batch, width)).astype(np.float32)
     params = {
         'heads': rng.normal(size=(number, width, classes)).astype(np.float32),
-        'projections': rng.normal(size=(number, number - 1, classes, classes)).astype(np.float32) / 3,
+        'projections': rng.normal(size=(number, number - 1, classes, classes)).astype(np.float32)
+        / 3,
         'expander': rng.normal(size=(width, 8)).astype(np.float32) / 4,
     }
     return params, features, targets
@@ -147,7 +153,10 @@ def test_eight_devices_give_the_loss_and_gradient_of_one():
     one = jax.jit(_step)(params, features, targets)
     shared = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), (features, targets))
     step = jax.pmap(
-        lambda p, f, t: _step(p, f, t, 'data'), axis_name='data', in_axes=(None, 0, 0), out_axes=None
+        lambda p, f, t: _step(p, f, t, 'data'),
+        axis_name='data',
+        in_axes=(None, 0, 0),
+        out_axes=None,
     )
     _equal_steps(one, step(params, *shared))
 
@@ -188,7 +197,9 @@ def _reference_loss(params, features, targets):
             own = -np.mean(label * np.log(p) + (1 - label) * np.log(1 - p))
         else:
             own = cross_entropy(logits, label)
-        proj = np.mean([cross_entropy(outputs['projected'][d, j, clip, classes], label) for j in (0, 1)])
+        proj = np.mean(
+            [cross_entropy(outputs['projected'][d, j, clip, classes], label) for j in (0, 1)]
+        )
         weight = targets.share[clip, slot] * targets.weight[clip] * entry.weight
         total += weight * (own + proj)
     expanded = outputs['expanded']
