@@ -11,32 +11,20 @@ _log = logging.getLogger('multitrain_jax')
 
 
 def set_up_logging(workdir: str | Path | None = None) -> None:
-    """Our own lines on standard error; everything the libraries say too, in `WORKDIR/log.txt`."""
+    """Our own lines, and errors of the libraries, on standard error; everything they all say in `WORKDIR/log.txt`."""
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter('[%(asctime)s] %(message)s', datefmt='%H:%M:%S'))
-    _log.handlers[:] = [console]
+    console.addFilter(lambda record: record.name == _log.name or record.levelno >= logging.ERROR)
+    handlers: list[logging.Handler] = [console]
+    if workdir is not None:
+        file = logging.FileHandler(Path(workdir) / 'log.txt', encoding='utf-8')
+        file.setFormatter(logging.Formatter('%(asctime)s %(levelname).1s %(name)s %(message)s'))
+        handlers.append(file)
+        from absl import logging as absl_logging  # Orbax and clu speak through it
+
+        absl_logging.set_verbosity(absl_logging.INFO)
+    logging.getLogger().handlers[:] = handlers
     _log.setLevel(logging.INFO)
-    _log.propagate = workdir is not None
-    if workdir is None:
-        return
-    from absl import logging as absl_logging
-
-    root, absl_handler = logging.getLogger(), absl_logging.get_absl_handler()
-    absl_logging.set_verbosity(absl_logging.INFO)
-    absl_handler.setLevel(logging.ERROR)  # on the console
-    to_file = logging.FileHandler(Path(workdir) / 'log.txt', encoding='utf-8')
-    to_file.setFormatter(logging.Formatter('%(asctime)s %(levelname).1s %(name)s %(message)s'))
-    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, logging.FileHandler)]
-    if absl_handler not in root.handlers:
-        root.addHandler(absl_handler)
-    root.addHandler(to_file)
-    _log.addFilter(_mark_ours)
-    absl_handler.addFilter(lambda record: not getattr(record, 'ours', False))
-
-
-def _mark_ours(record: logging.LogRecord) -> bool:
-    record.ours = True
-    return True
 
 
 def duration(seconds: float) -> str:
