@@ -111,10 +111,16 @@ class TrainingOrder:
         )
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> list[Sample]:
-        """This host's consecutive share of the batch of ``step``; the hosts' shares make it up."""
+        """This host's consecutive share of the batch of ``step``; the hosts' shares make it up.
+
+        The first samples of all the batch's records come first, then all second ones, and so on:
+        neighbours, which mixup pairs, are never samples of the same record.
+        """
         share = host_share(self.batch_size, host, num_hosts)
-        first = step * self.batch_size
-        return [self.sample(first + slot) for slot in share]
+        first, records = step * self.batch_size, self.batch_size // self.repeats
+        return [
+            self.sample(first + (slot % records) * self.repeats + slot // records) for slot in share
+        ]
 
 
 def host_share(batch_size: int, host: int, num_hosts: int) -> range:

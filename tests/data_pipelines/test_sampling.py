@@ -35,9 +35,9 @@ def test_every_epoch_visits_every_record_once(drawn):
     for step in range(-(-3 * order.samples_per_epoch // order.batch_size)):
         batch = order.batch(step)
         assert len(batch) == order.batch_size
-        # The samples of one record are neighbours, so they share the batch.
-        for group in np.array_split(np.arange(len(batch)), groups):
-            assert len({batch[i][1:4] for i in group}) == 1
+        # The samples of one record share the batch, but are no neighbours: mixup pairs those.
+        for record in range(groups):
+            assert len({sample[1:4] for sample in batch[record::groups]}) == 1
         for sample in batch:
             if sample.epoch < 3:
                 visits[sample.epoch][_visit(sample)] += 1
