@@ -1,0 +1,118 @@
+"""MultiTrain (NeurIPS 2022): one MViTv2-B 32x3 on Kinetics-400, Moments in Time, Something-Something V2, ActivityNet.
+
+    python run.py --config=configs/multitrain.py --workdir=runs/multitrain --config.data_root=/data
+
+Each dataset is a directory of records under `data_root`, written by `python -m data_pipelines.convert`.
+The supplement's recipe (section 2.1), from random initialisation: 50 epochs at batch 512. The paper trained
+2 to 4 days on 128 V100/A100 GPUs, starting from a Kinetics checkpoint.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    config.seed = 0  # of initialisation, order of the data, augmentation, dropout
+    config.data_root = 'data'  # directory that holds the datasets
+    config.epochs = 50.0  # passes over the union of the training splits
+    config.batch_size = 512  # clips per update, over all devices of all hosts
+    config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
+    config.log_every_steps = 20
+    config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
+    config.synthetic = None  # no data is rendered
+
+    # 32 frames at stride 3 of a 30 frames/s video: 3.2 s.
+    strided = dict(sampling='strided', stride=3, target_frame_rate=30.0, flip=True)
+    # Something-Something: the whole video; "left to right" must not be mirrored.
+    uniform = dict(sampling='uniform', stride=1, target_frame_rate=None, flip=False)
+    splits = dict(train_split='train', evaluation_split='validation')
+    config.datasets = dict(
+        activitynet=dict(path='activitynet', loss_weight=1.0, **strided, **splits),
+        kinetics400=dict(path='kinetics400', loss_weight=1.0, **strided, **splits),
+        moments_in_time=dict(path='moments_in_time', loss_weight=1.0, **strided, **splits),
+        something_v2=dict(path='something_v2', loss_weight=1.0, **uniform, **splits),
+    )
+
+    config.model = dict(
+        backbone=dict(  # MViTv2-B 32x3, MultiTrain's form (supplement, table 2): 51.0 M parameters
+            num_frames=32,
+            image_size=224,  # pixels
+            width=96,  # of stage 1; doubles with every stage
+            heads=1,  # of stage 1; doubles with every stage
+            stage_blocks=(2, 3, 16, 3),  # blocks per stage
+            query_strides=((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2)),  # (t, h, w) of each stage's first block
+            kv_stride=(1, 8, 8),  # of keys and values in stage 1
+            patch_kernel=(3, 7, 7),
+            patch_stride=(2, 4, 4),
+            mlp_ratio=4.0,
+            stochastic_depth=0.1,  # of the last block; linear from 0 in the first
+            positions='separate',  # learned spatial and temporal vectors
+            class_token=False,
+            skip_input='raw',  # what the widening skip path reads
+            pool_norm_epsilon=1e-5,
+            init_std=0.02,  # of linear kernels
+            dtype='bfloat16',  # of activations; parameters, softmax and losses are float32
+            remat=True,  # recompute blocks in the backward pass to save memory
+        ),
+        head_hidden=2048,  # hidden width of each dataset's head; 0: linear
+        head_dropout=0.5,  # before a head's last layer
+        logit_dropout=0.5,  # of the logits, as in the public code
+        projections=True,  # between every ordered pair of datasets, in training
+        expander=True,  # of the informative loss, in training
+        expander_hidden=2048,  # 4096 in the public code
+    )
+
+    config.input = dict(
+        short_side=(256, 320),  # pixels; random short side before the random crop
+        repeats=2,  # samples of each record in its batch (repeated augmentation)
+        num_threads=None,  # that read and decode; None: one per core
+        max_bad_records=1000,  # damaged records to skip before the run stops
+    )
+
+    config.augment = dict(  # on the device
+        mean=(0.45, 0.45, 0.45),  # of pixels scaled to 0..1
+        std=(0.225, 0.225, 0.225),
+        rand_augment='rand-m7-n4-mstd0.5-inc1',  # '': off
+        color_jitter=0.4,  # largest change of brightness, contrast, saturation
+        erasing_probability=0.25,  # of a clip having a box of noise
+        mixup_alpha=0.8,  # of Beta(alpha, alpha); 0: off
+        cutmix_alpha=1.0,  # 0: off
+        mix_probability=1.0,  # of a group being mixed
+        mix_switch_probability=0.5,  # of CutMix, where both are on
+        mix_group=2,  # clips that share one draw; divides every device's share of the batch
+    )
+
+    config.objective = dict(
+        lambda_proj=1.0,  # weight of the projection loss
+        lambda_inf=0.1,  # weight of the informative loss
+        std_weight=25.0,  # of its variance term
+        covariance_weight=1.0,  # of its covariance term
+        label_smoothing=0.1,
+        classification_loss='cross_entropy',
+        projection_loss='cross_entropy',
+    )
+
+    config.optimizer = dict(  # AdamW
+        peak_learning_rate=2e-4,
+        warmup_start_learning_rate=2e-6,
+        end_learning_rate=2e-6,
+        warmup_epochs=10.0,
+        warmup_steps=0,  # instead of warmup_epochs
+        weight_decay=0.05,  # none on biases and LayerNorm scales
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        clip_norm=1.0,  # L2 norm of all gradients together
+    )
+
+    config.evaluation = dict(
+        every_epochs=5.0,  # 0: only at the end
+        batch_size=512,  # views per batch, over all devices of all hosts
+        short_side=256,  # pixels (the public code resizes to 224 for three crops)
+        temporal_views=3,  # clips along the video ('uniform' datasets have one)
+        spatial_views=3,  # left, centre, right
+    )
+
+    config.checkpoint = dict(every_steps=1000, keep=3)
+    return config
