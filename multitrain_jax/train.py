@@ -1,6 +1,7 @@
 """Training: the state, the step of one replica, and the loop around it."""
 
 from collections.abc import Callable, Mapping, Sequence
+import concurrent.futures
 import dataclasses
 import functools
 import logging
@@ -82,14 +83,14 @@ def make_train_step(
     ]
     max_classes = max(len(spec.classes) for spec in datasets)
 
-    def loss_fn(params, part, key, first_slot, replica):
+    def loss_fn(params, part, key, first_slot):
         augment_key, model_key = jax.random.split(key)
         video, targets = augment_train(
             part['video'], part['label'], part['dataset'], part['weight'],
             key=augment_key, first_slot=first_slot, config=config.augment, max_classes=max_classes,
         )  # fmt: skip
         model = nnx.merge(graphdef, params)
-        outputs = model(video, key=jax.random.fold_in(model_key, replica), training=True)
+        outputs = model(video, key=jax.random.fold_in(model_key, first_slot), training=True)
         return objective(outputs, targets, config.objective, objective_datasets, axis_name=parallel.DATA_AXIS)
 
     def train_step(state, share):
@@ -100,12 +101,9 @@ def make_train_step(
 
         def gradients(piece_and_part):
             piece, part = piece_and_part
-            # The slots of a piece are numbered over all replicas, so augmentation does not depend on their number.
-            first_slot = (piece * jax.lax.axis_size(parallel.DATA_AXIS) + replica) * size
-            piece_key = jax.random.fold_in(key, piece)
-            (_, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.params, part, piece_key, first_slot, replica
-            )
+            # Augmentation follows from a clip's place in the global batch, however the batch is cut.
+            first_slot = (replica * pieces + piece) * size
+            (_, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, part, key, first_slot)
             return grads, terms
 
         if pieces == 1:
@@ -174,6 +172,10 @@ def train_and_evaluate(
     workdir = make_workdir(workdir)
     if config.compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir))
+    # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile data and model are made ready.
+    opening = concurrent.futures.ThreadPoolExecutor(1, 'writer').submit(
+        metrics.open_writer, str(workdir), is_main_host=jax.process_index() == 0
+    )
     if source is None:
         from multitrain_jax.record_data import RecordData  # the only door to data_pipelines
 
@@ -205,7 +207,7 @@ def train_and_evaluate(
         state = saved.restore(latest, jax.eval_shape(lambda: init_state(config, source.datasets, tx)))
         _log.info('resuming at step %d of %d from %s', latest, total_steps, saved.directory)
 
-    writer = metrics.open_writer(str(workdir), is_main_host=jax.process_index() == 0)
+    writer = opening.result()
     run = _Run(
         config, source, workdir, mesh, total_steps, graphdef, schedule,
         train_step=parallel.map_train_step(make_train_step(config, source.datasets, graphdef, tx), mesh),
