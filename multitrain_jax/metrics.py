@@ -38,7 +38,9 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 
 def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
-    """Area under the precision-recall steps of one class: mean precision at each positive, by falling score.
+    """Area under the precision-recall steps of one class: mean over the positives of the precision at their score.
+
+    Equal scores stand or fall together, so that the order of the clips does not matter.
 
     Args:
         scores: f[n].
@@ -46,8 +48,10 @@ def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
     """
     if not positives.any():
         return float('nan')
-    hits = positives[np.argsort(-scores, kind='stable')]
-    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    order = np.argsort(-scores, kind='stable')
+    falling, hits = scores[order], positives[order]
+    last = np.searchsorted(-falling, -falling, side='right') - 1  # of the clips with the same score
+    precision = np.cumsum(hits)[last] / (last + 1)
     return float(precision[hits].mean())
 
 
