@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import logging
+import math
 from pathlib import Path
 import sys
 import time
@@ -28,7 +29,9 @@ def set_up_logging(workdir: str | Path | None = None) -> None:
 
 
 def duration(seconds: float) -> str:
-    """`75` as `1m15s`, `5` as `5s`, `7300` as `2h01m`."""
+    """`75` as `1m15s`, `5` as `5s`, `7300` as `2h01m`; infinity, not known yet, as `?`."""
+    if math.isinf(seconds):
+        return '?'
     seconds = round(seconds)
     if seconds < 60:
         return f'{seconds}s'
@@ -49,7 +52,7 @@ class Countdown:
         self._marks = [(time.monotonic(), done)]
 
     def update(self, done: int) -> tuple[float, float]:
-        """(steps per second, seconds left) when `done` steps are done."""
+        """(steps per second, seconds left) when `done` steps are done; (0, infinity) when none was timed yet."""
         self._marks = [*self._marks[-8:], (time.monotonic(), done)]
         (then, before), (now, _) = self._marks[0], self._marks[-1]
         rate = (done - before) / max(now - then, 1e-9)

@@ -306,11 +306,12 @@ class _StepLog:
         done = kept[-1][0] + 1
         steps_per_second, seconds_left = self.countdown.update(done)
         clips_per_second = steps_per_second * self._run.config.batch_size
-        self.rates.append(clips_per_second)
         values = metrics.merge(terms for _, terms in kept)
         values['learning_rate'] = float(self._run.schedule(done - 1))
-        values['clips_per_second'] = clips_per_second
-        values['data_wait_share'] = self.waited * steps_per_second / len(kept)
+        if steps_per_second > 0:  # not where only the step that was compiled has been done
+            self.rates.append(clips_per_second)
+            values['clips_per_second'] = clips_per_second
+            values['data_wait_share'] = self.waited * steps_per_second / len(kept)
         values['epoch'] = done * self._run.config.batch_size / self._run.source.samples_per_epoch
         self.waited = 0.0
         self._run.writer.write_scalars(done, values)
