@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
     config.log_every_steps = 20
     config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
+    config.cpu_devices = None  # a CPU counts as one device
     config.synthetic = None  # no data is rendered
 
     # 32 frames at stride 3 of a 30 frames/s video: 3.2 s.

@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 32  # clips per update, over all devices of all hosts
     config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
     config.log_every_steps = 50
+    config.cpu_devices = 2  # a CPU counts as two devices, so that two cores are busy; no effect on accelerators
     config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
 
     config.synthetic = dict(  # rendered under data_root when they are not there yet

@@ -101,6 +101,7 @@ class Config:
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     log_every_steps: int
+    cpu_devices: int | None = None  # run.py splits a CPU into so many devices; None: one. No effect on accelerators
     compilation_cache_dir: str | None = None  # keeps compiled programs between runs; None: off
     synthetic: SyntheticConfig | None = None
 
@@ -109,8 +110,8 @@ class Config:
             raise ValueError('datasets is empty; name at least one')
         if not self.epochs > 0:
             raise ValueError(f'epochs={self.epochs} must be positive')
-        for field in ('batch_size', 'accumulation_steps', 'log_every_steps'):
-            if getattr(self, field) < 1:
+        for field in ('batch_size', 'accumulation_steps', 'log_every_steps', 'cpu_devices'):
+            if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f'{field}={getattr(self, field)} must be at least 1')
         if self.batch_size % self.input.repeats:
             raise ValueError(
