@@ -1,6 +1,7 @@
 """Metrics: (sum, count) pairs that merge over clips, steps and hosts, and where they are written."""
 
 from collections.abc import Iterable, Mapping
+import importlib
 import importlib.util
 import logging
 from typing import Any
@@ -55,13 +56,21 @@ def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
     return float(precision[hits].mean())
 
 
+def import_writers() -> list[str]:
+    """Imports what TensorBoard files need, which takes seconds; returns the packages that are not there."""
+    missing = [name for name in ('clu', 'tensorflow') if importlib.util.find_spec(name) is None]
+    if not missing:
+        importlib.import_module('clu.metric_writers')
+    return missing
+
+
 def open_writer(workdir: str, *, is_main_host: bool):
     """The CLU writer of a run: TensorBoard files in `workdir`, all values also in the log.
 
     On an accelerator machine without clu or TensorFlow (which TensorBoard files need) metrics go to the log
     only, and a warning says so.
     """
-    missing = [name for name in ('clu', 'tensorflow') if importlib.util.find_spec(name) is None]
+    missing = import_writers()
     if missing:
         _log.warning('no TensorBoard files: %s not installed; metrics go to the log only', ' and '.join(missing))
         return LogWriter()

@@ -173,9 +173,7 @@ def train_and_evaluate(
     if config.compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir))
     # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile data and model are made ready.
-    opening = concurrent.futures.ThreadPoolExecutor(1, 'writer').submit(
-        metrics.open_writer, str(workdir), is_main_host=jax.process_index() == 0
-    )
+    importing = concurrent.futures.ThreadPoolExecutor(1, 'writer').submit(metrics.import_writers)
     if source is None:
         from multitrain_jax.record_data import RecordData  # the only door to data_pipelines
 
@@ -204,10 +202,16 @@ def train_and_evaluate(
         if finished is not None and latest == total_steps == finished.steps:
             _log.info('this run is finished (step %d of %d); choose another --workdir to train anew', latest, total_steps)
             return finished
+        if latest > total_steps:
+            raise UserError(
+                f'{workdir} holds a run at step {latest}, beyond the {total_steps} steps of config.epochs={config.epochs:g}; '
+                'raise config.epochs, or use another --workdir'
+            )
         state = saved.restore(latest, jax.eval_shape(lambda: init_state(config, source.datasets, tx)))
         _log.info('resuming at step %d of %d from %s', latest, total_steps, saved.directory)
 
-    writer = opening.result()
+    importing.result()
+    writer = metrics.open_writer(str(workdir), is_main_host=jax.process_index() == 0)
     run = _Run(
         config, source, workdir, mesh, total_steps, graphdef, schedule,
         train_step=parallel.map_train_step(make_train_step(config, source.datasets, graphdef, tx), mesh),
@@ -252,6 +256,7 @@ def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, f
                 log.countdown.restart(step)
             if step % config.checkpoint.every_steps == 0:
                 log.flush()  # a state whose loss was not finite is never saved
+                run.writer.flush()  # a killed run has lost no metrics of the steps before its checkpoint
                 run.saved.save(step, state, run.meta, force=True)
         waiting = time.monotonic()
         share = next(batches)
@@ -363,10 +368,10 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     path = Path(workdir).expanduser().resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            (path / 'log.txt').touch()
     except OSError as error:
         raise UserError(f'--workdir={workdir}: cannot be made or written ({error.strerror})') from error
-    if jax.process_index() == 0 and not (path / 'log.txt').exists():
-        (path / 'log.txt').touch()
     return path
 
 
