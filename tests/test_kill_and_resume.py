@@ -1,0 +1,112 @@
+"""A run that is killed and started again takes the same steps as one that was left alone."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.util import tensor_util
+
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parent.parent
+CHANGES = (
+    '--config.epochs=20', '--config.checkpoint.every_steps=10', '--config.evaluation.every_epochs=8',
+    '--config.model.head_dropout=0.2', '--config.evaluation.spatial_views=1',
+)  # fmt: skip
+STEPS = 50
+
+
+def command(workdir, data, *more):
+    environment = os.environ | {
+        'XLA_FLAGS': '',
+        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+    }
+    arguments = [sys.executable, 'run.py', f'--config={tiny.CONFIG_FILE}', f'--workdir={workdir}']
+    return subprocess.Popen(
+        [*arguments, f'--config.data_root={data}', *CHANGES, *more],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def scalars(workdir):
+    """{tag: {step: value}} of all event files; where a step was taken twice, of both times."""
+    values = {}
+    for file in sorted(pathlib.Path(workdir).glob('events.*'), key=os.path.getmtime):
+        events = event_accumulator.EventAccumulator(str(file), size_guidance={'tensors': 0})
+        events.Reload()
+        for tag in events.Tags()['tensors']:
+            for event in events.Tensors(tag):
+                value = tensor_util.make_ndarray(event.tensor_proto).item()
+                values.setdefault(tag, {}).setdefault(event.step, []).append(value)
+    return values
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    """(workdir left alone, workdir killed and continued, step it continued at)."""
+    base = tmp_path_factory.mktemp('runs')
+    data = tiny.write_datasets(base / 'data')
+    alone = command(base / 'alone', data)
+    out, log = alone.communicate()
+    assert alone.returncode == 0, log
+
+    victim = command(base / 'killed', data)
+    saved = base / 'killed' / 'checkpoints'
+    while victim.poll() is None and not (saved / '20').exists():
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert victim.returncode == -signal.SIGKILL, 'the run ended before it could be killed'
+    continued_at = max(int(path.name) for path in saved.iterdir() if path.name.isdigit())
+    # As a kill in the middle of saving leaves it.
+    half = saved / f'{continued_at + 10}.orbax-checkpoint-tmp'
+    shutil.rmtree(half, ignore_errors=True)
+    (half / 'state').mkdir(parents=True)
+
+    second = command(base / 'killed', data)
+    out, log = second.communicate()
+    assert second.returncode == 0, log
+    assert f'resuming at step {continued_at} of {STEPS}' in log
+    return base / 'alone', base / 'killed', data, continued_at
+
+
+def test_every_step_has_the_same_metrics(runs):
+    alone, killed, _, continued_at = runs
+    expected, got = scalars(alone), scalars(killed)
+    assert list(expected['loss']) == list(range(1, STEPS + 1))
+    assert got.keys() == expected.keys()
+    timed = {'clips_per_second', 'data_wait_share'}
+    for tag in expected.keys() - timed:
+        assert got[tag].keys() == expected[tag].keys(), tag
+        for step, values in got[tag].items():
+            # Bit by bit; steps after the checkpoint may have been logged by both lives of the run.
+            assert set(values) == set(expected[tag][step]), (tag, step)
+    assert 0 < continued_at < STEPS
+    assert len(set(expected['loss'][step][0] for step in expected['loss'])) == STEPS
+
+
+def test_the_last_parameters_are_the_same(runs):
+    import multitrain_jax as mt
+
+    alone, killed, _, _ = runs
+    one, other = (mt.load(workdir / 'export') for workdir in (alone, killed))
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), one._params, other._params)))
+
+
+def test_a_finished_run_says_so(runs):
+    alone, _, data, _ = runs
+    before = sorted(alone.rglob('*'))
+    again = command(alone, data)
+    out, log = again.communicate()
+    assert again.returncode == 0, log
+    assert f'this run is finished (step {STEPS} of {STEPS})' in log
+    assert 'average' in out
+    assert sorted(alone.rglob('*')) == before
