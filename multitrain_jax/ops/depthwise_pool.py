@@ -16,7 +16,14 @@ from jax import lax
 import jax.numpy as jnp
 
 from multitrain_jax.ops.platforms import by_platform
-from multitrain_jax.ops.windows import Triple, sum_over_windows, taps_of, window_views
+from multitrain_jax.ops.windows import (
+    Triple,
+    clip_by_clip,
+    sum_over_clips,
+    sum_over_windows,
+    taps_of,
+    window_views,
+)
 
 KERNEL = (3, 3, 3)
 IMPLEMENTATIONS = ('xla_conv', 'shifted')
@@ -73,46 +80,40 @@ def _xla_conv(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _shifted(stride: Triple, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _shifted_forward(x, kernel, stride)
+    taps = kernel.reshape(*KERNEL, 1, 1, 1, 1, -1).astype(jnp.float32)
+
+    def one_clip(x):
+        views = window_views(x, KERNEL, stride)
+        total = sum(view.astype(jnp.float32) * taps[tap] for tap, view in views.items())
+        return total.astype(x.dtype)
+
+    return clip_by_clip(one_clip, x)
+
+
+def _shifted_backward(stride, residuals, g):
+    x, kernel = residuals
+    taps = kernel.reshape(*KERNEL, 1, 1, 1, 1, -1).astype(jnp.float32)
+
+    def input_gradient(g):
+        def term(tap, view):
+            return view.astype(jnp.float32) * taps[tap]
+
+        return sum_over_windows((g,), term, KERNEL, stride, x.shape[1:4]).astype(x.dtype)
+
+    kernel_gradient = sum_over_clips(functools.partial(_kernel_gradient, stride=stride), x, g)
+    return clip_by_clip(input_gradient, g), kernel_gradient.astype(kernel.dtype)
 
 
 _shifted.defvjp(
-    lambda stride, x, kernel: (_shifted_forward(x, kernel, stride), (x, kernel)),
-    lambda stride, residuals, g: _shifted_gradients(*residuals, g, stride),
+    lambda stride, x, kernel: (_shifted(stride, x, kernel), (x, kernel)), _shifted_backward
 )
 
 
-def _broadcastable(kernel: jax.Array) -> jax.Array:
-    return kernel.reshape(*KERNEL, 1, 1, 1, 1, -1).astype(jnp.float32)
-
-
-def _shifted_forward(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
-    views = window_views(x, KERNEL, stride)
-    kernel = _broadcastable(kernel)
-    total = sum(view.astype(jnp.float32) * kernel[tap] for tap, view in views.items())
-    return total.astype(x.dtype)
-
-
-def _shifted_gradients(
-    x: jax.Array, kernel: jax.Array, g: jax.Array, stride: Triple
-) -> tuple[jax.Array, jax.Array]:
-    taps = _broadcastable(kernel)
-    x_gradient = sum_over_windows(
-        (g,),
-        lambda tap, view: view.astype(jnp.float32) * taps[tap],
-        KERNEL,
-        stride,
-        x.shape[1:4],
-    )
-    return x_gradient.astype(x.dtype), _kernel_gradient(x, g, stride).astype(kernel.dtype)
-
-
 def _kernel_gradient(x: jax.Array, g: jax.Array, stride: Triple) -> jax.Array:
-    """[3, 3, 3, D]: for each tap, the sum over tokens of what it saw times the output's gradient.
+    """float32 [3, 3, 3, D]: for each tap, the sum over tokens of what it saw times ``g``.
 
     Nine taps share one pass over the data (a reduction of nine operands), several times faster to
-    run and to compile than 27 reductions. Clips are summed last: partial sums of equal size keep
-    float32 accurate.
+    run and to compile than 27 reductions.
     """
     views = window_views(x, KERNEL, stride)
     g = g.astype(jnp.float32)
@@ -123,6 +124,6 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, stride: Triple) -> jax.Array:
             products,
             [jnp.float32(0)] * len(products),
             lambda a, b: [p + q for p, q in zip(a, b)],
-            (1, 2, 3),
-        )  # 9 of [B, D]
-    return jnp.stack(sums).sum(1).reshape(*KERNEL, -1)
+            (0, 1, 2, 3),
+        )  # 9 of [D]
+    return jnp.stack(sums).reshape(*KERNEL, -1)

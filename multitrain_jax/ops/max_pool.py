@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from multitrain_jax.ops.windows import Triple, sum_over_windows, window_views
+from multitrain_jax.ops.windows import Triple, clip_by_clip, sum_over_windows, window_views
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -37,16 +37,20 @@ def _window(stride: Triple) -> Triple:
 
 def _maximum_and_tap(x: jax.Array, stride: Triple) -> tuple[jax.Array, jax.Array]:
     """The maxima, and the number of the tap each came from: int16 [B, t', h', w', D]."""
-    views = window_views(x, _window(stride), stride, padding_value=-jnp.inf)
-    maximum, number = None, None
-    for n, view in enumerate(views.values()):
-        if maximum is None:
-            maximum, number = view, jnp.zeros(view.shape, jnp.int16)
-            continue
-        better = (view > maximum) | jnp.isnan(view)
-        maximum = jnp.where(better, view, maximum)
-        number = jnp.where(better, jnp.int16(n), number)
-    return maximum, number
+
+    def one_clip(x):
+        views = window_views(x, _window(stride), stride, padding_value=-jnp.inf)
+        maximum, number = None, None
+        for n, view in enumerate(views.values()):
+            if maximum is None:
+                maximum, number = view, jnp.zeros(view.shape, jnp.int16)
+                continue
+            better = (view > maximum) | jnp.isnan(view)
+            maximum = jnp.where(better, view, maximum)
+            number = jnp.where(better, jnp.int16(n), number)
+        return maximum, number
+
+    return clip_by_clip(one_clip, x)
 
 
 def _backward(stride: Triple, residuals: tuple, g: jax.Array) -> tuple[jax.Array]:
@@ -57,7 +61,10 @@ def _backward(stride: Triple, residuals: tuple, g: jax.Array) -> tuple[jax.Array
         n = (tap[0] * kernel[1] + tap[1]) * kernel[2] + tap[2]
         return jnp.where(number == n, g, 0)
 
-    return (sum_over_windows((number, g), term, kernel, stride, size),)
+    def one_clip(number, g):
+        return sum_over_windows((number, g), term, kernel, stride, size)
+
+    return (clip_by_clip(one_clip, number, g),)
 
 
 def _forward(x: jax.Array, stride: Triple) -> tuple[jax.Array, tuple]:

@@ -9,7 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from multitrain_jax.ops.platforms import by_platform
-from multitrain_jax.ops.windows import Triple, pooled_size
+from multitrain_jax.ops.windows import Triple, clip_by_clip, pooled_size, sum_over_clips
 
 IMPLEMENTATIONS = ('xla_conv', 'blocks')
 
@@ -102,35 +102,50 @@ def _project_and_add(
     Returns:
       [B, t, h, w, D].
     """
-    batch, *grid, _ = blocks.shape
     width = kernel.shape[-1] // math.prod(places)
-    projected = blocks @ kernel  # [B, t, h, w, places * D]
     margins = [(b, p - 1 - b) for p, b in zip(places, before)]
-    projected = jnp.pad(projected, ((0, 0), *margins, (0, 0)))
-    total = 0.0
-    for number, place in enumerate(itertools.product(*map(range, places))):
-        stop = [a + n for a, n in zip(place, grid)]
-        total = total + lax.slice(
-            projected, (0, *place, number * width), (batch, *stop, (number + 1) * width)
-        )
-    return total
+
+    def one_clip(blocks):
+        grid = blocks.shape[1:4]
+        projected = blocks @ kernel  # [1, t, h, w, places * D]
+        projected = jnp.pad(projected, ((0, 0), *margins, (0, 0)))
+        total = 0.0
+        for number, place in enumerate(itertools.product(*map(range, places))):
+            stop = [a + n for a, n in zip(place, grid)]
+            total = total + lax.slice(
+                projected, (0, *place, number * width), (1, *stop, (number + 1) * width)
+            )
+        return total
+
+    return clip_by_clip(one_clip, blocks)
 
 
 def _project_and_add_backward(places, before, residuals, g):
     blocks, kernel = residuals
-    batch, *grid, width = g.shape
+    grid, width = g.shape[1:4], g.shape[-1]
     margins = [(p - 1 - b, b) for p, b in zip(places, before)]
-    padded = jnp.pad(g, ((0, 0), *margins, (0, 0)))
-    views = []
-    for place in itertools.product(*map(range, places)):
-        start = [n - 1 - p for n, p in zip(places, place)]
-        stop = [a + n for a, n in zip(start, grid)]
-        views.append(lax.slice(padded, (0, *start, 0), (batch, *stop, width)))
-    # Gathered once and contiguous, for one large matrix product instead of many small ones.
-    projected_gradient = jnp.concatenate(views, -1)  # [B, t, h, w, places * D]
+
+    def projected_gradient(g):
+        padded = jnp.pad(g, ((0, 0), *margins, (0, 0)))
+        views = []
+        for place in itertools.product(*map(range, places)):
+            start = [n - 1 - p for n, p in zip(places, place)]
+            stop = [a + n for a, n in zip(start, grid)]
+            views.append(lax.slice(padded, (0, *start, 0), (1, *stop, width)))
+        # Contiguous, for one large matrix product instead of many small ones.
+        return jnp.concatenate(views, -1)  # [1, t, h, w, places * D]
+
+    def kernel_gradient(blocks, g):
+        return jnp.einsum(
+            'bthwp,bthwd->pd',
+            blocks,
+            projected_gradient(g),
+            preferred_element_type=jnp.float32,
+        )
+
     return (
-        projected_gradient @ kernel.T,
-        jnp.einsum('bthwp,bthwd->pd', blocks, projected_gradient),
+        clip_by_clip(lambda g: projected_gradient(g) @ kernel.T, g),
+        sum_over_clips(kernel_gradient, blocks, g).astype(kernel.dtype),
     )
 
 

@@ -27,14 +27,36 @@ def pooled_size(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ..
     return tuple((n - 1) // s + 1 for n, s in zip(size, stride, strict=True))
 
 
+def clip_by_clip(function: Callable, *arrays: jax.Array):
+    """``function(*arrays)`` for arrays with a leading clip axis, computed in a loop over clips.
+
+    A clip's intermediate arrays stay in the cache, and the loop keeps XLA from copying a long
+    expression into each of its readers (a normalisation reads its input three times): measured on
+    CPU, that made the model's gradient 1.5 times slower and its compilation several times.
+    """
+    return lax.map(lambda clip: _first(function(*(a[None] for a in clip))), arrays)
+
+
+def sum_over_clips(function: Callable, *arrays: jax.Array) -> jax.Array:
+    """The sum of ``function`` of each clip, for arrays with a leading clip axis."""
+
+    def add(total, clip):
+        return total + function(*(a[None] for a in clip)), None
+
+    shape = jax.eval_shape(function, *(a[:1] for a in arrays))
+    return lax.scan(add, jnp.zeros(shape.shape, shape.dtype), arrays)[0]
+
+
+def _first(tree):
+    return jax.tree.map(lambda a: a[0], tree)
+
+
 def window_views(
     x: jax.Array, kernel: Triple, stride: Triple, *, padding_value: float = 0.0
 ) -> dict[Triple, jax.Array]:
     """What each tap of the windows sees: strided slices [B, t', h', w', D] of x [B, t, h, w, D]."""
     margins = [(k // 2, k // 2) for k in kernel]
     padded = jnp.pad(x, ((0, 0), *margins, (0, 0)), constant_values=padding_value)
-    # Kept apart from what follows, else every view repeats the comparisons of the padding.
-    padded = lax.optimization_barrier(padded)
     out = pooled_size(x.shape[1:4], stride)
     views = {}
     for tap in taps_of(kernel):
@@ -72,9 +94,7 @@ def sum_over_windows(
     blocks = [math.ceil((n + k - 1) / s) for n, k, s in zip(size, kernel, stride)]
     grid = outputs[0].shape[1:4]
     margins = [(m, max(0, b - n)) for m, b, n in zip(reach, blocks, grid)]
-    padded = lax.optimization_barrier(
-        tuple(jnp.pad(o, ((0, 0), *margins, (0, 0))) for o in outputs)
-    )
+    padded = [jnp.pad(o, ((0, 0), *margins, (0, 0))) for o in outputs]
 
     def view(array: jax.Array, tap: Triple) -> jax.Array:
         start = [m - k // s for m, k, s in zip(reach, tap, stride)]

@@ -2,6 +2,7 @@
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from multitrain_jax import torch_names
@@ -9,24 +10,39 @@ from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from tests.golden import reference_path
 
 
-def flat(state: nnx.State) -> dict[str, np.ndarray]:
+def flat(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
     """Our parameters, or their gradients or shapes, by path."""
-    return {'/'.join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    state = nnx.state(tree) if isinstance(tree, nnx.Module) else tree
+    return {'/'.join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+
+
+def shapes_of(config: MultiTrainConfig) -> MultiTrainModel:
+    """A model of shapes: nothing is allocated."""
+    return nnx.eval_shape(lambda: MultiTrainModel(config, rngs=nnx.Rngs(0)))
 
 
 def load(name: str, config: MultiTrainConfig, datasets=()) -> MultiTrainModel:
     """A model with the parameters of a golden file; fails unless every array found its place."""
     arrays = dict(np.load(reference_path(f'{name}_params.npz')))
     style = torch_names.style_of(arrays)
-    model = MultiTrainModel(config, rngs=nnx.Rngs(0))
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(shapes_of(config))
     entries = torch_names.entries_of(config, style, datasets)
-    zeros = {path: np.zeros_like(array) for path, array in flat(state).items()}
+    zeros = {path: np.zeros(a.shape, a.dtype) for path, a in flat(state).items()}
     params, report = torch_names.from_torch(arrays, entries, zeros)
     assert not report.ignored and not report.missing
-    for path, leaf in nnx.to_flat_state(state):
-        leaf[...] = jax.numpy.asarray(params['/'.join(map(str, path))])
-    return nnx.merge(graph, state)
+    leaves = [
+        (path, leaf.replace(jnp.asarray(params['/'.join(map(str, path))])))
+        for path, leaf in nnx.to_flat_state(state)
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(leaves))
+
+
+def random_model(build, *, seed: int = 0, scale: float = 0.3):
+    """``build()`` with every parameter drawn by NumPy: no initialiser has to be compiled."""
+    generator = np.random.default_rng(seed)
+    graph, state = nnx.split(nnx.eval_shape(build))
+    draw = lambda a: jnp.asarray(generator.normal(0, scale, a.shape), jnp.float32)  # noqa: E731
+    return nnx.merge(graph, jax.tree.map(draw, state))
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
