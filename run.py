@@ -28,6 +28,8 @@ def _parse_flags() -> None:
     try:
         rest = FLAGS(sys.argv)
         config = _CONFIG.value
+        if config is not None:
+            config.to_dict()  # a file that could not be loaded fails here, not before
     except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
         raise UserError(_one_line(error)) from error
     if rest[1:]:
@@ -40,7 +42,7 @@ def _parse_flags() -> None:
 
 def _one_line(error: Exception) -> str:
     """The reason behind a flag error, with the override that caused it where that can be told."""
-    text = ' '.join(str(error).split()).strip('"\'')
+    text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     overrides = [argument.partition('=')[0] for argument in sys.argv[1:] if argument.startswith('--config.')]
     if isinstance(error, (AttributeError, KeyError)) and overrides:
         field = text.split('Did you mean')[0].replace('\\n', ' ').strip(' "\'\\')
@@ -50,7 +52,8 @@ def _one_line(error: Exception) -> str:
         return f'{(at_fault or overrides)[0]}: unknown field{mend}'
     if isinstance(error, OSError):
         given = next((argument for argument in sys.argv[1:] if argument.startswith('--config=')), '--config')
-        return f'{given}: no such config file, or it cannot be loaded ({text.rpartition("[Errno")[2] or text})'
+        reason = text.rpartition('[Errno ')[2].partition('] ')[2] or text
+        return f'{given}: cannot be loaded ({reason})'
     return text
 
 
