@@ -106,8 +106,6 @@ class Config:
     synthetic: SyntheticConfig | None = None
 
     def __post_init__(self):
-        if not self.datasets:
-            raise ValueError('datasets is empty; name at least one')
         if not self.epochs > 0:
             raise ValueError(f'epochs={self.epochs} must be positive')
         for field in ('batch_size', 'accumulation_steps', 'log_every_steps', 'cpu_devices'):
@@ -140,6 +138,8 @@ def read_config(values: Mapping[str, Any]) -> Config:
     """
     values = values.to_dict() if hasattr(values, 'to_dict') else dict(values)
     names = sorted(values.get('datasets') or {})
+    if not names:
+        raise UserError('config.datasets is empty; name at least one')
     model = dict(values.get('model') or {})
     if 'num_classes' in model:
         raise UserError('config.model.num_classes: unknown field; the numbers of classes come from dataset.json')

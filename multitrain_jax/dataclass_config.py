@@ -61,7 +61,8 @@ def _type_name(expected: Any) -> str:
 def _convert(expected: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
+        # The command line cannot write None where the config file has a text.
+        if type(None) in arguments and (value is None or value == 'None'):
             return None
         remaining = [argument for argument in arguments if argument is not type(None)]
         if len(remaining) == 1:

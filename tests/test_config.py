@@ -1,0 +1,116 @@
+"""Every config file is complete, is read, and describes a model whose training step has shapes that fit."""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from multitrain_jax import optimizer, parallel, train
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.config import read_config
+from multitrain_jax.errors import UserError
+from tests import tiny_config
+
+FILES = sorted((pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
+FILES = [path for path in FILES if path.name != '__init__.py']
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_every_field_is_listed(path):
+    """A reader of the file sees all that can be changed; nothing is left to defaults."""
+
+    def check(value, given, where):
+        if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                if (where, field.name) == ('config.model', 'num_classes'):
+                    continue  # from the data
+                assert field.name in given, f'{where}.{field.name} is not listed'
+                check(getattr(value, field.name), given[field.name], f'{where}.{field.name}')
+        elif isinstance(value, dict):
+            for name, entry in value.items():
+                check(entry, given[name], f'{where}.{name}')
+
+    values = load(path).to_dict()
+    check(read_config(values), values, 'config')
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_the_training_step_has_shapes_that_fit(path):
+    """Traced on abstract arrays for 8 devices: nothing is computed or allocated."""
+    config = read_config(load(path))
+    numbers = (400, 305, 174, 200, 51, 101)
+    datasets = [
+        DatasetSpec(name, tuple(map(str, range(count))))
+        for name, count in zip(config.datasets, numbers)
+    ]
+    graphdef, params = train.abstract_model(config, datasets)
+    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=100, total_steps=100 * config.epochs)
+    tx = optimizer.build_optimizer(config.optimizer, schedule, params)
+    state = jax.eval_shape(functools.partial(train.init_state, config, datasets, tx))
+    mesh = parallel.data_mesh(jax.devices()[:8])
+    clips = parallel.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
+    config.augment.check_batch(clips)
+    parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+    share = clips * config.accumulation_steps
+    backbone = config.model.backbone
+    batch = {
+        'video': ((share, backbone.num_frames, backbone.image_size, backbone.image_size, 3), jnp.uint8),
+        'dataset': ((share,), jnp.int32),
+        'label': ((share,), jnp.int32),
+        'weight': ((share,), jnp.float32),
+    }
+    batch = {name: jax.ShapeDtypeStruct((8, *shape), dtype) for name, (shape, dtype) in batch.items()}
+    step = parallel.map_train_step(train.make_train_step(config, datasets, graphdef, tx), mesh)
+    after, metrics = jax.eval_shape(step, state, batch)
+    describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert describe(after) == describe(state)
+    assert metrics['loss'][0].shape == ()
+    for name in config.datasets:
+        assert f'classification/{name}' in metrics and f'projection/{name}' in metrics
+    assert 'informative/std' in metrics
+
+
+def test_numbers_of_classes_are_not_for_the_user():
+    values = tiny_config.get_config()
+    values.model.num_classes = (3, 5)
+    with pytest.raises(UserError, match='config.model.num_classes: unknown field; .* dataset.json'):
+        read_config(values)
+
+
+def test_heads_are_in_the_order_of_the_names():
+    values = tiny_config.get_config()
+    values.datasets.aaa = values.datasets.shades
+    assert list(read_config(values).datasets) == ['aaa', 'colours', 'shades']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(datasets={}), 'datasets is empty'),
+        (dict(batch_size=0), 'batch_size=0 must be at least 1'),
+        (dict(accumulation_steps=0), 'accumulation_steps=0'),
+        (dict(input=dict(short_side=(8, 20))), 'input.short_side=.*image_size=16'),
+        (dict(input=dict(short_side=(20, 16))), 'smallest, largest'),
+        (dict(input=dict(repeats=3)), 'batch_size=16 must be a multiple of input.repeats=3'),
+        (dict(checkpoint=dict(every_steps=0)), 'every_steps=0'),
+        (dict(evaluation=dict(every_epochs=-1.0)), 'every_epochs=-1.0'),
+        (dict(optimizer=dict(warmup_epochs=1.0)), 'warmup_epochs=1.0 and warmup_steps=1'),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(change, message):
+    values = tiny_config.get_config().to_dict()
+    for name, value in change.items():
+        values[name] = {**values[name], **value} if value and isinstance(value, dict) else value
+    with pytest.raises(UserError, match=message):
+        read_config(values)
