@@ -63,12 +63,16 @@ class RunCheckpoints:
         )['state']
         return _unstorable(restored, like)
 
-    def restore_params(self, step: int) -> Any:
-        """The parameters alone, as nested dicts of NumPy arrays."""
-        stored = self._manager.item_metadata(step)['state']
-        target = jax.tree.map(_on_host, dict(stored)['params'], is_leaf=lambda node: hasattr(node, 'shape'))
-        args = ocp.args.Composite(state=ocp.args.PyTreeRestore({'params': target}, partial_restore=True))
-        return self._manager.restore(step, args=args)['state']['params']
+    def restore_params(self, step: int, like: Any) -> Any:
+        """The parameters alone, as NumPy arrays in the structure of `like`."""
+        target = {'params': jax.tree.map(_on_host, like)}
+        args = ocp.args.PyTreeRestore(
+            target,
+            restore_args=jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target),
+            partial_restore=True,
+        )
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            return checkpointer.restore(self.directory / str(step) / 'state', args=args)['params']
 
     def wait(self) -> None:
         """Returns when all saves are on disk; raises what went wrong in the background."""

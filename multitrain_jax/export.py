@@ -13,7 +13,6 @@ import shutil
 from typing import Any, Literal
 
 from flax import nnx
-import jax
 
 from multitrain_jax import checkpoints, dataclass_config
 from multitrain_jax.augment.normalize import Rgb
@@ -60,7 +59,8 @@ def write_export(
         UserError: `output` holds something else.
     """
     output = Path(output).expanduser().resolve()
-    if output.exists() and any(output.iterdir()) and not (output / _MODEL_FILE).exists():
+    in_use = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    if in_use and not (output / _MODEL_FILE).exists():
         raise UserError(f'--output={output}: exists and is no export; choose another directory')
     info = ExportInfo(
         model=dataclasses.replace(
@@ -146,8 +146,10 @@ def export_run(workdir: str | os.PathLike, output: str | os.PathLike, step: int 
     datasets = [
         DatasetSpec(name, tuple(entry['classes']), entry['multi_label']) for name, entry in meta['datasets'].items()
     ]
-    params = saved.restore_params(step)
-    write_export(output, jax.tree.map(jax.numpy.asarray, params), config, datasets)
+    architecture = with_classes(config.model, tuple(len(spec.classes) for spec in datasets))
+    model = nnx.eval_shape(lambda: MultiTrainModel(architecture, rngs=nnx.Rngs(0)))
+    params = saved.restore_params(step, nnx.to_pure_dict(nnx.state(model)))
+    write_export(output, params, config, datasets)
     saved.close()
     return step
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from data_pipelines import dataset_info
-from multitrain_jax import config as configs
+from multitrain_jax import config as configs, train
 from multitrain_jax.batch import Batch, DatasetSpec
 from tests import tiny_config
 from tests.data_pipelines import tiny_records
@@ -161,3 +161,11 @@ def _frame(dataset: str, label: int, frame: int, split: str) -> bytes:
     else:
         colour += 40 * label
     return tiny_records.jpeg(np.broadcast_to(colour.astype(np.uint8), (20, 28, 3)))
+
+
+def finish_run(workdir: pathlib.Path) -> tuple[configs.Config, ArraySource]:
+    """A short run on batches in memory, on one device."""
+    settings = config(checkpoint__keep=3)
+    source = ArraySource(settings, steps_per_epoch=2)
+    train.train_and_evaluate(settings, workdir, source=source, devices=jax.devices()[:1])
+    return settings, source
