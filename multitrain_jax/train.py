@@ -238,7 +238,6 @@ def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, f
     """The loop. Its order is a contract: evaluate the state, save it, then take the next batch and step."""
     config = run.config
     evaluate_every = round(config.evaluation.every_epochs * run.source.samples_per_epoch / config.batch_size)
-    rates: list[float] = []
     if first_step == run.total_steps:
         return state, float('nan')
     batches = parallel.prefetch(
@@ -270,8 +269,8 @@ def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, f
     log.flush()
     batches.close()
     run.saved.save(run.total_steps, state, run.meta, force=True)
-    rates = log.rates
-    return state, sorted(rates)[len(rates) // 2] if rates else float('nan')
+    rates = sorted(log.rates)
+    return state, rates[len(rates) // 2] if rates else float('nan')
 
 
 class _StepLog:
