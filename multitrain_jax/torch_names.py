@@ -1,9 +1,9 @@
 """Parameter names and layouts of the reference implementations, and their places in our model.
 
-Pure NumPy over dictionaries: a state dict is ``{name: array}``, our parameters are ``{path: array}``
-with paths such as 'backbone/stages/0/rest/mlp/fc1/kernel'. One ``Entry`` stands for one array of the
-state dict. Ours stack what the references keep apart (the blocks of a stage, the three poolings, the
-heads of the datasets), so an entry may name a part of a parameter.
+Pure NumPy over dictionaries: a state dict is ``{name: array}``, our parameters ``{path: array}``
+with paths such as 'backbone/stages/0/rest/mlp/fc1/kernel'. One ``Entry`` stands for one array of
+the state dict. Ours stack what the references keep apart (the blocks of a stage, the three
+poolings, the heads of the datasets), so an entry may name a part of a parameter.
 """
 
 from collections.abc import Mapping, Sequence

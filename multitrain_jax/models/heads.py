@@ -1,8 +1,9 @@
-"""Classification heads of all datasets, the projections between them, and the expander's place.
+"""Classification heads of all datasets and the projections between them.
 
 The heads are one module with a leading dataset axis, padded to the largest number of classes: cost
-and compile time hardly grow with the number of datasets. Padding is zero at the start and its
-gradients are zero, so it stays zero.
+and compile time hardly grow with the number of datasets. Padded parameters start at zero. Nothing
+that leaves the model depends on a padded logit and a padded logit is 0, so the gradients of padding
+are zero and it stays zero.
 """
 
 from collections.abc import Sequence
@@ -68,19 +69,18 @@ class Heads(nnx.Module):
             params['hidden_kernel'] = self.hidden_kernel[...]
             params['hidden_bias'] = self.hidden_bias[...]
 
-        def one_head(params, mask, keys):
+        def one_head(params, keys):
             hidden_key, logit_key = (None, None) if keys is None else keys
             x = embedding
             if self.hidden:
                 x = x @ params['hidden_kernel'] + params['hidden_bias'][None]
                 x = jax.nn.gelu(x, approximate=False)
             x = dropout(x, self.head_dropout, hidden_key)
-            logits = x @ params['kernel'] + params['bias'][None]
-            logits = jnp.where(mask[None], logits, 0.0)
-            return dropout(logits, self.logit_dropout, logit_key)  # [B, C]
+            logits = x @ params['kernel'] + params['bias'][None]  # [B, C]
+            return dropout(logits, self.logit_dropout, logit_key)
 
         keys = None if key is None else jax.random.split(key, (len(self.num_classes), 2))
-        return jax.vmap(one_head)(params, class_mask(self.num_classes), keys)
+        return jax.vmap(one_head)(params, keys)
 
     def mask_padding(self, logits: jax.Array) -> jax.Array:
         """Sets padded classes of logits [N, ..., B, C] to ``PADDED_LOGIT``."""

@@ -1,21 +1,55 @@
 """Small layers that MViT and the heads share."""
 
+import functools
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
     """Normalises the last axis; statistics in float32, result of the type of ``x``.
 
-    ``scale`` and ``bias`` broadcast from the right: [D], or [heads, D] and the like.
+    The gradient is written out: the derived one takes half again as many passes over ``x`` and far
+    longer to compile.
+
+    Args:
+      x: [..., D].
+      scale: [D], or of more axes that broadcast against ``x`` from the right.
+      bias: of the shape of ``scale``.
+      epsilon: added to the variance.
     """
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x, scale, bias, epsilon):
     y = x.astype(jnp.float32)
-    y = y - y.mean(-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + epsilon)
-    lead = (1,) * (x.ndim - scale.ndim)
-    y = y * scale.reshape(lead + scale.shape) + bias.reshape(lead + bias.shape)
-    return y.astype(x.dtype)
+    mean = y.mean(-1, keepdims=True)
+    inverse_std = jax.lax.rsqrt(jnp.square(y - mean).mean(-1, keepdims=True) + epsilon)
+    y = (y - mean) * inverse_std * _leading(scale, x) + _leading(bias, x)
+    return y.astype(x.dtype), (x, scale, mean, inverse_std)
+
+
+def _layer_norm_backward(epsilon, residuals, g):
+    del epsilon
+    x, scale, mean, inverse_std = residuals
+    g = g.astype(jnp.float32)
+    normal = (x.astype(jnp.float32) - mean) * inverse_std
+    scaled = g * _leading(scale, x)
+    inner = scaled - scaled.mean(-1, keepdims=True)
+    inner = inner - normal * (scaled * normal).mean(-1, keepdims=True)
+    shape = _leading(scale, x).shape
+    axes = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] > 1]
+    scale_gradient = (g * normal).sum(axes).reshape(scale.shape)
+    return (inner * inverse_std).astype(x.dtype), scale_gradient, g.sum(axes).reshape(scale.shape)
+
+
+def _leading(parameter: jax.Array, x: jax.Array) -> jax.Array:
+    return parameter.reshape((1,) * (x.ndim - parameter.ndim) + parameter.shape)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class LayerNorm(nnx.Module):

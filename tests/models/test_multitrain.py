@@ -1,6 +1,7 @@
 """Heads, projections, expander and whole-model gradients."""
 
 import dataclasses
+import math
 
 from flax import nnx
 import jax
@@ -158,9 +159,10 @@ def test_heads_are_dataset_by_dataset_multilayer_perceptrons():
     model = _model()
     outputs = jax.device_get(jax.jit(lambda m, v: m(v, training=True))(model, _video()))
     heads = jax.device_get(flat(nnx.state(model.heads)))
-    erf = np.vectorize(__import__('math').erf)
+    erf = np.vectorize(math.erf)
     for d, classes in enumerate(CLASSES):
-        x = outputs.embedding.astype(np.float64) @ heads['hidden_kernel'][d] + heads['hidden_bias'][d]
+        x = outputs.embedding.astype(np.float64) @ heads['hidden_kernel'][d]
+        x = x + heads['hidden_bias'][d]
         x = 0.5 * x * (1 + erf(x / np.sqrt(2)))
         logits = x @ heads['kernel'][d] + heads['bias'][d]
         np.testing.assert_allclose(outputs.logits[d, :, :classes], logits[:, :classes], rtol=1e-4)
