@@ -10,7 +10,11 @@ from tests import tiny
 
 def check(change=None, multi_label=None, drop=()):
     source = tiny.ArraySource(tiny.config(), multi_label=multi_label)
-    batch = {name: array for name, array in (source.batch(0) | (change or {})).items() if name not in drop}
+    batch = {
+        name: array
+        for name, array in (source.batch(0) | (change or {})).items()
+        if name not in drop
+    }
     check_batch(batch, num_frames=4, image_size=16, datasets=source.datasets)
 
 
@@ -23,11 +27,23 @@ def test_good_batches():
     ('arguments', 'message'),
     [
         (dict(drop=['weight']), "'weight' is missing; it holds"),
-        (dict(change={'video': np.zeros((16, 4, 16, 16, 3), np.float32)}), r"'video' is float32.*must be uint8\[16, 4, 16, 16, 3\]"),
-        (dict(change={'video': np.zeros((16, 2, 16, 16, 3), np.uint8)}), r"'video' is uint8\[16, 2, 16, 16, 3\]"),
+        (
+            dict(change={'video': np.zeros((16, 4, 16, 16, 3), np.float32)}),
+            r"'video' is float32.*must be uint8\[16, 4, 16, 16, 3\]",
+        ),
+        (
+            dict(change={'video': np.zeros((16, 2, 16, 16, 3), np.uint8)}),
+            r"'video' is uint8\[16, 2, 16, 16, 3\]",
+        ),
         (dict(change={'label': np.zeros(16, np.int64)}), "'label' is int64"),
-        (dict(change={'label': np.zeros(16, np.int32)}, multi_label={'shades': True}), r'must be float32\[16, 5\]'),
-        (dict(change={'dataset': np.full(16, 2, np.int32)}), r'dataset numbers \[2\] where there are 2 datasets'),
+        (
+            dict(change={'label': np.zeros(16, np.int32)}, multi_label={'shades': True}),
+            r'must be float32\[16, 5\]',
+        ),
+        (
+            dict(change={'dataset': np.full(16, 2, np.int32)}),
+            r'dataset numbers \[2\] where there are 2 datasets',
+        ),
         (
             dict(change={'dataset': np.zeros(16, np.int32), 'label': np.full(16, 3, np.int32)}),
             'label 3 in dataset colours, which has 3 classes',

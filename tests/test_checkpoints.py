@@ -21,7 +21,9 @@ def state(number):
 
 
 def same(one, other):
-    plain = lambda leaf: jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    plain = lambda leaf: (
+        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    )
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
         np.testing.assert_array_equal(plain(a), plain(b))
@@ -51,7 +53,11 @@ def test_saving_a_step_again_is_no_error(saved):
 
 
 def test_buffers_may_be_donated_at_once(saved):
-    """The next step overwrites the state's buffers while the save still runs in the background."""
+    """The next step may overwrite the state's buffers while the save still runs.
+
+    Orbax takes host copies before it returns; on the CPU it takes views, and JAX then does not
+    reuse the buffers.
+    """
     overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
     big = {'params': jax.device_put(jnp.arange(8e6).reshape(8, -1))}
     expected = np.array(big['params'])
@@ -67,7 +73,9 @@ def test_half_written_checkpoints_are_not_found(tmp_path):
     first = checkpoints.RunCheckpoints(tmp_path, keep=5)
     first.save(1, state(1), {}, force=True)
     first.close()
-    shutil.copytree(tmp_path / 'checkpoints' / '1', tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp')
+    shutil.copytree(
+        tmp_path / 'checkpoints' / '1', tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp'
+    )
     again = checkpoints.RunCheckpoints(tmp_path, keep=5)
     assert again.all_steps() == [1]
     same(again.restore(again.latest_step(), state(0)), state(1))
@@ -91,8 +99,16 @@ META = {
     [
         ('model', {'width': 9, 'blocks': (1, 2)}, 'model.width was 8, is 9 now'),
         ('model', {'width': 8, 'blocks': (1, 3)}, r'model.blocks\[1\] was 2, is 3 now'),
-        ('datasets', {'a': {'classes': ['y', 'x']}}, r"datasets.a.classes\[0\] was 'x', is 'y' now"),
-        ('datasets', {'a': {'classes': ['x']}}, r"datasets.a.classes was \['x', 'y'\], is \['x'\] now"),
+        (
+            'datasets',
+            {'a': {'classes': ['y', 'x']}},
+            r"datasets.a.classes\[0\] was 'x', is 'y' now",
+        ),
+        (
+            'datasets',
+            {'a': {'classes': ['x']}},
+            r"datasets.a.classes was \['x', 'y'\], is \['x'\] now",
+        ),
         ('data_order', {'seed': 1}, 'data_order.seed was 0, is 1 now'),
     ],
 )
@@ -111,7 +127,9 @@ def test_trees(tmp_path):
     checkpoints.save_tree(tmp_path / 't', tree)
     same(checkpoints.load_tree(tmp_path / 't', tree), tree)
     with pytest.raises(UserError, match=r'parameter a.1 has shape \[2, 2\], must be \[2, 3\]'):
-        checkpoints.load_tree(tmp_path / 't', {'a': {0: np.zeros(3), 1: np.zeros((2, 3), np.float32)}})
+        checkpoints.load_tree(
+            tmp_path / 't', {'a': {0: np.zeros(3), 1: np.zeros((2, 3), np.float32)}}
+        )
     with pytest.raises(UserError, match='parameter b is missing'):
         checkpoints.load_tree(tmp_path / 't', tree | {'b': np.zeros(1)})
     with pytest.raises(UserError, match='parameter a.1 is not part of this model'):

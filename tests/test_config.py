@@ -1,4 +1,4 @@
-"""Every config file is complete, is read, and describes a model whose training step has shapes that fit."""
+"""Every config file is complete and is read, and its training step has shapes that fit."""
 
 import dataclasses
 import functools
@@ -55,7 +55,9 @@ def test_the_training_step_has_shapes_that_fit(path):
         for name, count in zip(config.datasets, numbers)
     ]
     graphdef, params = train.abstract_model(config, datasets)
-    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=100, total_steps=100 * config.epochs)
+    schedule = optimizer.learning_rate_schedule(
+        config.optimizer, steps_per_epoch=100, total_steps=100 * config.epochs
+    )
     tx = optimizer.build_optimizer(config.optimizer, schedule, params)
     state = jax.eval_shape(functools.partial(train.init_state, config, datasets, tx))
     mesh = parallel.data_mesh(jax.devices()[:8])
@@ -65,12 +67,17 @@ def test_the_training_step_has_shapes_that_fit(path):
     share = clips * config.accumulation_steps
     backbone = config.model.backbone
     batch = {
-        'video': ((share, backbone.num_frames, backbone.image_size, backbone.image_size, 3), jnp.uint8),
+        'video': (
+            (share, backbone.num_frames, backbone.image_size, backbone.image_size, 3),
+            jnp.uint8,
+        ),
         'dataset': ((share,), jnp.int32),
         'label': ((share,), jnp.int32),
         'weight': ((share,), jnp.float32),
     }
-    batch = {name: jax.ShapeDtypeStruct((8, *shape), dtype) for name, (shape, dtype) in batch.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct((8, *shape), dtype) for name, (shape, dtype) in batch.items()
+    }
     step = parallel.map_train_step(train.make_train_step(config, datasets, graphdef, tx), mesh)
     after, metrics = jax.eval_shape(step, state, batch)
     describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)

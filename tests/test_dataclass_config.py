@@ -35,7 +35,9 @@ GOOD = {'rate': 1, 'count': 2, 'inner': {'size': [1, 2]}}
 
 
 def test_build_converts_and_fills_in():
-    got = dataclass_config.build(Outer, GOOD | {'many': {'x': {'size': (3, 4)}}, 'blocks': [1, 2, 3]})
+    got = dataclass_config.build(
+        Outer, GOOD | {'many': {'x': {'size': (3, 4)}}, 'blocks': [1, 2, 3]}
+    )
     assert got == Outer(1.0, 2, Inner((1, 2)), many={'x': Inner((3, 4))}, blocks=(1, 2, 3))
     assert isinstance(got.rate, float)
 
@@ -56,7 +58,10 @@ def test_none_may_be_written_as_text():
     [
         ({'cuont': 3}, 'config.cuont: unknown field; did you mean config.count?'),
         ({'xyz': 3}, 'config.xyz: unknown field; known fields: blocks, count, inner'),
-        ({'inner': {'size': (1, 2), 'knd': 'a'}}, 'config.inner.knd: unknown field; did you mean config.inner.kind?'),
+        (
+            {'inner': {'size': (1, 2), 'knd': 'a'}},
+            'config.inner.knd: unknown field; did you mean config.inner.kind?',
+        ),
         ({'inner': {}}, 'config.inner.size: missing'),
         ({'inner': 3}, 'config.inner=3: must be a group of fields'),
         ({'count': 2.5}, 'config.count=2.5: must be of type int, is float'),
@@ -67,7 +72,10 @@ def test_none_may_be_written_as_text():
         ({'inner': {'size': (1,)}}, 'must have 2 entries, has 1'),
         ({'inner': {'size': 5}}, 'config.inner.size=5: must be a tuple'),
         ({'inner': {'size': (2, 1)}}, 'config.inner: size=(2, 1) must rise'),
-        ({'inner': {'size': (1, 2), 'kind': 'c'}}, "config.inner.kind='c': must be one of 'a', 'b'"),
+        (
+            {'inner': {'size': (1, 2), 'kind': 'c'}},
+            "config.inner.kind='c': must be one of 'a', 'b'",
+        ),
         ({'many': {'x': {'size': (1, 'q')}}}, "config.many.x.size[1]='q': must be of type int"),
         ({'many': 3}, 'config.many=3: must be a group of named entries'),
         ({'name': 3}, 'config.name=3: must be of type str'),

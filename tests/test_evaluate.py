@@ -1,4 +1,4 @@
-"""Multi-view evaluation: every video once, whatever divides by what; averages as NumPy computes them."""
+"""Evaluation: every video once, whatever divides by what; averages as NumPy computes them."""
 
 import dataclasses
 import functools
@@ -37,10 +37,12 @@ def softmax(x):
 @pytest.mark.parametrize('multi_label', [False, True])
 @pytest.mark.parametrize('devices', [1, 8])
 def test_views_are_averaged_per_video(devices, multi_label):
-    """7 videos of 3 views in batches of 8: neither views nor videos divide, the last batch is padded."""
+    """7 videos of 3 views in batches of 8: neither divides, the last batch is padded."""
     config, source, model, scores = scored(devices, multi_label, 7, 3)
     clips = np.stack([source.clip(3, 1, record, view) for record in range(7) for view in range(3)])
-    normalised = (clips / np.float32(255) - np.array(config.augment.mean)) / np.array(config.augment.std)
+    normalised = (clips / np.float32(255) - np.array(config.augment.mean)) / np.array(
+        config.augment.std
+    )
     logits = np.asarray(jax.jit(lambda x: model(x).logits)(normalised.astype(np.float32)))[1]
     logits = logits[:, :5].astype(np.float64)
     each = 1 / (1 + np.exp(-logits)) if multi_label else softmax(logits)

@@ -1,4 +1,4 @@
-"""What an export holds is the trained model; nothing else is mistaken for one, or overwritten by one."""
+"""An export is the trained model; nothing else is mistaken for one, or overwritten by one."""
 
 import json
 import shutil
@@ -52,7 +52,13 @@ def test_the_runs_export_is_the_trained_model(finished_run, clips):
 
 def test_any_checkpoint_can_be_exported(finished_run, clips, tmp_path):
     workdir = finished_run[2]
-    arguments = [sys.executable, '-m', 'multitrain_jax.export', f'--workdir={workdir}', f'--output={tmp_path / "e"}']
+    arguments = [
+        sys.executable,
+        '-m',
+        'multitrain_jax.export',
+        f'--workdir={workdir}',
+        f'--output={tmp_path / "e"}',
+    ]
     done = subprocess.run([*arguments, '--step=6'], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f'exported step 6 to {tmp_path / "e"}\n'
@@ -98,9 +104,18 @@ def change_model(path, change):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda c: c['model'].update(head_hidden=16), r'another architecture: parameter heads.* has shape \[.*\], must be'),
-        (lambda c: c['model']['backbone'].update(stage_blocks=[2]), 'another architecture: parameter .* is missing'),
-        (lambda c: c['model'].update(haed_hidden=16), 'haed_hidden: unknown field; did you mean .*head_hidden'),
+        (
+            lambda c: c['model'].update(head_hidden=16),
+            r'another architecture: parameter heads.* has shape \[.*\], must be',
+        ),
+        (
+            lambda c: c['model']['backbone'].update(stage_blocks=[2]),
+            'another architecture: parameter .* is missing',
+        ),
+        (
+            lambda c: c['model'].update(haed_hidden=16),
+            'haed_hidden: unknown field; did you mean .*head_hidden',
+        ),
         (lambda c: c.update(version=99), 'another version'),
         (lambda c: c.update(format='picture'), 'not the description of an export'),
     ],

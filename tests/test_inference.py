@@ -5,7 +5,6 @@ import pytest
 
 import multitrain_jax as mt
 from multitrain_jax.errors import UserError
-from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 
 
@@ -20,20 +19,27 @@ def clips(finished_run):
 
 
 def test_normalised_clips_give_the_same(model, clips):
-    normalised = ((clips / 255 - np.array(model.info.mean)) / np.array(model.info.std)).astype(np.float32)
+    normalised = ((clips / 255 - np.array(model.info.mean)) / np.array(model.info.std)).astype(
+        np.float32
+    )
     np.testing.assert_allclose(model.embed(normalised), model.embed(clips), atol=1e-5)
 
 
 def test_scores_are_softmax_of_logits(model, clips):
     for name, logits in model.logits(clips).items():
         e = np.exp(logits.astype(np.float64))
-        np.testing.assert_allclose(model.scores(clips)[name], e / e.sum(1, keepdims=True), atol=1e-6)
+        np.testing.assert_allclose(
+            model.scores(clips)[name], e / e.sum(1, keepdims=True), atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda c: c[:, :2], r'clips of shape \[3, 2, 16, 16, 3\]: this model takes \[B, 4, 16, 16, 3\]'),
+        (
+            lambda c: c[:, :2],
+            r'clips of shape \[3, 2, 16, 16, 3\]: this model takes \[B, 4, 16, 16, 3\]',
+        ),
         (lambda c: c[0], r'clips of shape \[4, 16, 16, 3\]'),
         (lambda c: c.astype(np.float64), 'clips of type float64: must be uint8'),
     ],

@@ -17,10 +17,11 @@ from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 CHANGES = (
-    '--config.epochs=20', '--config.checkpoint.every_steps=10', '--config.evaluation.every_epochs=8',
+    '--config.epochs=12', '--config.checkpoint.every_steps=5',
+    '--config.evaluation.every_epochs=8',
     '--config.model.head_dropout=0.2', '--config.evaluation.spatial_views=1',
 )  # fmt: skip
-STEPS = 50
+STEPS = 30
 
 
 def command(workdir, data, *more):
@@ -60,14 +61,14 @@ def runs(tmp_path_factory):
 
     victim = command(base / 'killed', data)
     saved = base / 'killed' / 'checkpoints'
-    while victim.poll() is None and not (saved / '20').exists():
+    while victim.poll() is None and not (saved / '10').exists():
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     assert victim.returncode == -signal.SIGKILL, 'the run ended before it could be killed'
     continued_at = max(int(path.name) for path in saved.iterdir() if path.name.isdigit())
     # As a kill in the middle of saving leaves it.
-    half = saved / f'{continued_at + 10}.orbax-checkpoint-tmp'
+    half = saved / f'{continued_at + 5}.orbax-checkpoint-tmp'
     shutil.rmtree(half, ignore_errors=True)
     (half / 'state').mkdir(parents=True)
 
@@ -98,7 +99,9 @@ def test_the_last_parameters_are_the_same(runs):
 
     alone, killed, _, _ = runs
     one, other = (mt.load(workdir / 'export') for workdir in (alone, killed))
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), one._params, other._params)))
+    assert all(
+        jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), one._params, other._params))
+    )
 
 
 def test_a_finished_run_says_so(runs):
@@ -110,3 +113,13 @@ def test_a_finished_run_says_so(runs):
     assert f'this run is finished (step {STEPS} of {STEPS})' in log
     assert 'average' in out
     assert sorted(alone.rglob('*')) == before
+
+
+@pytest.mark.slow  # test_train.py has the quick form
+def test_a_workdir_of_another_model_is_refused(runs):
+    alone, _, data, _ = runs
+    other = command(alone, data, '--config.model.head_hidden=16')
+    out, log = other.communicate()
+    assert other.returncode == 2
+    (line,) = [line for line in log.splitlines() if not line.startswith('[')]
+    assert line.startswith('error: ') and 'model.head_hidden was 8, is 16 now' in line

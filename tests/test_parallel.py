@@ -23,16 +23,23 @@ def test_to_devices_gives_every_device_its_rows():
 def test_eval_step_sees_the_same_parameters_everywhere():
     mesh = parallel.data_mesh(jax.devices()[:8])
     step = parallel.map_eval_step(lambda p, s: p + s['x'].sum(), mesh)
-    got = step(parallel.replicate(np.float32(10), mesh), parallel.to_devices({'x': np.arange(16.0)}, mesh))
+    got = step(
+        parallel.replicate(np.float32(10), mesh), parallel.to_devices({'x': np.arange(16.0)}, mesh)
+    )
     np.testing.assert_array_equal(got, 10 + np.arange(16.0).reshape(8, 2).sum(1))
 
 
 def test_check_divides_says_what_would_fit():
     mesh = parallel.data_mesh(jax.devices()[:8])
     assert parallel.check_divides(48, mesh, 'batch_size', pieces=2) == 3
-    with pytest.raises(UserError, match='batch_size=20 does not divide over 8 devices; use a multiple of 8, such as 16'):
+    with pytest.raises(
+        UserError,
+        match='batch_size=20 does not divide over 8 devices; use a multiple of 8, such as 16',
+    ):
         parallel.check_divides(20, mesh, 'batch_size')
-    with pytest.raises(UserError, match='8 devices x 2 accumulation steps; use a multiple of 16, such as 16'):
+    with pytest.raises(
+        UserError, match='8 devices x 2 accumulation steps; use a multiple of 16, such as 16'
+    ):
         parallel.check_divides(3, mesh, 'batch_size', pieces=2)
 
 

@@ -16,7 +16,9 @@ def call(finished_run, monkeypatch, capsys):
     """Runs the command in this process: (exit code, standard output, standard error)."""
 
     def run(*arguments, checkpoint=finished_run[2] / 'export'):
-        monkeypatch.setattr(sys, 'argv', ['predict', f'--checkpoint={checkpoint}', *map(str, arguments)])
+        monkeypatch.setattr(
+            sys, 'argv', ['predict', f'--checkpoint={checkpoint}', *map(str, arguments)]
+        )
         with pytest.raises(SystemExit) as end:
             run_command(predict.main)
         return end.value.code, *capsys.readouterr()
@@ -66,7 +68,10 @@ def test_damage_is_told(call):
     assert err.startswith('warning: ') and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize('name', ['one_frame.mp4', 'gray.mp4', 'odd_size_175x143.avi', 'rotated_90.mp4', 'alpha_vp9.webm'])
+@pytest.mark.parametrize(
+    'name',
+    ['one_frame.mp4', 'gray.mp4', 'odd_size_175x143.avi', 'rotated_90.mp4', 'alpha_vp9.webm'],
+)
 def test_awkward_files(call, name):
     code, out, err = call(golden.shared_path(f'videos/bad/{name}'))
     assert (code, err) == (0, '') and 'shades' in out

@@ -9,7 +9,14 @@ from multitrain_jax import progress
 
 @pytest.mark.parametrize(
     ('seconds', 'text'),
-    [(5, '5s'), (59.6, '1m00s'), (75, '1m15s'), (3599, '59m59s'), (7300, '2h01m'), (float('inf'), '?')],
+    [
+        (5, '5s'),
+        (59.6, '1m00s'),
+        (75, '1m15s'),
+        (3599, '59m59s'),
+        (7300, '2h01m'),
+        (float('inf'), '?'),
+    ],
 )
 def test_duration(seconds, text):
     assert progress.duration(seconds) == text

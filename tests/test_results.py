@@ -7,7 +7,10 @@ from multitrain_jax.evaluate import DatasetResult
 
 OUTCOME = results.RunResults(
     steps=12,
-    accuracy={'a': DatasetResult(10, 0.5, 0.9), 'b': DatasetResult(30, mean_average_precision=0.25)},
+    accuracy={
+        'a': DatasetResult(10, 0.5, 0.9),
+        'b': DatasetResult(30, mean_average_precision=0.25),
+    },
     clips_per_second=34.4,
     workdir='runs/x',
 )

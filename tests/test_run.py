@@ -1,16 +1,13 @@
 """run.py as a user meets it: mistakes give one line and exit code 2, and leave nothing behind."""
 
-import json
 import logging
 import pathlib
 import runpy
 import sys
 
 from absl import flags
-import jax
 import pytest
 
-from data_pipelines import dataset_info
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 
@@ -48,11 +45,17 @@ def run(monkeypatch, capsys):
 CONFIG = f'--config={tiny.CONFIG_FILE}'
 MISTAKES = {
     'no config': (['--workdir=W'], ['--config is missing']),
-    'no such config': (['--config=configs/none.py', '--workdir=W'], ['--config=configs/none.py', 'No such file']),
+    'no such config': (
+        ['--config=configs/none.py', '--workdir=W'],
+        ['--config=configs/none.py', 'No such file'],
+    ),
     'no workdir': ([CONFIG], ['--workdir is missing']),
     'unknown flag': ([CONFIG, '--workdir=W', '--batch=3'], ['batch']),
     'stray argument': ([CONFIG, '--workdir=W', 'more'], ["'more'"]),
-    'unknown field': ([CONFIG, '--workdir=W', '--config.epoch=3'], ['config.epoch', 'unknown', 'epochs']),
+    'unknown field': (
+        [CONFIG, '--workdir=W', '--config.epoch=3'],
+        ['config.epoch', 'unknown', 'epochs'],
+    ),
     'unknown nested field': (
         [CONFIG, '--workdir=W', '--config.optimizer.learning_rate=3'],
         ['config.optimizer.learning_rate', 'unknown'],
@@ -61,9 +64,13 @@ MISTAKES = {
         [CONFIG, '--workdir=W', '--config.datasets.colours.stryde=3'],
         ['config.datasets.colours.stryde', 'unknown', 'stride'],
     ),
-    'wrong type': ([CONFIG, '--workdir=W', '--config.batch_size=many'], ['config.batch_size', 'many']),
+    'wrong type': (
+        [CONFIG, '--workdir=W', '--config.batch_size=many'],
+        ['config.batch_size', 'many'],
+    ),
     'wrong type in a group': (
-        [CONFIG, '--workdir=W', '--config.input.short_side=16'], ['config.input.short_side']
+        [CONFIG, '--workdir=W', '--config.input.short_side=16'],
+        ['config.input.short_side'],
     ),
     'value refused': (
         [CONFIG, '--workdir=W', '--config.objective.label_smoothing=1.5'],
@@ -75,34 +82,46 @@ MISTAKES = {
     ),
     'no epochs': ([CONFIG, '--workdir=W', '--config.epochs=0'], ['epochs=0', 'positive']),
     'crops that do not fit': (
-        [CONFIG, '--workdir=W', '--config.evaluation.short_side=8'], ['evaluation.short_side=8', 'image_size']
+        [CONFIG, '--workdir=W', '--config.evaluation.short_side=8'],
+        ['evaluation.short_side=8', 'image_size'],
     ),
     'frames smaller than a patch': (
         [CONFIG, '--workdir=W', '--config.model.backbone.num_frames=1'],
         ['config.model.backbone', '1 frames', 'patch_stride'],
     ),
     'batch over devices': (
-        [CONFIG, '--workdir=W', '--config.batch_size=12'], ['batch_size=12', '8 devices', 'multiple of 8']
+        [CONFIG, '--workdir=W', '--config.batch_size=12'],
+        ['batch_size=12', '8 devices', 'multiple of 8'],
     ),
     'evaluation batch over devices': (
-        [CONFIG, '--workdir=W', '--config.evaluation.batch_size=4'], ['evaluation.batch_size=4', '8 devices']
+        [CONFIG, '--workdir=W', '--config.evaluation.batch_size=4'],
+        ['evaluation.batch_size=4', '8 devices'],
     ),
     'groups of mixup over devices': (
-        [CONFIG, '--workdir=W', '--config.batch_size=24'], ['3 clips per device', 'mix_group=2']
+        [CONFIG, '--workdir=W', '--config.batch_size=24'],
+        ['3 clips per device', 'mix_group=2'],
     ),
     'missing data': (
         [CONFIG, '--workdir=W', '--config.data_root=/nowhere/at/all'],
         ['colours', '/nowhere/at/all/colours', 'data_pipelines.convert'],
     ),
     'missing split': (
-        [CONFIG, '--workdir=W', '--config.data_root=D', '--config.datasets.shades.evaluation_split=test'],
+        [
+            CONFIG,
+            '--workdir=W',
+            '--config.data_root=D',
+            '--config.datasets.shades.evaluation_split=test',
+        ],
         ['shades', "'test'", 'train, validation'],
     ),
     'warm-up longer than the run': (
         [CONFIG, '--workdir=W', '--config.data_root=D', '--config.optimizer.warmup_steps=1000'],
         ['warm-up of 1000 steps', 'warmup_steps'],
     ),
-    'workdir in a file': ([CONFIG, f'--workdir={ROOT}/run.py/below'], ['--workdir', 'cannot be made']),
+    'workdir in a file': (
+        [CONFIG, f'--workdir={ROOT}/run.py/below'],
+        ['--workdir', 'cannot be made'],
+    ),
     'workdir not writable': ([CONFIG, '--workdir=/proc/none'], ['--workdir', 'cannot be made']),
 }
 
@@ -111,7 +130,10 @@ MISTAKES = {
 def test_mistakes_give_one_line(name, run, data, tmp_path):
     arguments, parts = MISTAKES[name]
     workdir = tmp_path / 'workdir'
-    places = {'--workdir=W': f'--workdir={workdir}', '--config.data_root=D': f'--config.data_root={data}'}
+    places = {
+        '--workdir=W': f'--workdir={workdir}',
+        '--config.data_root=D': f'--config.data_root={data}',
+    }
     code, out, err = run(*[places.get(argument, argument) for argument in arguments])
     assert code == 2
     lines = [line for line in err.splitlines() if not line.startswith('[')]  # without progress

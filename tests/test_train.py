@@ -26,17 +26,21 @@ STEPS = 3
 
 @functools.cache
 def prepared(devices: int, **changes):
-    """(source, mesh, step, state): a training step that keeps its gradients, and the state to start from."""
+    """(source, mesh, step, state): a step that keeps its gradients, the state to start from."""
     config = tiny.config(**changes)
     source = tiny.ArraySource(config)
     mesh = parallel.data_mesh(jax.devices()[:devices])
     graphdef, abstract = train.abstract_model(config, source.datasets)
-    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=STEPS)
+    schedule = optimizer.learning_rate_schedule(
+        config.optimizer, steps_per_epoch=2, total_steps=STEPS
+    )
     tx = optax.chain(
         tiny.keep_gradients(), optimizer.build_optimizer(config.optimizer, schedule, abstract)
     )
     state = jax.jit(lambda: train.init_state(config, source.datasets, tx))()
-    step = parallel.map_train_step(train.make_train_step(config, source.datasets, graphdef, tx), mesh)
+    step = parallel.map_train_step(
+        train.make_train_step(config, source.datasets, graphdef, tx), mesh
+    )
     return source, mesh, step, state
 
 
@@ -54,14 +58,12 @@ def trained(devices: int, **changes):
 
 
 def assert_same(one, other, *, rtol):
-    """Trees are equal, each array within rtol of its largest number (1e-5 of the largest of all)."""
+    """Equal within rtol of each array's largest number (and 1e-5 of the largest of all)."""
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(one))
     floor = 1e-5 * max(np.abs(leaf).max() for leaf in leaves)
     for path, a, b in zip(paths, leaves, jax.tree.leaves(other), strict=True):
         tolerance = rtol * np.abs(a).max() + floor
-        np.testing.assert_allclose(
-            a, b, rtol=0, atol=tolerance, err_msg=jax.tree_util.keystr(path)
-        )
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=jax.tree_util.keystr(path))
 
 
 def means(metrics):
@@ -145,7 +147,9 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path):
     assert handler.compiled, 'compilation is no longer logged as this test expects'
     # Two batches are made ahead of their use; after step 4 all kinds of work have been done once.
     assert handler.compiled[dict(seen)[7] :] == []
-    mapped = [text for text in handler.compiled if re.search(r'jit\((_fun|train_step|step)\)', text)]
+    mapped = [
+        text for text in handler.compiled if re.search(r'jit\((_fun|train_step|step)\)', text)
+    ]
     assert len(mapped) == 2, mapped  # the training step and the evaluation step, once each
 
 
@@ -154,7 +158,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = tiny.config(checkpoint__every_steps=2, log_every_steps=3)
     source = tiny.ArraySource(config, steps_per_epoch=2)
     plain = source.batch
-    source.batch = lambda step: plain(step) | ({'weight': np.full(16, np.nan, np.float32)} if step == 5 else {})
+    source.batch = lambda step: (
+        plain(step) | ({'weight': np.full(16, np.nan, np.float32)} if step == 5 else {})
+    )
     with pytest.raises(UserError) as error:
         train.train_and_evaluate(config, tmp_path, source=source, devices=jax.devices()[:1])
     text = str(error.value)
@@ -168,7 +174,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_a_workdir_of_another_architecture_is_refused(finished_run):
     config, source, workdir = finished_run
     other = tiny.config(model__head_hidden=16)
-    with pytest.raises(UserError, match=r'other settings: model\.head_hidden was 8, is 16 now; use another --workdir'):
+    with pytest.raises(
+        UserError,
+        match=r'other settings: model\.head_hidden was 8, is 16 now; use another --workdir',
+    ):
         train.train_and_evaluate(other, workdir, source=source, devices=jax.devices()[:1])
     with pytest.raises(UserError, match=r'data_order\.seed was 0, is 1'):
         train.train_and_evaluate(
@@ -176,7 +185,10 @@ def test_a_workdir_of_another_architecture_is_refused(finished_run):
         )
     with pytest.raises(UserError, match='at step 8, beyond the 4 steps of config.epochs=2'):
         train.train_and_evaluate(
-            dataclasses.replace(config, epochs=2.0), workdir, source=source, devices=jax.devices()[:1]
+            dataclasses.replace(config, epochs=2.0),
+            workdir,
+            source=source,
+            devices=jax.devices()[:1],
         )
 
 
@@ -184,7 +196,9 @@ def test_a_finished_run_is_not_trained_again(finished_run):
     config, source, workdir = finished_run
     source.train_batches, kept = None, source.train_batches
     try:
-        outcome = train.train_and_evaluate(config, workdir, source=source, devices=jax.devices()[:1])
+        outcome = train.train_and_evaluate(
+            config, workdir, source=source, devices=jax.devices()[:1]
+        )
     finally:
         source.train_batches = kept
     assert outcome.steps == 8 and set(outcome.accuracy) == {'colours', 'shades'}
@@ -219,12 +233,14 @@ class Source:
             rng = np.random.default_rng(step)
             yield {
                 'video': rng.integers(0, 256, (16, 4, 16, 16, 3), np.uint8),
-                'dataset': np.arange(16, dtype=np.int32) % 2, 'label': np.arange(16, dtype=np.int32) % 2,
+                'dataset': np.arange(16, dtype=np.int32) % 2,
+                'label': np.arange(16, dtype=np.int32) % 2,
                 'weight': np.ones(16, np.float32),
             }
 
+settings = config.read_config(tiny_config.get_config())
 outcome = train.train_and_evaluate(
-    config.read_config(tiny_config.get_config()), sys.argv[1], source=Source(), devices=jax.devices()[:1]
+    settings, sys.argv[1], source=Source(), devices=jax.devices()[:1]
 )
 assert outcome.steps == 8
 assert 'tensorflow' not in sys.modules
@@ -248,6 +264,7 @@ def test_trains_without_tensorflow_and_without_our_reader(tmp_path):
 
 
 def test_importing_the_training_room_imports_no_tensorflow():
-    code = "import sys, multitrain_jax.train; print([m for m in ('tensorflow', 'data_pipelines', 'clu') if m in sys.modules])"
+    unwanted = ('tensorflow', 'data_pipelines', 'clu')
+    code = f'import sys, multitrain_jax.train; print([m for m in {unwanted} if m in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == '[]\n', done.stderr

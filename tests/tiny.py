@@ -18,13 +18,16 @@ from tests import tiny_config
 from tests.data_pipelines import tiny_records
 
 CONFIG_FILE = pathlib.Path(tiny_config.__file__)
-CLASSES = {'colours': ('red', 'green', 'blue'), 'shades': ('black', 'dark', 'grey', 'light', 'white')}
+CLASSES = {
+    'colours': ('red', 'green', 'blue'),
+    'shades': ('black', 'dark', 'grey', 'light', 'white'),
+}
 RECORDS = {'train': 20, 'validation': 7}  # of each dataset
 
 
 @pytest.fixture(scope='module', autouse=True)
 def quick_compile() -> Iterator[None]:
-    """Import it into a module of tests: its programs compile in a third of the time, and run slower."""
+    """Import it into a module of tests: its programs compile in half the time."""
     before = jax.config.read('jax_disable_most_optimizations')
     jax.config.update('jax_disable_most_optimizations', True)
     yield
@@ -32,7 +35,7 @@ def quick_compile() -> Iterator[None]:
 
 
 def config(**changes: Any) -> configs.Config:
-    """The tiny config; changes by dotted name with __ for the dot: config(augment__mixup_alpha=0.0)."""
+    """The tiny config with changes, __ for the dot: config(augment__mixup_alpha=0.0)."""
     values = tiny_config.get_config()
     for name, value in changes.items():
         *groups, field = name.split('__')
@@ -58,7 +61,9 @@ class ArraySource:
     ):
         self._config = config
         self.datasets = tuple(
-            DatasetSpec(name, classes, (multi_label or {}).get(name, False), views, evaluation_records)
+            DatasetSpec(
+                name, classes, (multi_label or {}).get(name, False), views, evaluation_records
+            )
             for name, classes in CLASSES.items()
         )
         self.samples_per_epoch = steps_per_epoch * config.batch_size
@@ -103,9 +108,13 @@ class ArraySource:
             yield self.batch(step)
 
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
-        """All views of record 0, then of record 1, ...; the last batch is filled up with padding."""
+        """All views of record 0, then of record 1, ...; padding fills the last batch up."""
         spec, size = self.datasets[dataset], self._config.evaluation.batch_size
-        rows = [(record, view) for record in range(spec.evaluation_records) for view in range(spec.views)]
+        rows = [
+            (record, view)
+            for record in range(spec.evaluation_records)
+            for view in range(spec.views)
+        ]
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             padding = size - len(part)
@@ -130,7 +139,8 @@ class ArraySource:
 def keep_gradients() -> optax.GradientTransformation:
     """Passes gradients on and keeps the last ones as its state, so that tests can compare them."""
     return optax.GradientTransformation(
-        lambda params: jax.tree.map(jnp.zeros_like, params), lambda grads, state, params=None: (grads, grads)
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda grads, state, params=None: (grads, grads),
     )
 
 
@@ -140,9 +150,7 @@ def write_datasets(root: pathlib.Path) -> pathlib.Path:
         splits = {}
         for split, count in RECORDS.items():
             labels = np.arange(count) % len(classes)
-            clips = [
-                [_frame(name, label, frame, split) for frame in range(6)] for label in labels
-            ]
+            clips = [[_frame(name, label, frame, split) for frame in range(6)] for label in labels]
             tiny_records.write_records(
                 root / name, clips, labels[:, None].tolist(), num_classes=len(classes), split=split
             )

@@ -1,4 +1,4 @@
-"""The smallest experiment that has every part, as a config file: `--config=tests/tiny_config.py`."""
+"""The smallest experiment that has every part: `--config=tests/tiny_config.py`."""
 
 import ml_collections
 

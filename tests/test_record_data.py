@@ -1,0 +1,102 @@
+"""Batches from the records that a config names."""
+
+import jax
+import numpy as np
+import pytest
+
+from multitrain_jax import evaluate, parallel
+from multitrain_jax.record_data import RecordData
+from tests import tiny
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    return tiny.write_datasets(tmp_path_factory.mktemp('data'))
+
+
+def test_what_training_knows_of_the_datasets(root):
+    data = RecordData(tiny.config(data_root=str(root)))
+    assert [spec.name for spec in data.datasets] == ['colours', 'shades']
+    assert [spec.classes for spec in data.datasets] == list(tiny.CLASSES.values())
+    assert [spec.views for spec in data.datasets] == [6, 3]  # 'uniform' has one temporal view
+    assert [spec.evaluation_records for spec in data.datasets] == [7, 7]
+    assert data.samples_per_epoch == 40
+    assert RecordData(tiny.config(data_root=str(root), input__repeats=2)).samples_per_epoch == 80
+
+
+def test_training_batches_of_two_hosts_are_those_of_one(root):
+    config = tiny.config(data_root=str(root))
+    whole = list(RecordData(config).train_batches(3, 2))
+    halves = [
+        list(RecordData(config, host=host, num_hosts=2).train_batches(3, 2)) for host in (0, 1)
+    ]
+    assert len(whole) == 2
+    for step in range(2):
+        for name, array in whole[step].items():
+            np.testing.assert_array_equal(
+                array, np.concatenate([half[step][name] for half in halves])
+            )
+
+
+def test_labels_belong_to_the_pixels(root):
+    """Red, green or blue is brightest where the label says so; shades grow brighter by label."""
+    config = tiny.config(data_root=str(root))
+    for batch in RecordData(config).train_batches(0, 3):
+        means = batch['video'].mean(axis=(1, 2, 3))  # [B, 3]
+        colours = batch['dataset'] == 0
+        np.testing.assert_array_equal(means[colours].argmax(axis=1), batch['label'][colours])
+        shade = np.round((means[~colours].mean(axis=1) - 38) / 40)
+        np.testing.assert_array_equal(shade, batch['label'][~colours])
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_every_video_once_on_any_number_of_devices(root, devices):
+    """7 videos of 6 and of 3 views, in batches of 8; the score of a clip is its mean colour."""
+    config = tiny.config(data_root=str(root))
+    data = RecordData(config)
+    mesh = parallel.data_mesh(jax.devices()[:devices])
+
+    def mean_colour(params, share):
+        colour = share['video'].astype('float32').mean(axis=(1, 2, 3))  # [B, 3]
+        return jax.numpy.pad(colour, ((0, 0), (0, 2)))
+
+    step = parallel.map_eval_step(mean_colour, mesh)
+    for number in (0, 1):
+        scores = evaluate.score_dataset(
+            step, parallel.replicate(np.float32(0), mesh), data, number, mesh
+        )
+        np.testing.assert_array_equal(scores.record, np.arange(7))
+        np.testing.assert_array_equal(
+            scores.label, np.arange(7) % len(data.datasets[number].classes)
+        )
+    assert evaluate.summarise(scores, data.datasets[1]).videos == 7
+
+
+def test_colours_are_told_by_their_mean(root):
+    data = RecordData(tiny.config(data_root=str(root)))
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    step = parallel.map_eval_step(
+        lambda params, share: share['video'].astype('float32').mean(axis=(1, 2, 3)), mesh
+    )
+    result = evaluate.summarise(
+        evaluate.score_dataset(step, np.float32(0), data, 0, mesh), data.datasets[0]
+    )
+    assert (result.videos, result.top1) == (7, 1.0)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (
+            dict(datasets__shades__path='nowhere'),
+            r'dataset shades .*config.datasets.shades.path.*nowhere: no dataset.json',
+        ),
+        (
+            dict(datasets__shades__train_split='holdout'),
+            "no split 'holdout', only train, validation",
+        ),
+    ],
+)
+def test_mistakes(root, change, message):
+    with pytest.raises(ValueError, match=message):
+        RecordData(tiny.config(data_root=str(root), **change))
