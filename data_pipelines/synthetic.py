@@ -40,7 +40,7 @@ from data_pipelines import synthetic_pixels, synthetic_scene
 from data_pipelines.synthetic_scene import PATHS, Scene, SceneConfig
 
 # Goes up when the same scene gets other pixels than before.
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 STAMP = 'synthetic.json'
 SPLITS = ('train', 'validation')
 
@@ -79,7 +79,8 @@ DATASETS = {
                  for shape in ('ring', 'star') for move in sorted(_MOVES)},
         distractor_shapes=tuple(name for name in _ANY if name not in ('ring', 'star')),
         # Shorter than the others: clips are drawn from anywhere in a video, and must show enough.
-        config=SceneConfig(seconds=(1.0, 1.8))),
+        # Larger and nearly of one tone: here the outline matters, and no class turns.
+        config=SceneConfig(seconds=(1.0, 1.8), diameter=(0.34, 0.42), two_tone=(0.0, 25.0))),
     'directions': Dataset(
         actions={'moving left': Action(_ANY, 'x', 'backward'),
                  'moving right': Action(_ANY, 'x', 'forward'),

@@ -35,7 +35,7 @@ def _star(inner: float) -> list[tuple[float, float]]:
 # Outlines within the circle of radius 1, as polygons; a polygon within another one is a hole.
 SHAPES = {
     'star': [_star(0.42)],
-    'ring': [_circle(0.95), _circle(0.5)],
+    'ring': [_circle(0.95), _circle(0.6)],
     'disc': [_circle(0.9)],
     'square': [[(-0.72, -0.72), (0.72, -0.72), (0.72, 0.72), (-0.72, 0.72)]],
     'triangle': [[(0, -1), (0.87, 0.6), (-0.87, 0.6)]],
