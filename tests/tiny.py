@@ -77,7 +77,7 @@ class ArraySource:
     def _label(self, dataset: int, number: int) -> int:
         return number % len(self.datasets[dataset].classes)
 
-    def _multi_hot(self, dataset: int, number: int, width: int) -> np.ndarray:
+    def multi_hot(self, dataset: int, number: int, width: int) -> np.ndarray:
         """One class, and a second one for every other number."""
         row = np.zeros(width, np.float32)
         row[self._label(dataset, number)] = 1
@@ -93,7 +93,7 @@ class ArraySource:
         numbers = rng.integers(0, 100, size)
         if any(spec.multi_label for spec in self.datasets):
             width = max(len(spec.classes) for spec in self.datasets)
-            label = np.stack([self._multi_hot(d, n, width) for d, n in zip(dataset, numbers)])
+            label = np.stack([self.multi_hot(d, n, width) for d, n in zip(dataset, numbers)])
         else:
             label = np.array([self._label(d, n) for d, n in zip(dataset, numbers)], np.int32)
         return {
@@ -120,7 +120,7 @@ class ArraySource:
             padding = size - len(part)
             video = [self.clip(3, dataset, record, view) for record, view in part]
             if spec.multi_label:
-                label = [self._multi_hot(dataset, record, len(spec.classes)) for record, _ in part]
+                label = [self.multi_hot(dataset, record, len(spec.classes)) for record, _ in part]
             else:
                 label = [self._label(dataset, record) for record, _ in part]
             # The padding looks like record 0, so that counting it would be noticed.
