@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.seed = 0  # of initialisation, order of the data, augmentation, dropout
     config.data_root = 'data/quickstart'  # directory that holds the datasets
-    config.epochs = 25.0  # passes over the union of the training splits
+    config.epochs = 20.0  # passes over the union of the training splits
     config.batch_size = 16  # clips per update, over all devices of all hosts
     config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
     config.log_every_steps = 50
