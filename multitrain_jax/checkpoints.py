@@ -21,13 +21,13 @@ from multitrain_jax.errors import UserError
 class RunCheckpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int, save_every_steps: int = 1):
+    def __init__(self, workdir: str | os.PathLike, *, keep: int):
         """Opens (or makes) `workdir/checkpoints`; `keep`: newest ones to keep."""
         self.directory = Path(workdir).expanduser().resolve() / 'checkpoints'
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, save_interval_steps=save_every_steps, create=True, enable_async_checkpointing=True
+                max_to_keep=keep, create=True, enable_async_checkpointing=True
             ),
         )
 
@@ -39,16 +39,14 @@ class RunCheckpoints:
         """Steps of all finished checkpoints, rising."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, meta: Mapping[str, Any], *, force: bool = False) -> bool:
-        """Saves in the background when `step` is due (or `force`); True when it does. Arrays are copied first."""
-        if not force and not self._manager.should_save(step):
-            return False
+    def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
+        """Saves in the background; False when `step` is there already. Arrays are copied first."""
         if step in self._manager.all_steps():
             return False
         return self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(_storable(state)), meta=ocp.args.JsonSave(dict(meta))),
-            force=force,
+            force=True,  # the loop decides when
         )
 
     def read_meta(self, step: int) -> dict[str, Any]:

@@ -256,7 +256,7 @@ def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, f
             if step % config.checkpoint.every_steps == 0:
                 log.flush()  # a state whose loss was not finite is never saved
                 run.writer.flush()  # a killed run has lost no metrics of the steps before its checkpoint
-                run.saved.save(step, state, run.meta, force=True)
+                run.saved.save(step, state, run.meta)
         waiting = time.monotonic()
         share = next(batches)
         log.waited += time.monotonic() - waiting
@@ -268,7 +268,7 @@ def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, f
         log.add(step, terms)
     log.flush()
     batches.close()
-    run.saved.save(run.total_steps, state, run.meta, force=True)
+    run.saved.save(run.total_steps, state, run.meta)
     rates = sorted(log.rates)
     return state, rates[len(rates) // 2] if rates else float('nan')
 

@@ -38,7 +38,7 @@ def saved(tmp_path):
 
 def test_round_trip_and_keep(saved):
     for step in (1, 2, 3):
-        assert saved.save(step, state(step), {'model': {'width': step}}, force=True)
+        assert saved.save(step, state(step), {'model': {'width': step}})
     saved.wait()
     assert saved.all_steps() == [2, 3] and saved.latest_step() == 3
     same(saved.restore(3, jax.eval_shape(lambda: state(0))), state(3))
@@ -47,8 +47,8 @@ def test_round_trip_and_keep(saved):
 
 
 def test_saving_a_step_again_is_no_error(saved):
-    assert saved.save(1, state(1), {}, force=True)
-    assert not saved.save(1, state(5), {}, force=True)
+    assert saved.save(1, state(1), {})
+    assert not saved.save(1, state(5), {})
     same(saved.restore(1, state(0)), state(1))
 
 
@@ -61,7 +61,7 @@ def test_buffers_may_be_donated_at_once(saved):
     overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
     big = {'params': jax.device_put(jnp.arange(8e6).reshape(8, -1))}
     expected = np.array(big['params'])
-    assert saved.save(1, big, {}, force=True)
+    assert saved.save(1, big, {})
     for _ in range(3):
         big = {'params': overwrite(big['params'])}
     jax.block_until_ready(big)
@@ -71,7 +71,7 @@ def test_buffers_may_be_donated_at_once(saved):
 
 def test_half_written_checkpoints_are_not_found(tmp_path):
     first = checkpoints.RunCheckpoints(tmp_path, keep=5)
-    first.save(1, state(1), {}, force=True)
+    first.save(1, state(1), {})
     first.close()
     shutil.copytree(
         tmp_path / 'checkpoints' / '1', tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp'

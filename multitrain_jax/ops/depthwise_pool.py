@@ -15,7 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from multitrain_jax.ops.platforms import by_platform
+from multitrain_jax.ops.platforms import choose
 from multitrain_jax.ops.windows import (
     Triple,
     clip_by_clip,
@@ -26,7 +26,7 @@ from multitrain_jax.ops.windows import (
 )
 
 KERNEL = (3, 3, 3)
-IMPLEMENTATIONS = ('xla_conv', 'shifted')
+
 
 def depthwise_pool(
     x: jax.Array, kernel: jax.Array, stride: Triple, *, implementation: str | None = None
@@ -56,15 +56,8 @@ def depthwise_pool(
         raise ValueError(f'depthwise_pool needs three positive strides, got {stride}')
     xla_conv = functools.partial(_xla_conv, stride=tuple(stride))
     shifted = functools.partial(_shifted, tuple(stride))
-    if implementation is None:
-        return by_platform(cpu=shifted, default=xla_conv)(x, kernel)
-    if implementation == 'xla_conv':
-        return xla_conv(x, kernel)
-    if implementation == 'shifted':
-        return shifted(x, kernel)
-    raise ValueError(
-        f'unknown implementation {implementation!r}: use one of {IMPLEMENTATIONS} or None'
-    )
+    implementations = {'xla_conv': xla_conv, 'shifted': shifted}
+    return choose(implementation, implementations, cpu='shifted', default='xla_conv')(x, kernel)
 
 
 def _xla_conv(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:

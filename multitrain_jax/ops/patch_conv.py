@@ -8,10 +8,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from multitrain_jax.ops.platforms import by_platform
+from multitrain_jax.ops.platforms import choose
 from multitrain_jax.ops.windows import Triple, clip_by_clip, pooled_size, sum_over_clips
-
-IMPLEMENTATIONS = ('xla_conv', 'blocks')
 
 
 def patch_conv(
@@ -42,15 +40,8 @@ def patch_conv(
     kernel = kernel.astype(video.dtype)
     xla_conv = functools.partial(_xla_conv, stride=tuple(stride))
     blocks = functools.partial(_blocks, stride=tuple(stride))
-    if implementation is None:
-        return by_platform(cpu=blocks, default=xla_conv)(video, kernel)
-    if implementation == 'xla_conv':
-        return xla_conv(video, kernel)
-    if implementation == 'blocks':
-        return blocks(video, kernel)
-    raise ValueError(
-        f'unknown implementation {implementation!r}: use one of {IMPLEMENTATIONS} or None'
-    )
+    implementations = {'xla_conv': xla_conv, 'blocks': blocks}
+    return choose(implementation, implementations, cpu='blocks', default='xla_conv')(video, kernel)
 
 
 def _xla_conv(video: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:

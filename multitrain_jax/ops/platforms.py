@@ -6,6 +6,23 @@ import jax
 from jax import lax
 
 
+def choose(
+    implementation: str | None, implementations: dict[str, Callable[..., jax.Array]], *, cpu: str, default: str
+) -> Callable:
+    """The implementation of that name; None: ``cpu`` in programs for CPU, ``default`` in all others.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if implementation is None:
+        return by_platform(cpu=implementations[cpu], default=implementations[default])
+    if implementation not in implementations:
+        raise ValueError(
+            f'unknown implementation {implementation!r}: use one of {tuple(implementations)} or None'
+        )
+    return implementations[implementation]
+
+
 def by_platform(*, cpu: Callable[..., jax.Array], default: Callable[..., jax.Array]) -> Callable:
     """A differentiable function: ``cpu`` in programs for CPU, ``default`` in all others.
 
