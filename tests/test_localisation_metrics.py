@@ -60,7 +60,7 @@ def test_equal_to_the_official_evaluators(variant, classes):
 
 
 def _random_rows(rng, count, scores):
-    corner = rng.uniform(0, 0.5, (count, 2))
+    corner = rng.uniform(0, 0.2, (count, 2))
     return Rows(
         rng.integers(0, 6, count),
         rng.integers(1, 5, count),
@@ -112,7 +112,7 @@ def test_equal_to_the_definition(protocol):
     truth = truth.take(truth.key_frame != 2)  # a key frame without annotation
     actions = np.array([1, 2, 4, 9])
     expected = [_loops(truth, detections, action, protocol, actions) for action in actions]
-    assert np.isnan(expected[-1]) and min(expected[:3]) > 0
+    assert np.isnan(expected[-1]) and max(expected[:3]) > 0.02
     np.testing.assert_allclose(average_precisions(truth, detections, actions, protocol=protocol), expected, atol=1e-12)
 
 
