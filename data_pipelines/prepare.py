@@ -3,8 +3,9 @@
 import os
 import pathlib
 
-from data_pipelines import convert, synthetic
+from data_pipelines import synthetic
 from data_pipelines.annotations import folder, pyslowfast
+from data_pipelines.conversion.dataset import convert
 
 
 def prepare_synthetic(
@@ -40,5 +41,5 @@ def prepare_synthetic(
         ),
     }
     for name, clips in annotations.items():
-        convert.convert(clips, root / name, name=name)
+        convert(clips, root / name, name=name)
     return {name: root / name for name in annotations}

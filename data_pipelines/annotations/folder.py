@@ -1,10 +1,12 @@
 """A folder per class: ``ROOT/SPLIT/CLASS/*.mp4``, or ``ROOT/CLASS/*.mp4`` for a single split."""
 
+import argparse
 from collections.abc import Sequence
 import os
 
 from data_pipelines.annotations import Annotations
 from data_pipelines.annotations import Clip
+from data_pipelines.annotations.command import add_format
 
 VIDEO_SUFFIXES = frozenset(
     '.mp4 .avi .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts .mts .ogv .asf .vob'.split()
@@ -96,3 +98,23 @@ def _videos(path: str) -> list[str]:
             and os.path.splitext(e.name)[1].lower() in VIDEO_SUFFIXES
             and not e.is_dir()
         )
+
+
+def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    """Adds the subcommand ``folder``."""
+    parser = add_format(
+        formats,
+        common,
+        'folder',
+        lambda args: read_folder(args.videos, args.split),
+        help='one folder per class: VIDEOS/SPLIT/CLASS/*.mp4 or VIDEOS/CLASS/*.mp4',
+        example='--videos=my_videos --output=data/mine',
+    )
+    parser.add_argument('--videos', required=True, metavar='DIR', help='the tree')
+    parser.add_argument(
+        '--split',
+        action='append',
+        metavar='NAME',
+        help='split to convert, may be repeated (default: all); for VIDEOS/CLASS/*.mp4 the name '
+        'to give it (default: train)',
+    )

@@ -4,12 +4,17 @@ Path and label are separated by a space, a comma or a tab (the last one of the l
 hold spaces). https://github.com/facebookresearch/SlowFast/blob/main/slowfast/datasets/DATASET.md
 """
 
+import argparse
 from collections.abc import Mapping
 import os
 import re
 
 from data_pipelines.annotations import Annotations
 from data_pipelines.annotations import Clip
+from data_pipelines.annotations.command import add_format
+from data_pipelines.annotations.command import files_by_split
+from data_pipelines.annotations.files import check_relative
+from data_pipelines.annotations.files import read_text
 
 _LINE = re.compile(r'(?P<path>\S.*?)\s*[,\s]\s*(?P<label>\d+)')
 
@@ -26,11 +31,11 @@ def read_pyslowfast(
       csv_files: split name -> csv file.
       classes_file: text file with one class name per line, in the order of the class numbers.
         Without, classes are called by their numbers, 0 to the largest of any split.
-      path_prefix: directory that the paths of the csv are relative to.
+      path_prefix: directory that the paths of the csv are relative to, and must not leave.
 
     Raises:
       ValueError: a file is missing, a line is not ``path label``, a label has no class name, a
-        path is listed twice in a split, or a split is empty.
+        path is listed twice in a split or leads out of ``path_prefix``, or a split is empty.
     """
     rows = {split: _read_rows(path) for split, path in csv_files.items()}
     if not rows:
@@ -48,6 +53,10 @@ def read_pyslowfast(
                         f'0 to {len(classes) - 1}'
                     )
     prefix = os.fspath(path_prefix)
+    if prefix:  # without one, absolute paths are usual
+        for split_rows in rows.values():
+            for path, _, where in split_rows:
+                check_relative(path, where)
     splits = {
         split: tuple(
             Clip(os.path.join(prefix, path), path, (label,)) for path, label, _ in split_rows
@@ -60,7 +69,7 @@ def read_pyslowfast(
 def _read_rows(path: str | os.PathLike) -> list[tuple[str, int, str]]:
     """(video path, label, place in the csv) of each line."""
     rows, seen = [], {}
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         where = f'{os.fspath(path)}, line {number}'
         if not line.strip():
             continue
@@ -82,7 +91,7 @@ def _read_rows(path: str | os.PathLike) -> list[tuple[str, int, str]]:
 
 
 def _read_classes(path: str | os.PathLike) -> tuple[str, ...]:
-    classes = tuple(line.strip() for line in _read_text(path).rstrip().splitlines())
+    classes = tuple(line.strip() for line in read_text(path).rstrip().splitlines())
     for number, name in enumerate(classes):
         if not name:
             raise ValueError(f'{os.fspath(path)}, line {number + 1}: no class name')
@@ -95,11 +104,33 @@ def _read_classes(path: str | os.PathLike) -> tuple[str, ...]:
     return classes
 
 
-def _read_text(path: str | os.PathLike) -> str:
-    try:
-        with open(path, encoding='utf-8-sig') as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise ValueError(f'{os.fspath(path)}: no such file') from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{os.fspath(path)}: not UTF-8 text ({error})') from error
+def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    """Adds the subcommand ``pyslowfast``."""
+    parser = add_format(
+        formats,
+        common,
+        'pyslowfast',
+        lambda args: read_pyslowfast(
+            files_by_split('--csv', args.csv),
+            classes_file=args.classes,
+            path_prefix=args.path_prefix,
+        ),
+        help="PySlowFast's csv files of lines \"path label\", label a class number",
+        example='--csv train=train.csv --csv validation=val.csv --classes=classes.txt '
+        '--path_prefix=/videos --output=data/kinetics',
+    )
+    parser.add_argument(
+        '--csv',
+        action='append',
+        required=True,
+        metavar='SPLIT=FILE',
+        help='one split; may be repeated',
+    )
+    parser.add_argument(
+        '--classes',
+        metavar='FILE',
+        help='class names, one per line (default: classes are called 0, 1, ...)',
+    )
+    parser.add_argument(
+        '--path_prefix', default='', metavar='DIR', help='what the paths are relative to'
+    )

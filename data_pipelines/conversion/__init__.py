@@ -1,1 +1,1 @@
-"""The parts of ``data_pipelines.convert``: planning shards, writing one, worker processes."""
+"""What ``data_pipelines.convert`` does: planning shards, writing one, worker processes, the whole."""

@@ -81,9 +81,14 @@ def plan_split(
         own = tuple(clips[number::shards])
         names = {label: classes[label] for clip in own for label in clip.labels}
         content = [_VERSION, dataclasses.asdict(options), sorted(names.items())]
-        content += [(c.key, c.labels, c.start, c.end, _size_and_time(c.path)) for c in own]
+        content += [(_without_path(clip), _size_and_time(clip.path)) for clip in own]
         fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         yield ShardPlan(split, records.shard_name(split, number, shards), own, names, fingerprint)
+
+
+def _without_path(clip: Clip) -> dict:
+    """All that decides a record; the videos themselves may move."""
+    return {key: value for key, value in dataclasses.asdict(clip).items() if key != 'path'}
 
 
 def _size_and_time(path: str) -> tuple[int, int] | None:
@@ -148,10 +153,14 @@ def splits_to_keep(
             )
         if info.frame_rate != options.frame_rate:
             raise ValueError(
-                f'{here} at frame_rate={info.frame_rate}, not {options.frame_rate}; '
-                'convert both alike, or choose another output'
+                f'{here} with {_describe_rate(info.frame_rate)}, not '
+                f'{_describe_rate(options.frame_rate)}; convert both alike, or choose another output'
             )
     return kept
+
+
+def _describe_rate(frame_rate: float | None) -> str:
+    return "each video's own frame rate" if frame_rate is None else f'{frame_rate:g} frames/s'
 
 
 def remove_leftovers(

@@ -95,7 +95,7 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Options) -> tup
                 clip.path,
                 f'more than {_MAX_RECORD_BYTES / 2**30:g} GiB of frames in '
                 f'{timestamp - start:.0f} s; '
-                'lower max_seconds, short_side or frame_rate',
+                'lower max_seconds, short_side or the frame rate',
             )
     if stream.damage and options.damaged == 'skip':
         raise VideoError(clip.path, f'damaged: {stream.damage}')

@@ -16,7 +16,7 @@ from data_pipelines.annotations import Annotations
 from data_pipelines.annotations import Clip
 from data_pipelines.annotations.folder import read_folder
 from data_pipelines.conversion import plan as planning
-from data_pipelines.convert import convert
+from data_pipelines.conversion.dataset import convert
 from data_pipelines.convert import main
 from data_pipelines.dataset_info import load_dataset_info
 from tests.data_pipelines.video_writer import numbers_of
@@ -397,7 +397,8 @@ def test_splits_converted_one_after_the_other(videos, converted, tmp_path):
     assert dict(info.splits) == dict(converted[1].splits)
     assert contents(tmp_path) == contents(converted[0])
     with pytest.raises(
-        ValueError, match=r"holds the split 'validation' already, at frame_rate=None, not 10"
+        ValueError,
+        match=r"holds the split 'validation' already, with each video's own frame rate, not 10",
     ):
         convert(read_folder(videos, ['train']), tmp_path, frame_rate=10, progress=False)
     other = Annotations(('x',), {'train': (Clip('a', 'a', (0,)),)})

@@ -12,7 +12,7 @@ def write(path, text):
 def test_lines(tmp_path, separator):
     train = write(
         tmp_path / 'train.csv',
-        f'videos/a.mp4{separator}2\nmy videos/b, c 7.mp4{separator}0\n\n/abs/é.mp4{separator}1',
+        f'videos/a.mp4{separator}2\nmy videos/b, c 7.mp4{separator}0\n\nabs/é.mp4{separator}1',
     )
     val = write(tmp_path / 'val.csv', f'v.mp4{separator}4\n')
     annotations = read_pyslowfast({'train': train, 'validation': val}, path_prefix='/data')
@@ -20,9 +20,18 @@ def test_lines(tmp_path, separator):
     assert [(c.key, c.path, c.labels) for c in annotations.splits['train']] == [
         ('videos/a.mp4', '/data/videos/a.mp4', (2,)),
         ('my videos/b, c 7.mp4', '/data/my videos/b, c 7.mp4', (0,)),
-        ('/abs/é.mp4', '/abs/é.mp4', (1,)),
+        ('abs/é.mp4', '/data/abs/é.mp4', (1,)),
     ]
     assert [(c.key, c.labels) for c in annotations.splits['validation']] == [('v.mp4', (4,))]
+
+
+def test_paths_stay_inside_the_prefix(tmp_path):
+    csv = write(tmp_path / 'train.csv', 'a.mp4 0\n/etc/b.mp4 1\n')
+    assert read_pyslowfast({'train': csv}).splits['train'][1].path == '/etc/b.mp4'
+    for path in ('/etc/b.mp4', '../b.mp4', 'a/../../b.mp4'):
+        write(csv, f'a.mp4 0\n{path} 1\n')
+        with pytest.raises(ValueError, match=f"train.csv, line 2: '{path}' is no path inside"):
+            read_pyslowfast({'train': csv}, path_prefix='/data')
 
 
 def test_class_names(tmp_path):

@@ -1,0 +1,114 @@
+"""Reading annotation files: text and JSON, with errors that name the file; paths kept in bounds."""
+
+from collections.abc import Iterator, Sequence
+import csv
+import io
+import json
+import os
+from typing import Any
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The content of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+      ValueError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise ValueError(f'{os.fspath(path)}: no such file') from error
+    except OSError as error:
+        raise ValueError(f'{os.fspath(path)}: cannot be read ({error.strerror})') from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{os.fspath(path)}: not UTF-8 text ({error})') from error
+
+
+def read_json(path: str | os.PathLike, wanted: type, description: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+      path: the file.
+      wanted: ``dict`` or ``list``: what it must hold.
+      description: of what it should be, for the error.
+
+    Raises:
+      ValueError: it cannot be read, is not JSON, or holds something else.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f'{os.fspath(path)}, line {error.lineno}: not JSON ({error.msg}); wanted {description}'
+        ) from error
+    except RecursionError as error:
+        raise ValueError(f'{os.fspath(path)}: JSON nested too deeply') from error
+    if not isinstance(content, wanted):
+        raise ValueError(f'{os.fspath(path)}: not {description}')
+    return content
+
+
+def read_csv(path: str | os.PathLike, delimiter: str = ',') -> Iterator[tuple[str, list[str]]]:
+    """Yields (place, cells without outer spaces) of each line of a csv file that is not blank.
+
+    The place is ``FILE, line N``, for errors.
+
+    Raises:
+      ValueError: it cannot be read, or is not csv.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=''), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield f'{os.fspath(path)}, line {reader.line_num}', cells
+    except csv.Error as error:
+        raise ValueError(f'{os.fspath(path)}, line {reader.line_num}: not csv ({error})') from error
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """Yields (place, line without outer spaces) of each line that is not blank."""
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            yield f'{os.fspath(path)}, line {number}', line.strip()
+
+
+def check_relative(path: str, where: str) -> str:
+    """Returns a path from an annotation file, if it cannot leave the directory it is relative to.
+
+    Raises:
+      ValueError: it is absolute, or holds ``..`` or a NUL.
+    """
+    if (
+        os.path.isabs(path)
+        or '\0' in path
+        or '..' in path.replace('\\', '/').split('/')
+        or not path.strip('/. ')
+    ):
+        raise ValueError(
+            f'{where}: {path[:120]!r} is no path inside the directory of the videos'
+        )
+    return path
+
+
+def check_same_classes(classes: dict[str, Sequence[str]]) -> None:
+    """Checks that every file has clips of the same classes.
+
+    Args:
+      classes: file -> the classes of its clips.
+
+    Raises:
+      ValueError: a class is in only one of two files.
+    """
+    files = list(classes)
+    for other in files[1:]:
+        different = sorted(set(classes[files[0]]).symmetric_difference(classes[other]))
+        if different:
+            has, lacks = (
+                (files[0], other) if different[0] in classes[files[0]] else (other, files[0])
+            )
+            raise ValueError(
+                f'{lacks}: no clip of the class {different[0]!r}, which {has} has '
+                f'({len(different)} such); all splits need the same classes'
+            )

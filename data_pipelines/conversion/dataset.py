@@ -1,0 +1,211 @@
+"""Clips -> record shards, their index and ``dataset.json``: the library of ``data_pipelines.convert``."""
+
+from collections.abc import Mapping, Sequence
+import csv
+import dataclasses
+import io
+import os
+import pathlib
+from typing import Any
+
+import tqdm
+
+from data_pipelines import records
+from data_pipelines.annotations import Annotations
+from data_pipelines.conversion import plan as planning
+from data_pipelines.conversion.shard import Options
+from data_pipelines.conversion.workers import run_jobs
+from data_pipelines.dataset_info import DatasetInfo
+from data_pipelines.dataset_info import save_dataset_info
+from data_pipelines.dataset_info import SplitInfo
+
+FAILURES = 'failures.csv'
+DAMAGED = 'damaged.csv'
+
+
+def convert(
+    annotations: Annotations,
+    output: str | os.PathLike,
+    *,
+    name: str | None = None,
+    workers: int | None = None,
+    shards: int | None = None,
+    short_side: int | None = None,
+    frame_rate: float | None = None,
+    quality: int = 90,
+    max_seconds: float | None = None,
+    damaged: str = 'keep',
+    max_failures: float = 0.1,
+    progress: bool = True,
+    arguments: Mapping[str, Any] | None = None,
+) -> DatasetInfo:
+    """Converts videos to records.
+
+    Restarting after an interruption keeps the shards that are finished, as long as videos,
+    annotations and options are the same. The shards do not depend on the number of workers. Splits
+    that an earlier call put into ``output`` stay, if they have the same classes and frame rate.
+
+    Args:
+      annotations: the clips, for example from ``annotations.folder.read_folder``.
+      output: directory of the dataset; made if missing.
+      name: the dataset's name; None takes the directory's.
+      workers: processes; None takes one per CPU.
+      shards: files per split (at most one per clip); None takes one per 128 clips, 16 to 1024.
+      short_side: pixels of the shorter side; None keeps each video's own size.
+      frame_rate: frames per second; None keeps each video's own frames.
+      quality: JPEG quality, 1 to 100.
+      max_seconds: stores only so much of each clip; None stores all.
+      damaged: 'keep' stores what decodes of a damaged video, 'skip' counts it as a failure.
+      max_failures: share of videos that may fail, 0 to 1.
+      progress: shows a progress bar on standard error.
+      arguments: what else to write into ``dataset.json`` about where the clips came from.
+
+    Returns:
+      What was written to ``dataset.json``. Failed videos are listed there and in ``failures.csv``,
+      those stored in part in ``damaged.csv``.
+
+    Raises:
+      ValueError: bad arguments, too many failures, or an output that holds something else.
+      OSError: a shard cannot be written (disk full), or worker processes do not start.
+    """
+    options = Options(frame_rate, short_side, quality, max_seconds, damaged)
+    for option, value in (('workers', workers), ('shards', shards)):
+        if value is not None and value < 1:
+            raise ValueError(f'{option}={value}: must be at least 1')
+    if not 0 <= max_failures <= 1:
+        raise ValueError(f'max_failures={max_failures}: must be 0 to 1, a share of the videos')
+    planning.check_annotations(annotations)
+    output = pathlib.Path(os.path.abspath(output))
+    if output.exists() and not output.is_dir():
+        raise ValueError(f'{output}: exists and is no directory; choose another output')
+    try:
+        (output / planning.NOTES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'{output}: cannot be made or written ({error.strerror})') from error
+
+    with planning.locked(output):
+        kept = planning.splits_to_keep(output, annotations, options)
+        plans = [
+            plan
+            for split, clips in annotations.splits.items()
+            for plan in planning.plan_split(split, clips, annotations.classes, options, shards)
+        ]
+        planning.remove_leftovers(output, annotations, plans)
+        results = {plan.name: plan.finished_result(output) for plan in plans}
+        if None in results.values():
+            planning.forget(output, annotations, kept)
+        _convert_open(output, plans, results, options, workers or _cpus(), progress)
+        splits = {
+            split: _summarise(plans, results, split, len(annotations.classes))
+            for split in annotations.splits
+        }
+        everything = {**kept, **splits}
+        _write_list(output / FAILURES, 'reason', {s: i.failures for s, i in everything.items()})
+        _write_list(output / DAMAGED, 'damage', {s: i.damaged for s, i in everything.items()})
+        _check_failures(output, splits, max_failures)
+        for split in splits:
+            records.save_index(output, split, records.build_index(output, split))
+        info = DatasetInfo(
+            name=name or output.name,
+            classes=annotations.classes,
+            multi_label=annotations.multi_label,
+            splits=everything,
+            frame_rate=frame_rate,
+            arguments={**(arguments or {}), **dataclasses.asdict(options)},
+        )
+        save_dataset_info(output, info)
+        return info
+
+
+def _convert_open(
+    output: pathlib.Path,
+    plans: Sequence[planning.ShardPlan],
+    results: dict[str, dict | None],
+    options: Options,
+    workers: int,
+    progress: bool,
+) -> None:
+    """Converts the shards without a result, and enters their results."""
+    jobs = [(plan, plan.job(output, options)) for plan in plans if results[plan.name] is None]
+    failed = sum(len(result['failures']) for result in results.values() if result is not None)
+    with tqdm.tqdm(
+        total=sum(len(plan.clips) for plan in plans),
+        initial=sum(len(plan.clips) for plan in plans if results[plan.name] is not None),
+        desc=f'convert {output.name}',
+        unit='clip',
+        disable=not progress or not jobs,
+    ) as bar:
+
+        def on_clip(count: int, failures: int) -> None:
+            nonlocal failed
+            failed += failures
+            bar.set_postfix(failed=failed, refresh=False)
+            bar.update(count)
+
+        def on_result(plan: planning.ShardPlan, result: dict) -> None:
+            results[plan.name] = plan.note(output, result)
+
+        run_jobs(jobs, workers, on_clip, on_result)
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _summarise(
+    plans: Sequence[planning.ShardPlan], results: Mapping[str, dict], split: str, num_classes: int
+) -> SplitInfo:
+    plans = [plan for plan in plans if plan.split == split]
+    counts, failures, damaged = [0] * num_classes, [], []
+    for plan in plans:
+        result = results[plan.name]
+        for label, count in result['class_counts'].items():
+            counts[int(label)] += count
+        failures += [tuple(failure) for failure in result['failures']]
+        damaged += [tuple(damage) for damage in result['damaged']]
+    clips = sum(len(plan.clips) for plan in plans)
+    return SplitInfo(
+        records=clips - len(failures),
+        shards=len(plans),
+        class_counts=tuple(counts),
+        failures=tuple(sorted(failures)),
+        damaged=tuple(sorted(damaged)),
+    )
+
+
+def _write_list(
+    path: pathlib.Path, column: str, lists: Mapping[str, Sequence[tuple[str, str]]]
+) -> None:
+    """Writes a csv of (split, file, text); none if there is nothing to tell."""
+    rows = [(split, file, text) for split, items in lists.items() for file, text in items]
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(('split', 'file', column))
+    writer.writerows(rows)
+    records.write_atomically(path, text.getvalue().encode(errors='backslashreplace'))
+
+
+def _check_failures(
+    output: pathlib.Path, splits: Mapping[str, SplitInfo], max_failures: float
+) -> None:
+    failed = sum(len(split.failures) for split in splits.values())
+    total = failed + sum(split.records for split in splits.values())
+    for name, split in splits.items():
+        if not split.records:
+            file, reason = split.failures[0]
+            raise ValueError(
+                f'{output}: all {len(split.failures)} videos of the split {name!r} failed; '
+                f'the first: {file}: {reason}; the others: {output / FAILURES}'
+            )
+    if failed > max_failures * total:
+        raise ValueError(
+            f'{output}: {failed} of {total} videos failed, more than max_failures={max_failures:g} '
+            f'allows; see {output / FAILURES}; mend them, or allow more, and run it again '
+            '(what is done is kept)'
+        )
