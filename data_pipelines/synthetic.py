@@ -21,28 +21,18 @@ way ("star growing" and "approaching"), which is written next to them.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
+import concurrent.futures.process
 import dataclasses
-import hashlib
-import itertools
-import json
-import multiprocessing
 import os
 import pathlib
 import sys
 
-import av
 import cv2
 import numpy as np
-import tqdm
 
-from data_pipelines import synthetic_pixels, synthetic_scene
+from data_pipelines import synthetic_files, synthetic_pixels, synthetic_scene
 from data_pipelines.synthetic_scene import PATHS, Scene, SceneConfig
 
-# Goes up when the same scene gets other pixels than before.
-RENDERER_VERSION = 2
-STAMP = 'synthetic.json'
-SPLITS = ('train', 'validation')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,33 +125,11 @@ class Video:
     def scene(self) -> Scene:
         dataset = DATASETS[self.dataset]
         action = list(dataset.actions.values())[self.label]
-        numbers = [self.seed, list(DATASETS).index(self.dataset), SPLITS.index(self.split)]
+        numbers = [self.seed, list(DATASETS).index(self.dataset), synthetic_files.SPLITS.index(self.split)]
         return synthetic_scene.draw_scene(
             np.random.default_rng([*numbers, self.index]), shapes=action.shapes,
             variable=action.variable, path=action.path,
             distractor_shapes=dataset.distractor_shapes, config=dataset.config)
-
-
-def write_video(path: str | os.PathLike[str], frames: np.ndarray, frame_rate) -> None:
-    """Encodes frames, u8[T, H, W, 3] with H and W even, to H.264 in MP4. Atomic.
-
-    The bytes are always the same for one version of libx264, which therefore runs on one thread.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        with av.open(str(unfinished), 'w', format='mp4') as container:
-            options = {'preset': 'superfast', 'crf': '20', 'threads': '1'}
-            stream = container.add_stream('libx264', rate=frame_rate, options=options)
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = 'yuv420p'
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-            container.mux(stream.encode())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def render_datasets(root: str | os.PathLike[str], *, train_videos: int = 400,
@@ -186,116 +154,30 @@ def render_datasets(root: str | os.PathLike[str], *, train_videos: int = 400,
     Raises:
         ValueError: an argument makes no sense, or `root` holds something else.
     """
-    for name, value, least in (('train_videos', train_videos, 1), ('seed', seed, 0),
-                               ('validation_videos', validation_videos, 1),
-                               ('workers', 1 if workers is None else workers, 1)):
-        if value < least:
-            raise ValueError(f'{name} is {value}, must be at least {least}')
     root = pathlib.Path(root)
     sizes = {'train': train_videos, 'validation': validation_videos}
     videos = [Video(dataset, split, index, seed)
-              for dataset in DATASETS for split in SPLITS for index in range(sizes[split])]
-    stamp = {'renderer': _renderer(), 'seed': seed,
-             **{f'{split}_videos': size for split, size in sizes.items()}}
-    _check_stamp(root, stamp)
-
-    missing = [video for video in videos if not (root / video.path).exists()]
-    if missing:
-        root.mkdir(parents=True, exist_ok=True)
-        _write_text(root / STAMP, _json({**stamp, 'complete': False}))
-        _render_all(root, missing, workers or _processors(), progress)
-    _write_annotations(root, videos)
-    _write_text(root / STAMP, _json({**stamp, 'complete': True}))
+              for dataset in DATASETS for split in synthetic_files.SPLITS
+              for index in range(sizes[split])]
+    synthetic_files.make_dataset(
+        root, videos, lambda: _write_annotations(root, videos), constants=DATASETS,
+        contents=DATASETS, sizes=sizes, seed=seed, workers=workers, progress=progress)
     directions = root / 'directions'
-    return {'motions': {split: root / 'motions' / split for split in SPLITS},
-            'directions': {**{split: directions / f'{split}.csv' for split in SPLITS},
+    return {'motions': {split: root / 'motions' / split for split in synthetic_files.SPLITS},
+            'directions': {**{split: directions / f'{split}.csv' for split in synthetic_files.SPLITS},
                            'classes': directions / 'classes.txt'},
             'relations': root / 'relations.json'}
 
 
-def _renderer() -> str:
-    """Changes with every constant of the datasets."""
-    return f'{RENDERER_VERSION}-{hashlib.sha256(repr(DATASETS).encode()).hexdigest()[:8]}'
-
-
-def _check_stamp(root: pathlib.Path, stamp: dict[str, int | str]) -> None:
-    """Raises when `root` holds videos that are not those of `stamp`."""
-    if root.exists() and not root.is_dir():
-        raise ValueError(f'{root} is a file; choose a directory for the synthetic videos')
-    try:
-        found = json.loads((root / STAMP).read_text())
-    except FileNotFoundError:
-        taken = [name for name in DATASETS if (root / name).exists()]
-        if taken:
-            raise ValueError(f'{root / taken[0]} exists but was not rendered here ({root / STAMP} '
-                             'is missing); choose another directory') from None
-        return
-    except ValueError:
-        found = {}
-    different = [f'{name}={found.get(name)}, not {value}' for name, value in stamp.items()
-                 if found.get(name) != value]
-    if different:
-        raise ValueError(f'{root} holds synthetic videos of {"; ".join(different)}: '
-                         'choose another directory, or delete this one')
-
-
-def _render_all(root: pathlib.Path, videos: list[Video], workers: int, progress: bool) -> None:
-    bar = tqdm.tqdm(total=len(videos), desc='Rendering', unit='video', disable=not progress,
-                    mininterval=0.5)
-    with bar:
-        if workers == 1:
-            for video in videos:
-                _render_one(root, video)
-                bar.update()
-            return
-        # Not forked: the parent may hold threads (JAX does). Few videos are not worth a process.
-        workers = min(workers, -(-len(videos) // 8))
-        pool = concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context('spawn'),
-            initializer=cv2.setNumThreads, initargs=(1,))
-        with pool:
-            try:
-                for _ in pool.map(_render_one, itertools.repeat(root), videos, chunksize=4):
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _render_one(root: pathlib.Path, video: Video) -> None:
-    scene = video.scene()
-    write_video(root / video.path, synthetic_scene.render(scene), scene.frame_rate)
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this operating system
-        return os.cpu_count() or 1
-
-
 def _write_annotations(root: pathlib.Path, videos: list[Video]) -> None:
     folder = root / 'directions'
-    for split in SPLITS:
+    for split in synthetic_files.SPLITS:
         lines = [f'{pathlib.PurePosixPath(video.path).relative_to("directions")} {video.label}\n'
                  for video in videos if (video.dataset, video.split) == ('directions', split)]
-        _write_text(folder / f'{split}.csv', ''.join(lines))
-    _write_text(folder / 'classes.txt',
+        synthetic_files.write_text(folder / f'{split}.csv', ''.join(lines))
+    synthetic_files.write_text(folder / 'classes.txt',
                 ''.join(f'{name}\n' for name in DATASETS['directions'].actions))
-    _write_text(root / 'relations.json', _json(relations()))
-
-
-def _json(value) -> str:
-    return json.dumps(value, indent=2) + '\n'
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    """Atomic, and leaves a file that already says so untouched."""
-    if path.exists() and path.read_text() == text:
-        return
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    synthetic_files.write_text(root / 'relations.json', synthetic_files.to_json(relations()))
 
 
 def contact_sheet(*, seed: int = 0, frames: int = 8, side: int = 96) -> np.ndarray:

@@ -147,8 +147,8 @@ def draw_scene(rng: np.random.Generator, *, shapes: tuple[str, ...], variable: s
     if variable not in VARIABLES or path not in PATHS:
         raise ValueError(f'unknown motion {variable!r}, {path!r}: variables are {VARIABLES}, '
                          f'paths are {tuple(PATHS)}')
-    height, width = _draw_frame_size(rng, config)
-    short, long = sorted((height, width))
+    height, width = draw_frame_size(rng, config)
+    short = min(height, width)
     margin = np.array([width - short, height - short]) / short
     frame_rate = Fraction(config.frame_rates[rng.integers(len(config.frame_rates))])
     num_frames = max(config.min_frames, round(rng.uniform(*config.seconds) * frame_rate))
@@ -159,14 +159,14 @@ def draw_scene(rng: np.random.Generator, *, shapes: tuple[str, ...], variable: s
     travel = rng.uniform(*config.travel, size=2)
     diameter, growth = rng.uniform(*config.diameter), rng.uniform(*config.growth)
     first_angle, turn = rng.uniform(0, 360), rng.uniform(*config.turn)
-    phase = {name: _rest(rng, num_frames, config) for name in VARIABLES}
-    phase[variable] = _move(rng, path, num_frames, config)
+    phase = {name: rest(rng, num_frames, config) for name in VARIABLES}
+    phase[variable] = move(rng, path, num_frames, config)
 
     background_grey = rng.uniform(*config.background_grey)
     shape = shapes[rng.integers(len(shapes))]
     actor = Layer(
         shape=shape,
-        sprite=_draw_sprite(rng, shape, background_grey + rng.uniform(*config.contrast), config),
+        sprite=draw_sprite(rng, shape, background_grey + rng.uniform(*config.contrast), config),
         centre=middle + travel * (np.stack([phase['x'], phase['y']], axis=1) - 0.5),
         diameter=diameter * growth ** (phase['size'] - 0.5),
         angle=first_angle + turn * phase['angle'])
@@ -174,19 +174,37 @@ def draw_scene(rng: np.random.Generator, *, shapes: tuple[str, ...], variable: s
     distractors = []
     if distractor_shapes:
         for _ in range(rng.integers(*config.distractors, endpoint=True)):
-            distractors.append(_draw_distractor(rng, distractor_shapes, background_grey, margin,
+            distractors.append(draw_distractor(rng, distractor_shapes, background_grey, margin,
                                                 seconds, config))
 
+    return set_stage(rng, (height, width), frame_rate, seconds, (*distractors, actor),
+                     background_grey, config)
+
+
+def set_stage(rng: np.random.Generator, size: tuple[int, int], frame_rate: Fraction,
+              seconds: np.ndarray, layers: tuple[Layer, ...], background_grey: float,
+              config: SceneConfig) -> Scene:
+    """Puts a drifting background behind the layers and a shaking camera before them.
+
+    Args:
+        rng: where all randomness comes from.
+        size: height and width, pixels.
+        frame_rate: frames per second.
+        seconds: f64[T], time of each frame.
+        layers: back to front.
+        background_grey: mean brightness of the background, grey levels.
+        config: the distributions.
+    """
     direction, way = rng.uniform(0, 2 * math.pi), rng.uniform(*config.background_drift)
     drift = way * np.array([math.cos(direction), math.sin(direction)])
     return Scene(
-        height=height, width=width, frame_rate=frame_rate,
+        height=size[0], width=size[1], frame_rate=frame_rate,
         background=synthetic_pixels.draw_background(
-            rng, round(1.3 * long), grey=background_grey, tint=config.tint,
-            cell=round(rng.uniform(*config.background_cell) * short),
+            rng, round(1.3 * max(size)), grey=background_grey, tint=config.tint,
+            cell=round(rng.uniform(*config.background_cell) * min(size)),
             texture=rng.uniform(*config.background_texture)),
-        drift=np.linspace(0, 1, num_frames)[:, None] * drift,
-        layers=(*distractors, actor),
+        drift=np.linspace(0, 1, len(seconds))[:, None] * drift,
+        layers=layers,
         shake=_wobble(rng, seconds, config.shake, config, axes=2),
         shake_angle=_wobble(rng, seconds, config.shake_degrees, config, axes=1)[:, 0])
 
@@ -198,20 +216,27 @@ def render(scene: Scene) -> np.ndarray:
     pyramids = [synthetic_pixels.pyramid(layer.sprite) for layer in scene.layers]
     frames = np.empty((scene.num_frames, scene.height, scene.width, 3), np.uint8)
     for t, frame in enumerate(frames):
-        # The camera turns and moves everything: x, y of the scene -> pixels.
-        tilt = math.radians(scene.shake_angle[t])
-        rotation = np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
-        camera = middle + short * scene.shake[t]
-        synthetic_pixels.paste_background(frame, scene.background, camera, short * scene.drift[t],
-                                          scene.shake_angle[t])
+        synthetic_pixels.paste_background(frame, scene.background, middle + short * scene.shake[t],
+                                          short * scene.drift[t], scene.shake_angle[t])
         for layer, levels in zip(scene.layers, pyramids):
-            synthetic_pixels.paste_sprite(
-                frame, levels, camera + rotation @ (short * layer.centre[t]),
-                short * layer.diameter[t], scene.shake_angle[t] + layer.angle[t])
+            synthetic_pixels.paste_sprite(frame, levels, *in_frame(scene, layer, t))
     return frames
 
 
-def _draw_frame_size(rng: np.random.Generator, config: SceneConfig) -> tuple[int, int]:
+def in_frame(scene: Scene, layer: Layer, t: int) -> tuple[np.ndarray, float, float]:
+    """Where the camera sees a layer in frame t: centre x and y, diameter (pixels), angle
+    (degrees, clockwise)."""
+    short = min(scene.height, scene.width)
+    middle = np.array([scene.width - 1, scene.height - 1]) / 2
+    # The camera turns and moves everything: x, y of the scene -> pixels.
+    tilt = math.radians(scene.shake_angle[t])
+    rotation = np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
+    camera = middle + short * scene.shake[t]
+    return (camera + rotation @ (short * layer.centre[t]), short * layer.diameter[t],
+            scene.shake_angle[t] + layer.angle[t])
+
+
+def draw_frame_size(rng: np.random.Generator, config: SceneConfig) -> tuple[int, int]:
     """Height and width, even."""
     short = 2 * round(rng.uniform(*config.short_side) / 2)
     across, down = config.aspect_ratios[rng.integers(len(config.aspect_ratios))]
@@ -225,12 +250,12 @@ def _draw_pace(rng: np.random.Generator, time: np.ndarray, config: SceneConfig) 
     return time + rng.uniform(*config.uneven) * np.sin(np.pi * time) / np.pi
 
 
-def _rest(rng: np.random.Generator, num_frames: int, config: SceneConfig) -> np.ndarray:
+def rest(rng: np.random.Generator, num_frames: int, config: SceneConfig) -> np.ndarray:
     """A phase that stays where a moving one would be at a random moment, f64[T]."""
     return np.repeat(_draw_pace(rng, rng.uniform(size=1), config), num_frames)
 
 
-def _move(rng: np.random.Generator, path: str, num_frames: int, config: SceneConfig) -> np.ndarray:
+def move(rng: np.random.Generator, path: str, num_frames: int, config: SceneConfig) -> np.ndarray:
     """A phase that covers 0..1, f64[T]."""
     alternatives = PATHS[path]
     signs = alternatives[rng.integers(len(alternatives))]
@@ -250,18 +275,18 @@ def _wobble(rng: np.random.Generator, seconds: np.ndarray, amplitude: Range, con
     return rng.uniform(*amplitude, size=axes) * waves.mean(axis=1)
 
 
-def _draw_distractor(rng: np.random.Generator, shapes: tuple[str, ...], background_grey: float,
+def draw_distractor(rng: np.random.Generator, shapes: tuple[str, ...], background_grey: float,
                      margin: np.ndarray, seconds: np.ndarray, config: SceneConfig) -> Layer:
     shape = shapes[rng.integers(len(shapes))]
     grey = background_grey + rng.choice([-1, 1]) * rng.uniform(*config.distractor_contrast)
     place = rng.uniform(-0.5, 0.5, size=2) * (1 + margin)
     tremor = rng.integers(2) * _wobble(rng, seconds, config.tremble, config, axes=2)
-    return Layer(shape=shape, sprite=_draw_sprite(rng, shape, grey, config), centre=place + tremor,
+    return Layer(shape=shape, sprite=draw_sprite(rng, shape, grey, config), centre=place + tremor,
                  diameter=np.full(len(seconds), rng.uniform(*config.distractor_diameter)),
                  angle=np.full(len(seconds), rng.uniform(0, 360)))
 
 
-def _draw_sprite(rng: np.random.Generator, shape: str, grey: float,
+def draw_sprite(rng: np.random.Generator, shape: str, grey: float,
                  config: SceneConfig) -> np.ndarray:
     return synthetic_pixels.draw_sprite(rng, shape, grey=grey, tint=config.tint,
                                         two_tone=rng.uniform(*config.two_tone),

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import synthetic
+from data_pipelines import synthetic, synthetic_files
 from data_pipelines.annotations import folder, pyslowfast
 from data_pipelines.synthetic_scene import render
 
@@ -111,7 +111,7 @@ def test_seed_split_dataset_and_index_give_different_videos():
 
 def test_an_interrupted_rendering_is_completed(tmp_path, monkeypatch):
     sizes = dict(train_videos=3, validation_videos=2, workers=1, progress=False)
-    write, written = synthetic.write_video, []
+    write, written = synthetic_files.write_video, []
 
     def stop_at_the_fifth(path, frames, frame_rate):
         if len(written) == 4:
@@ -119,20 +119,20 @@ def test_an_interrupted_rendering_is_completed(tmp_path, monkeypatch):
         written.append(path)
         write(path, frames, frame_rate)
 
-    monkeypatch.setattr(synthetic, 'write_video', stop_at_the_fifth)
+    monkeypatch.setattr(synthetic_files, 'write_video', stop_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         synthetic.render_datasets(tmp_path, **sizes)
     assert json.loads((tmp_path / 'synthetic.json').read_text())['complete'] is False
     times = {path: path.stat().st_mtime_ns for path in written}
 
-    monkeypatch.setattr(synthetic, 'write_video', write)
+    monkeypatch.setattr(synthetic_files, 'write_video', write)
     synthetic.render_datasets(tmp_path, **sizes)
     assert json.loads((tmp_path / 'synthetic.json').read_text())['complete'] is True
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert sum(name.endswith('.mp4') for name in contents(tmp_path)) == 10
 
     # Finished: nothing is rendered or written again.
-    monkeypatch.setattr(synthetic, 'write_video', None)
+    monkeypatch.setattr(synthetic_files, 'write_video', None)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.*')}
     synthetic.render_datasets(tmp_path, **sizes)
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.*')}
@@ -152,7 +152,7 @@ def test_a_video_is_written_whole_or_not_at_all(tmp_path):
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        synthetic.write_video(tmp_path / 'a.mp4', Frames(), 12)
+        synthetic_files.write_video(tmp_path / 'a.mp4', Frames(), 12)
     assert not list(tmp_path.iterdir())
 
 

@@ -6,7 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from data_pipelines import synthetic
+from data_pipelines import synthetic, synthetic_files
 from data_pipelines.synthetic_scene import draw_scene, PATHS, render, SceneConfig
 
 # Nothing but the actor: a plain dark background, no camera shake, no noise.
@@ -220,7 +220,7 @@ def test_unknown_motion_is_an_error():
 
 
 def test_pixels_are_those_of_this_renderer_version():
-    """If you changed the pictures on purpose: raise `synthetic.RENDERER_VERSION`, so that nobody's
+    """If you changed the pictures on purpose: raise `synthetic_files.RENDERER_VERSION`, so that nobody's
     finished directory is taken for the new videos, then put the new digest here. If you did not,
     or if this fails on one machine only, it is a bug: the same seed must give the same pixels."""
     digest = hashlib.sha256()
@@ -228,7 +228,7 @@ def test_pixels_are_those_of_this_renderer_version():
         for index in range(10):
             scene = synthetic.Video(dataset, 'train', index, seed=0).scene()
             digest.update(render(scene))
-    assert (synthetic.RENDERER_VERSION, digest.hexdigest()[:16]) == (2, '80b166618bddbe64')
+    assert (synthetic_files.RENDERER_VERSION, digest.hexdigest()[:16]) == (2, '80b166618bddbe64')
 
 
 def test_every_path_is_used():
