@@ -60,6 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
         head_dropout=0.5,  # before a head's last layer
         logit_dropout=0.5,  # of the logits, as in the public code
         projections=True,  # between every ordered pair of datasets, in training
+        projection_rank=0,  # R > 0: products of factors of rank R, for many datasets of many classes
         expander=True,  # of the informative loss, in training
         expander_hidden=2048,  # 4096 in the public code
     )

@@ -75,6 +75,7 @@ def get_config() -> ml_collections.ConfigDict:
         head_dropout=0.1,  # before a head's last layer
         logit_dropout=0.0,  # of the logits, 0.5 in MultiTrain's public code
         projections=True,  # between every ordered pair of datasets, in training
+        projection_rank=0,  # R > 0: products of factors of rank R, for many datasets of many classes
         expander=True,  # of the informative loss, in training
         expander_hidden=256,
     )

@@ -137,8 +137,10 @@ def entries_of(
         single, unnamed classifier.
 
     Raises:
-      ValueError: if names and heads do not match.
+      ValueError: if names and heads do not match, or the projections are factors.
     """
+    if config.projections and config.projection_rank:
+        raise ValueError('the references keep projections as full matrices: use projection_rank 0')
     entries = backbone_entries(config.backbone, style)
     classes = config.num_classes
     if not datasets:

@@ -92,28 +92,47 @@ class Heads(nnx.Module):
 class Projections(nnx.Module):
     """A linear map without bias from each dataset's logits to each other dataset's classes.
 
-    The parameter is [N, N - 1, C, C]: entry [d, j] maps the logits of dataset ``sources(N, d)[j]``
-    (rows) to the classes of dataset d (columns). MultiTrain, section 3.
+    ``matrices()`` is [N, N - 1, C, C]: entry [d, j] maps the logits of dataset ``sources(N, d)[j]``
+    (rows) to the classes of dataset d (columns). MultiTrain, section 3. They are the parameter
+    ``kernel``, or, with a positive rank R, the products of two factors, ``left`` [N, N - 1, C, R]
+    and ``right`` [N, N - 1, R, C]: for many datasets of many classes, where the matrices would take
+    N^2 C^2 numbers.
     """
 
-    def __init__(self, num_classes: Sequence[int], *, init_std: float, rngs: nnx.Rngs):
+    def __init__(
+        self, num_classes: Sequence[int], *, init_std: float, rank: int = 0, rngs: nnx.Rngs
+    ):
         mask = class_mask(num_classes)
         count, classes = mask.shape
-        kernel = nnx.initializers.normal(init_std)(
-            rngs.params(), (count, count - 1, classes, classes)
-        )
+        pairs = (count, count - 1)
         rows = np.stack([mask[self.sources(count, d)] for d in range(count)])  # [N, N - 1, C]
-        self.kernel = nnx.Param(kernel * rows[..., None] * mask[:, None, None])
+        if rank:
+            # The product's entries have the deviation init_std.
+            normal = nnx.initializers.normal((init_std / rank**0.5) ** 0.5)
+            left = normal(rngs.params(), (*pairs, classes, rank))
+            right = normal(rngs.params(), (*pairs, rank, classes))
+            self.left = nnx.Param(left * rows[..., None])
+            self.right = nnx.Param(right * mask[:, None, None])
+        else:
+            kernel = nnx.initializers.normal(init_std)(rngs.params(), (*pairs, classes, classes))
+            self.kernel = nnx.Param(kernel * rows[..., None] * mask[:, None, None])
         self.num_classes = tuple(num_classes)
+        self.rank = rank
 
     @staticmethod
     def sources(count: int, target: int) -> list[int]:
         """Which dataset each of the N - 1 projections to ``target`` reads: (target + 1 + j) % N."""
         return [(target + 1 + j) % count for j in range(count - 1)]
 
+    def matrices(self) -> jax.Array:
+        """All maps [N, N - 1, C, C], 0 where a class is padding."""
+        return self.left[...] @ self.right[...] if self.rank else self.kernel[...]
+
     def __call__(self, logits: jax.Array) -> jax.Array:
         """Projected logits [N, N - 1, B, C] of logits [N, B, C] whose padding is 0."""
         count = logits.shape[0]
         # Rolled, not indexed: the gradient of a roll is a roll, that of indexing a scatter.
         others = jnp.stack([jnp.roll(logits, -1 - j, axis=0) for j in range(count - 1)], 1)
-        return jnp.einsum('djbs,djsc->djbc', others, self.kernel[...])
+        for factor in (self.left, self.right) if self.rank else (self.kernel,):
+            others = jnp.einsum('djbs,djsc->djbc', others, factor[...])
+        return others

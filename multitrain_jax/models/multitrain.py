@@ -22,6 +22,8 @@ class MultiTrainConfig:
       head_dropout: dropout before the last layer of a head.
       logit_dropout: dropout of the logits, as in the public code of MultiTrain.
       projections: whether the projections between datasets exist (training only).
+      projection_rank: 0: each projection is a full matrix; R > 0: the product of two factors of
+        rank R, which takes less memory where datasets and classes are many.
       expander: whether the expander of the informative loss exists (training only).
       expander_hidden: its hidden width: 2048 in the paper, 4096 in the public code.
     """
@@ -32,6 +34,7 @@ class MultiTrainConfig:
     head_dropout: float = 0.5
     logit_dropout: float = 0.5
     projections: bool = True
+    projection_rank: int = 0
     expander: bool = True
     expander_hidden: int = 2048
 
@@ -41,6 +44,8 @@ class MultiTrainConfig:
         for name in ('head_dropout', 'logit_dropout'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} = {getattr(self, name)}: use 0 <= rate < 1')
+        if self.projection_rank < 0:
+            raise ValueError(f'projection_rank = {self.projection_rank}: must not be negative')
 
 
 @jax.tree_util.register_dataclass
@@ -79,7 +84,9 @@ class MultiTrainModel(nnx.Module):
             rngs=rngs,
         )
         self.projections = (
-            Projections(config.num_classes, init_std=init_std, rngs=rngs)
+            Projections(
+                config.num_classes, init_std=init_std, rank=config.projection_rank, rngs=rngs
+            )
             if config.projections and len(config.num_classes) > 1
             else None
         )
@@ -135,5 +142,8 @@ def count_parameters(model: MultiTrainModel) -> dict[str, int]:
         'expander': size(model.expander),
     }
     if model.projections is not None:
-        groups['projections'] = sum(classes) ** 2 - sum(c * c for c in classes)
+        rank = model.config.projection_rank
+        full = sum(classes) ** 2 - sum(c * c for c in classes)
+        # Each factor's side of C numbers is met once by every other dataset.
+        groups['projections'] = 2 * rank * (len(classes) - 1) * sum(classes) if rank else full
     return {**groups, 'total': sum(groups.values())}

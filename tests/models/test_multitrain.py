@@ -224,7 +224,13 @@ def test_training_parts_can_be_left_out():
 
 @pytest.mark.parametrize(
     'field, value',
-    [('num_classes', ()), ('num_classes', (3, 0)), ('head_dropout', 1.0), ('logit_dropout', -0.1)],
+    [
+        ('num_classes', ()),
+        ('num_classes', (3, 0)),
+        ('head_dropout', 1.0),
+        ('logit_dropout', -0.1),
+        ('projection_rank', -1),
+    ],
 )
 def test_a_bad_field_is_named(field, value):
     with pytest.raises(ValueError, match=field):
