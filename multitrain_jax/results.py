@@ -7,7 +7,7 @@ import math
 import os
 from pathlib import Path
 
-from multitrain_jax.evaluate import DatasetResult
+from multitrain_jax.accuracy import DatasetResult
 
 _FILE = 'results.json'
 

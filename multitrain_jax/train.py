@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multitrain_jax import checkpoints, evaluate, export, metrics, parallel, results
+from multitrain_jax import checkpoints, export, metrics, parallel, results, scoring
+from multitrain_jax.accuracy import DatasetResult
 from multitrain_jax.augment.pipeline import augment_train
 from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch
 from multitrain_jax.config import Config, with_classes
@@ -215,7 +216,7 @@ def train_and_evaluate(
     run = _Run(
         config, source, workdir, mesh, total_steps, graphdef, schedule,
         train_step=parallel.map_train_step(make_train_step(config, source.datasets, graphdef, tx), mesh),
-        eval_step=evaluate.make_eval_step(graphdef, source.datasets, config.augment, mesh),
+        eval_step=scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh),
         saved=saved, meta=meta, writer=writer,
     )  # fmt: skip
     try:
@@ -341,9 +342,9 @@ def _to_devices_checked(run: _Run, batch, first: list[bool]):
     return parallel.to_devices(batch, run.mesh)
 
 
-def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, evaluate.DatasetResult]:
+def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResult]:
     with timed(f'evaluating at step {step}'):
-        accuracy = evaluate.evaluate(run.eval_step, state.params, run.source, run.mesh)
+        accuracy = scoring.evaluate(run.eval_step, state.params, run.source, run.mesh)
     run.writer.write_scalars(step, results.scalars(accuracy))
     return accuracy
 

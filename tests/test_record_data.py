@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import evaluate, parallel
+from multitrain_jax import accuracy, parallel, scoring
 from multitrain_jax.record_data import RecordData
 from tests import tiny
 
@@ -62,14 +62,14 @@ def test_every_video_once_on_any_number_of_devices(root, devices):
 
     step = parallel.map_eval_step(mean_colour, mesh)
     for number in (0, 1):
-        scores = evaluate.score_dataset(
+        scores = scoring.score_dataset(
             step, parallel.replicate(np.float32(0), mesh), data, number, mesh
         )
         np.testing.assert_array_equal(scores.record, np.arange(7))
         np.testing.assert_array_equal(
             scores.label, np.arange(7) % len(data.datasets[number].classes)
         )
-    assert evaluate.summarise(scores, data.datasets[1]).videos == 7
+    assert accuracy.summarise(scores, data.datasets[1]).videos == 7
 
 
 def test_colours_are_told_by_their_mean(root):
@@ -78,8 +78,8 @@ def test_colours_are_told_by_their_mean(root):
     step = parallel.map_eval_step(
         lambda params, share: share['video'].astype('float32').mean(axis=(1, 2, 3)), mesh
     )
-    result = evaluate.summarise(
-        evaluate.score_dataset(step, np.float32(0), data, 0, mesh), data.datasets[0]
+    result = accuracy.summarise(
+        scoring.score_dataset(step, np.float32(0), data, 0, mesh), data.datasets[0]
     )
     assert (result.videos, result.top1) == (7, 1.0)
 

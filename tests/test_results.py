@@ -3,7 +3,7 @@
 import math
 
 from multitrain_jax import results
-from multitrain_jax.evaluate import DatasetResult
+from multitrain_jax.accuracy import DatasetResult
 
 OUTCOME = results.RunResults(
     steps=12,

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import evaluate, parallel, train
-from multitrain_jax.evaluate import Scores, summarise
+from multitrain_jax import parallel, scoring, train
+from multitrain_jax.accuracy import Scores, summarise
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 
@@ -24,8 +24,8 @@ def scored(devices: int, multi_label: bool, records: int, views: int):
     model = train.build_model(config, source.datasets, jax.random.key(3))
     graphdef, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
-    step = evaluate.make_eval_step(graphdef, source.datasets, config.augment, mesh)
-    scores = evaluate.score_dataset(step, parallel.replicate(params, mesh), source, 1, mesh)
+    step = scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh)
+    scores = scoring.score_dataset(step, parallel.replicate(params, mesh), source, 1, mesh)
     return config, source, model, scores
 
 
@@ -72,7 +72,7 @@ def test_a_missing_view_is_noticed():
     mesh = parallel.data_mesh(jax.devices()[:1])
     constant = lambda params, share: jax.numpy.zeros((1, *share['dataset'].shape[1:], 5))
     with pytest.raises(RuntimeError, match='record 4 has 2 views instead of 3'):
-        evaluate.score_dataset(constant, None, source, 1, mesh)
+        scoring.score_dataset(constant, None, source, 1, mesh)
 
 
 def spec(**changes):

@@ -1,7 +1,6 @@
 """Multi-view test: the scores of a video's views are averaged, every video counts exactly once."""
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import logging
 import time
 
@@ -11,43 +10,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 import numpy as np
 
-from multitrain_jax import metrics, parallel
+from multitrain_jax import parallel
+from multitrain_jax.accuracy import DatasetResult, Scores, describe, summarise
 from multitrain_jax.augment.pipeline import prepare_eval
 from multitrain_jax.batch import BatchSource, DatasetSpec
 from multitrain_jax.progress import Countdown, duration
 
 _log = logging.getLogger('multitrain_jax')
 _SECONDS_BETWEEN_REPORTS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetResult:
-    """Accuracy on one dataset's evaluation split.
-
-    Attributes:
-        videos: videos evaluated, each once.
-        top1, top5: share of the videos whose class is among the 1 or 5 highest scores; None if multi-label.
-        mean_average_precision: mean over the classes that occur; None unless multi-label.
-    """
-
-    videos: int
-    top1: float | None = None
-    top5: float | None = None
-    mean_average_precision: float | None = None
-
-    @property
-    def primary(self) -> float:
-        """The figure that averages over datasets are taken of."""
-        return self.top1 if self.top1 is not None else self.mean_average_precision
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """View-averaged scores of the videos of one dataset: record i64[n], score f32[n, C], label i64[n] or f32[n, C]."""
-
-    record: np.ndarray
-    score: np.ndarray
-    label: np.ndarray
 
 
 def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, mesh: Mesh) -> Callable:
@@ -128,23 +98,6 @@ def model_inputs(batch) -> dict[str, np.ndarray]:
     return {name: batch[name] for name in ('video', 'dataset')}
 
 
-def summarise(scores: Scores, spec: DatasetSpec) -> DatasetResult:
-    """Accuracy figures of a dataset's scores."""
-    videos = len(scores.record)
-    if not videos:
-        return DatasetResult(videos=0, top1=float('nan'), top5=float('nan'))
-    if spec.multi_label:
-        positives = scores.label[:, : len(spec.classes)] > 0
-        precision = [metrics.average_precision(scores.score[:, c], positives[:, c]) for c in range(len(spec.classes))]
-        return DatasetResult(videos=videos, mean_average_precision=float(np.nanmean(precision)))
-    label = scores.label.astype(np.int64)
-    return DatasetResult(
-        videos=videos,
-        top1=float(metrics.top_k_hits(scores.score, label, 1).mean()),
-        top5=float(metrics.top_k_hits(scores.score, label, 5).mean()),
-    )
-
-
 def evaluate(eval_step: Callable, params, source: BatchSource, mesh: Mesh) -> dict[str, DatasetResult]:
     """Accuracy on every dataset that has evaluation records."""
     results = {}
@@ -156,13 +109,6 @@ def evaluate(eval_step: Callable, params, source: BatchSource, mesh: Mesh) -> di
         results[spec.name] = summarise(scores, spec)
         _log.info('  %s: %s', spec.name, describe(results[spec.name]))
     return results
-
-
-def describe(result: DatasetResult) -> str:
-    """One line about one dataset's accuracy."""
-    if result.mean_average_precision is not None:
-        return f'mAP {result.mean_average_precision:.1%} of {result.videos} videos'
-    return f'top-1 {result.top1:.1%}, top-5 {result.top5:.1%} of {result.videos} videos'
 
 
 def _local(array: jax.Array) -> np.ndarray:
