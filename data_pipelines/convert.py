@@ -15,14 +15,29 @@ import os
 import sys
 import time
 
+from data_pipelines.annotations import activitynet
 from data_pipelines.annotations import folder
+from data_pipelines.annotations import hmdb51
+from data_pipelines.annotations import kinetics
+from data_pipelines.annotations import moments_in_time
 from data_pipelines.annotations import pyslowfast
+from data_pipelines.annotations import something_v2
+from data_pipelines.annotations import ucf101
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.dataset import DAMAGED
 from data_pipelines.conversion.dataset import FAILURES
 
 # Modules with ``add_command(formats, common)``, in the order of the help.
-_FORMATS = (folder, pyslowfast)
+_FORMATS = (
+    folder,
+    pyslowfast,
+    kinetics,
+    moments_in_time,
+    something_v2,
+    activitynet,
+    hmdb51,
+    ucf101,
+)
 
 
 def _common_arguments() -> argparse.ArgumentParser:

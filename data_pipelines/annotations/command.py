@@ -30,6 +30,8 @@ def add_format(
         parents=[common],
         help=help,
         description=f'Converts {help}.',
+        # Not wrapped, so that it can be copied.
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f'example: python -m data_pipelines.convert {name} {example}',
     )
     parser.set_defaults(read=read)

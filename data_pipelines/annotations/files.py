@@ -1,9 +1,10 @@
 """Reading annotation files: text and JSON, with errors that name the file; paths kept in bounds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import csv
 import io
 import json
+import math
 import os
 from typing import Any
 
@@ -92,23 +93,16 @@ def check_relative(path: str, where: str) -> str:
     return path
 
 
-def check_same_classes(classes: dict[str, Sequence[str]]) -> None:
-    """Checks that every file has clips of the same classes.
-
-    Args:
-      classes: file -> the classes of its clips.
+def read_seconds(text: str, where: str) -> float:
+    """A time from an annotation file.
 
     Raises:
-      ValueError: a class is in only one of two files.
+      ValueError: it is not a number, or infinite.
     """
-    files = list(classes)
-    for other in files[1:]:
-        different = sorted(set(classes[files[0]]).symmetric_difference(classes[other]))
-        if different:
-            has, lacks = (
-                (files[0], other) if different[0] in classes[files[0]] else (other, files[0])
-            )
-            raise ValueError(
-                f'{lacks}: no clip of the class {different[0]!r}, which {has} has '
-                f'({len(different)} such); all splits need the same classes'
-            )
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f'{where}: wanted a time in seconds, got {str(text)[:80]!r}')
+    return value

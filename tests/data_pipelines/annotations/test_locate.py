@@ -3,16 +3,13 @@ import os
 import pytest
 
 from data_pipelines.annotations.locate import VideoFiles
-
-
-def touch(root, *paths):
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b'x')
+from tests.data_pipelines.annotations.tree import make_files
 
 
 def test_any_folder_and_container(tmp_path):
-    touch(tmp_path, 'a.mp4', 'train/riding a bike/b.MKV', 'train/c.webm', 'c.txt', '.d.mp4', 'e.mp4.part')
+    make_files(
+        tmp_path, 'a.mp4', 'train/riding a bike/b.MKV', 'train/c.webm', 'c.txt', '.d.mp4', 'e.mp4.part'
+    )
     videos = VideoFiles(tmp_path)
     assert videos.find('a') == str(tmp_path / 'a.mp4')
     assert videos.find('b') == str(tmp_path / 'train/riding a bike/b.MKV')
@@ -24,7 +21,7 @@ def test_any_folder_and_container(tmp_path):
 
 
 def test_of_several_files_the_folders_decide(tmp_path):
-    touch(tmp_path, 'x/run_fast/v.avi', 'x/sit/v.mp4', 'y/sit/v.avi', 'y/sit/v.mp4')
+    make_files(tmp_path, 'x/run_fast/v.avi', 'x/sit/v.mp4', 'y/sit/v.avi', 'y/sit/v.mp4')
     videos = VideoFiles(tmp_path)
     assert videos.find('run fast/v') == str(tmp_path / 'x/run_fast/v.avi')
     assert videos.find('sit/v') == str(tmp_path / 'x/sit/v.mp4')
@@ -33,7 +30,7 @@ def test_of_several_files_the_folders_decide(tmp_path):
 
 
 def test_links_are_followed_once(tmp_path):
-    touch(tmp_path, 'elsewhere/v.mp4')
+    make_files(tmp_path, 'elsewhere/v.mp4')
     (tmp_path / 'videos').mkdir()
     os.symlink(tmp_path / 'elsewhere', tmp_path / 'videos/link')
     os.symlink(tmp_path / 'videos', tmp_path / 'elsewhere/loop')
@@ -41,7 +38,7 @@ def test_links_are_followed_once(tmp_path):
 
 
 def test_names_do_not_lead_out(tmp_path):
-    touch(tmp_path, 'videos/v.mp4', 'secret.mp4')
+    make_files(tmp_path, 'videos/v.mp4', 'secret.mp4')
     videos = VideoFiles(tmp_path / 'videos')
     for name in ('../secret', '/etc/secret', 'a/../../secret', 'a\\..\\secret', 'a\0b', '', '.'):
         with pytest.raises(ValueError, match='x.csv, line 3: .* is no path inside'):

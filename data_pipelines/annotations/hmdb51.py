@@ -1,0 +1,81 @@
+"""HMDB51: a directory of ``CLASS_test_splitN.txt`` files, one per class and fold (N is 1, 2 or 3).
+
+    April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1
+
+where 1 is training, 2 testing, 0 neither.
+https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database
+"""
+
+import argparse
+import os
+import re
+
+from data_pipelines.annotations import Annotations
+from data_pipelines.annotations import Clip
+from data_pipelines.annotations.command import add_format
+from data_pipelines.annotations.command import add_videos
+from data_pipelines.annotations.files import read_lines
+from data_pipelines.annotations.labels import with_unique_keys
+from data_pipelines.annotations.locate import VideoFiles
+
+_FILE = re.compile(r'(?P<label>.+)_test_split(?P<fold>\d+)\.txt')
+_LINE = re.compile(r'(?P<video>\S.*?)\s+(?P<use>[012])')
+_SPLITS = {'1': 'train', '2': 'test'}
+
+
+def read_hmdb51(
+    splits_directory: str | os.PathLike, videos: str | os.PathLike, fold: int = 1
+) -> Annotations:
+    """Reads the splits ``train`` and ``test`` of one fold. Classes are sorted.
+
+    Args:
+      splits_directory: where the ``CLASS_test_splitN.txt`` are (``testTrainMulti_7030_splits``).
+      videos: directory that holds the videos, at any depth.
+      fold: 1, 2 or 3.
+
+    Raises:
+      ValueError: no such files, a malformed line, or there are no videos.
+    """
+    splits_directory = os.fspath(splits_directory)
+    if not os.path.isdir(splits_directory):
+        raise ValueError(f'{splits_directory}: no such directory of CLASS_test_split{fold}.txt')
+    lists = {}
+    for name in sorted(os.listdir(splits_directory)):
+        match = _FILE.fullmatch(name)
+        if match and int(match['fold']) == fold:
+            lists[match['label']] = os.path.join(splits_directory, name)
+    if not lists:
+        raise ValueError(f'{splits_directory}: no file CLASS_test_split{fold}.txt in it')
+    classes = tuple(sorted(lists))
+    files = VideoFiles(videos)
+    splits: dict[str, list[Clip]] = {split: [] for split in _SPLITS.values()}
+    for label, name in enumerate(classes):
+        for where, line in read_lines(lists[name]):
+            match = _LINE.fullmatch(line)
+            if match is None:
+                raise ValueError(f'{where}: wanted "video 0|1|2", got {line[:80]!r}')
+            if match['use'] in _SPLITS:
+                key = f'{name}/{match["video"]}'
+                path = files.find(os.path.splitext(key)[0], where=where)
+                splits[_SPLITS[match['use']]].append(Clip(path, key, (label,)))
+    return Annotations(classes, {split: with_unique_keys(clips) for split, clips in splits.items()})
+
+
+def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    """Adds the subcommand ``hmdb51``."""
+    parser = add_format(
+        formats,
+        common,
+        'hmdb51',
+        lambda args: read_hmdb51(args.splits, args.videos, args.fold),
+        help='HMDB51 by its files CLASS_test_splitN.txt',
+        example='--videos=hmdb51_org --splits=testTrainMulti_7030_splits --fold=1 '
+        '--output=data/hmdb51_fold1',
+    )
+    add_videos(parser)
+    parser.add_argument(
+        '--splits', required=True, metavar='DIR', help='testTrainMulti_7030_splits'
+    )
+    parser.add_argument(
+        '--fold', type=int, choices=(1, 2, 3), default=1, help='which split (default: 1)'
+    )

@@ -1,0 +1,98 @@
+"""Moments in Time: ``moments_categories.txt``, ``trainingSet.csv``, ``validationSet.csv``.
+
+    clapping,0                                               class, number
+    blocking/getty-karate-video-id635808620_4.mp4,blocking,3,0
+                                                             file, class, votes for and against it
+
+http://moments.csail.mit.edu
+"""
+
+import argparse
+from collections.abc import Mapping
+import os
+
+from data_pipelines.annotations import Annotations
+from data_pipelines.annotations import Clip
+from data_pipelines.annotations.command import add_format
+from data_pipelines.annotations.command import add_videos
+from data_pipelines.annotations.command import files_by_split
+from data_pipelines.annotations.files import read_csv
+from data_pipelines.annotations.files import read_lines
+from data_pipelines.annotations.labels import classes_in_order
+from data_pipelines.annotations.labels import with_unique_keys
+from data_pipelines.annotations.locate import VideoFiles
+
+
+def read_moments_in_time(
+    categories: str | os.PathLike,
+    csv_files: Mapping[str, str | os.PathLike],
+    videos: str | os.PathLike,
+) -> Annotations:
+    """Reads the label map and one csv file per split.
+
+    Args:
+      categories: ``moments_categories.txt``, whose numbers the classes have.
+      csv_files: split name -> csv file.
+      videos: directory that holds the videos, at any depth.
+
+    Raises:
+      ValueError: a file is missing or malformed, a class is not in ``categories``, or there are no
+        videos.
+    """
+    classes = _read_categories(os.fspath(categories))
+    numbers = {name: number for number, name in enumerate(classes)}
+    files = VideoFiles(videos)
+    splits = {}
+    for split, path in csv_files.items():
+        clips = []
+        for where, cells in read_csv(path):
+            if len(cells) < 2 or not cells[0]:
+                raise ValueError(f'{where}: wanted "file,class,...", got {",".join(cells)[:80]!r}')
+            if cells[1] not in numbers:
+                raise ValueError(f'{where}: {os.fspath(categories)} has no class {cells[1]!r}')
+            name = os.path.splitext(cells[0])[0]
+            # The same file may lie in the folders of both sets: then in that of its own.
+            folder = os.path.basename(path).removesuffix('Set.csv')
+            file = files.find(f'{folder}/{name}', where=where)
+            clips.append(Clip(file, cells[0], (numbers[cells[1]],)))
+        if not clips:
+            raise ValueError(f'{os.fspath(path)}: no clip in it')
+        splits[split] = with_unique_keys(clips)
+    return Annotations(classes, splits)
+
+
+def _read_categories(path: str) -> tuple[str, ...]:
+    rows = []
+    for where, line in read_lines(path):
+        name, _, number = line.rpartition(',')
+        if not number.strip().isdecimal():
+            raise ValueError(f'{where}: wanted "class,number", got {line[:80]!r}')
+        rows.append((where, name.strip(), int(number)))
+    return classes_in_order(rows, first=0, path=path)
+
+
+def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    """Adds the subcommand ``moments_in_time``."""
+    parser = add_format(
+        formats,
+        common,
+        'moments_in_time',
+        lambda args: read_moments_in_time(
+            args.categories, files_by_split('--csv', args.csv), args.videos
+        ),
+        help='Moments in Time by its categories and csv files',
+        example='--videos=MiT --categories=MiT/moments_categories.txt '
+        '--csv train=MiT/trainingSet.csv --csv validation=MiT/validationSet.csv '
+        '--output=data/moments',
+    )
+    add_videos(parser)
+    parser.add_argument(
+        '--categories', required=True, metavar='FILE', help='moments_categories.txt'
+    )
+    parser.add_argument(
+        '--csv',
+        action='append',
+        required=True,
+        metavar='SPLIT=FILE',
+        help='trainingSet.csv or validationSet.csv; may be repeated',
+    )

@@ -1,0 +1,190 @@
+"""Official annotation files through the command, with real videos."""
+
+import csv
+import json
+
+import pytest
+import simplejpeg
+
+from data_pipelines import records
+from data_pipelines.convert import main
+from data_pipelines.dataset_info import load_dataset_info
+from tests.data_pipelines.video_writer import numbers_of
+from tests.data_pipelines.video_writer import write_numbered
+
+
+def stored(directory, split):
+    """Key -> (class number, class name, numbers of the stored frames)."""
+    reader = records.RecordReader(directory, split)
+    found = {}
+    for i in range(len(reader)):
+        example = records.decode_sequence_example(reader.read(i))
+        frames = [simplejpeg.decode_jpeg(jpeg) for jpeg in records.encoded_frames(example)]
+        (label,) = records.label_indices(example).tolist()
+        (name,) = example.context['clip/label/text']
+        found[example.context['video/filename'][0].decode()] = (
+            label, name.decode(), numbers_of(frames),
+        )  # fmt: skip
+    return found
+
+
+def videos(root, **counts):
+    root.mkdir(parents=True)
+    for name, count in counts.items():
+        path = root / name.replace('__', '/').replace('_DOT_', '.')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_numbered(path, count)
+    return root
+
+
+def convert(*arguments):
+    return main([*map(str, arguments), '--workers=1', '--max_failures=0.5'])
+
+
+def test_kinetics(tmp_path):
+    videos(
+        tmp_path / 'k',
+        train__air_drumming__AAAAAAAAAAA_000000_000010_DOT_mp4=6,
+        train__yoga__BBBBBBBBBBB_DOT_mp4=4,
+        val__yoga__BBBBBBBBBBB_000007_000017_DOT_mp4=5,
+    )
+    header = 'label,youtube_id,time_start,time_end,split\n'
+    (tmp_path / 'train.csv').write_text(
+        f'{header}air drumming,AAAAAAAAAAA,0,10,train\nyoga,CCCCCCCCCCC,1,11,train\n'
+    )
+    (tmp_path / 'val.csv').write_text(
+        f'{header}yoga,BBBBBBBBBBB,7,17,val\nair drumming,AAAAAAAAAAA,0,10,val\n'
+    )
+    output = tmp_path / 'out'
+    assert 0 == convert(
+        'kinetics', f'--videos={tmp_path / "k"}', f'--csv=train={tmp_path / "train.csv"}',
+        f'--csv=validation={tmp_path / "val.csv"}', f'--output={output}',
+    )  # fmt: skip
+    assert stored(output, 'train') == {
+        'AAAAAAAAAAA_000000_000010': (0, 'air drumming', [*range(6)])
+    }
+    assert stored(output, 'validation') == {
+        'AAAAAAAAAAA_000000_000010': (0, 'air drumming', [*range(6)]),
+        'BBBBBBBBBBB_000007_000017': (1, 'yoga', [*range(5)]),
+    }
+    info = load_dataset_info(output)
+    assert info.classes == ('air drumming', 'yoga')
+    assert info.splits['train'].class_counts == (1, 0)
+    assert info.arguments['format'] == 'kinetics' and not info.arguments['untrimmed']
+    with open(output / 'failures.csv', newline='') as file:
+        assert list(csv.reader(file))[1:] == [
+            ['train', 'CCCCCCCCCCC_000001_000011', 'no such file']
+        ]
+
+
+def test_activitynet_cuts_segments(tmp_path):
+    videos(tmp_path / 'anet', v_x_DOT_mp4=50)  # 2 s
+    (tmp_path / 'a.json').write_text(
+        json.dumps({
+            'database': {
+                'x': {
+                    'subset': 'training',
+                    'annotations': [
+                        {'segment': [1.2, 1.4], 'label': 'sliding'},
+                        {'segment': [0, 0.12], 'label': 'cooking'},
+                        {'segment': [1.9, 9.0], 'label': 'cooking'},
+                        {'segment': [5, 6], 'label': 'cooking'},
+                        {'segment': [1, 1], 'label': 'sliding'},
+                    ],
+                }
+            }
+        })
+    )  # fmt: skip
+    output = tmp_path / 'out'
+    assert 0 == convert(
+        'activitynet', f'--videos={tmp_path / "anet"}', f'--json={tmp_path / "a.json"}',
+        f'--output={output}',
+    )  # fmt: skip
+    assert stored(output, 'train') == {
+        'v_x_0': (1, 'sliding', [30, 31, 32, 33, 34]),
+        'v_x_1': (0, 'cooking', [0, 1, 2]),
+        'v_x_2': (0, 'cooking', [48, 49]),  # until the video ends
+    }
+    failures = dict(load_dataset_info(output).splits['train'].failures)
+    assert failures['v_x_3'] == 'no frame at or after 5 s (the video ends at 2.000 s)'
+    assert failures['v_x_4'] == 'the clip ends (1.0 s) before it starts (1.0 s)'
+
+
+def test_other_formats(tmp_path):
+    root = videos(
+        tmp_path / 'v', a__x_DOT_mp4=3, a__y_DOT_mp4=4, b__x_DOT_mp4=5, b__y_DOT_mp4=6,
+    )  # fmt: skip
+
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    write('splits/a_test_split1.txt', 'x.avi 1\ny.avi 2\n')
+    write('splits/b_test_split1.txt', 'x.avi 2\ny.avi 1\n')
+    write('splits/classInd.txt', '1 a\n2 b\n')
+    write('splits/trainlist01.txt', 'a/x.avi 1\nb/y.avi 2\n')
+    write('splits/testlist01.txt', 'a/y.avi\nb/x.avi\n')
+    categories = write('categories.txt', 'a,0\nb,1\n')
+    training = write('trainingSet.csv', 'a/x.mp4,a,1,0\nb/y.mp4,b,1,0\n')
+    validation = write('validationSet.csv', 'a/y.mp4,a,1,0\nb/x.mp4,b,1,0\n')
+    for name, arguments, suffix, test in (
+        ('hmdb51', [f'--splits={tmp_path / "splits"}'], '.avi', 'test'),
+        ('ucf101', [f'--lists={tmp_path / "splits"}'], '.avi', 'test'),
+        (
+            'moments_in_time',
+            [f'--categories={categories}', f'--csv=train={training}', f'--csv=val={validation}'],
+            '.mp4',
+            'val',
+        ),
+    ):
+        output = tmp_path / name
+        assert convert(name, f'--videos={root}', *arguments, f'--output={output}') == 0
+        assert stored(output, 'train') == {
+            f'a/x{suffix}': (0, 'a', [0, 1, 2]),
+            f'b/y{suffix}': (1, 'b', [0, 1, 2, 3, 4, 5]),
+        }
+        assert stored(output, test) == {
+            f'a/y{suffix}': (0, 'a', [0, 1, 2, 3]),
+            f'b/x{suffix}': (1, 'b', [0, 1, 2, 3, 4]),
+        }
+
+
+def test_something_v2(tmp_path):
+    root = videos(tmp_path / 'v', **{'7_DOT_mp4': 3, '8_DOT_mp4': 4})
+    (tmp_path / 'labels.json').write_text('{"Holding something":"0","Moving something":"1"}')
+    (tmp_path / 'train.json').write_text('[{"id":"7","template":"Moving [something]"}]')
+    (tmp_path / 'validation.json').write_text('[{"id":"8","template":"Holding [something]"}]')
+    output = tmp_path / 'out'
+    assert 0 == convert(
+        'something_v2', f'--videos={root}', f'--labels={tmp_path / "labels.json"}',
+        f'--annotations=train={tmp_path / "train.json"}',
+        f'--annotations=validation={tmp_path / "validation.json"}', f'--output={output}',
+    )  # fmt: skip
+    assert stored(output, 'train') == {'7': (1, 'Moving something', [0, 1, 2])}
+    assert stored(output, 'validation') == {'8': (0, 'Holding something', [0, 1, 2, 3])}
+
+
+FORMATS = ('kinetics', 'moments_in_time', 'something_v2', 'activitynet', 'hmdb51', 'ucf101')
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_help_has_an_example(capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        main([name, '--help'])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert f'example: python -m data_pipelines.convert {name} --videos=' in said
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_examples_parse(capsys, tmp_path, monkeypatch, name):
+    """The example of each help gets as far as the annotation files, which are not there."""
+    with pytest.raises(SystemExit):
+        main([name, '--help'])
+    example = capsys.readouterr().out.splitlines()[-1].removeprefix(
+        'example: python -m data_pipelines.convert '
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(example.split()) == 1
+    assert 'no such' in capsys.readouterr().err
