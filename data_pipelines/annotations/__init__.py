@@ -4,6 +4,31 @@ from collections.abc import Mapping
 import dataclasses
 
 
+Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax: shares of the frame, 0 to 1
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyFrame:
+    """Who does what on one frame of a clip, for localisation.
+
+    Attributes:
+      time: seconds since the beginning of the video file; what is on screen then is the key frame.
+      boxes: one for each pair of a person and an action: a person who does two things has two.
+      actions: class number of each pair.
+      persons: a number of each pair's person, the same for a person on all key frames of a video;
+        -1 where unknown.
+      proposals: boxes of a person detector.
+      scores: their scores, 0 to 1.
+    """
+
+    time: float
+    boxes: tuple[Box, ...] = ()
+    actions: tuple[int, ...] = ()
+    persons: tuple[int, ...] = ()
+    proposals: tuple[Box, ...] = ()
+    scores: tuple[float, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Clip:
     """One clip to convert.
@@ -11,9 +36,10 @@ class Clip:
     Attributes:
       path: the video file.
       key: what the record calls it (``video/filename``), unique within its split.
-      labels: class numbers, one or (multi-label) several.
+      labels: class numbers, one or (multi-label) several; none only where a key frame shows nobody.
       start: seconds at which the clip starts; None: where the video does.
       end: seconds at which it ends, exclusive; None: where the video does.
+      key_frame: of a dataset for localisation; None for others.
     """
 
     path: str
@@ -21,6 +47,7 @@ class Clip:
     labels: tuple[int, ...]
     start: float | None = None
     end: float | None = None
+    key_frame: KeyFrame | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +58,10 @@ class Annotations:
       classes: class names, one list for all splits; a class's number is its place.
       splits: split name -> clips, in an order that depends on nothing but the annotations.
       multi_label: whether a clip may carry several classes.
+      localisation: whether every clip has a key frame with boxes.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Clip, ...]]
     multi_label: bool = False
+    localisation: bool = False
