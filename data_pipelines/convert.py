@@ -16,6 +16,7 @@ import sys
 import time
 
 from data_pipelines.annotations import activitynet
+from data_pipelines.annotations import ava
 from data_pipelines.annotations import folder
 from data_pipelines.annotations import hmdb51
 from data_pipelines.annotations import kinetics
@@ -37,6 +38,7 @@ _FORMATS = (
     activitynet,
     hmdb51,
     ucf101,
+    ava,
 )
 
 

@@ -24,6 +24,7 @@ class SplitInfo:
       class_counts: clips of each class, in the order of ``DatasetInfo.classes``.
       failures: (file, reason) of each video that could not be converted.
       damaged: (file, what is lost) of each video that was converted in part.
+      box_counts: of a localisation dataset, boxes with each action (a person counts once for each).
     """
 
     records: int
@@ -31,6 +32,7 @@ class SplitInfo:
     class_counts: tuple[int, ...]
     failures: tuple[tuple[str, str], ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
+    box_counts: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,8 @@ class DatasetInfo:
       name: the dataset's name.
       classes: class names; a class's number is its place, equal for every split.
       multi_label: whether a clip may carry several classes.
+      localisation: whether records have a key frame with boxes (``regions.py``); the classes are
+        those of the boxes.
       splits: split name -> SplitInfo.
       frame_rate: stored frames per second; None when each video keeps its own (see each record).
       arguments: how the converter was called.
@@ -52,6 +56,7 @@ class DatasetInfo:
     splits: Mapping[str, SplitInfo]
     frame_rate: float | None = None
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    localisation: bool = False
 
 
 def save_dataset_info(directory: str | os.PathLike, info: DatasetInfo) -> None:
@@ -99,6 +104,7 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
             splits={name: _split(split) for name, split in content['splits'].items()},
             frame_rate=content['frame_rate'],
             arguments=content['arguments'],
+            localisation=content.get('localisation', False),  # earlier files do not have it
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
@@ -109,12 +115,14 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
 
 
 def _split(content: Mapping[str, Any]) -> SplitInfo:
+    box_counts = content.get('box_counts')  # earlier files do not have it
     return SplitInfo(
         records=content['records'],
         shards=content['shards'],
         class_counts=tuple(content['class_counts']),
         failures=tuple((file, reason) for file, reason in content['failures']),
         damaged=tuple((file, what) for file, what in content['damaged']),
+        box_counts=None if box_counts is None else tuple(box_counts),
     )
 
 
@@ -122,9 +130,9 @@ def _check(info: DatasetInfo, directory: str | os.PathLike) -> None:
     if len(set(info.classes)) != len(info.classes):
         raise ValueError(f'{directory}: {FILE_NAME} names a class twice')
     for name, split in info.splits.items():
-        if len(split.class_counts) != len(info.classes):
-            raise ValueError(
-                f'{directory}: {FILE_NAME} counts {len(split.class_counts)} classes in the split '
-                f'{name!r}, '
-                f'but names {len(info.classes)}'
-            )
+        for counts in (split.class_counts, split.box_counts):
+            if counts is not None and len(counts) != len(info.classes):
+                raise ValueError(
+                    f'{directory}: {FILE_NAME} counts {len(counts)} classes in the split '
+                    f'{name!r}, but names {len(info.classes)}'
+                )

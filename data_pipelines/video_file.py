@@ -25,7 +25,7 @@ import numpy as np
 
 # Matroska and WebM round times to milliseconds: a frame up to half of one late still counts as
 # being on screen.
-_TOLERANCE = 0.0005  # seconds
+TIME_TOLERANCE = 0.0005  # seconds
 _MAX_FRAME_PIXELS = 1 << 26  # 8192 x 8192: beyond that a damaged header is likelier than a video
 _MAX_BYTES = 4 << 30  # of the array that read_frames returns
 
@@ -189,11 +189,11 @@ class FrameStream:
         start = -math.inf if self._start is None else self._start
         stop, first, last, count = None, None, None, 0
         for timestamp, frame in decoder:
-            if timestamp < start - _TOLERANCE:
+            if timestamp < start - TIME_TOLERANCE:
                 continue
             if stop is None:
                 first, stop = timestamp, self._last_time(timestamp)
-            if timestamp >= stop - _TOLERANCE:
+            if timestamp >= stop - TIME_TOLERANCE:
                 decoder.stopped_early = True
                 break
             yield timestamp, self._convert(frame)
@@ -218,12 +218,12 @@ class FrameStream:
                 stop = self._last_time(origin)
             # The frame shown so far serves every pick before the new one appears. The very first
             # frame also serves the picks before it: nothing else is ever on screen then.
-            leaves = min(timestamp, stop) - _TOLERANCE
+            leaves = min(timestamp, stop) - TIME_TOLERANCE
             while shown is not None and (wanted := origin + count / self._rate) < leaves:
                 image = self._convert(shown) if image is None else image
                 yield wanted, image
                 count += 1
-            if origin + count / self._rate >= stop - _TOLERANCE:
+            if origin + count / self._rate >= stop - TIME_TOLERANCE:
                 decoder.stopped_early = True
                 break
             shown, image = frame, None
@@ -231,7 +231,7 @@ class FrameStream:
             if shown is None:
                 return
             finish = min(stop, decoder.last_time + decoder.last_duration)
-            while (wanted := origin + count / self._rate) < finish - _TOLERANCE:
+            while (wanted := origin + count / self._rate) < finish - TIME_TOLERANCE:
                 image = self._convert(shown) if image is None else image
                 yield wanted, image
                 count += 1
@@ -302,7 +302,7 @@ class _Decoder:
     def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
         sought = self._seek_to is not None and self._seek_to > 1
         for timestamp, frame in self._decode(sought):
-            if sought and timestamp > self._seek_to + _TOLERANCE:
+            if sought and timestamp > self._seek_to + TIME_TOLERANCE:
                 break  # the file's index is wrong, this is past the start: begin at the beginning
             sought = False
             yield timestamp, frame

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 
 Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax: shares of the frame, 0 to 1
@@ -59,9 +60,11 @@ class Annotations:
       splits: split name -> clips, in an order that depends on nothing but the annotations.
       multi_label: whether a clip may carry several classes.
       localisation: whether every clip has a key frame with boxes.
+      details: what else ``dataset.json`` shall say about where they come from; JSON values.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Clip, ...]]
     multi_label: bool = False
     localisation: bool = False
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -7,6 +7,7 @@ which is what an official csv of detections needs.
 
 import argparse
 from collections.abc import Mapping, Sequence
+import math
 import os
 import re
 
@@ -60,8 +61,10 @@ def read_ava(
     Raises:
       ValueError: a file is missing or damaged, or files do not belong together.
     """
-    if not context_seconds > 0:
+    if not 0 < context_seconds < math.inf:
         raise ValueError(f'context_seconds={context_seconds}: must be positive')
+    if not 0 <= video_start < math.inf:
+        raise ValueError(f'video_start={video_start}: must not be negative')
     names = read_actions(actions)
     number_of = {action: number for number, action in enumerate(names)}
     included = None if timestamps is None else read_timestamps(timestamps)
@@ -80,7 +83,13 @@ def read_ava(
             for moment, frame in sorted(moments.items())
             if moment not in left_out
         )
-    return Annotations(tuple(names.values()), splits, multi_label=True, localisation=True)
+    return Annotations(
+        tuple(names.values()),
+        splits,
+        multi_label=True,
+        localisation=True,
+        details={'action_ids': list(names)},
+    )
 
 
 def _read_split(

@@ -1,6 +1,6 @@
 """Finding the file of a video by its name, wherever a download has put it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import os
 
 from data_pipelines.annotations.files import check_relative
@@ -57,6 +57,13 @@ class VideoFiles:
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in VIDEO_SUFFIXES:
                     self._paths.setdefault(stem, []).append(os.path.join(folder, name))
+
+    def names(self) -> Iterator[str]:
+        """All names, without suffix and folders."""
+        return iter(self._paths)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._paths
 
     def find(self, *names: str, where: str = 'annotations') -> str:
         """The file of the first of these names that has one.

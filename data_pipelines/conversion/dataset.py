@@ -96,8 +96,7 @@ def convert(
             planning.forget(output, annotations, kept)
         _convert_open(output, plans, results, options, workers or _cpus(), progress)
         splits = {
-            split: _summarise(plans, results, split, len(annotations.classes))
-            for split in annotations.splits
+            split: _summarise(plans, results, split, annotations) for split in annotations.splits
         }
         everything = {**kept, **splits}
         _write_list(output / FAILURES, 'reason', {s: i.failures for s, i in everything.items()})
@@ -111,7 +110,8 @@ def convert(
             multi_label=annotations.multi_label,
             splits=everything,
             frame_rate=frame_rate,
-            arguments={**(arguments or {}), **dataclasses.asdict(options)},
+            arguments={**annotations.details, **(arguments or {}), **dataclasses.asdict(options)},
+            localisation=annotations.localisation,
         )
         save_dataset_info(output, info)
         return info
@@ -156,14 +156,20 @@ def _cpus() -> int:
 
 
 def _summarise(
-    plans: Sequence[planning.ShardPlan], results: Mapping[str, dict], split: str, num_classes: int
+    plans: Sequence[planning.ShardPlan],
+    results: Mapping[str, dict],
+    split: str,
+    annotations: Annotations,
 ) -> SplitInfo:
     plans = [plan for plan in plans if plan.split == split]
-    counts, failures, damaged = [0] * num_classes, [], []
+    counts, box_counts = [0] * len(annotations.classes), [0] * len(annotations.classes)
+    failures, damaged = [], []
     for plan in plans:
         result = results[plan.name]
         for label, count in result['class_counts'].items():
             counts[int(label)] += count
+        for label, count in result['box_counts'].items():
+            box_counts[int(label)] += count
         failures += [tuple(failure) for failure in result['failures']]
         damaged += [tuple(damage) for damage in result['damaged']]
     clips = sum(len(plan.clips) for plan in plans)
@@ -173,6 +179,7 @@ def _summarise(
         class_counts=tuple(counts),
         failures=tuple(sorted(failures)),
         damaged=tuple(sorted(damaged)),
+        box_counts=tuple(box_counts) if annotations.localisation else None,
     )
 
 

@@ -21,7 +21,7 @@ from data_pipelines.dataset_info import save_dataset_info
 from data_pipelines.dataset_info import SplitInfo
 
 NOTES = '.convert'  # folder beside the shards: what is known of finished ones, for restarts
-_VERSION = 1  # raise it when the same arguments come to give other shards
+_VERSION = 2  # raise it when the same arguments come to give other shards
 _SPLIT_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]*')
 
 
@@ -116,7 +116,8 @@ def check_annotations(annotations: Annotations) -> None:
             if clip.key in keys:
                 raise ValueError(f'split {split!r}: two clips are called {clip.key!r}')
             keys.add(clip.key)
-            if not clip.labels or not all(0 <= label < len(classes) for label in clip.labels):
+            unlabelled = not clip.labels and clip.key_frame is None
+            if unlabelled or not all(0 <= label < len(classes) for label in clip.labels):
                 raise ValueError(
                     f'split {split!r}: {clip.key!r} has the classes {clip.labels}, '
                     f'wanted at least one, each 0 to {len(classes) - 1}'
@@ -146,7 +147,8 @@ def splits_to_keep(
     kept = {s: split for s, split in info.splits.items() if s not in annotations.splits}
     if kept:
         here = f'{output}: holds the split {next(iter(kept))!r} already,'
-        if info.classes != annotations.classes or info.multi_label != annotations.multi_label:
+        here_kind = info.classes, info.multi_label, info.localisation
+        if here_kind != (annotations.classes, annotations.multi_label, annotations.localisation):
             raise ValueError(
                 f'{here} with other classes than these videos have; all splits need the same: '
                 'convert them together, or choose another output'

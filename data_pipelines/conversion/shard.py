@@ -7,18 +7,24 @@ and answers with events, one JSON object per line, on its standard output: see `
 import the parent's main module anew; and a decoder that crashes takes down this process only.
 """
 
+import bisect
 from collections.abc import Callable, Mapping
 import dataclasses
 import json
+import math
 import os
 import sys
 
 import cv2
+import numpy as np
 import simplejpeg
 
 from data_pipelines import records
+from data_pipelines import regions
 from data_pipelines.annotations import Clip
+from data_pipelines.annotations import KeyFrame
 from data_pipelines.video_file import FrameStream
+from data_pipelines.video_file import TIME_TOLERANCE
 from data_pipelines.video_file import VideoError
 
 _MAX_RECORD_BYTES = 3 << 29  # 1.5 GiB: a serialised record must stay below 2 GiB
@@ -70,7 +76,7 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Options) -> tup
     stream = FrameStream(
         clip.path,
         frame_rate=options.frame_rate,
-        start=clip.start,
+        start=_start(clip, options.frame_rate),
         end=clip.end,
         short_side=options.short_side,
         max_seconds=options.max_seconds,
@@ -79,38 +85,68 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Options) -> tup
         key = clip.key.encode()
     except UnicodeEncodeError as error:
         raise VideoError(clip.path, 'the name of the file is not UTF-8') from error
-    images, previous, size = [], None, 0
+    images, timestamps, previous, size = [], [], None, 0
     for timestamp, frame in stream:
         if frame is not previous:
             image = simplejpeg.encode_jpeg(
                 frame, options.quality, colorspace='RGB', colorsubsampling='420', fastdct=False
             )
-        if previous is None:
-            start = timestamp
         previous = frame
         images.append(image)
+        timestamps.append(timestamp)
         size += len(image)
         if size > _MAX_RECORD_BYTES:
             raise VideoError(
                 clip.path,
                 f'more than {_MAX_RECORD_BYTES / 2**30:g} GiB of frames in '
-                f'{timestamp - start:.0f} s; '
+                f'{timestamp - timestamps[0]:.0f} s; '
                 'lower max_seconds, short_side or the frame rate',
             )
     if stream.damage and options.damaged == 'skip':
         raise VideoError(clip.path, f'damaged: {stream.damage}')
     height, width = previous.shape[:2]
     context = {
-        records.LABEL_INDEX: list(clip.labels),
-        records.LABEL_TEXT: [classes[label] for label in clip.labels],
+        records.LABEL_INDEX: np.array(clip.labels, np.int64),
         records.VIDEO_FILENAME: [key],
-        records.CLIP_START: [round(start * 1e6)],
+        records.CLIP_START: [round(timestamps[0] * 1e6)],
         records.CLIP_END: [round(stream.end * 1e6)],
         records.IMAGE_FRAME_RATE: [float(stream.frame_rate)],
         records.IMAGE_HEIGHT: [height],
         records.IMAGE_WIDTH: [width],
     }
+    if clip.labels:
+        context[records.LABEL_TEXT] = [classes[label] for label in clip.labels]
+    if clip.key_frame is not None:
+        index = _key_frame_index(clip, timestamps, stream.end)
+        context.update(regions.region_features(clip.key_frame, index))
     return records.encode_sequence_example(context, {records.IMAGE_ENCODED: images}), stream.damage
+
+
+def _start(clip: Clip, frame_rate: float | None) -> float | None:
+    """Where reading starts: at a given frame rate so that one of the picks is the key frame."""
+    if clip.key_frame is None or frame_rate is None or clip.start is None:
+        return clip.start
+    picks_before = math.floor((clip.key_frame.time - clip.start) * frame_rate + 1e-6)
+    return max(0.0, clip.key_frame.time - picks_before / frame_rate)
+
+
+def _key_frame_index(clip: Clip, timestamps: list[float], end: float) -> int:
+    """Number of the stored frame that is on screen at the key frame's time.
+
+    Raises:
+      VideoError: no stored frame is.
+    """
+    time = clip.key_frame.time
+    if time >= end + TIME_TOLERANCE:
+        raise VideoError(clip.path, f'the key frame, at {time:g} s, lies past its end, {end:.3f} s')
+    index = bisect.bisect_right(timestamps, time + TIME_TOLERANCE) - 1
+    if index < 0 and clip.start:
+        raise VideoError(
+            clip.path,
+            f'no frame between {clip.start:g} s and the key frame at {time:g} s; more context '
+            'would hold the one that is on screen',
+        )
+    return max(index, 0)  # before a video's first frame, that one serves
 
 
 def convert_shard(
@@ -135,12 +171,13 @@ def convert_shard(
       after_clip: called after each, with whether it was stored.
 
     Returns:
-      ``class_counts`` {class number: clips}, ``failures`` and ``damaged`` [[key, reason], ...].
+      ``class_counts`` {class number: clips}, ``box_counts`` {class number: boxes}, ``failures`` and
+      ``damaged`` [[key, reason], ...].
 
     Raises:
       OSError: the shard cannot be written.
     """
-    class_counts, failures, damaged = {}, [], []
+    class_counts, box_counts, failures, damaged = {}, {}, [], []
     with records.RecordWriter(path) as writer:
         for number, clip in enumerate(clips):
             before_clip(number)
@@ -156,12 +193,25 @@ def convert_shard(
                 writer.write(record)
                 for label in clip.labels:
                     class_counts[label] = class_counts.get(label, 0) + 1
+                for label in clip.key_frame.actions if clip.key_frame else ():
+                    box_counts[label] = box_counts.get(label, 0) + 1
                 if damage:
                     damaged.append([clip.key, damage])
             else:
                 failures.append([clip.key, reason])
             after_clip(reason is None)
-    return {'class_counts': class_counts, 'failures': failures, 'damaged': damaged}
+    return {
+        'class_counts': class_counts,
+        'box_counts': box_counts,
+        'failures': failures,
+        'damaged': damaged,
+    }
+
+
+def _clip_from_json(clip: dict) -> Clip:
+    """``dataclasses.asdict`` undone."""
+    key_frame = clip['key_frame']
+    return Clip(**{**clip, 'key_frame': None if key_frame is None else KeyFrame(**key_frame)})
 
 
 def main() -> None:
@@ -185,7 +235,7 @@ def main() -> None:
         try:
             result = convert_shard(
                 job['path'],
-                [Clip(**clip) for clip in job['clips']],
+                [_clip_from_json(clip) for clip in job['clips']],
                 {int(number): name for number, name in job['classes'].items()},
                 Options(**job['options']),
                 known_failures={

@@ -64,3 +64,22 @@ def test_wrong_counts_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match='counts 2 classes'):
         save_dataset_info(tmp_path, dataclasses.replace(INFO, classes=('one',)))
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_before_localisation_are_read(tmp_path):
+    info = DatasetInfo('old', ('a',), False, {'train': SplitInfo(1, 1, (1,))})
+    save_dataset_info(tmp_path, info)
+    content = json.loads((tmp_path / 'dataset.json').read_text())
+    del content['localisation'], content['splits']['train']['box_counts']
+    (tmp_path / 'dataset.json').write_text(json.dumps(content))
+    assert load_dataset_info(tmp_path) == info
+
+
+def test_box_counts_are_checked(tmp_path):
+    splits = {'train': SplitInfo(1, 1, (1, 0), box_counts=(2, 3))}
+    info = DatasetInfo('boxes', ('a', 'b'), True, splits, localisation=True)
+    save_dataset_info(tmp_path, info)
+    assert load_dataset_info(tmp_path) == info
+    splits = {'train': SplitInfo(1, 1, (1, 0), box_counts=(2,))}
+    with pytest.raises(ValueError, match='counts 1 classes'):
+        save_dataset_info(tmp_path, dataclasses.replace(info, splits=splits))
