@@ -86,6 +86,13 @@ def _common_arguments() -> argparse.ArgumentParser:
         metavar='SHARE',
         help='fail if more than this share of the videos cannot be converted (default: 0.1)',
     )
+    common.add_argument(
+        '--video_timeout',
+        type=_positive,
+        default=600.0,
+        metavar='SECONDS',
+        help='end a decoder that takes longer for one clip, and count a failure (default: 600)',
+    )
     return common
 
 
@@ -129,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_seconds=args.max_seconds,
             damaged=args.damaged,
             max_failures=args.max_failures,
+            video_timeout=args.video_timeout,
             arguments=source,
         )
     except (ValueError, OSError) as error:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import threading
 from typing import Any
 
 import tqdm
@@ -36,6 +37,7 @@ def convert(
     max_seconds: float | None = None,
     damaged: str = 'keep',
     max_failures: float = 0.1,
+    video_timeout: float = 600.0,
     progress: bool = True,
     arguments: Mapping[str, Any] | None = None,
 ) -> DatasetInfo:
@@ -57,6 +59,7 @@ def convert(
       max_seconds: stores only so much of each clip; None stores all.
       damaged: 'keep' stores what decodes of a damaged video, 'skip' counts it as a failure.
       max_failures: share of videos that may fail, 0 to 1.
+      video_timeout: seconds that one clip may take; its decoder is ended then, which is a failure.
       progress: shows a progress bar on standard error.
       arguments: what else to write into ``dataset.json`` about where the clips came from.
 
@@ -72,6 +75,8 @@ def convert(
     for option, value in (('workers', workers), ('shards', shards)):
         if value is not None and value < 1:
             raise ValueError(f'{option}={value}: must be at least 1')
+    if not 0 < video_timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f'video_timeout={video_timeout}: must be positive seconds')
     if not 0 <= max_failures <= 1:
         raise ValueError(f'max_failures={max_failures}: must be 0 to 1, a share of the videos')
     planning.check_annotations(annotations)
@@ -91,10 +96,10 @@ def convert(
             for plan in planning.plan_split(split, clips, annotations.classes, options, shards)
         ]
         planning.remove_leftovers(output, annotations, plans)
-        results = {plan.name: plan.finished_result(output) for plan in plans}
+        results = {plan.name: plan.finished_result(output, video_timeout) for plan in plans}
         if None in results.values():
             planning.forget(output, annotations, kept)
-        _convert_open(output, plans, results, options, workers or _cpus(), progress)
+        _convert_open(output, plans, results, options, workers or _cpus(), video_timeout, progress)
         splits = {
             split: _summarise(plans, results, split, annotations) for split in annotations.splits
         }
@@ -123,6 +128,7 @@ def _convert_open(
     results: dict[str, dict | None],
     options: Options,
     workers: int,
+    video_timeout: float,
     progress: bool,
 ) -> None:
     """Converts the shards without a result, and enters their results."""
@@ -145,7 +151,7 @@ def _convert_open(
         def on_result(plan: planning.ShardPlan, result: dict) -> None:
             results[plan.name] = plan.note(output, result)
 
-        run_jobs(jobs, workers, on_clip, on_result)
+        run_jobs(jobs, workers, on_clip, on_result, video_timeout=video_timeout)
 
 
 def _cpus() -> int:

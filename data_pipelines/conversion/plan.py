@@ -55,15 +55,21 @@ class ShardPlan:
         records.write_atomically(output / NOTES / f'{self.name}.json', json.dumps(note).encode())
         return result
 
-    def finished_result(self, output: pathlib.Path) -> dict | None:
-        """The result, if an earlier run has finished this very shard."""
+    def finished_result(self, output: pathlib.Path, video_timeout: float) -> dict | None:
+        """The result, if an earlier run has finished this very shard.
+
+        Not if videos failed for a reason that may be gone, see ``workers.run_jobs``.
+        """
         try:
             note = json.loads((output / NOTES / f'{self.name}.json').read_bytes())
             size = (output / self.name).stat().st_size
         except (OSError, ValueError):
             return None
-        same = note['fingerprint'] == self.fingerprint and note['bytes'] == size
-        return note['result'] if same else None
+        if note['fingerprint'] != self.fingerprint or note['bytes'] != size:
+            return None
+        retry_above = note['result']['retry_above']
+        retry = retry_above is not None and video_timeout > retry_above
+        return None if retry else note['result']
 
 
 def plan_split(

@@ -1,4 +1,4 @@
-"""Worker processes of the converter: hands out jobs, survives a decoder that crashes."""
+"""Worker processes of the converter: hands out jobs, survives a decoder that crashes or hangs."""
 
 from collections.abc import Callable, Sequence
 import json
@@ -19,10 +19,14 @@ def run_jobs(
     workers: int,
     on_clip: Callable[[int, int], None],
     on_result: Callable[[Any, dict], None],
+    *,
+    video_timeout: float,
 ) -> None:
     """Runs jobs of ``shard.main`` in worker processes.
 
-    A video that crashes a worker counts as a failure; its shard is begun anew without it.
+    A video that crashes a worker, or keeps it too long, counts as a failure; its shard is begun
+    anew without it. A result gets ``retry_above``, the ``video_timeout`` beyond which it is worth
+    trying again what failed so (0 where memory may have run out), else None.
 
     Args:
       jobs: (tag, job) pairs.
@@ -30,6 +34,7 @@ def run_jobs(
       on_clip: called with (clips done, failures among them) as these change; negative where a shard
         is begun anew. One call at a time.
       on_result: called with (tag, result) of each job. One call at a time.
+      video_timeout: seconds that one clip may take.
 
     Raises:
       OSError: a shard cannot be written, or the workers do not start. The other workers are ended.
@@ -46,7 +51,7 @@ def run_jobs(
             on_clip(count, failures)
 
     def serve() -> None:
-        worker = _Worker()
+        worker = _Worker(video_timeout)
         with lock:
             running.append(worker)
         try:
@@ -83,45 +88,60 @@ def run_jobs(
 
 
 class _Worker:
-    """One process of ``conversion.shard``; started when first needed and again after a crash."""
+    """One process of ``conversion.shard``; started when first needed and again after its death."""
 
-    def __init__(self):
+    def __init__(self, video_timeout: float):
+        self._video_timeout = video_timeout
         self._process: subprocess.Popen | None = None
         self._ended = False
 
     def run(self, job: dict, on_clip: Callable[[int, int], None]) -> dict:
         """Runs one job to its end; returns its result."""
         known_failures = dict(job['known_failures'])
+        retry_above = None
         while True:
-            done, failed, current = 0, 0, None
+            done, failed, current, result = 0, 0, None, None
             process = self._started()
             try:
                 process.stdin.write(json.dumps({**job, 'known_failures': known_failures}) + '\n')
                 process.stdin.flush()
             except BrokenPipeError:
                 pass  # it has died; the loop below finds no event and says so
-            for line in process.stdout:
-                event = json.loads(line)
-                if 'clip' in event:
-                    current = event['clip']
-                elif 'stored' in event:
-                    done += 1
-                    failed += not event['stored']
-                    on_clip(1, int(not event['stored']))
-                elif 'error' in event:
-                    raise OSError(event['error'])
-                else:
-                    return event['result']
+            with _TimeLimit(self._video_timeout, process) as limit:
+                for line in process.stdout:
+                    event = json.loads(line)
+                    if 'clip' in event:
+                        current = event['clip']
+                        limit.start(current)
+                    elif 'stored' in event:
+                        limit.stop()
+                        done += 1
+                        failed += not event['stored']
+                        on_clip(1, int(not event['stored']))
+                    elif 'error' in event:
+                        raise OSError(event['error'])
+                    else:
+                        result = event['result']
+                        break
+            if result is not None and limit.exceeded_by is None:
+                return {**result, 'retry_above': retry_above}
             code = process.wait()
             self._process = None
             if self._ended:
                 raise OSError(f'{job["path"]}: conversion was ended')
-            if current is None or current in known_failures:
+            if limit.exceeded_by is not None:
+                known_failures[limit.exceeded_by] = (
+                    f'took longer than {self._video_timeout:g} s (the limit, video_timeout)'
+                )
+                retry_above = max(retry_above or 0, self._video_timeout)
+            elif current is None or current in known_failures:
                 raise OSError(
                     f'{job["path"]}: a worker process ended with code {code}; see its message above'
                 )
-            # The worker died on a video, of a fault in a decoder or for want of memory.
-            known_failures[current] = f'the worker process died on it ({_describe_exit(code)})'
+            else:  # the worker died on a video, of a fault in a decoder or for want of memory
+                known_failures[current] = f'the worker process died on it ({_describe_exit(code)})'
+                if code == -signal.SIGKILL and retry_above is None:
+                    retry_above = 0
             on_clip(-done, -failed)
 
     def end(self) -> None:
@@ -149,6 +169,46 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends the workers
             )
         return self._process
+
+
+class _TimeLimit:
+    """Kills a worker process that is too long at one clip.
+
+    Attributes:
+      exceeded_by: the number of the clip that it was killed for.
+    """
+
+    def __init__(self, seconds: float, process: subprocess.Popen):
+        self._seconds = seconds
+        self._process = process
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self.exceeded_by: int | None = None
+
+    def __enter__(self) -> '_TimeLimit':
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.stop()
+
+    def start(self, clip: int) -> None:
+        """The process begins with a clip."""
+        self._timer = threading.Timer(self._seconds, self._expire, (clip,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def stop(self) -> None:
+        """The process is done with it."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _expire(self, clip: int) -> None:
+        with self._lock:
+            if self._timer is threading.current_thread():  # not stopped meanwhile
+                self.exceeded_by = clip
+                self._process.kill()
 
 
 def _describe_exit(code: int) -> str:

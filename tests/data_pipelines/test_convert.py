@@ -291,6 +291,39 @@ def test_video_that_crashes_the_decoder(videos, converted, tmp_path, monkeypatch
     )
 
 
+def test_video_that_hangs_the_decoder(videos, converted, tmp_path, monkeypatch):
+    _worker_fault(tmp_path, monkeypatch, "while 'run/2' in path: time.sleep(1)")
+    output = tmp_path / 'out'
+    arguments = dict(workers=2, shards=3, max_failures=0.5, progress=False)
+    info = convert(read_folder(videos), output, video_timeout=3, **arguments)
+    assert (
+        dict(info.splits['train'].failures)['run/2.mp4']
+        == 'took longer than 3 s (the limit, video_timeout)'
+    )
+    assert info.splits['train'].records == 5
+    names = {e.context['video/filename'][0] for e in examples(output, 'train')}
+    assert b'run/2.mp4' not in names and b'run/3.mp4' in names
+    # The same limit changes nothing; a higher one tries that shard again, and only that one.
+    times = _mtimes(output)
+    monkeypatch.delenv('PYTHONPATH')
+    convert(read_folder(videos), output, video_timeout=3, **arguments)
+    assert _mtimes(output) == times
+    convert(read_folder(videos), output, video_timeout=60, **arguments)
+    assert contents(output) == contents(converted[0])
+    assert len({name for name, time in _mtimes(output).items() if time != times[name]}) == 1
+
+
+def test_want_of_memory_is_tried_again(videos, converted, tmp_path, monkeypatch):
+    _worker_fault(tmp_path, monkeypatch, "if 'run/2' in path: os.kill(os.getpid(), signal.SIGKILL)")
+    output = tmp_path / 'out'
+    arguments = dict(workers=1, shards=3, max_failures=0.5, progress=False)
+    info = convert(read_folder(videos), output, **arguments)
+    assert 'signal SIGKILL' in dict(info.splits['train'].failures)['run/2.mp4']
+    monkeypatch.delenv('PYTHONPATH')
+    convert(read_folder(videos), output, **arguments)
+    assert contents(output) == contents(converted[0])
+
+
 def test_any_exception_is_one_video_lost(videos, tmp_path, monkeypatch):
     _worker_fault(tmp_path, monkeypatch, "if 'run/2' in path: raise KeyError('odd')")
     info = convert(
@@ -439,6 +472,7 @@ def test_only_one_conversion_at_a_time(videos, tmp_path):
         ({'frame_rate': 0.0}, 'frame_rate=0.0'),
         ({'max_failures': 5}, 'max_failures=5: must be 0 to 1'),
         ({'damaged': 'mend'}, "damaged='mend': must be keep or skip"),
+        ({'video_timeout': 0}, 'video_timeout=0: must be positive'),
     ],
 )
 def test_bad_arguments(videos, tmp_path, arguments, message):
