@@ -17,9 +17,10 @@ from flax import nnx
 from multitrain_jax import checkpoints, dataclass_config
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import Config, read_config, with_classes
+from multitrain_jax.config import Config, with_classes
 from multitrain_jax.errors import UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
+from multitrain_jax.trained_run import read_run
 
 _MODEL_FILE, _PARAMS = 'model.json', 'params'
 _FORMAT, _VERSION = 'multitrain_jax export', 1
@@ -132,26 +133,9 @@ def export_run(workdir: str | os.PathLike, output: str | os.PathLike, step: int 
     Raises:
         UserError: no such checkpoint.
     """
-    if not (Path(workdir).expanduser() / 'checkpoints').is_dir():
-        raise UserError(f'--workdir={workdir}: no run here (no directory "checkpoints" in it)')
-    saved = checkpoints.RunCheckpoints(workdir, keep=10**6)
-    steps = saved.all_steps()
-    if not steps or (step is not None and step not in steps):
-        raise UserError(f'--workdir={workdir}: no checkpoint{"" if step is None else f" of step {step}"}; it has {steps}')
-    step = steps[-1] if step is None else step
-    meta = saved.read_meta(step)
-    values = meta['config']
-    values['model'].pop('num_classes')
-    config = read_config(values)
-    datasets = [
-        DatasetSpec(name, tuple(entry['classes']), entry['multi_label']) for name, entry in meta['datasets'].items()
-    ]
-    architecture = with_classes(config.model, tuple(len(spec.classes) for spec in datasets))
-    model = nnx.eval_shape(lambda: MultiTrainModel(architecture, rngs=nnx.Rngs(0)))
-    params = saved.restore_params(step, nnx.to_pure_dict(nnx.state(model)))
-    write_export(output, params, config, datasets)
-    saved.close()
-    return step
+    run = read_run(workdir, step)
+    write_export(output, run.params, run.config, run.datasets)
+    return run.step
 
 
 def main() -> int:

@@ -1,0 +1,94 @@
+"""What a run has trained, read back from one of its checkpoints."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from multitrain_jax import checkpoints
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.config import Config, read_config, with_classes
+from multitrain_jax.errors import UserError
+from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """One checkpoint of a run.
+
+    Attributes:
+        workdir: of the run.
+        step: updates done.
+        config: the experiment.
+        datasets: names and classes, in the order of the heads.
+        model: the architecture.
+        params: f32 parameters as NumPy arrays, nested dicts.
+    """
+
+    workdir: Path
+    step: int
+    config: Config
+    datasets: tuple[DatasetSpec, ...]
+    model: MultiTrainConfig
+    params: dict[str, Any]
+
+
+def is_run(path: str | os.PathLike) -> bool:
+    """Whether `read_run` would look for checkpoints there."""
+    return _find(path) is not None
+
+
+def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str = '--workdir') -> TrainedRun:
+    """Reads a checkpoint.
+
+    Args:
+        path: a workdir, its `checkpoints`, or one of these, `WORKDIR/checkpoints/STEP`.
+        step: which checkpoint; None: the one that `path` names, or the newest.
+        argument: what error messages call `path`.
+
+    Raises:
+        UserError: no such checkpoint.
+    """
+    found = _find(path)
+    if found is None:
+        raise UserError(f'{argument}={path}: no run here (no directory "checkpoints" in it)')
+    workdir, named = found
+    if named is not None and step is not None and named != step:
+        raise UserError(f'{argument}={path} names another checkpoint than --step={step}; give one of the two')
+    step = named if step is None else step
+    saved = checkpoints.RunCheckpoints(workdir, keep=10**6)
+    try:
+        steps = saved.all_steps()
+        if not steps or (step is not None and step not in steps):
+            raise UserError(
+                f'{argument}={path}: no checkpoint{"" if step is None else f" of step {step}"}; it has {steps}'
+            )
+        step = steps[-1] if step is None else step
+        meta = saved.read_meta(step)
+        values = meta['config']
+        values['model'].pop('num_classes')
+        config = read_config(values)
+        datasets = tuple(
+            DatasetSpec(name, tuple(entry['classes']), entry['multi_label'])
+            for name, entry in meta['datasets'].items()
+        )
+        model = with_classes(config.model, tuple(len(spec.classes) for spec in datasets))
+        shapes = nnx.eval_shape(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0)))
+        params = saved.restore_params(step, nnx.to_pure_dict(nnx.state(shapes)))
+    finally:
+        saved.close()
+    return TrainedRun(workdir, step, config, datasets, model, params)
+
+
+def _find(path: str | os.PathLike) -> tuple[Path, int | None] | None:
+    """(workdir, step that the path names) when there are checkpoints."""
+    path = Path(path).expanduser().resolve()
+    if (path / 'checkpoints').is_dir():
+        return path, None
+    if path.is_dir() and path.name == 'checkpoints':
+        return path.parent, None
+    if path.is_dir() and path.parent.name == 'checkpoints' and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    return None
