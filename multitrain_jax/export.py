@@ -1,4 +1,4 @@
-"""Inference-only exports: parameters of backbone and heads, and `model.json` with all that is needed to use them.
+"""Inference-only exports: parameters of what predictions need, and `model.json` with all that is needed to use them.
 
     python -m multitrain_jax.export --workdir=runs/quickstart --output=exports/quickstart
 """
@@ -24,7 +24,6 @@ from multitrain_jax.trained_run import read_run
 
 _MODEL_FILE, _PARAMS = 'model.json', 'params'
 _FORMAT, _VERSION = 'multitrain_jax export', 1
-_TRAINING_ONLY = ('projections', 'expander')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ def write_export(
     info = ExportInfo(
         model=dataclasses.replace(
             with_classes(config.model, tuple(len(spec.classes) for spec in datasets)),
-            projections=False, expander=False,
+            projections=config.model.add_projected > 0, expander=False,
             backbone=dataclasses.replace(config.model.backbone, remat=False),
         ),
         datasets={
@@ -81,12 +80,11 @@ def write_export(
         temporal_views=config.evaluation.temporal_views,
         spatial_views=config.evaluation.spatial_views,
     )  # fmt: skip
+    parts = {'backbone', 'heads'} | ({'projections'} if info.model.projections else set())
     unfinished = output.with_name(output.name + '.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    checkpoints.save_tree(
-        unfinished / _PARAMS, {name: value for name, value in params.items() if name not in _TRAINING_ONLY}
-    )
+    checkpoints.save_tree(unfinished / _PARAMS, {name: value for name, value in params.items() if name in parts})
     content = {'format': _FORMAT, 'version': _VERSION, **dataclass_config.to_dict(info)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     (unfinished / _MODEL_FILE).write_text(text + '\n', encoding='utf-8')

@@ -136,3 +136,8 @@ class Projections(nnx.Module):
         for factor in (self.left, self.right) if self.rank else (self.kernel,):
             others = jnp.einsum('djbs,djsc->djbc', others, factor[...])
         return others
+
+
+def add_projected(logits: jax.Array, projected: jax.Array, factor: float) -> jax.Array:
+    """Every head's logits [N, B, C] plus ``factor`` times the sum of those [N, N - 1, B, C] that the others project."""
+    return logits + factor * projected.sum(1)

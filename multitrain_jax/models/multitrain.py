@@ -6,7 +6,7 @@ from flax import nnx
 import jax
 import numpy as np
 
-from multitrain_jax.models.heads import Heads, Projections
+from multitrain_jax.models.heads import Heads, Projections, add_projected
 from multitrain_jax.models.layers import MLP
 from multitrain_jax.models.mvit import MViT, MViTConfig
 
@@ -21,9 +21,11 @@ class MultiTrainConfig:
       head_hidden: hidden width of each head; 0: a single linear layer.
       head_dropout: dropout before the last layer of a head.
       logit_dropout: dropout of the logits, as in the public code of MultiTrain.
-      projections: whether the projections between datasets exist (training only).
+      projections: whether the projections between datasets exist.
       projection_rank: 0: each projection is a full matrix; R > 0: the product of two factors of
         rank R, which takes less memory where datasets and classes are many.
+      add_projected: factor of the sum of the other heads' projected logits that is added to each
+        head's own, in training and afterwards; 0: they serve training only.
       expander: whether the expander of the informative loss exists (training only).
       expander_hidden: its hidden width: 2048 in the paper, 4096 in the public code.
     """
@@ -35,6 +37,7 @@ class MultiTrainConfig:
     logit_dropout: float = 0.5
     projections: bool = True
     projection_rank: int = 0
+    add_projected: float = 0.0
     expander: bool = True
     expander_hidden: int = 2048
 
@@ -46,6 +49,13 @@ class MultiTrainConfig:
                 raise ValueError(f'{name} = {getattr(self, name)}: use 0 <= rate < 1')
         if self.projection_rank < 0:
             raise ValueError(f'projection_rank = {self.projection_rank}: must not be negative')
+        if not self.add_projected >= 0:
+            raise ValueError(f'add_projected = {self.add_projected}: must not be negative')
+        if self.add_projected and not self.projections:
+            raise ValueError(
+                f'add_projected = {self.add_projected} needs projections = True: '
+                'they are part of the prediction'
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -60,12 +70,14 @@ class Outputs:
       projected: [N, N - 1, B, C] or None: entry [d, j] holds the logits of dataset
         ``Projections.sources(N, d)[j]`` mapped to the classes of dataset d, padded like ``logits``.
       expanded: [B, D] or None: the embedding after the expander, for the informative loss.
+      projection_kernel: [N, N - 1, C, C] or None: the projections' matrices, for their L1 norm.
     """
 
     embedding: jax.Array
     logits: jax.Array
     projected: jax.Array | None = None
     expanded: jax.Array | None = None
+    projection_kernel: jax.Array | None = None
 
 
 class MultiTrainModel(nnx.Module):
@@ -115,12 +127,15 @@ class MultiTrainModel(nnx.Module):
             backbone_key, head_key = jax.random.split(key)
         embedding = self.backbone(video, key=backbone_key).embedding
         logits = self.heads(embedding, key=head_key)
-        projected = expanded = None
-        if training and self.projections is not None:
-            projected = self.heads.mask_padding(self.projections(logits))
+        projected = expanded = kernel = None
+        if self.projections is not None and (training or self.config.add_projected):
+            projected, kernel = self.projections(logits), self.projections.matrices()
+            if self.config.add_projected:
+                logits = add_projected(logits, projected, self.config.add_projected)
+            projected = self.heads.mask_padding(projected)
         if training and self.expander is not None:
             expanded = self.expander(embedding)
-        return Outputs(embedding, self.heads.mask_padding(logits), projected, expanded)
+        return Outputs(embedding, self.heads.mask_padding(logits), projected, expanded, kernel)
 
 
 def count_parameters(model: MultiTrainModel) -> dict[str, int]:

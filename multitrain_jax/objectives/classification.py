@@ -55,6 +55,12 @@ def normalized_and_reverse_cross_entropy(
     )
 
 
+def mean_absolute_error(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """1 - sum_c label_c p_c: half the L1 distance where the label is one-hot (arXiv 1712.09482)."""
+    p = jnp.where(mask, jnp.exp(log_probabilities(logits, mask)), 0.0)
+    return 1.0 - jnp.sum(label * p, axis=-1)
+
+
 def binary_cross_entropy(logits: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     """Sigmoid cross-entropy, the mean over the classes that exist."""
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -71,6 +77,7 @@ SOFTMAX_LOSSES: dict[str, ClassificationLoss] = {
     'normalized_cross_entropy': normalized_cross_entropy,
     'reverse_cross_entropy': reverse_cross_entropy,
     'normalized_and_reverse_cross_entropy': normalized_and_reverse_cross_entropy,
+    'mean_absolute_error': mean_absolute_error,
 }
 
 

@@ -28,3 +28,20 @@ def projection_loss(
     label = jnp.broadcast_to(label[:, :, None], shape)
     mask = jnp.broadcast_to(mask[:, :, None], shape)
     return jnp.mean(loss(projected, label, mask), axis=-1)
+
+
+def projection_size(kernel: jax.Array, class_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(sum of |W|, number of entries), both f32[], over the classes that exist.
+
+    Args:
+        kernel: f32[N, N-1, C, C], [d, j] from the classes of dataset (d + 1 + j) % N to those of d.
+        class_mask: bool[N, C].
+    """
+    number = kernel.shape[0]
+    source = jnp.stack(
+        [jnp.roll(class_mask, -1 - j, axis=0) for j in range(number - 1)], axis=1
+    )  # [N, N-1, C]
+    exists = source[..., None] & class_mask[:, None, None]  # [N, N-1, C, C]
+    # JAX's derivative of |x| is 1 at 0; with the sign, 0 there, an entry that has reached 0 stays.
+    size = kernel * jax.lax.stop_gradient(jnp.sign(kernel))
+    return jnp.sum(jnp.where(exists, size, 0.0)), jnp.sum(exists).astype(kernel.dtype)

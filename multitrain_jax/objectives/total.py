@@ -14,14 +14,16 @@ from multitrain_jax.objectives.classification import (
     smooth_label,
 )
 from multitrain_jax.objectives.informative import informative_terms
-from multitrain_jax.objectives.projection import projection_loss
+from multitrain_jax.objectives.projection import projection_loss, projection_size
 from multitrain_jax.objectives.targets import Targets
+from multitrain_jax.objectives.uncertainty import LogVariances, learned_weight
 
 SoftmaxLossName = Literal[
     'cross_entropy',
     'normalized_cross_entropy',
     'reverse_cross_entropy',
     'normalized_and_reverse_cross_entropy',
+    'mean_absolute_error',
 ]
 
 
@@ -54,9 +56,18 @@ class ObjectiveConfig:
     label_smoothing: float = 0.1  # over each dataset's own number of classes
     classification_loss: SoftmaxLossName = 'cross_entropy'  # multi-label heads: sigmoid instead
     projection_loss: SoftmaxLossName = 'cross_entropy'  # of every dataset, multi-label ones too
+    projection_l1: float = 0.0  # weight of the sum of |W| over all projections (public code: 1e-4)
+    learned_dataset_weights: bool = False  # the datasets' weights are learned from their start
+    learned_informative_weights: bool = False  # likewise std_weight and covariance_weight
 
     def __post_init__(self):
-        for field in ('lambda_proj', 'lambda_inf', 'std_weight', 'covariance_weight'):
+        for field in (
+            'lambda_proj',
+            'lambda_inf',
+            'std_weight',
+            'covariance_weight',
+            'projection_l1',
+        ):
             if not getattr(self, field) >= 0:
                 raise ValueError(f'{field}={getattr(self, field)} must not be negative')
         if not 0 <= self.label_smoothing < 1:
@@ -66,6 +77,8 @@ class ObjectiveConfig:
                 raise ValueError(
                     f'{field}={getattr(self, field)!r} must be one of {", ".join(SOFTMAX_LOSSES)}'
                 )
+        if self.learned_informative_weights and not self.lambda_inf > 0:
+            raise ValueError('learned_informative_weights=True has no effect with lambda_inf=0')
 
 
 class ModelOutputs(Protocol):
@@ -75,11 +88,14 @@ class ModelOutputs(Protocol):
         logits: f32[N, B, C].
         projected: f32[N, N-1, B, C]; projected[d, j] comes from head (d + 1 + j) % N. None: off.
         expanded: f32[B, D]. None: off.
+        projection_kernel: f32[N, N-1, C, C], the projections' matrices: [d, j] from the classes of
+            dataset (d + 1 + j) % N (rows) to those of d. None: off.
     """
 
     logits: jax.Array
     projected: jax.Array | None
     expanded: jax.Array | None
+    projection_kernel: jax.Array | None
 
 
 class Term(NamedTuple):
@@ -95,30 +111,54 @@ def objective(
     config: ObjectiveConfig,
     datasets: Sequence[DatasetObjective],
     *,
+    log_variances: LogVariances | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, Term]]:
     """The loss of one replica, whose *mean* over replicas is the loss of the global batch.
 
-        L = (1 / B) sum_i w_i weight_d (L_cls + lambda_proj L_proj) + lambda_inf L_inf
+        L = (1 / B) sum_i w_i weight_d (L_cls + lambda_proj L_proj) + lambda_inf L_inf + l1 |W|
+
+    The sum of `clip_objective` and `batch_objective`; arguments and terms as there, and the term
+    ``loss``.
+    """
+    loss, terms = clip_objective(outputs, targets, config, datasets, log_variances=log_variances)
+    of_batch, batch_terms = batch_objective(
+        outputs.expanded, config, log_variances=log_variances, axis_name=axis_name
+    )
+    loss = loss + of_batch
+    terms |= batch_terms | {'loss': Term(loss, jnp.ones_like(loss))}
+    return loss, jax.lax.stop_gradient(terms)
+
+
+def clip_objective(
+    outputs: ModelOutputs,
+    targets: Targets,
+    config: ObjectiveConfig,
+    datasets: Sequence[DatasetObjective],
+    *,
+    log_variances: LogVariances | None = None,
+) -> tuple[jax.Array, dict[str, Term]]:
+    """The part of the objective that is a mean over clips.
 
     A slot that holds a share of its clip enters the sum with that share, judged by its own
-    dataset's head. B is this replica's number of clips (all replicas have equally many): averaging
-    the replicas' losses and gradients gives those of the global batch. L_inf is computed over the
-    global batch by every replica. A dataset without a clip in the batch contributes 0.
+    dataset's head. B is the number of clips given (all replicas have equally many): averaging the
+    losses and gradients of replicas, or of parts of a batch, gives those of the whole. A dataset
+    without a clip in the batch contributes 0.
 
     Args:
-        outputs: ``logits``, ``projected`` and ``expanded`` as in `ModelOutputs`.
+        outputs: ``logits``, ``projected`` and ``projection_kernel`` as in `ModelOutputs`.
         targets: clean labels; smoothing is applied here.
         config: weights.
         datasets: the N datasets, in the order of the heads.
-        axis_name: the named axis over replicas, or None for a single one.
+        log_variances: the learned weights, where the config turns them on; see `uncertainty`.
 
     Returns:
         loss: f32[].
-        terms: by name, to be averaged over replicas and logged as sum / count: ``loss``; for every
-            dataset ``classification/NAME``, ``projection/NAME`` (neither has the dataset's weight
-            in it) and ``top1/NAME`` (against the clean label of the slot with the largest share);
-            ``informative/std`` and ``informative/covariance``, unweighted.
+        terms: by name, to be averaged over replicas and logged as sum / count: for every dataset
+            ``classification/NAME``, ``projection/NAME`` (neither has the dataset's weight in it)
+            and ``top1/NAME`` (against the clean label of the slot with the largest share);
+            ``weight/NAME`` where weights are learned; ``projection_l1``, the mean of the
+            absolute values, where it is penalised.
 
     Raises:
         ValueError: an output that a positive weight needs is missing, or shapes do not fit
@@ -145,22 +185,65 @@ def objective(
         terms |= _per_dataset('projection', proj, slot_weight, targets.dataset, datasets)
         per_slot = per_slot + config.lambda_proj * proj
 
-    dataset_weight = jnp.asarray([entry.weight for entry in datasets], per_slot.dtype)
-    loss = jnp.sum(slot_weight * dataset_weight[targets.dataset] * per_slot) / clips.shape[0]
+    dataset_weight = jnp.asarray([entry.weight for entry in datasets], per_slot.dtype)  # [N]
+    penalty = jnp.zeros_like(dataset_weight)
+    if config.learned_dataset_weights:
+        dataset_weight, penalty = learned_weight(dataset_weight, log_variances['dataset'])
+        for entry, weight in zip(datasets, dataset_weight):
+            terms[f'weight/{entry.name}'] = Term(weight, jnp.ones_like(weight))
+    per_slot = dataset_weight[targets.dataset] * per_slot + penalty[targets.dataset]
+    loss = jnp.sum(slot_weight * per_slot) / clips.shape[0]
 
-    if config.lambda_inf > 0:
-        std, covariance = informative_terms(outputs.expanded, axis_name=axis_name)
-        loss = loss + config.lambda_inf * (
-            config.std_weight * std + config.covariance_weight * covariance
-        )
-        terms |= {
-            'informative/std': Term(std, jnp.ones_like(std)),
-            'informative/covariance': Term(covariance, jnp.ones_like(covariance)),
-        }
+    if config.projection_l1 > 0 and len(datasets) > 1:
+        size, number = projection_size(outputs.projection_kernel, class_mask(datasets))
+        loss = loss + config.projection_l1 * size
+        terms['projection_l1'] = Term(size / number, jnp.ones_like(size))
 
     terms |= _top1(logits, mask, targets, datasets)
-    terms['loss'] = Term(loss, jnp.ones_like(loss))
     return loss, jax.lax.stop_gradient(terms)
+
+
+def batch_objective(
+    expanded: jax.Array | None,
+    config: ObjectiveConfig,
+    *,
+    log_variances: LogVariances | None = None,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, dict[str, Term]]:
+    """The part of the objective that is of the whole batch: lambda_inf L_inf.
+
+    Args:
+        expanded: f32[B, D], this replica's embeddings after the expander; None: without one.
+        config: weights.
+        log_variances: the learned weights, where the config turns them on; see `uncertainty`.
+        axis_name: the named axis over replicas, or None for a single one.
+
+    Returns:
+        loss: f32[], the same on every replica; 0 where lambda_inf is.
+        terms: ``informative/std`` and ``informative/covariance``, unweighted;
+            ``informative/std_weight`` and ``informative/covariance_weight`` where they are learned.
+
+    Raises:
+        ValueError: lambda_inf > 0 without an expander.
+    """
+    if not config.lambda_inf > 0:
+        return jnp.zeros((), jnp.float32), {}
+    if expanded is None:
+        raise ValueError(
+            'lambda_inf > 0 needs the expanded embedding: build the model with an expander'
+        )
+    std, covariance = informative_terms(expanded, axis_name=axis_name)
+    values = jnp.stack([std, covariance])
+    weight = jnp.asarray([config.std_weight, config.covariance_weight], values.dtype)
+    terms = {'informative/std': std, 'informative/covariance': covariance}
+    penalty = jnp.zeros_like(weight)
+    if config.learned_informative_weights:
+        weight, penalty = learned_weight(weight, log_variances['informative'])
+        terms |= {'informative/std_weight': weight[0], 'informative/covariance_weight': weight[1]}
+    loss = config.lambda_inf * jnp.sum(weight * values + penalty)
+    return loss, jax.lax.stop_gradient(
+        {name: Term(value, jnp.ones_like(value)) for name, value in terms.items()}
+    )
 
 
 def class_mask(datasets: Sequence[DatasetObjective]) -> jax.Array:
@@ -232,7 +315,5 @@ def _check(
         raise ValueError(
             'lambda_proj > 0 needs the projected logits: build the model with projections'
         )
-    if config.lambda_inf > 0 and outputs.expanded is None:
-        raise ValueError(
-            'lambda_inf > 0 needs the expanded embedding: build the model with an expander'
-        )
+    if config.projection_l1 > 0 and len(datasets) > 1 and outputs.projection_kernel is None:
+        raise ValueError('projection_l1 > 0 needs projections: build the model with them')

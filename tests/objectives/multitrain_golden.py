@@ -6,6 +6,7 @@ import numpy as np
 
 from multitrain_jax.objectives.targets import Targets
 from multitrain_jax.objectives.total import DatasetObjective, ObjectiveConfig
+from multitrain_jax.objectives.uncertainty import LIMIT
 from tests.golden import reference_path
 
 # The reference's names of its losses.
@@ -14,6 +15,7 @@ OUR_NAMES = {
     'normalized_soft_cross_entropy': 'normalized_cross_entropy',
     'reverse_soft_cross_entropy': 'reverse_cross_entropy',
     'nce_and_rce': 'normalized_and_reverse_cross_entropy',
+    'mean_absolute_error': 'mean_absolute_error',
 }
 PADDING = 1e4  # in logits of classes that do not exist: must change nothing
 
@@ -38,6 +40,12 @@ class MultiHeadCase:
         if options['add_cross_proj']:
             self.projected = self._stack_pairs('preds')
             self.grad_projected = self._stack_pairs('grad', padding=0.0)
+        # How much of the projected logits is added to the heads' own, instead of a loss of their own.
+        self.add_projected = options['proj_loss_weight'] if options['cross_proj_add_to_pred'] else 0.0
+        self.learned = options['use_mtl_weight']
+        if self.learned:
+            self.variances = arrays[f'{self._prefix}/sigma_sqs']
+            self.grad_variances = arrays[f'{self._prefix}/grad_sigma_sqs']
         self.loss = float(arrays[f'{self._prefix}/loss'])
 
         own = np.stack([arrays[f'{self._prefix}/masks/{d}'] for d in self.names])  # [N, B]
@@ -53,7 +61,8 @@ class MultiHeadCase:
             weight=np.sum(own, axis=0),
         )
         self.datasets = tuple(
-            DatasetObjective(d, classes, weight, multi_label=d in options['multilabel'])
+            # A learned weight is 1 / (2 s) there: ours starts from the fixed one, which is then 1/2.
+            DatasetObjective(d, classes, 0.5 if self.learned else weight, multi_label=d in options['multilabel'])
             for d, classes, weight in zip(self.names, self.num_classes, options['loss_weights'])
         )
         softmax = [
@@ -62,11 +71,12 @@ class MultiHeadCase:
             if d not in options['multilabel']
         ]
         self.config = ObjectiveConfig(
-            lambda_proj=options['proj_loss_weight'] if options['add_cross_proj'] else 0.0,
+            lambda_proj=0.0 if self.add_projected or self.projected is None else options['proj_loss_weight'],
             lambda_inf=0.0,
             label_smoothing=0.0,  # already in the labels
             classification_loss=OUR_NAMES[softmax[0]],
             projection_loss=OUR_NAMES[options['proj_loss_func']],
+            learned_dataset_weights=self.learned,
         )
         assert (number, batch) == self.logits.shape[:2]
 
@@ -91,3 +101,13 @@ class MultiHeadCase:
                 for d, target in enumerate(self.names)
             ]
         )  # [N, N-1, B, C]
+
+
+def parameter_of(variance: np.ndarray) -> np.ndarray:
+    """The learned parameter that stands for a variance: ours is a logarithm with a smooth limit."""
+    return LIMIT * np.arctanh(np.log(variance) / LIMIT)
+
+
+def variance_by_parameter(variance: np.ndarray) -> np.ndarray:
+    """d variance / d parameter."""
+    return variance * (1 - np.square(np.log(variance) / LIMIT))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from multitrain_jax.objectives.informative import informative_terms
-from tests.objectives.multitrain_golden import load
+from multitrain_jax.objectives.total import ObjectiveConfig, batch_objective
+from tests.objectives.multitrain_golden import load, parameter_of, variance_by_parameter
 
 CASES = ['base', 'low_variance', 'high_variance', 'batch_smaller_than_dim', 'other_weights']
 
@@ -28,6 +29,26 @@ def test_equal_to_the_reference(case):
     np.testing.assert_allclose(gradient, golden[f'inf/{case}/grad'], rtol=1e-12, atol=1e-14)
     single = jax.jit(loss)(jnp.asarray(golden[f'inf/{case}/emb']))
     np.testing.assert_allclose(single, golden[f'inf/{case}/loss'], rtol=2e-6)
+
+
+def test_learned_weights_equal_to_the_reference():
+    golden, _ = load()
+    # A learned weight is 1 / (2 s) there: ours starts from the fixed one, which is then 1/2.
+    config = ObjectiveConfig(
+        lambda_inf=1.0, std_weight=0.5, covariance_weight=0.5, learned_informative_weights=True
+    )
+    variances = golden['inf/learned/sigma_sqs']
+
+    def loss(embedding, parameter):
+        return batch_objective(embedding, config, log_variances={'informative': parameter})[0]
+
+    with jax.enable_x64(True):
+        embedding = jnp.asarray(golden['inf/learned/emb'], jnp.float64)
+        value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(embedding, parameter_of(variances))
+    np.testing.assert_allclose(value, golden['inf/learned/loss'], rtol=1e-12)
+    np.testing.assert_allclose(gradients[0], golden['inf/learned/grad'], rtol=1e-12, atol=1e-14)
+    expected = golden['inf/learned/grad_sigma_sqs'] * variance_by_parameter(variances)
+    np.testing.assert_allclose(gradients[1], expected, rtol=1e-12)
 
 
 def test_constant_embedding_has_a_finite_gradient():

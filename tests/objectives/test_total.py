@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from multitrain_jax.models.heads import add_projected
 from multitrain_jax.objectives.targets import Targets, make_targets
 from multitrain_jax.objectives.total import DatasetObjective, ObjectiveConfig, objective
-from tests.objectives.multitrain_golden import MultiHeadCase, load
+from multitrain_jax.objectives.uncertainty import LIMIT, init_log_variances, learned_weight
+from tests.objectives.multitrain_golden import MultiHeadCase, load, parameter_of, variance_by_parameter
 
 evaluate = jax.jit(objective, static_argnums=(2, 3))
 
@@ -18,6 +20,7 @@ class Outputs(NamedTuple):
     logits: jax.Array
     projected: jax.Array | None
     expanded: jax.Array | None
+    projection_kernel: jax.Array | None = None
 
 
 CASES = [
@@ -29,7 +32,9 @@ CASES = [
     'bce_multilabel',
     'bce_multilabel_no_proj',
     'no_proj',
+    'add_to_pred',
     'nce_rce',
+    'rce_proj_mae',
 ]
 
 
@@ -38,6 +43,8 @@ def test_equal_to_the_reference_in_value_and_gradient(name):
     case = MultiHeadCase(name)
 
     def loss(logits, projected, targets):
+        if case.add_projected:
+            logits = add_projected(logits, projected, case.add_projected)
         outputs = Outputs(logits, projected, None)
         return objective(outputs, targets, case.config, case.datasets)[0]
 
@@ -53,6 +60,107 @@ def test_equal_to_the_reference_in_value_and_gradient(name):
     single = jax.jit(loss)(case.logits, case.projected, case.targets)
     assert single.dtype == jnp.float32
     np.testing.assert_allclose(single, case.loss, rtol=2e-6)
+
+
+@pytest.mark.parametrize('name', ['mtl', 'mtl_absent_dataset'])
+def test_learned_dataset_weights_equal_to_the_reference(name):
+    """But for v / 2: the reference adds it once per dataset and batch, we once per clip."""
+    case = MultiHeadCase(name)
+
+    def loss(logits, projected, parameter):
+        outputs = Outputs(logits, projected, None)
+        learned = {'dataset': parameter}
+        return objective(outputs, case.targets, case.config, case.datasets, log_variances=learned)[0]
+
+    with jax.enable_x64(True):
+        step = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+        value, gradients = step(case.logits, case.projected, parameter_of(case.variances))
+    np.testing.assert_allclose(gradients[0], case.grad_logits, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(gradients[1], case.grad_projected, rtol=1e-12, atol=1e-14)
+    batch = len(case.targets.weight)
+    more = np.bincount(case.targets.dataset[:, 0], minlength=3) - 1
+    expected = case.loss + np.sum(more * 0.5 * np.log(case.variances)) / batch
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    expected = case.grad_variances + more * 0.5 / case.variances / batch
+    expected *= variance_by_parameter(case.variances)
+    np.testing.assert_allclose(gradients[2], expected, rtol=1e-11, atol=1e-14)
+    if name == 'mtl_absent_dataset':
+        assert gradients[2][0] == 0.0  # no clip, no change
+
+
+def test_learned_weights_start_from_the_fixed_ones():
+    params, features, targets = _problem(seed=3)
+    outputs = _model(params, features)
+    config = dataclasses.replace(CONFIG, learned_dataset_weights=True, learned_informative_weights=True)
+    learned = init_log_variances(len(DATASETS), dataset=True, informative=True)
+    fixed, _ = evaluate(outputs, targets, CONFIG, DATASETS)
+    value, terms = evaluate(outputs, targets, config, DATASETS, log_variances=learned)
+    np.testing.assert_allclose(value, fixed, rtol=1e-6)
+    assert terms['weight/a'].sum == 2.0 and terms['informative/std_weight'].sum == 25.0
+
+
+def test_learned_weights_settle_and_stay_finite():
+    """Each weighted mean loss ends at 1/2 (arXiv 1705.07115); a loss of 0 does not send its weight to infinity."""
+    losses, weight = jnp.asarray([0.02, 3.0, 40.0, 0.0]), jnp.asarray([0.5, 1.0, 0.2, 1.0])
+
+    def total(parameter):
+        factor, penalty = learned_weight(weight, parameter)
+        return jnp.sum(factor * losses + penalty)
+
+    parameter = jax.lax.fori_loop(
+        0, 3000, lambda _, p: p - 0.1 * jax.grad(total)(p), jnp.zeros(4)
+    )
+    factor, _ = learned_weight(weight, parameter)
+    np.testing.assert_allclose((factor * losses)[:3], 0.5, rtol=1e-3)
+    assert 0 < factor[3] <= np.exp(LIMIT)
+
+
+def test_l1_of_projections_equal_to_the_reference():
+    golden, meta = load()
+    names, numbers = meta['datasets'], meta['num_classes']
+    most, count = max(numbers), len(names)
+    kernel = np.full((count, count - 1, most, most), 7.0)  # padding, which must not count
+    for d, j in np.ndindex(count, count - 1):
+        source = (d + 1 + j) % count
+        weight = golden[f'sparsity/weight/{names[source]}_{names[d]}']  # torch: [out, in]
+        kernel[d, j, : numbers[source], : numbers[d]] = weight.T
+    config = ObjectiveConfig(lambda_proj=0.0, lambda_inf=0.0, projection_l1=1e-4)
+    datasets = tuple(DatasetObjective(name, classes) for name, classes in zip(names, numbers))
+    targets = make_targets(np.zeros(2, np.int32), np.zeros(2, np.int32), np.ones(2), most)
+
+    def loss(kernel, scale):
+        outputs = Outputs(jnp.zeros((count, 2, most)), None, None, kernel)
+        weighted = dataclasses.replace(config, projection_l1=scale)
+        return objective(outputs, targets, weighted, datasets)[0]
+
+    with jax.enable_x64(True):
+        value = loss(jnp.asarray(kernel), 1e-4) - loss(jnp.asarray(kernel), 0.0)
+        gradient = jax.grad(loss)(jnp.asarray(kernel), 1e-4)
+    np.testing.assert_allclose(value, golden['sparsity/L1'], rtol=1e-12)
+    expected = []
+    for pair in golden['sparsity/order']:
+        source, d = (names.index(name) for name in pair.split('_'))
+        own = gradient[d, (source - d - 1) % count]
+        expected.append(own[: numbers[source], : numbers[d]].T.ravel())
+        assert not own[numbers[source] :].any() and not own[:, numbers[d] :].any()
+    np.testing.assert_allclose(np.concatenate(expected), golden['sparsity/grad_L1_concat'], rtol=1e-12)
+
+
+def test_total_equal_to_the_reference():
+    """All three parts together: dataset losses, 0.1 times the informative loss, L1 of the projections."""
+    golden, meta = load()
+    case = MultiHeadCase('base')
+    kernel = np.zeros((3, 2, 9, 9))
+    for pair in golden['sparsity/order']:
+        source, d = (case.names.index(name) for name in pair.split('_'))
+        weight = golden[f'sparsity/weight/{pair}'].T
+        kernel[d, (source - d - 1) % 3, : weight.shape[0], : weight.shape[1]] = weight
+    config = dataclasses.replace(case.config, lambda_inf=0.1, projection_l1=1e-4)
+    with jax.enable_x64(True):
+        expanded = jnp.asarray(golden['inf/base/emb'], jnp.float64)
+        outputs = Outputs(jnp.asarray(case.logits), jnp.asarray(case.projected), expanded, jnp.asarray(kernel))
+        value, _ = evaluate(outputs, case.targets, config, case.datasets)
+    np.testing.assert_allclose(value, golden['total/loss'], rtol=1e-12)
 
 
 def test_informative_loss_is_added_with_its_weight():
@@ -250,6 +358,10 @@ def test_mistakes_are_named():
         objective(outputs, targets, ObjectiveConfig(), datasets)
     with pytest.raises(ValueError, match='needs the expanded embedding'):
         objective(outputs, targets, ObjectiveConfig(lambda_proj=0.0), datasets)
+    with pytest.raises(ValueError, match='projection_l1 > 0 needs projections'):
+        objective(outputs, targets, ObjectiveConfig(lambda_proj=0.0, projection_l1=1.0), datasets)
+    with pytest.raises(ValueError, match='has no effect with lambda_inf=0'):
+        ObjectiveConfig(lambda_inf=0.0, learned_informative_weights=True)
     with pytest.raises(ValueError, match=r'need \(1, 4, 3\)'):
         objective(outputs, targets, ObjectiveConfig(), datasets[:1])
     with pytest.raises(ValueError, match='label_smoothing=1'):
