@@ -17,6 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.epochs = 20.0  # passes over the union of the training splits
     config.batch_size = 16  # clips per update, over all devices of all hosts
     config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
+    # 'two_pass': the informative loss is of the whole batch, for one more forward pass; 'plain': of each part
+    config.accumulation = 'two_pass'
+    config.projections_from = None  # file (npz, json, export) whose matrices the projections start from; None: random
     config.log_every_steps = 50
     config.cpu_devices = 2  # a CPU counts as two devices, so that two cores are busy; no effect on accelerators
     config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
@@ -76,6 +79,7 @@ def get_config() -> ml_collections.ConfigDict:
         logit_dropout=0.0,  # of the logits, 0.5 in MultiTrain's public code
         projections=True,  # between every ordered pair of datasets, in training
         projection_rank=0,  # R > 0: products of factors of rank R, for many datasets of many classes
+        add_projected=0.0,  # factor of the projected logits added to each head's own, also in predictions; 0: off
         expander=True,  # of the informative loss, in training
         expander_hidden=256,
     )
@@ -108,6 +112,9 @@ def get_config() -> ml_collections.ConfigDict:
         label_smoothing=0.1,
         classification_loss='cross_entropy',
         projection_loss='cross_entropy',
+        projection_l1=0.0,  # weight of the sum of the projections' absolute values
+        learned_dataset_weights=False,  # the datasets' loss_weight are where learned ones start
+        learned_informative_weights=False,  # likewise std_weight and covariance_weight
     )
 
     config.optimizer = dict(  # AdamW
@@ -121,6 +128,11 @@ def get_config() -> ml_collections.ConfigDict:
         b2=0.999,
         eps=1e-8,
         clip_norm=1.0,  # L2 norm of all gradients together
+        frozen=(),  # parameters that do not train; ('backbone',): linear probe
+        layer_decay=1.0,  # factor of the learning rate from each block to the one before it; 1: off
+        learning_rate_factors=dict(backbone=1.0, heads=1.0, projections=1.0, expander=1.0, objective=1.0),
+        ema_decay=0.0,  # of the moving average of the parameters that is evaluated and exported; 0: off
+        ema_warmup=False,  # a smaller decay at first: at most n / (9 + n) in update n
     )
 
     config.evaluation = dict(

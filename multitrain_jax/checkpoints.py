@@ -83,12 +83,12 @@ class RunCheckpoints:
 
 
 def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where: Any) -> None:
-    """A checkpoint continues only the run that wrote it: same architecture, datasets, classes and batches.
+    """A checkpoint continues only the run that wrote it: same architecture, datasets, classes, batches and kind of state.
 
     Raises:
         UserError: names the first field that differs, with both values.
     """
-    for part in ('datasets', 'model', 'data_order'):
+    for part in ('datasets', 'model', 'data_order', 'state'):
         difference = _first_difference(stored.get(part), json.loads(json.dumps(current[part])), part)
         if difference:
             path, old, new = difference

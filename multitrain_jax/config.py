@@ -93,6 +93,7 @@ class Config:
     epochs: float  # passes over the union of the training splits
     batch_size: int  # clips per update, over all devices of all hosts
     accumulation_steps: int  # parts that a batch is cut into, one after the other
+    accumulation: Literal['plain', 'two_pass']  # two_pass: the informative loss is of the whole batch, not of each part
     model: MultiTrainConfig
     input: InputConfig
     augment: AugmentConfig
@@ -102,6 +103,7 @@ class Config:
     checkpoint: CheckpointConfig
     log_every_steps: int
     cpu_devices: int | None = None  # run.py splits a CPU into so many devices; None: one. No effect on accelerators
+    projections_from: str | None = None  # file whose matrices the projections start from, see projection_files
     compilation_cache_dir: str | None = None  # keeps compiled programs between runs; None: off
     synthetic: SyntheticConfig | None = None
 
@@ -111,6 +113,7 @@ class Config:
         for field in ('batch_size', 'accumulation_steps', 'log_every_steps', 'cpu_devices'):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f'{field}={getattr(self, field)} must be at least 1')
+        self._check_objective()
         if self.batch_size % self.input.repeats:
             raise ValueError(
                 f'batch_size={self.batch_size} must be a multiple of input.repeats={self.input.repeats}, '
@@ -126,6 +129,16 @@ class Config:
                 f'evaluation.short_side={self.evaluation.short_side} must not be below '
                 f'model.backbone.image_size={self.model.backbone.image_size}: crops would not fit'
             )
+
+    def _check_objective(self) -> None:
+        for field, needs in (
+            ('lambda_proj', 'projections'), ('projection_l1', 'projections'), ('lambda_inf', 'expander'),
+        ):  # fmt: skip
+            weight = getattr(self.objective, field)
+            if weight > 0 and not getattr(self.model, needs):
+                raise ValueError(f'objective.{field}={weight:g} needs model.{needs}=True; set one of them to match')
+        if self.projections_from is not None and not self.model.projections:
+            raise ValueError(f'projections_from={self.projections_from!r} needs model.projections=True')
 
 
 def read_config(values: Mapping[str, Any]) -> Config:

@@ -1,12 +1,17 @@
-"""AdamW as the papers use it: warm-up and cosine, clipping, no decay on biases and norms."""
+"""AdamW as the papers use it: warm-up and cosine, clipping, no decay on biases and norms; options of fine-tuning."""
 
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from multitrain_jax.parameters import split
 
 # Added to the norm before dividing by it, as torch.nn.utils.clip_grad_norm_ does.
 _CLIP_EPSILON = 1e-6
@@ -15,6 +20,25 @@ _CLIP_EPSILON = 1e-6
 # blocks and heads are stacked, which adds an axis, so the number of axes alone does not tell a bias
 # from a kernel.
 _NO_DECAY_NAMES = ('bias', 'scale')
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRateFactors:
+    """Factors of the learning rate, by group of parameters."""
+
+    backbone: float = 1.0
+    heads: float = 1.0
+    projections: float = 1.0
+    expander: float = 1.0
+    objective: float = 1.0  # the learned weights of datasets and informative loss
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name) > 0:
+                raise ValueError(
+                    f'{field.name}={getattr(self, field.name)} must be positive; '
+                    f'to keep parameters as they are: optimizer.frozen=({field.name!r},)'
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +55,11 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = 1.0  # largest L2 norm of all gradients together; 0: no clipping
+    frozen: tuple[str, ...] = ()  # what does not train, see parameters.split; ('backbone',): linear probe
+    layer_decay: float = 1.0  # factor of the learning rate from each block to the one before it
+    learning_rate_factors: LearningRateFactors = LearningRateFactors()
+    ema_decay: float = 0.0  # of the moving average that is evaluated and exported; 0: off
+    ema_warmup: bool = False  # the decay of update n is at most n / (9 + n)
 
     def __post_init__(self):
         if not self.peak_learning_rate > 0:
@@ -61,6 +90,12 @@ class OptimizerConfig:
                 raise ValueError(f'{field}={getattr(self, field)} must be in [0, 1)')
         if not self.eps > 0:
             raise ValueError(f'eps={self.eps} must be positive')
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f'layer_decay={self.layer_decay} must be in (0, 1]')
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f'ema_decay={self.ema_decay} must be in [0, 1)')
+        if self.ema_warmup and not self.ema_decay:
+            raise ValueError('ema_warmup=True has no effect with ema_decay=0')
 
 
 def learning_rate_schedule(
@@ -145,25 +180,97 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def learning_rate_factors(config: OptimizerConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The factor of every parameter's learning rate, to be multiplied with it: f32[] or f32[blocks, 1, ...].
+
+    The factor of the parameter's group, times layer_decay^(L + 1 - l) in the backbone: with L blocks, l is
+    0 for patch convolution, positions and class token, 1 to L for the blocks and L + 1 for all that comes
+    after them (layer-wise decay as for BEiT, arXiv 2106.08254, appendix H). Blocks of a stage that are
+    stacked have their own factors along the leading axis.
+
+    Args:
+        config: factors.
+        params: all parameters of the run, or their shapes; frozen ones too, since blocks are counted.
+    """
+    flat = traverse_util.flatten_dict(params)
+    blocks = {}  # of each stage
+    for path, leaf in flat.items():
+        if path[:2] == ('backbone', 'stages'):
+            number = 1 + leaf.shape[0] if path[3] == 'rest' else 1
+            blocks[path[2]] = max(number, blocks.get(path[2], 0))
+    depth = sum(blocks.values())
+
+    def layer(path: tuple, shape: tuple[int, ...]) -> int | np.ndarray:
+        if path[0] != 'backbone' or path[1] == 'norm':
+            return depth + 1
+        if path[1] != 'stages':
+            return 0
+        first = 1 + sum(number for stage, number in blocks.items() if stage < path[2])
+        if path[3] == 'first':
+            return first
+        return (first + 1 + np.arange(shape[0])).reshape(-1, *[1] * (len(shape) - 1))
+
+    def factor(path: tuple, shape: tuple[int, ...]) -> np.ndarray:
+        group = getattr(config.learning_rate_factors, path[0])
+        return np.asarray(group * config.layer_decay ** (depth + 1.0 - layer(path, shape)), np.float32)
+
+    return traverse_util.unflatten_dict({path: factor(path, leaf.shape) for path, leaf in flat.items()})
+
+
+def _scale_by(factors: Any) -> optax.GradientTransformation:
+    """Multiplies every update by its own factor."""
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda u, factor: u * factor, updates, factors), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def build_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule, params: Any
 ) -> optax.GradientTransformation:
     """Clipping, then AdamW (arXiv 1711.05101) with decay where `decay_mask` says so.
 
+    It is for the parameters that train: the first result of ``parameters.split(params, frozen)``. Factors
+    of the learning rate act on the whole update, weight decay included.
+
     Args:
         config: constants.
         schedule: learning rate by step, from `learning_rate_schedule`.
-        params: the parameters (or their shapes) that will be optimized; only names and shapes are
-            read.
+        params: all parameters of the run (or their shapes); only names and shapes are read.
+
+    Raises:
+        UserError: `frozen` does not fit the parameters.
     """
+    trainable, _ = split(params, config.frozen)
     adamw = optax.adamw(
         schedule,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
-        mask=decay_mask(params),
+        mask=decay_mask(trainable),
     )
-    if not config.clip_norm:
-        return adamw
-    return optax.chain(clip_by_global_norm(config.clip_norm), adamw)
+    steps = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    steps.append(adamw)
+    if config.layer_decay != 1.0 or config.learning_rate_factors != LearningRateFactors():
+        steps.append(_scale_by(split(learning_rate_factors(config, params), config.frozen)[0]))
+    return optax.chain(*steps)
+
+
+def average(ema: Any, params: Any, step: jax.Array, config: OptimizerConfig) -> Any:
+    """The moving average after an update: decay * ema + (1 - decay) * params.
+
+    Args:
+        ema: before the update; {} stays {}.
+        params: after the update.
+        step: i32[], updates done before this one.
+        config: ``ema_decay`` and ``ema_warmup``.
+    """
+    if not config.ema_decay:
+        return ema
+    decay = config.ema_decay
+    if config.ema_warmup:
+        decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), ema, params)

@@ -1,133 +1,31 @@
-"""Training: the state, the step of one replica, and the loop around it."""
+"""Training from first to last: the state is made or restored, the loop, evaluation, export."""
 
 from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import dataclasses
 import functools
 import logging
-import math
 import os
 from pathlib import Path
 import time
 from typing import Any
 
 from flax import nnx
-import flax.struct
 import jax
-import jax.numpy as jnp
-import optax
 
-from multitrain_jax import checkpoints, export, metrics, parallel, results, scoring
+from multitrain_jax import checkpoints, export, metrics, parallel, results, scoring, train_step
 from multitrain_jax.accuracy import DatasetResult
-from multitrain_jax.augment.pipeline import augment_train
-from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch
-from multitrain_jax.config import Config, with_classes
+from multitrain_jax.batch import BatchSource, check_batch
+from multitrain_jax.config import Config
 from multitrain_jax.dataclass_config import to_dict
 from multitrain_jax.errors import UserError
-from multitrain_jax.models.multitrain import MultiTrainModel, count_parameters
-from multitrain_jax.objectives.total import DatasetObjective, objective
+from multitrain_jax.models.multitrain import count_parameters
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
-from multitrain_jax.progress import Countdown, duration, timed
+from multitrain_jax.progress import duration, timed
+from multitrain_jax.step_log import StepLog
+from multitrain_jax.train_step import TrainState
 
 _log = logging.getLogger('multitrain_jax')
-
-
-@flax.struct.dataclass
-class TrainState:
-    """All that changes during training.
-
-    Attributes:
-        step: i32[], updates done.
-        params: float32 parameters, nested dicts.
-        opt_state: of the optimizer.
-        key: PRNG key of the run; step keys are folded from it.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    key: jax.Array
-
-
-def init_state(config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, a function of the config's seed."""
-    params_key, run_key = jax.random.split(jax.random.key(config.seed))
-    model = build_model(config, datasets, params_key)
-    params = nnx.to_pure_dict(nnx.state(model))
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), run_key)
-
-
-def build_model(config: Config, datasets: Sequence[DatasetSpec], key: jax.Array) -> MultiTrainModel:
-    """The model for the datasets' numbers of classes."""
-    return MultiTrainModel(
-        with_classes(config.model, tuple(len(spec.classes) for spec in datasets)), rngs=nnx.Rngs(key)
-    )
-
-
-def abstract_model(config: Config, datasets: Sequence[DatasetSpec]) -> tuple[nnx.GraphDef, Any]:
-    """(graph definition, parameters as shapes), without computing anything."""
-    model = nnx.eval_shape(functools.partial(build_model, config, datasets, jax.random.key(0)))
-    graphdef, params = nnx.split(model)
-    return graphdef, nnx.to_pure_dict(params)
-
-
-def make_train_step(
-    config: Config, datasets: Sequence[DatasetSpec], graphdef: nnx.GraphDef, tx: optax.GradientTransformation
-) -> Callable:
-    """`step(state, share) -> (state, metrics)` for one replica's share of the batch, under the axis `data`.
-
-    Metrics are (sum, count) pairs over the global batch: the objective's terms and `gradient_norm`.
-    """
-    objective_datasets = [
-        DatasetObjective(spec.name, len(spec.classes), config.datasets[spec.name].loss_weight, spec.multi_label)
-        for spec in datasets
-    ]
-    max_classes = max(len(spec.classes) for spec in datasets)
-
-    def loss_fn(params, part, key, first_slot):
-        augment_key, model_key = jax.random.split(key)
-        video, targets = augment_train(
-            part['video'], part['label'], part['dataset'], part['weight'],
-            key=augment_key, first_slot=first_slot, config=config.augment, max_classes=max_classes,
-        )  # fmt: skip
-        model = nnx.merge(graphdef, params)
-        outputs = model(video, key=jax.random.fold_in(model_key, first_slot), training=True)
-        return objective(outputs, targets, config.objective, objective_datasets, axis_name=parallel.DATA_AXIS)
-
-    def train_step(state, share):
-        replica = jax.lax.axis_index(parallel.DATA_AXIS)
-        key = jax.random.fold_in(state.key, state.step)
-        pieces = config.accumulation_steps
-        size = share['video'].shape[0] // pieces  # clips of one piece on one replica
-
-        def gradients(piece_and_part):
-            piece, part = piece_and_part
-            # Augmentation follows from a clip's place in the global batch, however the batch is cut.
-            first_slot = (replica * pieces + piece) * size
-            (_, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, part, key, first_slot)
-            return grads, terms
-
-        if pieces == 1:
-            grads, terms = gradients((0, share))
-        else:
-            parts = {name: x.reshape(pieces, size, *x.shape[1:]) for name, x in share.items()}
-
-            def accumulate(total, piece_and_part):
-                return jax.tree.map(jnp.add, total, gradients(piece_and_part)), None
-
-            shapes = jax.eval_shape(gradients, (0, jax.tree.map(lambda x: x[0], parts)))
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            (grads, terms), _ = jax.lax.scan(accumulate, zeros, (jnp.arange(pieces), parts))
-            grads = jax.tree.map(lambda x: x / pieces, grads)
-
-        grads = jax.lax.pmean(grads, parallel.DATA_AXIS)
-        terms = jax.lax.psum(terms, parallel.DATA_AXIS)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        terms['gradient_norm'] = (optax.global_norm(grads), 1.0)
-        return TrainState(state.step + 1, params, opt_state, state.key), terms
-
-    return train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +37,6 @@ class _Run:
     workdir: Path
     mesh: jax.sharding.Mesh
     total_steps: int
-    graphdef: nnx.GraphDef
     schedule: Callable
     train_step: Callable
     eval_step: Callable
@@ -183,9 +80,9 @@ def train_and_evaluate(
     total_steps = max(1, round(config.epochs * source.samples_per_epoch / config.batch_size))
     steps_per_epoch = source.samples_per_epoch / config.batch_size
     schedule = learning_rate_schedule(config.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    graphdef, abstract_params = abstract_model(config, source.datasets)
-    tx = build_optimizer(config.optimizer, schedule, abstract_params)
-    _describe(config, source, mesh, total_steps)
+    graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
+    tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, abstract_params))
+    _describe(config, source, mesh, total_steps, count_parameters(nnx.merge(graphdef, abstract_params)))
 
     meta = run_meta(config, source)
     saved = checkpoints.RunCheckpoints(workdir, keep=config.checkpoint.keep)
@@ -196,7 +93,7 @@ def train_and_evaluate(
         options = {'xla_backend_optimization_level': 0}
         with timed('initialising'):
             state = jax.block_until_ready(
-                jax.jit(lambda: init_state(config, source.datasets, tx), compiler_options=options)()
+                jax.jit(lambda: train_step.init_state(config, source.datasets, tx), compiler_options=options)()
             )
     else:
         checkpoints.check_same_run(saved.read_meta(latest), meta, workdir)
@@ -208,14 +105,14 @@ def train_and_evaluate(
                 f'{workdir} holds a run at step {latest}, beyond the {total_steps} steps of config.epochs={config.epochs:g}; '
                 'raise config.epochs, or use another --workdir'
             )
-        state = saved.restore(latest, jax.eval_shape(lambda: init_state(config, source.datasets, tx)))
+        state = saved.restore(latest, jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx)))
         _log.info('resuming at step %d of %d from %s', latest, total_steps, saved.directory)
 
     importing.result()
     writer = metrics.open_writer(str(workdir), is_main_host=jax.process_index() == 0)
     run = _Run(
-        config, source, workdir, mesh, total_steps, graphdef, schedule,
-        train_step=parallel.map_train_step(make_train_step(config, source.datasets, graphdef, tx), mesh),
+        config, source, workdir, mesh, total_steps, schedule,
+        train_step=parallel.map_train_step(train_step.make_train_step(config, source.datasets, graphdef, tx), mesh),
         eval_step=scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh),
         saved=saved, meta=meta, writer=writer,
     )  # fmt: skip
@@ -224,7 +121,7 @@ def train_and_evaluate(
         accuracy = _evaluate(run, state, total_steps)
         saved.wait()
         _log.info('exporting to %s', workdir / 'export')
-        params = jax.device_get(state.params)
+        params = jax.device_get(train_step.inference_params(state))
         export.write_export(workdir / 'export', params, config, source.datasets)
         outcome = results.RunResults(total_steps, accuracy, clips_per_second, str(workdir))
         results.save(workdir, outcome)
@@ -245,7 +142,10 @@ def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, f
         run.source.train_batches(first_step, run.total_steps - first_step),
         functools.partial(_to_devices_checked, run, first=[True]),
     )
-    log = _StepLog(run, first_step)
+    log = StepLog(
+        config, run.source, first_step=first_step, total_steps=run.total_steps, schedule=run.schedule,
+        saved=run.saved, writer=run.writer,
+    )  # fmt: skip
     started = time.monotonic()
     _log.info('compiling the training step (the first time takes longest) ...')
     for step in range(first_step, run.total_steps):
@@ -274,64 +174,6 @@ def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, f
     return state, rates[len(rates) // 2] if rates else float('nan')
 
 
-class _StepLog:
-    """Metrics of the steps since the last report. They stay on the device until the next step is under way."""
-
-    def __init__(self, run: _Run, first_step: int):
-        self._run = run
-        self._kept: list[tuple[int, Any]] = []
-        self.countdown = Countdown(run.total_steps, first_step)
-        self.waited = 0.0
-        self.rates: list[float] = []
-
-    def add(self, step: int, terms: Any) -> None:
-        """Takes the metrics of a step; reports those before it when a report is due."""
-        if self._kept and (self._kept[-1][0] + 1) % self._run.config.log_every_steps == 0:
-            self.flush()
-        self._kept.append((step, terms))
-
-    def flush(self) -> None:
-        """Writes the means since the last report.
-
-        Raises:
-            UserError: a loss is not finite.
-        """
-        if not self._kept:
-            return
-        kept = [(step, jax.device_get(terms)) for step, terms in self._kept]
-        self._kept = []
-        for step, terms in kept:
-            if not math.isfinite(terms['loss'][0]):
-                last = self._run.saved.latest_step()
-                raise UserError(
-                    f'the loss of step {step} is not finite ({terms["loss"][0]}); the last good checkpoint is '
-                    f'{"none" if last is None else f"step {last}"} in {self._run.saved.directory}. '
-                    'Lower config.optimizer.peak_learning_rate, or look at the data'
-                )
-        done = kept[-1][0] + 1
-        steps_per_second, seconds_left = self.countdown.update(done)
-        clips_per_second = steps_per_second * self._run.config.batch_size
-        values = metrics.merge(terms for _, terms in kept)
-        values['learning_rate'] = float(self._run.schedule(done - 1))
-        if steps_per_second > 0:  # not where only the step that was compiled has been done
-            self.rates.append(clips_per_second)
-            values['clips_per_second'] = clips_per_second
-            values['data_wait_share'] = self.waited * steps_per_second / len(kept)
-        values['epoch'] = done * self._run.config.batch_size / self._run.source.samples_per_epoch
-        self.waited = 0.0
-        self._run.writer.write_scalars(done, values)
-        top1 = ' '.join(
-            f'{spec.name} {values[f"top1/{spec.name}"]:.0%}'
-            for spec in self._run.source.datasets
-            if f'top1/{spec.name}' in values
-        )
-        _log.info(
-            'step %d/%d  epoch %.1f  loss %.3f  top-1 of training clips: %s  %.0f clips/s  %s left',
-            done, self._run.total_steps, values['epoch'], values['loss'], top1, clips_per_second,
-            duration(seconds_left),
-        )  # fmt: skip
-
-
 def _to_devices_checked(run: _Run, batch, first: list[bool]):
     if first:  # emptied after the first batch
         first.clear()
@@ -344,7 +186,7 @@ def _to_devices_checked(run: _Run, batch, first: list[bool]):
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResult]:
     with timed(f'evaluating at step {step}'):
-        accuracy = scoring.evaluate(run.eval_step, state.params, run.source, run.mesh)
+        accuracy = scoring.evaluate(run.eval_step, train_step.inference_params(state), run.source, run.mesh)
     run.writer.write_scalars(step, results.scalars(accuracy))
     return accuracy
 
@@ -359,6 +201,12 @@ def run_meta(config: Config, source: BatchSource) -> dict[str, Any]:
             'batch_size': config.batch_size,
             'repeats': config.input.repeats,
             'samples_per_epoch': source.samples_per_epoch,
+        },
+        'state': {
+            'frozen': config.optimizer.frozen,
+            'ema': config.optimizer.ema_decay > 0,
+            'learned_dataset_weights': config.objective.learned_dataset_weights,
+            'learned_informative_weights': config.objective.learned_informative_weights,
         },
         'config': to_dict(config),
     }  # fmt: skip
@@ -375,15 +223,18 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
     return path
 
 
-def _describe(config: Config, source: BatchSource, mesh: jax.sharding.Mesh, total_steps: int) -> None:
+def _describe(
+    config: Config, source: BatchSource, mesh: jax.sharding.Mesh, total_steps: int, parameters: Mapping[str, int]
+) -> None:
     device = mesh.devices.flat[0]
-    model = nnx.eval_shape(functools.partial(build_model, config, source.datasets, jax.random.key(0)))
-    counts = count_parameters(model)
     _log.info('%d x %s (%s), %d process(es)', mesh.size, device.device_kind, device.platform, jax.process_count())
     _log.info(
         'model: %s parameters (%s)',
-        f'{counts.pop("total"):,}', ', '.join(f'{name} {count:,}' for name, count in counts.items()),
-    )  # fmt: skip
+        f'{parameters["total"]:,}',
+        ', '.join(f'{name} {count:,}' for name, count in parameters.items() if name != 'total'),
+    )
+    if config.optimizer.frozen:
+        _log.info('frozen: %s', ', '.join(config.optimizer.frozen))
     for spec in source.datasets:
         _log.info('dataset %s: %d classes, %d evaluation videos', spec.name, len(spec.classes), spec.evaluation_records)
     _log.info(

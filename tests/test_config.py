@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from multitrain_jax import optimizer, parallel, train
+from multitrain_jax import optimizer, parallel, train_step
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import read_config
 from multitrain_jax.errors import UserError
@@ -54,12 +54,12 @@ def test_the_training_step_has_shapes_that_fit(path):
         DatasetSpec(name, tuple(map(str, range(count))))
         for name, count in zip(config.datasets, numbers)
     ]
-    graphdef, params = train.abstract_model(config, datasets)
+    graphdef, params = train_step.abstract_model(config, datasets)
     schedule = optimizer.learning_rate_schedule(
         config.optimizer, steps_per_epoch=100, total_steps=100 * config.epochs
     )
     tx = optimizer.build_optimizer(config.optimizer, schedule, params)
-    state = jax.eval_shape(functools.partial(train.init_state, config, datasets, tx))
+    state = jax.eval_shape(functools.partial(train_step.init_state, config, datasets, tx))
     mesh = parallel.data_mesh(jax.devices()[:8])
     clips = parallel.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
     config.augment.check_batch(clips)
@@ -78,7 +78,7 @@ def test_the_training_step_has_shapes_that_fit(path):
     batch = {
         name: jax.ShapeDtypeStruct((8, *shape), dtype) for name, (shape, dtype) in batch.items()
     }
-    step = parallel.map_train_step(train.make_train_step(config, datasets, graphdef, tx), mesh)
+    step = parallel.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
     after, metrics = jax.eval_shape(step, state, batch)
     describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert describe(after) == describe(state)

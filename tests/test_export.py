@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
-from multitrain_jax import checkpoints, export, train
+from multitrain_jax import checkpoints, export, train_step
 from multitrain_jax.augment.normalize import normalize
 from multitrain_jax.errors import UserError
 from tests import tiny
@@ -22,7 +22,7 @@ def trained_outputs(finished_run, step, clips):
     """Embedding and logits of the training model with the parameters of a checkpoint."""
     config, source, workdir = finished_run
     saved = checkpoints.RunCheckpoints(workdir, keep=10)
-    graphdef, abstract = train.abstract_model(config, source.datasets)
+    graphdef, abstract = train_step.abstract_model(config, source.datasets)
     params = saved.restore_params(step, abstract)
     saved.close()
     video = normalize(clips, mean=config.augment.mean, std=config.augment.std)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import parallel, scoring, train
+from multitrain_jax import parallel, scoring, train_step
 from multitrain_jax.accuracy import Scores, summarise
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
@@ -21,7 +21,7 @@ def scored(devices: int, multi_label: bool, records: int, views: int):
     flags = {'shades': multi_label, 'colours': multi_label}
     source = tiny.ArraySource(config, multi_label=flags, evaluation_records=records, views=views)
     mesh = parallel.data_mesh(jax.devices()[:devices])
-    model = train.build_model(config, source.datasets, jax.random.key(3))
+    model = train_step.build_model(config, source.datasets, jax.random.key(3))
     graphdef, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
     step = scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from multitrain_jax import checkpoints, optimizer, parallel, train
+from multitrain_jax import checkpoints, optimizer, parallel, train, train_step
 from multitrain_jax.errors import UserError
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
@@ -30,16 +30,16 @@ def prepared(devices: int, **changes):
     config = tiny.config(**changes)
     source = tiny.ArraySource(config)
     mesh = parallel.data_mesh(jax.devices()[:devices])
-    graphdef, abstract = train.abstract_model(config, source.datasets)
+    graphdef, abstract = train_step.abstract_model(config, source.datasets)
     schedule = optimizer.learning_rate_schedule(
         config.optimizer, steps_per_epoch=2, total_steps=STEPS
     )
     tx = optax.chain(
         tiny.keep_gradients(), optimizer.build_optimizer(config.optimizer, schedule, abstract)
     )
-    state = jax.jit(lambda: train.init_state(config, source.datasets, tx))()
+    state = jax.jit(lambda: train_step.init_state(config, source.datasets, tx))()
     step = parallel.map_train_step(
-        train.make_train_step(config, source.datasets, graphdef, tx), mesh
+        train_step.make_train_step(config, source.datasets, graphdef, tx), mesh
     )
     return source, mesh, step, state
 

@@ -19,6 +19,8 @@ def get_config() -> ml_collections.ConfigDict:
             epochs=4.0,
             batch_size=16,
             accumulation_steps=1,
+            accumulation='plain',
+            projections_from=None,
             log_every_steps=1,
             compilation_cache_dir=None,
             synthetic=None,
@@ -31,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
                     pool_norm_epsilon=1e-5, init_std=0.3, dtype='float32', remat=False,
                 ),
                 head_hidden=8, head_dropout=0.0, logit_dropout=0.0, projections=True,
-                expander=True, expander_hidden=8,
+                add_projected=0.0, expander=True, expander_hidden=8,
             ),
             input=dict(short_side=(16, 20), repeats=1, num_threads=2, max_bad_records=0),
             augment=dict(
@@ -42,12 +44,17 @@ def get_config() -> ml_collections.ConfigDict:
             objective=dict(
                 lambda_proj=1.0, lambda_inf=0.1, std_weight=25.0, covariance_weight=1.0,
                 label_smoothing=0.1, classification_loss='cross_entropy',
-                projection_loss='cross_entropy',
+                projection_loss='cross_entropy', projection_l1=0.0,
+                learned_dataset_weights=False, learned_informative_weights=False,
             ),
             optimizer=dict(
                 peak_learning_rate=1e-2, warmup_start_learning_rate=1e-4, end_learning_rate=1e-4,
                 warmup_epochs=0.0, warmup_steps=1, weight_decay=0.05, b1=0.9, b2=0.999, eps=1e-4,
-                clip_norm=1.0,
+                clip_norm=1.0, frozen=(), layer_decay=1.0,
+                learning_rate_factors=dict(
+                    backbone=1.0, heads=1.0, projections=1.0, expander=1.0, objective=1.0
+                ),
+                ema_decay=0.0, ema_warmup=False,
             ),
             evaluation=dict(
                 every_epochs=0.0, batch_size=8, short_side=16, temporal_views=2, spatial_views=3

@@ -1,0 +1,87 @@
+"""The metrics of training steps: gathered on the device, reported every so many steps."""
+
+from collections.abc import Callable
+import logging
+import math
+from typing import Any
+
+import jax
+
+from multitrain_jax import metrics
+from multitrain_jax.batch import BatchSource
+from multitrain_jax.checkpoints import RunCheckpoints
+from multitrain_jax.config import Config
+from multitrain_jax.errors import UserError
+from multitrain_jax.progress import Countdown, duration
+
+_log = logging.getLogger('multitrain_jax')
+
+
+class StepLog:
+    """Metrics of the steps since the last report. They stay on the device until the next step is under way."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: BatchSource,
+        *,
+        first_step: int,
+        total_steps: int,
+        schedule: Callable,
+        saved: RunCheckpoints,
+        writer: Any,
+    ):
+        """`saved` is named where a loss is not finite; `writer` gets the metrics and the `schedule`'s rate."""
+        self._config, self._source, self._total_steps = config, source, total_steps
+        self._schedule, self._saved, self._writer = schedule, saved, writer
+        self._kept: list[tuple[int, Any]] = []
+        self.countdown = Countdown(total_steps, first_step)
+        self.waited = 0.0
+        self.rates: list[float] = []
+
+    def add(self, step: int, terms: Any) -> None:
+        """Takes the metrics of a step; reports those before it when a report is due."""
+        if self._kept and (self._kept[-1][0] + 1) % self._config.log_every_steps == 0:
+            self.flush()
+        self._kept.append((step, terms))
+
+    def flush(self) -> None:
+        """Writes the means since the last report.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
+        if not self._kept:
+            return
+        kept = [(step, jax.device_get(terms)) for step, terms in self._kept]
+        self._kept = []
+        for step, terms in kept:
+            if not math.isfinite(terms['loss'][0]):
+                last = self._saved.latest_step()
+                raise UserError(
+                    f'the loss of step {step} is not finite ({terms["loss"][0]}); the last good checkpoint is '
+                    f'{"none" if last is None else f"step {last}"} in {self._saved.directory}. '
+                    'Lower config.optimizer.peak_learning_rate, or look at the data'
+                )
+        done = kept[-1][0] + 1
+        steps_per_second, seconds_left = self.countdown.update(done)
+        clips_per_second = steps_per_second * self._config.batch_size
+        values = metrics.merge(terms for _, terms in kept)
+        values['learning_rate'] = float(self._schedule(done - 1))
+        if steps_per_second > 0:  # not where only the step that was compiled has been done
+            self.rates.append(clips_per_second)
+            values['clips_per_second'] = clips_per_second
+            values['data_wait_share'] = self.waited * steps_per_second / len(kept)
+        values['epoch'] = done * self._config.batch_size / self._source.samples_per_epoch
+        self.waited = 0.0
+        self._writer.write_scalars(done, values)
+        top1 = ' '.join(
+            f'{spec.name} {values[f"top1/{spec.name}"]:.0%}'
+            for spec in self._source.datasets
+            if f'top1/{spec.name}' in values
+        )
+        _log.info(
+            'step %d/%d  epoch %.1f  loss %.3f  top-1 of training clips: %s  %.0f clips/s  %s left',
+            done, self._total_steps, values['epoch'], values['loss'], top1, clips_per_second,
+            duration(seconds_left),
+        )  # fmt: skip
