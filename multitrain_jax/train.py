@@ -22,6 +22,7 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import count_parameters
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
 from multitrain_jax.progress import duration, timed
+from multitrain_jax.projection_files import start_projections
 from multitrain_jax.step_log import StepLog
 from multitrain_jax.train_step import TrainState
 
@@ -95,6 +96,11 @@ def train_and_evaluate(
             state = jax.block_until_ready(
                 jax.jit(lambda: train_step.init_state(config, source.datasets, tx), compiler_options=options)()
             )
+        if config.projections_from is not None:
+            kernel = start_projections(
+                config.projections_from, state.params['projections']['kernel'], source.datasets
+            )
+            state = train_step.start_from(state, config, {'projections': {'kernel': jax.numpy.asarray(kernel)}})
     else:
         checkpoints.check_same_run(saved.read_meta(latest), meta, workdir)
         if finished is not None and latest == total_steps == finished.steps:

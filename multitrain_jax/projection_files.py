@@ -1,0 +1,91 @@
+"""Matrices that the projections between datasets start from, instead of random ones.
+
+    numpy.savez('start.npz', **{'kinetics400->something_v2': matrix})   # [400, 174]
+
+A file holds matrices by the names of both datasets, `SOURCE->TARGET`, each [classes of SOURCE, classes of TARGET]:
+a logit of SOURCE times its row is added to the logits of TARGET. It may be .npz, .json (nested lists) or the
+directory of an export whose model adds projected logits to its predictions.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import logging
+from pathlib import Path
+import zipfile
+
+import numpy as np
+
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.errors import UserError
+from multitrain_jax.export import read_export
+from multitrain_jax.models.heads import Projections
+
+_log = logging.getLogger('multitrain_jax')
+
+
+def start_projections(path: str, kernel: np.ndarray, datasets: Sequence[DatasetSpec]) -> np.ndarray:
+    """The projections' parameter with the matrices of a file in their places; other pairs stay as they are.
+
+    Args:
+        path: .npz, .json or the directory of an export.
+        kernel: f32[N, N-1, C, C] as initialised, see `Projections`.
+        datasets: the N datasets, in the order of the heads.
+
+    Raises:
+        UserError: the file cannot be read, a matrix does not fit, or no pair of datasets is in it.
+    """
+    matrices = _read(Path(path).expanduser(), datasets)
+    kernel, used, number = np.array(kernel), [], len(datasets)
+    for d, target in enumerate(datasets):
+        for j, s in enumerate(Projections.sources(number, d)):
+            pair = f'{datasets[s].name}->{target.name}'
+            if pair not in matrices:
+                continue
+            matrix, shape = matrices[pair], (len(datasets[s].classes), len(target.classes))
+            if matrix.shape != shape or not np.isfinite(matrix).all():
+                raise UserError(
+                    f'{path}: {pair} has shape {list(matrix.shape)}, must be {list(shape)} finite numbers: '
+                    f'[classes of {datasets[s].name}, classes of {target.name}]'
+                )
+            kernel[d, j, : shape[0], : shape[1]] = matrix
+            used.append(pair)
+    pairs = number * (number - 1)
+    if not used:
+        raise UserError(
+            f'{path}: holds no projection between {", ".join(spec.name for spec in datasets)}; it has '
+            f'{", ".join(sorted(matrices)) or "nothing"} (names are SOURCE->TARGET)'
+        )
+    _log.info('projections: %d of %d start from %s (%s)', len(used), pairs, path, ', '.join(used))
+    unused = sorted(set(matrices) - set(used))
+    if unused:
+        _log.warning('%s: not used, not pairs of this run: %s', path, ', '.join(unused))
+    return kernel
+
+
+def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarray]:
+    if path.is_dir():
+        return _of_export(path, datasets)
+    try:
+        if path.suffix == '.json':
+            content = json.loads(path.read_text(encoding='utf-8'))
+            return {pair: np.asarray(matrix, np.float32) for pair, matrix in content.items()}
+        with np.load(path, allow_pickle=False) as arrays:
+            return {pair: np.asarray(arrays[pair], np.float32) for pair in arrays}
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f'config.projections_from={path}: cannot be read as .npz or .json of matrices ({error})') from error
+
+
+def _of_export(path: Path, datasets: Sequence[DatasetSpec]) -> dict[str, np.ndarray]:
+    info, _, params = read_export(path)
+    if 'projections' not in params:
+        raise UserError(f'{path}: this export has no projections (its model has add_projected=0)')
+    classes = {name: entry.classes for name, entry in info.datasets.items()}
+    for spec in datasets:
+        if spec.name in classes and classes[spec.name] != spec.classes:
+            raise UserError(f'{path}: dataset {spec.name} has other classes there, or in another order')
+    names, matrices = list(classes), {}
+    for d, target in enumerate(names):
+        for j, s in enumerate(Projections.sources(len(names), d)):
+            matrix = params['projections']['kernel'][d, j, : len(classes[names[s]]), : len(classes[target])]
+            matrices[f'{names[s]}->{target}'] = matrix
+    return matrices
