@@ -137,8 +137,10 @@ class Config:
             weight = getattr(self.objective, field)
             if weight > 0 and not getattr(self.model, needs):
                 raise ValueError(f'objective.{field}={weight:g} needs model.{needs}=True; set one of them to match')
-        if self.projections_from is not None and not self.model.projections:
-            raise ValueError(f'projections_from={self.projections_from!r} needs model.projections=True')
+        if self.projections_from is not None and not (self.model.projections and len(self.datasets) > 1):
+            raise ValueError(
+                f'projections_from={self.projections_from!r} needs model.projections=True and several datasets'
+            )
 
 
 def read_config(values: Mapping[str, Any]) -> Config:

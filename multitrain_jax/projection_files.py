@@ -23,19 +23,21 @@ from multitrain_jax.models.heads import Projections
 _log = logging.getLogger('multitrain_jax')
 
 
-def start_projections(path: str, kernel: np.ndarray, datasets: Sequence[DatasetSpec]) -> np.ndarray:
-    """The projections' parameter with the matrices of a file in their places; other pairs stay as they are.
+def start_projections(path: str, params: Mapping[str, np.ndarray], datasets: Sequence[DatasetSpec]) -> dict[str, np.ndarray]:
+    """The projections' parameters with the matrices of a file in their places; other pairs stay as they are.
+
+    Projections of low rank start from the nearest product of that rank (by singular values).
 
     Args:
         path: .npz, .json or the directory of an export.
-        kernel: f32[N, N-1, C, C] as initialised, see `Projections`.
+        params: as initialised: `kernel`, or `left` and `right`; see `Projections`.
         datasets: the N datasets, in the order of the heads.
 
     Raises:
         UserError: the file cannot be read, a matrix does not fit, or no pair of datasets is in it.
     """
     matrices = _read(Path(path).expanduser(), datasets)
-    kernel, used, number = np.array(kernel), [], len(datasets)
+    params, used, number = {name: np.array(value) for name, value in params.items()}, [], len(datasets)
     for d, target in enumerate(datasets):
         for j, s in enumerate(Projections.sources(number, d)):
             pair = f'{datasets[s].name}->{target.name}'
@@ -47,19 +49,32 @@ def start_projections(path: str, kernel: np.ndarray, datasets: Sequence[DatasetS
                     f'{path}: {pair} has shape {list(matrix.shape)}, must be {list(shape)} finite numbers: '
                     f'[classes of {datasets[s].name}, classes of {target.name}]'
                 )
-            kernel[d, j, : shape[0], : shape[1]] = matrix
+            _put(params, d, j, matrix)
             used.append(pair)
-    pairs = number * (number - 1)
     if not used:
         raise UserError(
             f'{path}: holds no projection between {", ".join(spec.name for spec in datasets)}; it has '
             f'{", ".join(sorted(matrices)) or "nothing"} (names are SOURCE->TARGET)'
         )
-    _log.info('projections: %d of %d start from %s (%s)', len(used), pairs, path, ', '.join(used))
+    _log.info('projections: %d of %d start from %s: %s', len(used), number * (number - 1), path, ', '.join(used))
     unused = sorted(set(matrices) - set(used))
     if unused:
         _log.warning('%s: not used, not pairs of this run: %s', path, ', '.join(unused))
-    return kernel
+    return params
+
+
+def _put(params: dict[str, np.ndarray], d: int, j: int, matrix: np.ndarray) -> None:
+    rows, columns = matrix.shape
+    if 'kernel' in params:
+        params['kernel'][d, j, :rows, :columns] = matrix
+        return
+    left, right = params['left'][d, j], params['right'][d, j]  # [C, R], [R, C]
+    u, size, v = np.linalg.svd(matrix, full_matrices=False)
+    rank = min(left.shape[1], len(size))
+    root = np.sqrt(size[:rank])
+    left[:], right[:] = 0.0, 0.0
+    left[:rows, :rank] = u[:, :rank] * root
+    right[:rank, :columns] = root[:, None] * v[:rank]
 
 
 def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarray]:
@@ -83,9 +98,11 @@ def _of_export(path: Path, datasets: Sequence[DatasetSpec]) -> dict[str, np.ndar
     for spec in datasets:
         if spec.name in classes and classes[spec.name] != spec.classes:
             raise UserError(f'{path}: dataset {spec.name} has other classes there, or in another order')
-    names, matrices = list(classes), {}
-    for d, target in enumerate(names):
-        for j, s in enumerate(Projections.sources(len(names), d)):
-            matrix = params['projections']['kernel'][d, j, : len(classes[names[s]]), : len(classes[target])]
-            matrices[f'{names[s]}->{target}'] = matrix
-    return matrices
+    stored = params['projections']
+    kernel = stored['kernel'] if 'kernel' in stored else stored['left'] @ stored['right']  # [N, N-1, C, C]
+    names = list(classes)
+    return {
+        f'{names[s]}->{target}': kernel[d, j, : len(classes[names[s]]), : len(classes[target])]
+        for d, target in enumerate(names)
+        for j, s in enumerate(Projections.sources(len(names), d))
+    }

@@ -97,10 +97,8 @@ def train_and_evaluate(
                 jax.jit(lambda: train_step.init_state(config, source.datasets, tx), compiler_options=options)()
             )
         if config.projections_from is not None:
-            kernel = start_projections(
-                config.projections_from, state.params['projections']['kernel'], source.datasets
-            )
-            state = train_step.start_from(state, config, {'projections': {'kernel': jax.numpy.asarray(kernel)}})
+            start = start_projections(config.projections_from, state.params['projections'], source.datasets)
+            state = train_step.start_from(state, config, {'projections': jax.tree.map(jax.numpy.asarray, start)})
     else:
         checkpoints.check_same_run(saved.read_meta(latest), meta, workdir)
         if finished is not None and latest == total_steps == finished.steps:
