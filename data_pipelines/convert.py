@@ -27,6 +27,8 @@ from data_pipelines.annotations import ucf101
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.dataset import DAMAGED
 from data_pipelines.conversion.dataset import FAILURES
+from data_pipelines.conversion.estimate import describe
+from data_pipelines.conversion.estimate import estimate
 
 # Modules with ``add_command(formats, common)``, in the order of the help.
 _FORMATS = (
@@ -93,6 +95,12 @@ def _common_arguments() -> argparse.ArgumentParser:
         metavar='SECONDS',
         help='end a decoder that takes longer for one clip, and count a failure (default: 600)',
     )
+    common.add_argument(
+        '--dry_run',
+        action='store_true',
+        help='only count clips and missing files, and estimate size and time by converting a '
+        'sample; writes nothing',
+    )
     return common
 
 
@@ -123,27 +131,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     not_of_format = {'read', *(action.dest for action in common._actions)}
     source = {key: value for key, value in vars(args).items() if key not in not_of_format}
+    settings = {
+        'workers': args.workers,
+        'shards': args.shards,
+        'short_side': args.short_side,
+        'frame_rate': args.fps,
+        'quality': args.quality,
+        'max_seconds': args.max_seconds,
+        'damaged': args.damaged,
+        'video_timeout': args.video_timeout,
+    }
     try:
+        annotations = args.read(args)
+        if args.dry_run:
+            expected = estimate(annotations, args.output, **settings)
+            print(describe(expected, annotations.classes, args.output))
+            return 0
         info = convert(
-            args.read(args),
+            annotations,
             args.output,
             name=args.name,
-            workers=args.workers,
-            shards=args.shards,
-            short_side=args.short_side,
-            frame_rate=args.fps,
-            quality=args.quality,
-            max_seconds=args.max_seconds,
-            damaged=args.damaged,
             max_failures=args.max_failures,
-            video_timeout=args.video_timeout,
             arguments=source,
+            **settings,
         )
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('interrupted; the same command goes on where this one stopped', file=sys.stderr)
+        goes_on = '' if args.dry_run else '; the same command goes on where this one stopped'
+        print(f'interrupted{goes_on}', file=sys.stderr)
         return 130
     splits = [f'{split.records} {name}' for name, split in info.splits.items()]
     print(

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import os
 import pathlib
-import threading
 from typing import Any
 
 import tqdm
@@ -15,6 +14,7 @@ from data_pipelines import records
 from data_pipelines.annotations import Annotations
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.shard import Options
+from data_pipelines.conversion.workers import available_cpus
 from data_pipelines.conversion.workers import run_jobs
 from data_pipelines.dataset_info import DatasetInfo
 from data_pipelines.dataset_info import save_dataset_info
@@ -72,17 +72,12 @@ def convert(
       OSError: a shard cannot be written (disk full), or worker processes do not start.
     """
     options = Options(frame_rate, short_side, quality, max_seconds, damaged)
-    for option, value in (('workers', workers), ('shards', shards)):
-        if value is not None and value < 1:
-            raise ValueError(f'{option}={value}: must be at least 1')
-    if not 0 < video_timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(f'video_timeout={video_timeout}: must be positive seconds')
+    planning.check_numbers(workers, shards, video_timeout)
     if not 0 <= max_failures <= 1:
         raise ValueError(f'max_failures={max_failures}: must be 0 to 1, a share of the videos')
     planning.check_annotations(annotations)
     output = pathlib.Path(os.path.abspath(output))
-    if output.exists() and not output.is_dir():
-        raise ValueError(f'{output}: exists and is no directory; choose another output')
+    planning.check_output(output)
     try:
         (output / planning.NOTES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,7 +94,9 @@ def convert(
         results = {plan.name: plan.finished_result(output, video_timeout) for plan in plans}
         if None in results.values():
             planning.forget(output, annotations, kept)
-        _convert_open(output, plans, results, options, workers or _cpus(), video_timeout, progress)
+        _convert_open(
+            output, plans, results, options, workers or available_cpus(), video_timeout, progress
+        )
         splits = {
             split: _summarise(plans, results, split, annotations) for split in annotations.splits
         }
@@ -152,13 +149,6 @@ def _convert_open(
             results[plan.name] = plan.note(output, result)
 
         run_jobs(jobs, workers, on_clip, on_result, video_timeout=video_timeout)
-
-
-def _cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _summarise(

@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 import re
+import threading
 
 from data_pipelines import records
 from data_pipelines.annotations import Annotations
@@ -104,6 +105,19 @@ def _size_and_time(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def check_numbers(workers: int | None, shards: int | None, video_timeout: float) -> None:
+    for option, value in (('workers', workers), ('shards', shards)):
+        if value is not None and value < 1:
+            raise ValueError(f'{option}={value}: must be at least 1')
+    if not 0 < video_timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f'video_timeout={video_timeout}: must be positive seconds')
+
+
+def check_output(output: pathlib.Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise ValueError(f'{output}: exists and is no directory; choose another output')
 
 
 def check_annotations(annotations: Annotations) -> None:

@@ -1,0 +1,249 @@
+"""What a conversion would do: counts, missing files, and size and time measured on a sample."""
+
+import collections
+from collections.abc import Sequence
+import dataclasses
+import math
+import os
+import pathlib
+import random
+import shutil
+import statistics
+import tempfile
+
+import tqdm
+
+from data_pipelines.annotations import Annotations
+from data_pipelines.annotations import Clip
+from data_pipelines.conversion import plan as planning
+from data_pipelines.conversion.shard import Options
+from data_pipelines.conversion.workers import available_cpus
+from data_pipelines.conversion.workers import run_jobs
+
+_MINIMUM_SAMPLE = 32  # clips
+_CLIPS_PER_WORKER = 4  # at least so many, for a time that all workers have a share in
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCounts:
+    """What a split has before conversion.
+
+    Attributes:
+      clips: those listed.
+      class_counts: clips of each class.
+      files: video files that are there.
+      bytes: their size.
+      missing: keys of the clips whose file is not there.
+      finished: clips in shards that an earlier conversion has finished.
+    """
+
+    clips: int
+    class_counts: tuple[int, ...]
+    files: int
+    bytes: int
+    missing: tuple[str, ...]
+    finished: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a conversion would do. Each estimate is a (value, standard error) pair.
+
+    Attributes:
+      splits: by name.
+      sample: clips that were converted to measure.
+      sample_failures: (key, reason) of those that failed.
+      bytes: of all shards.
+      seconds: of conversion, without shards that are finished; by ``workers`` processes.
+      workers: processes.
+      free: bytes free where the shards would be.
+    """
+
+    splits: dict[str, SplitCounts]
+    sample: int
+    sample_failures: tuple[tuple[str, str], ...]
+    bytes: tuple[float, float]
+    seconds: tuple[float, float]
+    workers: int
+    free: int
+
+
+def estimate(
+    annotations: Annotations,
+    output: str | os.PathLike,
+    *,
+    workers: int | None = None,
+    shards: int | None = None,
+    short_side: int | None = None,
+    frame_rate: float | None = None,
+    quality: int = 90,
+    max_seconds: float | None = None,
+    damaged: str = 'keep',
+    video_timeout: float = 600.0,
+    progress: bool = True,
+) -> Estimate:
+    """Counts, and converts a random sample of the clips to a temporary directory.
+
+    Writes nothing to ``output``. Takes arguments of ``dataset.convert`` and raises what it raises.
+    """
+    options = Options(frame_rate, short_side, quality, max_seconds, damaged)
+    planning.check_numbers(workers, shards, video_timeout)
+    planning.check_annotations(annotations)
+    output = pathlib.Path(os.path.abspath(output))
+    planning.check_output(output)
+    planning.splits_to_keep(output, annotations, options)
+    workers = workers or available_cpus()
+    splits, present, remaining = {}, [], 0
+    for split, clips in annotations.splits.items():
+        sizes = _sizes(clips)
+        finished = sum(
+            len(plan.clips)
+            for plan in planning.plan_split(split, clips, annotations.classes, options, shards)
+            if plan.finished_result(output, video_timeout) is not None
+        )
+        class_counts = collections.Counter(label for clip in clips for label in clip.labels)
+        missing = [clip for clip in clips if clip.path not in sizes]
+        splits[split] = SplitCounts(
+            clips=len(clips),
+            class_counts=tuple(class_counts[n] for n in range(len(annotations.classes))),
+            files=len(sizes),
+            bytes=sum(sizes.values()),
+            missing=tuple(clip.key for clip in missing),
+            finished=finished,
+        )
+        present += [clip for clip in clips if clip.path in sizes]
+        remaining += max(0, len(clips) - len(missing) - finished)
+    size = max(_MINIMUM_SAMPLE, _CLIPS_PER_WORKER * workers)
+    sample = random.Random(0).sample(present, min(size, len(present)))
+    measured = _convert_sample(
+        sample, annotations.classes, options, workers, video_timeout, progress
+    )
+    failures = tuple(tuple(f) for _, result in measured for f in result['failures'])
+    seconds, error = _total([result['seconds'] for _, result in measured], remaining)
+    return Estimate(
+        splits=splits,
+        sample=len(sample),
+        sample_failures=failures,
+        bytes=_total([size for size, _ in measured], len(present)),
+        seconds=(seconds / workers, error / workers),
+        workers=workers,
+        free=shutil.disk_usage(next(p for p in (output, *output.parents) if p.exists())).free,
+    )
+
+
+def _sizes(clips: Sequence[Clip]) -> dict[str, int]:
+    """Bytes of each video file that exists."""
+    sizes = {}
+    for path in {clip.path for clip in clips}:
+        try:
+            sizes[path] = os.path.getsize(path)
+        except (OSError, ValueError):
+            continue
+    return sizes
+
+
+def _convert_sample(
+    sample: Sequence[Clip],
+    classes: Sequence[str],
+    options: Options,
+    workers: int,
+    video_timeout: float,
+    progress: bool,
+) -> list[tuple[int, dict]]:
+    """(bytes, result of ``convert_shard``) of each clip."""
+    measured = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm.tqdm(total=len(sample), desc='sample', unit='clip', disable=not progress) as bar,
+    ):
+        jobs = []
+        for number, clip in enumerate(sample):
+            (plan,) = planning.plan_split(f'clip{number}', [clip], classes, options, 1)
+            jobs.append((plan, plan.job(pathlib.Path(folder), options)))
+
+        def on_result(plan: planning.ShardPlan, result: dict) -> None:
+            path = pathlib.Path(folder) / plan.name
+            measured.append((path.stat().st_size, result))
+            path.unlink()
+
+        run_jobs(
+            jobs, workers, lambda count, _: bar.update(count), on_result,
+            video_timeout=video_timeout,
+        )  # fmt: skip
+    return measured
+
+
+def _total(values: Sequence[float], count: int) -> tuple[float, float]:
+    """Sum over ``count`` clips from a sample of them, and its standard error."""
+    if not values:
+        return 0.0, 0.0
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean * count, mean * count
+    # A sample of everything is no estimate.
+    unknown = max(0.0, 1 - len(values) / count) if count else 0.0
+    return mean * count, statistics.stdev(values) * math.sqrt(unknown / len(values)) * count
+
+
+def describe(estimate: Estimate, classes: Sequence[str], output: str | os.PathLike) -> str:
+    """The estimate as text for people: a table of classes, one of splits, size and time."""
+    splits = estimate.splits
+    counts = [
+        [name, *(f'{split.class_counts[number]:,}' for split in splits.values())]
+        for number, name in enumerate(classes)
+    ]
+    lines = _table([['class', *splits], *counts])
+    rows = [['split', 'clips', 'classes', 'missing', 'finished', 'files', 'on disk']]
+    for name, split in splits.items():
+        present = sum(count > 0 for count in split.class_counts)
+        rows.append([
+            name, f'{split.clips:,}', f'{present:,}', f'{len(split.missing):,}',
+            f'{split.finished:,}', f'{split.files:,}', _bytes(split.bytes),
+        ])  # fmt: skip
+    lines += ['', *_table(rows), '']
+    for name, split in splits.items():
+        if split.missing:
+            shown = ', '.join(split.missing[:3]) + (', ...' if len(split.missing) > 3 else '')
+            lines.append(f'missing in {name}: {shown}')
+    for key, reason in estimate.sample_failures:
+        lines.append(f'failed in the sample: {key}: {reason}')
+    if not estimate.sample:
+        return '\n'.join([*lines, 'no video file is there: no estimate'])
+    lines.append(
+        f'measured on {estimate.sample} clips: '
+        f'{_bytes(estimate.bytes[0])} (+- {_bytes(estimate.bytes[1])}) of records; {output} has '
+        f'{_bytes(estimate.free)} free'
+    )
+    lines.append(
+        f'time with {estimate.workers} workers: {_time(estimate.seconds[0])} '
+        f'(+- {_time(estimate.seconds[1])})'
+    )
+    if estimate.bytes[0] > estimate.free:
+        lines.append('THAT DOES NOT FIT: choose another output, or lower short_side or quality')
+    return '\n'.join(lines)
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Lines of a table; the first column is text, the others are numbers."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        '  '.join(
+            [row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:])]
+        )
+        for row in rows
+    ]
+
+
+def _bytes(count: float) -> str:
+    for unit in ('B', 'kB', 'MB', 'GB'):
+        if count < 999.5:
+            return f'{count:.3g} {unit}'
+        count /= 1000
+    return f'{count:.3g} TB'
+
+
+def _time(seconds: float) -> str:
+    if seconds < 99.5:
+        return f'{seconds:.2g} s'
+    minutes = round(seconds / 60)
+    return f'{minutes} min' if minutes < 120 else f'{minutes // 60} h {minutes % 60} min'
