@@ -31,7 +31,7 @@ class Sample(NamedTuple):
     repeat: int
 
 
-def _generator(purpose: int, seed: int, counter: Sequence[int]) -> np.random.Philox:
+def generator(purpose: int, seed: int, counter: Sequence[int]) -> np.random.Philox:
     """A counter-based stream; different (purpose, seed, counter) give streams that never meet."""
     # The lowest counter word runs while numbers are drawn; the three others name the stream.
     return np.random.Philox(
@@ -45,7 +45,7 @@ def _generator(purpose: int, seed: int, counter: Sequence[int]) -> np.random.Phi
 def epoch_permutation(num_records: int, seed: int, epoch: int) -> np.ndarray:
     """Order in which one epoch visits ``num_records`` records; read-only i64[num_records]."""
     # Sorting raw bits instead of Generator.permutation: NumPy promises the former never to change.
-    keys = _generator(_PERMUTATION, seed, (epoch, 0, 0)).random_raw(num_records)
+    keys = generator(_PERMUTATION, seed, (epoch, 0, 0)).random_raw(num_records)
     order = np.argsort(keys, kind='stable')
     order.flags.writeable = False
     return order
@@ -54,7 +54,7 @@ def epoch_permutation(num_records: int, seed: int, epoch: int) -> np.ndarray:
 def record_generator(seed: int, sample: Sample) -> np.random.Generator:
     """Random numbers of one sample: a function of (seed, epoch, dataset, record, repeat)."""
     counter = (sample.epoch, sample.dataset << 32 | sample.repeat, sample.record)
-    return np.random.Generator(_generator(_RECORD, seed, counter))
+    return np.random.Generator(generator(_RECORD, seed, counter))
 
 
 class TrainingOrder:
