@@ -93,6 +93,11 @@ def write_export(
     os.replace(unfinished, output)
 
 
+def is_export(directory: str | os.PathLike) -> bool:
+    """Whether `read_export` would find a description there."""
+    return (Path(directory).expanduser() / _MODEL_FILE).exists()
+
+
 def read_export(directory: str | os.PathLike) -> tuple[ExportInfo, nnx.GraphDef, dict[str, Any]]:
     """(description, graph definition, parameters) of an export.
 

@@ -35,9 +35,16 @@ class TrainedRun:
     params: dict[str, Any]
 
 
-def is_run(path: str | os.PathLike) -> bool:
-    """Whether `read_run` would look for checkpoints there."""
-    return _find(path) is not None
+def find_run(path: str | os.PathLike) -> tuple[Path, int | None] | None:
+    """(workdir, step that the path names) of what `read_run` takes; None when it is no such place."""
+    path = Path(path).expanduser().resolve()
+    if (path / 'checkpoints').is_dir():
+        return path, None
+    if path.is_dir() and path.name == 'checkpoints':
+        return path.parent, None
+    if path.is_dir() and path.parent.name == 'checkpoints' and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    return None
 
 
 def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str = '--workdir') -> TrainedRun:
@@ -51,7 +58,7 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
     Raises:
         UserError: no such checkpoint.
     """
-    found = _find(path)
+    found = find_run(path)
     if found is None:
         raise UserError(f'{argument}={path}: no run here (no directory "checkpoints" in it)')
     workdir, named = found
@@ -80,15 +87,3 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
     finally:
         saved.close()
     return TrainedRun(workdir, step, config, datasets, model, params)
-
-
-def _find(path: str | os.PathLike) -> tuple[Path, int | None] | None:
-    """(workdir, step that the path names) when there are checkpoints."""
-    path = Path(path).expanduser().resolve()
-    if (path / 'checkpoints').is_dir():
-        return path, None
-    if path.is_dir() and path.name == 'checkpoints':
-        return path.parent, None
-    if path.is_dir() and path.parent.name == 'checkpoints' and path.name.isdecimal():
-        return path.parent.parent, int(path.name)
-    return None

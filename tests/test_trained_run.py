@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.trained_run import is_run, read_run
+from multitrain_jax.trained_run import find_run, read_run
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_steps_differ(finished_run):
 
 def test_mistakes(finished_run, tmp_path):
     workdir = finished_run[2]
-    assert is_run(workdir) and not is_run(tmp_path) and not is_run(workdir / 'export')
+    assert find_run(tmp_path) is None and find_run(workdir / 'export') is None
     with pytest.raises(UserError, match=r'--checkpoint=.*no run here \(no directory "checkpoints" in it\)'):
         read_run(tmp_path, argument='--checkpoint')
     with pytest.raises(UserError, match=r'no checkpoint of step 7; it has \[3, 6, 8\]'):
