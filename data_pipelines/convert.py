@@ -145,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         annotations = args.read(args)
         if args.dry_run:
             expected = estimate(annotations, args.output, **settings)
-            print(describe(expected, annotations.classes, args.output))
+            text = describe(expected, annotations.classes, args.output)
+            print(text.encode(errors='backslashreplace').decode())  # names that are no UTF-8
             return 0
         info = convert(
             annotations,

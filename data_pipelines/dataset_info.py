@@ -68,7 +68,9 @@ def save_dataset_info(directory: str | os.PathLike, info: DatasetInfo) -> None:
     _check(info, directory)
     content = {'format': _FORMAT, 'version': _VERSION, **dataclasses.asdict(info)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    records.write_atomically(pathlib.Path(directory) / FILE_NAME, text.encode() + b'\n')
+    # A file name that is no UTF-8 holds surrogates; replaced so, they are JSON's own escapes.
+    encoded = text.encode(errors='backslashreplace')
+    records.write_atomically(pathlib.Path(directory) / FILE_NAME, encoded + b'\n')
 
 
 def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:

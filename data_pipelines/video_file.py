@@ -7,7 +7,7 @@ What is decided here, once, for the converter and for prediction:
 * With ``frame_rate=r`` frame k is what is on screen at ``start + k / r``: nothing depends on frame
   numbers, so variable frame rates, missing frames and missing headers do no harm. Without, the
   video's own frames are taken.
-* The display rotation is applied. Non-square pixels are not stretched: the stored ones are kept.
+* The display rotation is applied, mirroring too. Non-square pixels are not stretched: the stored ones are kept.
 * Decoding goes on after a damaged packet; what is lost is said in ``damage``, never passed over in
   silence.
 * Headers (duration, number of frames) are never trusted for more than that message.
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import dataclasses
 import math
 import os
+import struct
 
 import av
 from av.video.reformatter import VideoReformatter
@@ -247,9 +248,7 @@ class FrameStream:
             )
         # One thread: on frames of usual size the others cost more than they do.
         image = self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray()  # [H, W, 3]
-        quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 counts
-        if quarter_turns:
-            image = np.rot90(image, quarter_turns)
+        image = _upright(image, frame)
         if self._size is None:
             self._size = output_size(*image.shape[:2], self._short_side)
         if image.shape[:2] != self._size:
@@ -260,6 +259,23 @@ class FrameStream:
                 interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
             )
         return np.ascontiguousarray(image)
+
+
+def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Turns and mirrors pixels [H, W, 3] as the file asks, by the multiple of 90 degrees nearest.
+
+    The display matrix shows pixel (x, y) at (a x + c y, b x + d y) (ISO/IEC 14496-12, tkhd; front
+    cameras write mirrored ones).
+    """
+    data = frame.side_data.get('DISPLAYMATRIX')
+    if data is None:
+        return image
+    a, b, _, c, d, *_ = struct.unpack('=9i', bytes(data)[:36])
+    if abs(b) + abs(c) > abs(a) + abs(d):  # x becomes y
+        image, down, right = image.swapaxes(0, 1), b, c
+    else:
+        down, right = d, a
+    return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
 def output_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 import csv
 import importlib
+import os
 import pathlib
 import signal
 import subprocess
@@ -189,6 +190,9 @@ def test_awkward_videos(tmp_path):
     clips = tuple(Clip(str(folder / name), name, (0,)) for name in names)
     clips += (Clip(str(folder / 'missing.mp4'), 'missing.mp4', (0,)),)
     clips += (Clip(str(folder / 'gray.mp4'), 'past the end', (0,), start=9),)
+    os.mkfifo(tmp_path / 'fifo.mp4')  # opening it would wait for ever
+    clips += (Clip(str(tmp_path / 'fifo.mp4'), 'fifo.mp4', (0,)),)
+    clips += (Clip(os.fsdecode(bytes(tmp_path) + b'/\xff.mp4'), 'a\udcff.mp4', (0,)),)
     annotations = Annotations(('only',), {'test': clips})
     output = tmp_path / 'keep'
     info = convert(
@@ -196,7 +200,6 @@ def test_awkward_videos(tmp_path):
         output,
         workers=2,
         frame_rate=10,
-        short_side=32,
         max_failures=0.5,
         progress=False,
     )
@@ -208,6 +211,8 @@ def test_awkward_videos(tmp_path):
         'audio_only.mp4',
         'missing.mp4',
         'past the end',
+        'fifo.mp4',
+        'a\udcff.mp4',
     }
     assert (
         failures['audio_only.mp4'] == 'no video stream'
@@ -220,8 +225,29 @@ def test_awkward_videos(tmp_path):
         assert {row['file']: row['damage'] for row in csv.DictReader(file)} == damaged
     stored = {e.context['video/filename'][0].decode(): e for e in examples(output, 'test')}
     assert set(stored) == set(names) - set(failures)
-    assert len(records.encoded_frames(stored['one_frame.mp4'])) == 1
-    assert len(records.encoded_frames(stored['variable_frame_rate.mp4'])) == 40
+    # Frames, height, width; from ../shared/videos/README.md.
+    shapes = {
+        'alpha_vp9.webm': (10, 120, 160),
+        'corrupt_middle.mp4': (40, 180, 240),
+        'gray.mp4': (20, 180, 240),
+        'no_duration_stream.webm': (20, 180, 240),
+        'odd_size_175x143.avi': (20, 143, 175),
+        'odd_size_175x143_yuv444.mp4': (20, 143, 175),
+        'one_frame.mp4': (1, 180, 240),
+        'rgba_png.mov': (4, 60, 80),
+        'rotated_90.mp4': (40, 240, 180),
+        'truncated_faststart.mp4': (18, 180, 240),
+        'variable_frame_rate.mp4': (40, 180, 240),
+        'very_short_0.2s.mp4': (2, 180, 240),
+        'vidéo de tëst – 動画 (1).mp4': (10, 180, 240),
+        'yuv444_10bit.mp4': (20, 180, 240),
+    }
+    found = {}
+    for name, example in stored.items():
+        jpegs = records.encoded_frames(example)
+        assert len({simplejpeg.decode_jpeg_header(jpeg) for jpeg in jpegs}) == 1
+        found[name] = (len(jpegs), *simplejpeg.decode_jpeg(jpegs[0]).shape[:2])
+    assert found == shapes
 
     info = convert(
         annotations, tmp_path / 'skip', workers=2, frame_rate=10, short_side=32, max_failures=0.5,

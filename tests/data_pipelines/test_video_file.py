@@ -221,6 +221,33 @@ def test_rotation():
     assert abs(shown.astype(int) - want).max() <= 2
 
 
+@pytest.mark.parametrize(
+    'matrix',
+    [
+        (1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
+        (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0),
+    ],
+)  # fmt: skip
+def test_turned_and_mirrored(tmp_path, matrix):
+    image = np.full((64, 80, 3), 40, np.uint8)
+    image[:32, :40], image[:32, 40:], image[32:, :40] = 220, 160, 100
+    path = tmp_path / 'v.mp4'
+    write_video(path, [image] * 3)
+    a, b, c, d = (int(65536 * value) for value in matrix)
+    content = bytearray(path.read_bytes())
+    at = content.index(b'tkhd') + 44
+    content[at : at + 36] = struct.pack('>9i', a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    shown = read_frames(path).frames
+    a, b, c, d = matrix
+    ys, xs = np.mgrid[:64, :80]
+    to_x, to_y = a * xs + c * ys, b * xs + d * ys
+    want = np.zeros((80, 64, 3) if b else (64, 80, 3))
+    want[to_y - to_y.min(), to_x - to_x.min()] = image
+    assert shown.shape == (3, *want.shape)
+    assert abs(shown - want).mean() < 4
+
+
 def test_size_that_changes_midway(tmp_path):
     # Two MPEG-TS recordings joined: the frames of the second follow, resized to the first one's
     # size.
