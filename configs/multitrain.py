@@ -3,8 +3,13 @@
     python run.py --config=configs/multitrain.py --workdir=runs/multitrain --config.data_root=/data
 
 Each dataset is a directory of records under `data_root`, written by `python -m data_pipelines.convert`.
-The supplement's recipe (section 2.1), from random initialisation: 50 epochs at batch 512. The paper trained
-2 to 4 days on 128 V100/A100 GPUs, starting from a Kinetics checkpoint.
+The supplement's recipe (section 2.1): 50 epochs at batch 512. The paper trained 2 to 4 days on 128 V100/A100 GPUs,
+starting from a Kinetics checkpoint. A published one of the same architecture is imported once, then started from:
+
+    python -m multitrain_jax.import_torch --checkpoint=k400.pyth --output=imports/k400 --dataset=kinetics400 --classes=k400.txt
+    python run.py --config=configs/multitrain.py --workdir=runs/multitrain --config.data_root=/data --config.init_from=imports/k400
+
+and so is a model of our own: --config.init_from=runs/kinetics_pretrain (or its export).
 """
 
 import ml_collections
@@ -20,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
     # 'two_pass': the informative loss is of the whole batch, for one more forward pass; 'plain': of each part
     config.accumulation = 'two_pass'
+    config.init_from = None  # an export, import or workdir to take the first parameters from; None: random ones
     config.projections_from = None  # file (npz, json, export) whose matrices the projections start from; None: random
     config.log_every_steps = 20
     config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off

@@ -19,6 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
     # 'two_pass': the informative loss is of the whole batch, for one more forward pass; 'plain': of each part
     config.accumulation = 'two_pass'
+    config.init_from = None  # an export, import or workdir to take the first parameters from; None: random ones
     config.projections_from = None  # file (npz, json, export) whose matrices the projections start from; None: random
     config.log_every_steps = 50
     config.cpu_devices = 2  # a CPU counts as two devices, so that two cores are busy; no effect on accelerators

@@ -102,6 +102,7 @@ class Config:
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     log_every_steps: int
+    init_from: str | None = None  # export, import or workdir whose parameters the run starts from; None: random ones
     cpu_devices: int | None = None  # run.py splits a CPU into so many devices; None: one. No effect on accelerators
     projections_from: str | None = None  # file whose matrices the projections start from, see projection_files
     compilation_cache_dir: str | None = None  # keeps compiled programs between runs; None: off

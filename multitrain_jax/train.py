@@ -12,10 +12,11 @@ from typing import Any
 
 from flax import nnx
 import jax
+import optax
 
-from multitrain_jax import checkpoints, export, metrics, parallel, results, scoring, train_step
+from multitrain_jax import checkpoints, export, initialise, metrics, parallel, results, scoring, train_step
 from multitrain_jax.accuracy import DatasetResult
-from multitrain_jax.batch import BatchSource, check_batch
+from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch
 from multitrain_jax.config import Config
 from multitrain_jax.dataclass_config import to_dict
 from multitrain_jax.errors import UserError
@@ -90,15 +91,8 @@ def train_and_evaluate(
     finished = results.load(workdir)
     latest = saved.latest_step()
     if latest is None:
-        # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small model.
-        options = {'xla_backend_optimization_level': 0}
         with timed('initialising'):
-            state = jax.block_until_ready(
-                jax.jit(lambda: train_step.init_state(config, source.datasets, tx), compiler_options=options)()
-            )
-        if config.projections_from is not None:
-            start = start_projections(config.projections_from, state.params['projections'], source.datasets)
-            state = train_step.start_from(state, config, {'projections': jax.tree.map(jax.numpy.asarray, start)})
+            state = _first_state(config, source.datasets, tx, workdir)
     else:
         checkpoints.check_same_run(saved.read_meta(latest), meta, workdir)
         if finished is not None and latest == total_steps == finished.steps:
@@ -134,6 +128,31 @@ def train_and_evaluate(
         writer.flush()
         writer.close()
     return outcome
+
+
+def _first_state(
+    config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation, workdir: Path
+) -> TrainState:
+    """The state of a new run: random parameters, over them those of `init_from`, over them those of `projections_from`."""
+    weights = None if config.init_from is None else initialise.read_weights(config.init_from)
+    # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small model.
+    options = {'xla_backend_optimization_level': 0}
+    state = jax.block_until_ready(
+        jax.jit(lambda: train_step.init_state(config, datasets, tx), compiler_options=options)()
+    )
+    if weights is not None:
+        params, report = initialise.initialise(
+            jax.device_get(state.params), train_step.with_datasets(config, datasets), datasets, weights,
+            mean=config.augment.mean, std=config.augment.std,
+        )  # fmt: skip
+        if jax.process_index() == 0:
+            (workdir / initialise.TABLE_FILE).write_text(f'{report}\n', encoding='utf-8')
+        _log.info('%s', report)
+        state = train_step.start_from(state, config, jax.tree.map(jax.numpy.asarray, params))
+    if config.projections_from is not None:
+        start = start_projections(config.projections_from, state.params['projections'], datasets)
+        state = train_step.start_from(state, config, {'projections': jax.tree.map(jax.numpy.asarray, start)})
+    return state
 
 
 def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, float]:

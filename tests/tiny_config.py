@@ -22,6 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
             accumulation='plain',
             projections_from=None,
             log_every_steps=1,
+            init_from=None,
             compilation_cache_dir=None,
             synthetic=None,
             model=dict(
