@@ -2,6 +2,8 @@
 
 import csv
 import json
+import pathlib
+import re
 
 import pytest
 import simplejpeg
@@ -188,3 +190,14 @@ def test_examples_parse(capsys, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert main(example.split()) == 1
     assert 'no such' in capsys.readouterr().err
+
+
+def test_commands_of_the_readme_parse(capsys, tmp_path, monkeypatch):
+    """Each gets as far as the files, which are not there."""
+    readme = (pathlib.Path(__file__).parents[2] / 'README.md').read_text()
+    commands = re.findall(r'`python -m data_pipelines\.convert ([^`]+)`', readme)
+    assert {command.split()[0] for command in commands} >= {'folder', 'pyslowfast', *FORMATS}
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        assert main(command.split()) == 1
+        assert 'no such' in capsys.readouterr().err
