@@ -119,6 +119,27 @@ def _highest_of_each_frame(detections: Rows, most: int) -> np.ndarray:
 def _is_right(truth: Rows, detections: Rows, protocol: Protocol, iou_threshold: float) -> np.ndarray:
     """bool[detections]. A detection wants one box only, its best: so no search is needed, only who comes first."""
     right = np.zeros(len(detections), bool)
+    box, overlap = _best_boxes(truth, detections)
+    candidates = np.flatnonzero(overlap >= iou_threshold)
+    if protocol.match_by_score:
+        candidates = candidates[np.argsort(-detections.score[candidates], kind='stable')]
+    _, winners = np.unique(box[candidates], return_index=True)  # the first to want each box
+    right[candidates[winners]] = True
+    return right
+
+
+def any_overlap(truth: Rows, detections: Rows, iou_threshold: float = 0.5) -> bool:
+    """Whether any detection overlaps a box on its key frame by the threshold, whatever the actions."""
+    same = [dataclasses.replace(rows, action=np.zeros_like(rows.action)) for rows in (truth, detections)]
+    _, overlap = _best_boxes(*(rows.take(_has_extent(rows.box)) for rows in same))
+    return bool((overlap >= iou_threshold).any())
+
+
+def _best_boxes(truth: Rows, detections: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Of each detection, the box of its action and key frame that it overlaps most: some number of it, and the overlap.
+
+    Overlap 0 where there is no such box.
+    """
     # Rows of one (key frame, action) stand together in the sorted ground truth.
     span = max(truth.action.max(initial=0), detections.action.max(initial=0)) + 1
     group = truth.key_frame * span + truth.action
@@ -126,26 +147,20 @@ def _is_right(truth: Rows, detections: Rows, protocol: Protocol, iou_threshold: 
     group, boxes = group[in_order], truth.box[in_order]
     wanted = detections.key_frame * span + detections.action
     first, end = np.searchsorted(group, wanted, 'left'), np.searchsorted(group, wanted, 'right')
+    best_box, best = np.zeros(len(detections), np.int64), np.zeros(len(detections))
     candidates = np.flatnonzero(end > first)
     if not len(candidates):
-        return right
+        return best_box, best
     counts = (end - first)[candidates]
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     detection = np.repeat(candidates, counts)  # of each pair of a detection and a box of its group
     box = np.arange(counts.sum()) - np.repeat(starts - first[candidates], counts)
     overlap = iou(detections.box[detection], boxes[box])
-    best = np.maximum.reduceat(overlap, starts)
+    best[candidates] = np.maximum.reduceat(overlap, starts)
     # Of equally good boxes, the first.
-    is_best = overlap == np.repeat(best, counts)
-    best_box = np.minimum.reduceat(np.where(is_best, box, len(boxes)), starts)
-    matches = best >= iou_threshold
-    candidates, best_box = candidates[matches], best_box[matches]
-    if protocol.match_by_score:
-        candidates_order = np.argsort(-detections.score[candidates], kind='stable')
-        candidates, best_box = candidates[candidates_order], best_box[candidates_order]
-    _, winners = np.unique(best_box, return_index=True)  # the first to want each box
-    right[candidates[winners]] = True
-    return right
+    is_best = overlap == np.repeat(best[candidates], counts)
+    best_box[candidates] = np.minimum.reduceat(np.where(is_best, box, len(boxes)), starts)
+    return best_box, best
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -121,8 +121,7 @@ def read_boxes(path: str | os.PathLike, actions: Mapping[int, str]) -> dict[Mome
                 f'{where}: {len(cells)} columns, wanted video,timestamp,x1,y1,x2,y2,action[,person] '
                 'or video,timestamp'
             )
-        moment = _moment(cells, where)
-        frame = frames.setdefault(moment, Frame(cells[1], where))
+        frame = frames.setdefault(moment(cells, where), Frame(cells[1], where))
         if not any(cells[2:]):
             continue  # a key frame, but nobody on it
         action = _integer(cells[6], 'action', where)
@@ -149,7 +148,7 @@ def read_excluded(path: str | os.PathLike) -> set[Moment]:
     for where, cells in read_csv(path):
         if len(cells) != 2:
             raise ValueError(f'{where}: {len(cells)} columns, wanted video,timestamp')
-        moments.add(_moment(cells, where))
+        moments.add(moment(cells, where))
     return moments
 
 
@@ -181,10 +180,15 @@ def read_proposals(path: str | os.PathLike) -> Iterator[tuple[Moment, Box, float
         score = _number(cells[-1], 'score', where)
         if not 0 <= score <= 1:
             raise ValueError(f'{where}: score {cells[-1]}, wanted 0 to 1')
-        yield _moment(cells, where), _box(cells[2:6], where), score
+        yield moment(cells, where), _box(cells[2:6], where), score
 
 
-def _moment(cells: list[str], where: str) -> Moment:
+def moment(cells: list[str], where: str) -> Moment:
+    """The key frame that the first two cells of a line name.
+
+    Raises:
+      ValueError: they name none.
+    """
     if not cells[0]:
         raise ValueError(f'{where}: no video')
     return cells[0], _microseconds(cells[1], where)

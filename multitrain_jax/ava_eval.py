@@ -1,0 +1,217 @@
+"""AVA's mean average precision from csv files, as the official evaluation computes it.
+
+    python -m multitrain_jax.ava_eval --groundtruth=ava_val_v2.2.csv --detections=detections.csv \\
+        --labelmap=ava_action_list_v2.2_for_activitynet_2019.pbtxt --exclusions=ava_val_excluded_timestamps_v2.2.csv
+
+Ground truth has lines `video,timestamp,x1,y1,x2,y2,action[,person]`, detections `video,timestamp,x1,y1,x2,y2,action,score`,
+boxes as shares of the frame. Only the actions of the label map are evaluated. A box is found when a detection of its
+action overlaps it by at least half (intersection over union).
+"""
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+
+import numpy as np
+
+from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.localisation_metrics import (
+    OFFICIAL,
+    PYSLOWFAST,
+    Protocol,
+    Rows,
+    any_overlap,
+    average_precisions,
+    frequency_thirds,
+)
+
+_PROTOCOLS = {'official': OFFICIAL, 'pyslowfast': PYSLOWFAST}
+
+
+class KeyFrames:
+    """Numbers for the key frames of several files; the excluded ones have none."""
+
+    def __init__(self, excluded: set[tuple[str, int]] = frozenset()):
+        self._numbers: dict[tuple[str, int], int] = {}
+        self._excluded = excluded
+
+    def number(self, video: str, microseconds: int) -> int | None:
+        """A new number for a new key frame; None for an excluded one."""
+        moment = (video, microseconds)
+        return None if moment in self._excluded else self._numbers.setdefault(moment, len(self._numbers))
+
+
+def read_rows(path: str | os.PathLike, key_frames: KeyFrames, *, scores: bool) -> Rows:
+    """Reads a csv file of ground truth, or of detections (with `scores`). Lines of excluded key frames are left out.
+
+    Raises:
+        ValueError: the file cannot be read, or a line is damaged; names the line.
+    """
+    from data_pipelines.annotations import ava_files, files
+
+    kept, last = [], ('', '', None)
+    wanted = 'video,timestamp,x1,y1,x2,y2,action,' + ('score' if scores else '[person]')
+    for where, cells in files.read_csv(path):
+        if len(cells) == 2 and not scores:
+            continue  # AVA-Kinetics: a key frame on which nobody is annotated
+        if len(cells) not in ((8,) if scores else (7, 8)):
+            raise ValueError(f'{where}: {len(cells)} columns, wanted {wanted}')
+        if (cells[0], cells[1]) != last[:2]:  # lines of one key frame stand together
+            last = (cells[0], cells[1], key_frames.number(*ava_files.moment(cells, where)))
+        if last[2] is None:
+            continue
+        try:
+            # An action may be written 12 or 12.0, as PySlowFast writes it.
+            kept.append((last[2], *map(float, cells[2:7]), float(cells[7]) if scores else 0.0))
+        except ValueError as error:
+            raise ValueError(f'{where}: not a number among {",".join(cells[2:])}; wanted {wanted}') from error
+    values = np.array(kept, np.float64).reshape(-1, 7)
+    bad = np.flatnonzero(~np.isfinite(values).all(1) | (values[:, 5] % 1 != 0))
+    if len(bad):
+        raise ValueError(f'{os.fspath(path)}: {values[bad[0], 1:].tolist()}: a number is infinite, or the action is not whole')
+    return Rows(
+        values[:, 0].astype(np.int64),
+        values[:, 5].astype(np.int64),
+        values[:, 1:5],
+        values[:, 6] if scores else None,
+    )
+
+
+def check_some_match(truth: Rows, detections: Rows) -> None:
+    """Tells the usual mistakes from a bad model.
+
+    Raises:
+        UserError: not one detection overlaps a box of its key frame by half, whatever the actions; and why.
+    """
+    if not len(truth) or not len(detections):
+        raise UserError(
+            f'{len(truth)} boxes of ground truth and {len(detections)} detections of evaluated actions are left: '
+            'nothing to compare; look at the label map and at the exclusions'
+        )
+    if not np.isin(detections.key_frame, truth.key_frame).any():
+        raise UserError(
+            'no detection is on a key frame of the ground truth: compare the names of the videos and the timestamps '
+            '(seconds) of both files'
+        )
+    largest = float(np.abs(detections.box).max())
+    if not any_overlap(truth, detections):
+        hint = (
+            f'coordinates reach {largest:g}, so they seem to be pixels; divide them by width and height'
+            if largest > 2
+            else 'are boxes x1,y1,x2,y2, as shares of the same frame?'
+        )
+        raise UserError(f'no detection overlaps any box of the ground truth by half: {hint}')
+
+
+def evaluate_files(
+    groundtruth: str | os.PathLike,
+    detections: str | os.PathLike,
+    labelmap: str | os.PathLike,
+    *,
+    exclusions: str | os.PathLike | None = None,
+    training: str | os.PathLike | None = None,
+    protocol: Protocol = OFFICIAL,
+) -> dict:
+    """The figures of a detections file.
+
+    Args:
+        groundtruth, detections, labelmap: files, see this module.
+        exclusions: csv of key frames that do not count, lines `video,timestamp`.
+        training: ground truth of the training videos, whose counts divide the actions into thirds.
+        protocol: how to match.
+
+    Returns:
+        ``map`` and ``average_precision`` by action name (None: no ground truth); counts of what was read; with
+        `training`, ``thirds``: for 'frequent', 'middle' and 'rare' the mean over its actions, their number and
+        their training boxes.
+
+    Raises:
+        ValueError: a file cannot be read, or a line is damaged.
+        UserError: nothing matches, see `check_some_match`.
+    """
+    from data_pipelines.annotations import ava_files
+
+    names = ava_files.read_actions(labelmap)
+    actions = np.array(list(names))
+    key_frames = KeyFrames(ava_files.read_excluded(exclusions) if exclusions else frozenset())
+    truth = read_rows(groundtruth, key_frames, scores=False)
+    found = read_rows(detections, key_frames, scores=True)
+    others = int((~np.isin(found.action, actions)).sum())
+    check_some_match(truth.take(np.isin(truth.action, actions)), found.take(np.isin(found.action, actions)))
+    precision = average_precisions(truth, found, actions, protocol=protocol)
+    result = {
+        'map': float(np.nanmean(precision)),
+        'key_frames': len(np.unique(truth.key_frame)),
+        'boxes': len(truth),
+        'detections': len(found),
+        'detections_of_other_actions': others,
+        'actions': len(actions),
+        'actions_without_groundtruth': int(np.isnan(precision).sum()),
+        'average_precision': {
+            name: None if np.isnan(value) else float(value) for name, value in zip(names.values(), precision)
+        },
+    }
+    if training is not None:
+        rows = read_rows(training, KeyFrames(), scores=False)
+        counts = np.array([(rows.action == action).sum() for action in actions])
+        result['thirds'] = {}
+        for third, which in zip(('frequent', 'middle', 'rare'), frequency_thirds(counts)):
+            known = precision[which][~np.isnan(precision[which])]
+            result['thirds'][third] = {
+                'map': float(known.mean()) if len(known) else None,
+                'actions': len(which),
+                'training_boxes': int(counts[which].sum()),
+            }
+    return result
+
+
+def _table(result: dict) -> str:
+    def percent(value: float | None) -> str:
+        return '    -' if value is None else f'{100 * value:5.1f}'
+
+    width = max(map(len, result['average_precision']))
+    by_value = sorted(result['average_precision'].items(), key=lambda pair: -(pair[1] if pair[1] is not None else -1))
+    lines = [f'{name:<{width}}  {percent(value)}' for name, value in by_value]
+    lines += ['', f'{"mAP@0.5 IoU, %":<{width}}  {percent(result["map"])}']
+    for third, values in result.get('thirds', {}).items():
+        lines.append(
+            f'{third:<{width}}  {percent(values["map"])}   {values["actions"]} actions, '
+            f'{values["training_boxes"]} boxes in training'
+        )
+    lines.append(
+        f'{result["key_frames"]} key frames, {result["boxes"]} boxes, {result["detections"]} detections '
+        f'({result["detections_of_other_actions"]} of actions that are not evaluated); '
+        f'{result["actions_without_groundtruth"]} of {result["actions"]} actions without ground truth'
+    )
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog='python -m multitrain_jax.ava_eval', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--groundtruth', required=True, metavar='CSV')
+    parser.add_argument('--detections', required=True, metavar='CSV')
+    parser.add_argument('--labelmap', required=True, metavar='PBTXT', help='actions that are evaluated')
+    parser.add_argument('--exclusions', metavar='CSV', help='key frames that do not count')
+    parser.add_argument('--training', metavar='CSV', help='training ground truth: also the frequent, middle and rare thirds')
+    parser.add_argument(
+        '--protocol',
+        choices=tuple(_PROTOCOLS),
+        default='official',
+        help="official: ActivityNet's, at most 50 detections a key frame; pyslowfast: all of them, matched in the order of "
+        'the file, wrong where nothing is annotated (default: %(default)s)',
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    args = parser.parse_args(argv)
+    result = evaluate_files(
+        args.groundtruth, args.detections, args.labelmap,
+        exclusions=args.exclusions, training=args.training, protocol=_PROTOCOLS[args.protocol],
+    )  # fmt: skip
+    print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else _table(result))
+    return 0
+
+
+if __name__ == '__main__':
+    run_command(main)
