@@ -1,5 +1,6 @@
 """A dataset on disk, opened for reading: record number -> JPEG frames, labels, clip length."""
 
+from collections.abc import Sequence
 import dataclasses
 import os
 
@@ -56,12 +57,12 @@ class Clip:
     """One parsed record.
 
     Attributes:
-        frames: the JPEG of each stored frame.
+        frames: each stored frame, encoded.
         labels: i64[number of labels], class numbers.
         frame_rate: stored frames per second; None where unknown.
     """
 
-    frames: list[bytes]
+    frames: Sequence[bytes | memoryview]
     labels: np.ndarray
     frame_rate: float | None
 
@@ -92,7 +93,7 @@ class Dataset:
             RecordError: it is damaged, has no frames, or no label that the dataset knows.
         """
         where = self.reader.where(record)
-        example = records.decode_sequence_example(self.reader.read(record), where)
+        example = records.decode_clip(self.reader.read(record), where)
         labels = records.label_indices(example, where)
         if labels.min() < 0 or labels.max() >= len(self.info.classes):
             raise RecordError(

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 
-from data_pipelines import records
+from data_pipelines import files
 
 FILE_NAME = 'dataset.json'
 _FORMAT = 'multitrain dataset'
@@ -70,7 +69,7 @@ def save_dataset_info(directory: str | os.PathLike, info: DatasetInfo) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False)
     # A file name that is no UTF-8 holds surrogates; replaced so, they are JSON's own escapes.
     encoded = text.encode(errors='backslashreplace')
-    records.write_atomically(pathlib.Path(directory) / FILE_NAME, encoded + b'\n')
+    files.write_atomically(files.join(directory, FILE_NAME), encoded + b'\n')
 
 
 def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
@@ -79,9 +78,9 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
     Raises:
       ValueError: there is none, or it is not one that this version can read.
     """
-    path = pathlib.Path(directory) / FILE_NAME
+    path = files.join(directory, FILE_NAME)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read_bytes(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f'{directory}: no {FILE_NAME} here; convert videos with "python -m '

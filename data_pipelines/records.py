@@ -24,7 +24,6 @@ import dataclasses
 import json
 import logging
 import os
-import pathlib
 import re
 import struct
 import threading
@@ -33,9 +32,12 @@ import uuid
 import google_crc32c
 import numpy as np
 
+from data_pipelines import files
+from data_pipelines.files import write_atomically
 from data_pipelines.sequence_example import (  # noqa: F401 (offered to users of records)
     CLIP_END,
     CLIP_START,
+    decode_clip,
     decode_sequence_example,
     encode_sequence_example,
     encoded_frames,
@@ -56,13 +58,14 @@ _CRC = struct.Struct('<I')
 _OVERHEAD = _HEADER.size + _CRC.size
 _INDEX_FORMAT = 'multitrain record index'
 _INDEX_VERSION = 1
-_MAX_INDEX_HEADER = 1 << 26  # bytes; ten thousand shards need about 1 MiB
 _SHARD_NAME = re.compile(r'(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})')
 _MAX_OPEN_SHARDS = 128  # per reader: leaves room under the usual limit of 1024 open files
 
 
-def masked_crc32c(data: bytes) -> int:
+def masked_crc32c(data: bytes | memoryview) -> int:
     """CRC32C of ``data``, rotated and offset as TFRecord files store it."""
+    if isinstance(data, memoryview):  # which the extension refuses; an array of it costs no copy
+        data = np.frombuffer(data, np.uint8) if len(data) else b''
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -115,7 +118,7 @@ class RecordWriter:
                 os.unlink(self._temporary)
 
 
-def _length_from_header(header: bytes, available: int, path: str, offset: int) -> int:
+def _length_from_header(header: bytes | memoryview, available: int, path: str, offset: int) -> int:
     """The data length in a frame header, trusted only if checksum and file size agree with it."""
     if len(header) < _HEADER.size:
         raise RecordError(f'{path}: cut short inside the header of the record at byte {offset}')
@@ -132,7 +135,7 @@ def _length_from_header(header: bytes, available: int, path: str, offset: int) -
     return length
 
 
-def _check_data(data: bytes, stored_crc: int, path: str, offset: int) -> None:
+def _check_data(data: bytes | memoryview, stored_crc: int, path: str, offset: int) -> None:
     if masked_crc32c(data) != stored_crc:
         raise RecordError(f'{path}: damaged data (checksum differs) of the record at byte {offset}')
 
@@ -144,12 +147,11 @@ def scan_records(path: str | os.PathLike) -> Iterator[tuple[int, int]]:
       RecordError: at the first damaged header or where the file is cut short.
     """
     path = os.fspath(path)
-    with open(path, 'rb', buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = 0
+    size, offset = files.size(path), 0
+    with contextlib.closing(files.open_random_access(path)) as file:
         while offset < size:
             length = _length_from_header(
-                os.pread(file.fileno(), _HEADER.size, offset), size - offset, path, offset
+                file.read(_HEADER.size, offset), size - offset, path, offset
             )
             yield offset, length
             offset += _OVERHEAD + length
@@ -162,9 +164,9 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
       RecordError: at the first damaged record or where the file is cut short.
     """
     path = os.fspath(path)
-    with open(path, 'rb', buffering=0) as file:
+    with contextlib.closing(files.open_random_access(path)) as file:
         for offset, length in scan_records(path):
-            stored = os.pread(file.fileno(), length + _CRC.size, offset + _HEADER.size)
+            stored = file.read(length + _CRC.size, offset + _HEADER.size)
             data = stored[:length]
             _check_data(data, _CRC.unpack(stored[length:])[0], path, offset)
             yield offset, data
@@ -186,12 +188,12 @@ def find_shards(directory: str | os.PathLike, split: str) -> list[str]:
         lie together.
     """
     directory = os.fspath(directory)
-    if not os.path.isdir(directory):
+    if not files.is_directory(directory):
         raise RecordError(
             f'{directory}: no such directory (records of {split!r} were looked for in it)'
         )
     found, others = {}, set()
-    for name in os.listdir(directory):
+    for name in files.names(directory):
         match = _SHARD_NAME.fullmatch(name)
         if match is None:
             continue
@@ -213,7 +215,7 @@ def find_shards(directory: str | os.PathLike, split: str) -> list[str]:
     for number in range(count):
         if number not in numbers:
             raise RecordError(
-                f'{os.path.join(directory, shard_name(split, number, count))}: this shard is '
+                f'{files.join(directory, shard_name(split, number, count))}: this shard is '
                 'missing'
             )
     return [shard_name(split, number, count) for number in range(count)]
@@ -247,11 +249,11 @@ def build_index(directory: str | os.PathLike, split: str) -> RecordIndex:
     shards = find_shards(directory, split)
     sizes, counts, offsets, lengths = [], [], [], []
     for name in shards:
-        path = os.path.join(directory, name)
+        path = files.join(directory, name)
         records = list(scan_records(path))
         if not records:
             logging.warning('%s: this shard is empty', path)
-        sizes.append(os.path.getsize(path))
+        sizes.append(files.size(path))
         counts.append(len(records))
         offsets.extend(offset for offset, _ in records)
         lengths.extend(length for _, length in records)
@@ -282,7 +284,7 @@ def save_index(directory: str | os.PathLike, split: str, index: RecordIndex) -> 
     content = (
         json.dumps(header).encode() + b'\n' + index.offsets.tobytes() + index.lengths.tobytes()
     )
-    write_atomically(pathlib.Path(directory) / f'{split}.index', content)
+    write_atomically(files.join(directory, f'{split}.index'), content)
 
 
 def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
@@ -292,12 +294,10 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
       RecordError: the index is damaged, of another version, or does not belong to the shards beside
         it.
     """
-    path = os.path.join(directory, f'{split}.index')
+    path = files.join(directory, f'{split}.index')
     remedy = 'delete it and it is built anew'
     try:
-        with open(path, 'rb') as file:
-            header_line = file.readline(_MAX_INDEX_HEADER)
-            body = file.read()
+        header_line, _, body = files.read_bytes(path).partition(b'\n')
     except FileNotFoundError:
         return None
     try:
@@ -324,7 +324,7 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
             f'{path}: is not the index of these shards: {name} is in only one of them; {remedy}'
         )
     for name, size, _ in shards:
-        actual = os.path.getsize(os.path.join(directory, name))
+        actual = files.size(files.join(directory, name))
         if actual != size:
             raise RecordError(
                 f'{path}: out of date: {name} has {actual} bytes, {size} when it was indexed; '
@@ -341,21 +341,6 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
     ):
         raise RecordError(f'{path}: damaged: it points past the end of a shard; {remedy}')
     return RecordIndex(names, sizes, counts, offsets, lengths)
-
-
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a small file; readers (and other writers) see the old or the new one, never a part."""
-    path = pathlib.Path(path)
-    temporary = path.parent / f'.{path.name}.{uuid.uuid4().hex}.tmp'
-    try:
-        with open(temporary, 'xb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class RecordReader:
@@ -392,7 +377,7 @@ class RecordReader:
         self._first = np.concatenate(
             [[0], np.cumsum(index.counts)]
         )  # number of each shard's first record
-        self._files: dict[int, int] = {}
+        self._files: dict[int, files.RandomAccessFile] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -404,10 +389,10 @@ class RecordReader:
 
     def where(self, record: int) -> str:
         """A record's place in words, for messages: file, byte offset, number."""
-        path = os.path.join(self._directory, self.shard_of(record))
+        path = files.join(self._directory, self.shard_of(record))
         return f'{path}: record at byte {self.index.offsets[record]} (number {record} of the split)'
 
-    def read(self, record: int) -> bytes:
+    def read(self, record: int) -> memoryview:
         """Data of record number ``record``, checksums checked.
 
         Raises:
@@ -415,9 +400,10 @@ class RecordReader:
           IndexError: there is no such number.
         """
         shard = self._shard_number(record)
-        path = os.path.join(self._directory, self.index.shards[shard])
+        path = files.join(self._directory, self.index.shards[shard])
         offset, length = int(self.index.offsets[record]), int(self.index.lengths[record])
-        frame = self._pread(shard, path, length + _OVERHEAD, offset)
+        # A view, so that the megabytes of a record are copied once, from the file.
+        frame = memoryview(self._pread(shard, path, length + _OVERHEAD, offset))
         if _length_from_header(frame[: _HEADER.size], len(frame), path, offset) != length:
             raise RecordError(
                 f'{path}: the record at byte {offset} has another length than the index says; '
@@ -427,14 +413,14 @@ class RecordReader:
         _check_data(data, _CRC.unpack(frame[-_CRC.size :])[0], path, offset)
         return data
 
-    def __getitem__(self, record: int) -> bytes:
+    def __getitem__(self, record: int) -> memoryview:
         return self.read(record)
 
     def close(self) -> None:
         """Closes the shards; a later read opens them again."""
         with self._lock:
             for file in self._files.values():
-                os.close(file)
+                file.close()
             self._files.clear()
 
     def _shard_number(self, record: int) -> int:
@@ -448,11 +434,12 @@ class RecordReader:
             with self._lock:
                 file = self._files.get(shard)
                 if file is None and len(self._files) < _MAX_OPEN_SHARDS:
-                    file = self._files[shard] = os.open(path, os.O_RDONLY)
+                    file = self._files[shard] = files.open_random_access(path)
         if file is not None:
-            return os.pread(file, count, offset)
-        with open(path, 'rb', buffering=0) as temporary:  # too many shards to keep them all open
-            return os.pread(temporary.fileno(), count, offset)
+            return file.read(count, offset)
+        # Too many shards to keep them all open.
+        with contextlib.closing(files.open_random_access(path)) as temporary:
+            return temporary.read(count, offset)
 
     def __del__(self):
         if hasattr(self, '_files'):

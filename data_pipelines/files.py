@@ -1,0 +1,169 @@
+"""Files by path, on this machine or in an object store (``gs://bucket/dir``, ``s3://``, ...).
+
+Local files are read by ``os.pread``, without any layer between. Remote ones go through
+``etils.epath``, which uses TensorFlow's file layer where TensorFlow is installed and ``fsspec``
+(with ``gcsfs``, ``s3fs``, ...) where it is not.
+"""
+
+import os
+import threading
+from typing import Protocol
+import uuid
+
+Path = str | os.PathLike
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path names a file in an object store: ``scheme://...``."""
+    return '://' in os.fspath(path)
+
+
+def join(directory: Path, name: Path) -> str:
+    """``name`` within ``directory``, or ``name`` itself where that is absolute or remote."""
+    directory, name = os.fspath(directory), os.fspath(name)
+    if is_remote(name) or not is_remote(directory):
+        return name if is_remote(name) else os.path.join(directory, name)
+    return name if os.path.isabs(name) else f'{directory.rstrip("/")}/{name}'
+
+
+def expand_home(path: Path) -> str:
+    """``~`` as the home directory, in local paths."""
+    return os.fspath(path) if is_remote(path) else os.path.expanduser(path)
+
+
+def is_directory(path: Path) -> bool:
+    return _remote(path).is_dir() if is_remote(path) else os.path.isdir(path)
+
+
+def names(directory: Path) -> list[str]:
+    """Names of what a directory holds."""
+    if is_remote(directory):
+        return [entry.name for entry in _remote(directory).iterdir()]
+    return os.listdir(directory)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file."""
+    return _remote(path).stat().length if is_remote(path) else os.path.getsize(path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not is_remote(path):
+        with open(path, 'rb') as file:
+            return file.read()
+    path = _remote(path)
+    if not path.exists():  # TensorFlow has an error of its own for this.
+        raise FileNotFoundError(f'{path}: no such file')
+    return path.read_bytes()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a small file; readers (and other writers) see the old or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if is_remote(path):
+        # An object appears when its writing ends. (TensorFlow's errors are no OSErrors.)
+        try:
+            _remote(path).write_bytes(content)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f'{path}: cannot be written: {error}') from error
+        return
+    directory, name = os.path.split(os.fspath(path))
+    temporary = os.path.join(directory, f'.{name}.{uuid.uuid4().hex}.tmp')
+    try:
+        with open(temporary, 'xb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+class RandomAccessFile(Protocol):
+    """A file open for reading, to be used from several threads at once."""
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Up to ``count`` bytes from ``offset`` on; fewer only at the end of the file."""
+
+    def close(self) -> None: ...
+
+
+def open_random_access(path: Path) -> RandomAccessFile:
+    """Opens a file.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return _RemoteFile(path) if is_remote(path) else _LocalFile(path)
+
+
+class _LocalFile:
+    def __init__(self, path: Path):
+        self._file = os.open(path, os.O_RDONLY)
+
+    def read(self, count: int, offset: int) -> bytes:
+        data = os.pread(self._file, count, offset)
+        if len(data) == count or not data:
+            return data
+        parts = [data]  # A signal, or more than the 2 GiB that one call gives.
+        while parts[-1]:
+            offset, count = offset + len(parts[-1]), count - len(parts[-1])
+            parts.append(os.pread(self._file, count, offset) if count else b'')
+        return b''.join(parts)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class _RemoteFile:
+    """As many handles as threads have ever read at the same time: a handle has one position."""
+
+    def __init__(self, path: Path):
+        self._path = _remote(path)
+        self._lock = threading.Lock()
+        self._idle = [self._path.open('rb')]
+
+    def read(self, count: int, offset: int) -> bytes:
+        with self._lock:
+            handle = self._idle.pop() if self._idle else None
+        if handle is None:
+            handle = self._path.open('rb')
+        handle.seek(offset)
+        data = handle.read(count)
+        with self._lock:
+            self._idle.append(handle)
+        return data
+
+    def close(self) -> None:
+        with self._lock:
+            for handle in self._idle:
+                handle.close()
+            self._idle.clear()
+
+
+def _remote(path: Path):
+    """An ``epath.Path``.
+
+    Raises:
+        ValueError: a scheme that it does not know.
+    """
+    from etils import epath  # Not needed for local files.
+
+    try:
+        return epath.Path(os.fspath(path))
+    except KeyError as error:
+        raise ValueError(
+            f'{path}: this kind of remote path is not supported; gs:// and s3:// are'
+        ) from error
