@@ -1,16 +1,25 @@
-"""A dataset on disk, opened for reading: record number -> JPEG frames, labels, clip length."""
+"""Datasets as clips: record number -> pixels and labels, for training and for testing.
 
+A dataset is named by its path: a directory of records, ``tfds:NAME`` or ``dmvr:MODULE:FUNCTION``.
+"""
+
+import abc
 from collections.abc import Sequence
 import dataclasses
 import os
 
 import numpy as np
 
+from data_pipelines import decode
+from data_pipelines import files
 from data_pipelines import frames
 from data_pipelines import records
+from data_pipelines import regions
 from data_pipelines.dataset_info import load_dataset_info
 from data_pipelines.prefetch import Damage
 from data_pipelines.records import RecordError
+
+SAMPLINGS = ('strided', 'uniform', 'key_frame')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,19 +27,22 @@ class Source:
     """One dataset and how clips are taken from its records.
 
     Attributes:
-        directory: where ``dataset.json`` and the shards are.
+        path: a directory of ``dataset.json`` and shards, which may be remote (``gs://...``);
+            ``tfds:NAME``, a dataset that TFDS has prepared (see ``tfds_source``); or
+            ``dmvr:MODULE:FUNCTION``, one that a DMVR factory reads (see ``dmvr_source``).
         name: what to call it in messages.
         split: the shards' common name, such as ``train``.
-        sampling: 'strided', frames at a fixed step from a part of the video, or 'uniform', frames
-            over all of it.
-        stride: step of 'strided' sampling, in frames of a video of ``target_frame_rate``. Ignored
-            by 'uniform'.
+        sampling: 'strided', frames at a fixed step from a part of the video; 'uniform', frames over
+            all of it; or 'key_frame', frames at a fixed step around the record's key frame (the
+            middle frame of a record that has none).
+        stride: step of 'strided' and 'key_frame' sampling, in frames of a video of
+            ``target_frame_rate``. Ignored by 'uniform'.
         target_frame_rate: frames per second that ``stride`` counts in; None: stored frames,
             whatever their rate.
         flip: mirror half of the training clips; False where left and right matter.
     """
 
-    directory: str | os.PathLike
+    path: str | os.PathLike
     name: str
     split: str
     sampling: str = 'strided'
@@ -39,9 +51,10 @@ class Source:
     flip: bool = True
 
     def __post_init__(self):
-        if self.sampling not in ('strided', 'uniform'):
+        if self.sampling not in SAMPLINGS:
             raise ValueError(
-                f"{self.name}: sampling must be 'strided' or 'uniform', got {self.sampling!r}"
+                f'{self.name}: sampling must be one of {", ".join(SAMPLINGS)}, '
+                f'got {self.sampling!r}'
             )
         if not self.stride > 0:
             raise ValueError(f'{self.name}: stride must be positive, got {self.stride}')
@@ -53,6 +66,97 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainingSpec:
+    """What training clips are to be: see the arguments of ``pipeline.train_batches``."""
+
+    num_frames: int
+    crop_size: int
+    short_side: tuple[int, int]
+    reduced: bool = False
+
+    def __post_init__(self):
+        if not self.crop_size <= self.short_side[0] <= self.short_side[1]:
+            raise ValueError(
+                f'need crop_size <= short_side[0] <= short_side[1], '
+                f'got {self.crop_size} and {tuple(self.short_side)}'
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TestSpec:
+    """What test clips are to be: see the arguments of ``pipeline.evaluation_batches``."""
+
+    __test__ = False  # Not a test, whatever pytest thinks of its name.
+
+    num_frames: int
+    crop_size: int
+    short_side: int
+    temporal_views: int = 1
+    spatial_views: int = 1
+    reduced: bool = False
+
+    def __post_init__(self):
+        # Refuses what does not fit.
+        frames.crop_corners(self.short_side, self.short_side, self.crop_size, self.spatial_views)
+        if self.temporal_views < 1:
+            raise ValueError(f'temporal_views must be at least 1, got {self.temporal_views}')
+
+
+class ClipDataset(abc.ABC):
+    """An opened dataset. Everything about a clip follows from its record and the generator given.
+
+    Its methods are called from many threads at once.
+
+    Attributes:
+        source: where it came from.
+        classes: class names, in the order of their numbers.
+        multi_label: whether a clip may carry several classes.
+        num_records: clips in the split.
+        views: test clips of each record.
+    """
+
+    source: Source
+    classes: tuple[str, ...]
+    multi_label: bool
+    num_records: int
+    views: int
+
+    @abc.abstractmethod
+    def write_training_clip(
+        self, record: int, rng: np.random.Generator, out: np.ndarray
+    ) -> np.ndarray:
+        """Writes a random clip of a record to ``out``, u8[T, H, W, 3].
+
+        Returns:
+            i64[number of labels], class numbers.
+
+        Raises:
+            RecordError, FrameError: the record is damaged.
+        """
+
+    @abc.abstractmethod
+    def write_views(self, record: int, out: Sequence[np.ndarray]) -> np.ndarray:
+        """Writes all test views of a record to ``out``, ``views`` arrays u8[T, H, W, 3].
+
+        Returns, raises: as ``write_training_clip``.
+        """
+
+    @abc.abstractmethod
+    def where(self, record: int) -> str:
+        """A record's place in words, for messages."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes files."""
+
+    def damage(self, number: int, record: int, error: ValueError) -> Damage:
+        """What to report of a record that cannot be used; ``number``: the dataset's."""
+        # The readers' own errors say where; a decoder knows only the frame.
+        where = '' if isinstance(error, RecordError) else f'{self.where(record)}: '
+        return Damage(number, record, f'{self.source.name}: {where}{error}')
+
+
+@dataclasses.dataclass(frozen=True)
 class Clip:
     """One parsed record.
 
@@ -60,60 +164,72 @@ class Clip:
         frames: each stored frame, encoded.
         labels: i64[number of labels], class numbers.
         frame_rate: stored frames per second; None where unknown.
+        key_frame: number of the key frame among the stored frames; None: the record has none.
     """
 
     frames: Sequence[bytes | memoryview]
     labels: np.ndarray
     frame_rate: float | None
+    key_frame: int | None = None
 
 
-class Dataset:
-    """An opened Source: its description, its records, and how to make a clip of one."""
+class EncodedDataset(ClipDataset):
+    """A dataset whose records hold encoded frames: clips are sampled and decoded here."""
 
-    def __init__(self, source: Source):
-        """Opens the shards.
+    def __init__(self, source: Source, spec: TrainingSpec | TestSpec):
+        self.source, self.spec = source, spec
+        if isinstance(spec, TestSpec):
+            temporal_views = spec.temporal_views if source.sampling == 'strided' else 1
+            self.views = temporal_views * spec.spatial_views
 
-        Raises:
-            ValueError: the directory holds no such records, or not those that it describes.
-        """
-        self.source = source
-        self.info = load_dataset_info(source.directory)
-        self.reader = records.RecordReader(source.directory, source.split)
-        stated = self.info.splits.get(source.split)
-        if stated is not None and stated.records != len(self.reader):
-            raise ValueError(
-                f'{source.directory}: dataset.json states {stated.records} records in split '
-                f'{source.split!r}, the shards hold {len(self.reader)}; convert again'
-            )
-
+    @abc.abstractmethod
     def load(self, record: int) -> Clip:
         """Reads and parses a record; no frame is decoded yet.
 
         Raises:
             RecordError: it is damaged, has no frames, or no label that the dataset knows.
         """
-        where = self.reader.where(record)
-        example = records.decode_clip(self.reader.read(record), where)
-        labels = records.label_indices(example, where)
-        if labels.min() < 0 or labels.max() >= len(self.info.classes):
-            raise RecordError(
-                f'{where}: class number {labels.tolist()} is not one of the '
-                f'{len(self.info.classes)} classes'
-            )
-        if len(labels) > 1 and not self.info.multi_label:
-            raise RecordError(
-                f'{where}: several labels, {labels.tolist()}, in a dataset of one label per clip'
-            )
-        rate = example.context.get(records.IMAGE_FRAME_RATE)
-        has_rate = isinstance(rate, np.ndarray) and len(rate) == 1 and rate[0] > 0
-        return Clip(
-            frames=records.encoded_frames(example, where),
-            labels=labels,
-            frame_rate=float(rate[0]) if has_rate else self.info.frame_rate,
-        )
 
-    def span(self, clip: Clip, num_frames: int) -> float:
-        """Length of a clip of 'strided' sampling, in stored frames.
+    def write_training_clip(self, record, rng, out):
+        spec, clip = self.spec, self.load(record)
+        num_stored = len(clip.frames)
+        if self.source.sampling == 'uniform':
+            numbers = frames.random_uniform_frames(rng, num_stored, spec.num_frames)
+        elif self.source.sampling == 'key_frame':
+            numbers = self._around_key_frame(clip)
+        else:
+            numbers = frames.random_strided_frames(
+                rng, num_stored, spec.num_frames, self._span(clip)
+            )
+        height, width = decode.frame_size(clip.frames, int(numbers[0]))
+        window = frames.random_window(rng, height, width, spec.short_side, spec.crop_size)
+        flip = self.source.flip and rng.random() < 0.5
+        decode.decode_window(clip.frames, numbers, window, out, flip=flip, reduced=spec.reduced)
+        return clip.labels
+
+    def write_views(self, record, out):
+        spec, clip = self.spec, self.load(record)
+        if self.source.sampling == 'uniform':
+            numbers = frames.uniform_frames(len(clip.frames), spec.num_frames)[np.newaxis]  # [1, T]
+        elif self.source.sampling == 'key_frame':
+            numbers = self._around_key_frame(clip)[np.newaxis]  # [1, T]
+        else:
+            numbers = frames.strided_views(  # [V, T]
+                len(clip.frames), spec.num_frames, self._span(clip), spec.temporal_views
+            )
+        size = decode.frame_size(clip.frames, int(numbers[0, 0]))
+        scaled = frames.scaled_size(*size, spec.short_side)
+        corners = frames.crop_corners(*scaled, spec.crop_size, spec.spatial_views)
+        decode.decode_views(clip.frames, numbers, scaled, corners, out, reduced=spec.reduced)
+        return clip.labels
+
+    def _around_key_frame(self, clip: Clip) -> np.ndarray:
+        num_stored = len(clip.frames)
+        key_frame = num_stored // 2 if clip.key_frame is None else clip.key_frame
+        return frames.key_frame_clip(key_frame, self._span(clip), self.spec.num_frames, num_stored)
+
+    def _span(self, clip: Clip) -> float:
+        """Length of a clip at a fixed step, in stored frames.
 
         Raises:
             ValueError: the record's frame rate is needed but unknown.
@@ -121,13 +237,101 @@ class Dataset:
         source = self.source
         try:
             return frames.clip_span(
-                num_frames, source.stride, clip.frame_rate, source.target_frame_rate
+                self.spec.num_frames, source.stride, clip.frame_rate, source.target_frame_rate
             )
         except ValueError as error:
-            raise ValueError(f'{source.name} ({source.directory}): {error}') from error
+            raise ValueError(f'{source.name} ({source.path}): {error}') from error
 
-    def damage(self, number: int, record: int, error: ValueError) -> Damage:
-        """What to report of a record that cannot be used; ``number``: the dataset's."""
-        # The reader's own errors say where; a decoder knows only the frame.
-        where = '' if isinstance(error, RecordError) else f'{self.reader.where(record)}: '
-        return Damage(number, record, f'{self.source.name}: {where}{error}')
+    def _check_labels(self, labels: np.ndarray, where: str) -> None:
+        """
+        Raises:
+            RecordError: labels that the dataset does not know, or too many of them.
+        """
+        if len(labels) and (labels.min() < 0 or labels.max() >= len(self.classes)):
+            raise RecordError(
+                f'{where}: class number {labels.tolist()} is not one of the '
+                f'{len(self.classes)} classes'
+            )
+        if len(labels) > 1 and not self.multi_label:
+            raise RecordError(
+                f'{where}: several labels, {labels.tolist()}, in a dataset of one label per clip'
+            )
+
+
+class RecordDataset(EncodedDataset):
+    """A split of a directory of records.
+
+    The labels of a localisation dataset's clip are the actions of its key frame, whoever does them.
+    """
+
+    def __init__(self, source: Source, spec: TrainingSpec | TestSpec):
+        """Opens the shards.
+
+        Raises:
+            ValueError: the directory holds no such records, or not those that it describes.
+        """
+        super().__init__(source, spec)
+        self.info = load_dataset_info(source.path)
+        if source.split not in self.info.splits:
+            raise ValueError(
+                f'{source.path} has no split {source.split!r}, '
+                f'only {", ".join(sorted(self.info.splits))}'
+            )
+        self.reader = records.RecordReader(source.path, source.split)
+        stated = self.info.splits[source.split].records
+        if stated != len(self.reader):
+            raise ValueError(
+                f'{source.path}: dataset.json states {stated} records in split '
+                f'{source.split!r}, the shards hold {len(self.reader)}; convert again'
+            )
+        self.classes = self.info.classes
+        self.multi_label = self.info.multi_label or self.info.localisation
+        self.num_records = len(self.reader)
+
+    def load(self, record: int) -> Clip:
+        where = self.where(record)
+        example = records.decode_clip(self.reader.read(record), where)
+        key_frame = None
+        if self.info.localisation:
+            found = regions.regions(example, len(self.classes), where)
+            key_frame, labels = found.key_frame, np.flatnonzero(found.labels.any(axis=0))
+        else:
+            labels = records.label_indices(example, where)
+            self._check_labels(labels, where)
+        rate = example.context.get(records.IMAGE_FRAME_RATE)
+        has_rate = isinstance(rate, np.ndarray) and len(rate) == 1 and rate[0] > 0
+        return Clip(
+            frames=records.encoded_frames(example, where),
+            labels=labels,
+            frame_rate=float(rate[0]) if has_rate else self.info.frame_rate,
+            key_frame=key_frame,
+        )
+
+    def where(self, record: int) -> str:
+        return self.reader.where(record)
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+def dataset_path(root: str | os.PathLike, path: str) -> str:
+    """``path`` as a source wants it: directories of records are under ``root``."""
+    return path if path.startswith(('tfds:', 'dmvr:')) else files.join(root, path)
+
+
+def open_dataset(source: Source, spec: TrainingSpec | TestSpec) -> ClipDataset:
+    """Opens a dataset of any kind.
+
+    Raises:
+        ValueError: there is no such dataset, or not what the source says about it.
+    """
+    path = os.fspath(source.path)
+    if path.startswith('tfds:'):
+        from data_pipelines import tfds_source  # These bring packages that others do not need.
+
+        return tfds_source.TfdsDataset(source, spec)
+    if path.startswith('dmvr:'):
+        from data_pipelines import dmvr_source
+
+        return dmvr_source.DmvrDataset(source, spec)
+    return RecordDataset(source, spec)

@@ -4,6 +4,7 @@ Decoding by libjpeg-turbo through ``simplejpeg``, resizing by OpenCV; both relea
 lock. The accurate integer DCT costs no more than the fast one (which TensorFlow uses) where SIMD
 does either, and the fast one errs by up to 8 levels at JPEG quality 100. Resizing is bilinear with
 half-pixel centres and no antialiasing, as in PySlowFast and DMVR, rounded to the nearest level.
+PNG frames, which other writers store, are decoded by OpenCV; a gray frame gives three equal channels.
 
 ``reduced=True`` lets libjpeg-turbo decode straight to a half, quarter or eighth of the stored size
 (in the DCT) where that still holds at least as many pixels as the result needs. It is faster, but
@@ -13,6 +14,7 @@ to half a pixel of the reduced frame.
 
 from collections.abc import Sequence
 import contextlib
+import struct
 
 import cv2
 import numpy as np
@@ -25,6 +27,9 @@ class FrameError(ValueError):
     """A frame of a record cannot be decoded, or differs in size from the others."""
 
 
+_PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+
+
 @contextlib.contextmanager
 def _naming(number: int):
     """Turns a decoder's complaint into one that names the frame."""
@@ -32,18 +37,28 @@ def _naming(number: int):
         yield
     except FrameError:
         raise
-    except (ValueError, RuntimeError, MemoryError) as error:
-        raise FrameError(f'frame {number} cannot be decoded as JPEG ({error})') from error
+    except (ValueError, RuntimeError, MemoryError, cv2.error) as error:
+        raise FrameError(f'frame {number} cannot be decoded as JPEG or PNG ({error})') from error
 
 
-def frame_size(frames: Sequence[bytes], number: int = 0) -> tuple[int, int]:
-    """(height, width) of a stored frame in pixels, from its JPEG header.
+def _is_png(frame: bytes | memoryview) -> bool:
+    return frame[:8] == _PNG_SIGNATURE
+
+
+def frame_size(frames: Sequence[bytes | memoryview], number: int = 0) -> tuple[int, int]:
+    """(height, width) of a stored frame in pixels, from its header.
 
     Raises:
-        FrameError: no JPEG.
+        FrameError: neither JPEG nor PNG.
     """
     with _naming(number):
-        height, width, _, _ = simplejpeg.decode_jpeg_header(frames[number])
+        frame = frames[number]
+        if _is_png(frame):
+            if len(frame) < 24:
+                raise ValueError('cut short inside the header')
+            width, height = struct.unpack('>II', frame[16:24])
+            return height, width
+        height, width, _, _ = simplejpeg.decode_jpeg_header(frame)
     return height, width
 
 
@@ -55,20 +70,38 @@ def _reduction(available: tuple[int, int], needed: tuple[int, int]) -> int:
     return 1
 
 
-def _decode(frames: Sequence[bytes], number: int, size: tuple[int, int], factor: int) -> np.ndarray:
+def _decode(
+    frames: Sequence[bytes | memoryview], number: int, size: tuple[int, int], factor: int
+) -> np.ndarray:
     """One frame, stored as ``size`` = (H, W), as RGB u8[ceil(H/factor), ceil(W/factor), 3]."""
     height, width = -(-size[0] // factor), -(-size[1] // factor)
     with _naming(number):
-        if factor > 1:
+        frame = frames[number]
+        if _is_png(frame):
+            if frame_size(frames, number) != size:  # Before memory is asked for.
+                _refuse_size(number, frame_size(frames, number), size)
+            image = _decode_png(frame)
+            if factor > 1:
+                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        elif factor > 1:
             if frame_size(frames, number) != size:
                 _refuse_size(number, frame_size(frames, number), size)
             image = simplejpeg.decode_jpeg(
-                frames[number], min_height=height, min_width=width, min_factor=factor
+                frame, min_height=height, min_width=width, min_factor=factor
             )
         else:
-            image = simplejpeg.decode_jpeg(frames[number])
+            image = simplejpeg.decode_jpeg(frame)
     if image.shape[:2] != (height, width):
         _refuse_size(number, image.shape[:2], size)
+    return image
+
+
+def _decode_png(frame: bytes | memoryview) -> np.ndarray:
+    image = cv2.imdecode(
+        np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    )
+    if image is None:
+        raise ValueError('damaged PNG')
     return image
 
 
@@ -80,7 +113,7 @@ def _refuse_size(number: int, found: tuple[int, int], wanted: tuple[int, int]):
 
 
 def decode_window(
-    frames: Sequence[bytes],
+    frames: Sequence[bytes | memoryview],
     numbers: np.ndarray,
     window: Window,
     out: np.ndarray,
@@ -91,7 +124,7 @@ def decode_window(
     """Decodes a training clip: of each frame the pixels in ``window``, resized to ``out``.
 
     Args:
-        frames: JPEG bytes of all stored frames.
+        frames: all stored frames, encoded.
         numbers: i64[T], which frames; a frame that occurs again is decoded once.
         window: in pixels of the stored frame, inside it.
         out: u8[T, h, w, 3], contiguous; receives the clip.
@@ -99,7 +132,7 @@ def decode_window(
         reduced: see the module's text.
 
     Raises:
-        FrameError: a frame is no JPEG, is damaged, or differs in size from the first one asked for.
+        FrameError: a frame is neither JPEG nor PNG, is damaged, or differs in size from the first one asked for.
     """
     size = frame_size(frames, int(numbers[0]))
     target = out.shape[1:3]
@@ -123,7 +156,7 @@ def decode_window(
 
 
 def decode_views(
-    frames: Sequence[bytes],
+    frames: Sequence[bytes | memoryview],
     numbers: np.ndarray,
     scaled: tuple[int, int],
     corners: Sequence[tuple[int, int]],
@@ -134,7 +167,7 @@ def decode_views(
     """Decodes the test views of a record: V clips of S crops each; each frame is decoded once.
 
     Args:
-        frames: JPEG bytes of all stored frames.
+        frames: all stored frames, encoded.
         numbers: i64[V, T], which frames make each temporal clip.
         scaled: (height, width) to which whole frames are resized.
         corners: S times (top, left) of a crop in the resized frame; its size is that of ``out``.
@@ -142,7 +175,7 @@ def decode_views(
         reduced: see the module's text.
 
     Raises:
-        FrameError: a frame is no JPEG, is damaged, or differs in size from the first one asked for.
+        FrameError: a frame is neither JPEG nor PNG, is damaged, or differs in size from the first one asked for.
     """
     size = frame_size(frames, int(numbers[0, 0]))
     factor = _reduction(size, scaled) if reduced else 1

@@ -5,6 +5,7 @@ Local files are read by ``os.pread``, without any layer between. Remote ones go 
 (with ``gcsfs``, ``s3fs``, ...) where it is not.
 """
 
+import contextlib
 import os
 import threading
 from typing import Protocol
@@ -21,9 +22,9 @@ def is_remote(path: Path) -> bool:
 def join(directory: Path, name: Path) -> str:
     """``name`` within ``directory``, or ``name`` itself where that is absolute or remote."""
     directory, name = os.fspath(directory), os.fspath(name)
-    if is_remote(name) or not is_remote(directory):
-        return name if is_remote(name) else os.path.join(directory, name)
-    return name if os.path.isabs(name) else f'{directory.rstrip("/")}/{name}'
+    if is_remote(name) or os.path.isabs(name):
+        return name
+    return f'{directory.rstrip("/")}/{name}' if is_remote(directory) else os.path.join(directory, name)
 
 
 def expand_home(path: Path) -> str:
@@ -133,13 +134,16 @@ class _RemoteFile:
     def __init__(self, path: Path):
         self._path = _remote(path)
         self._lock = threading.Lock()
-        self._idle = [self._path.open('rb')]
+        self._handles = contextlib.ExitStack()
+        self._idle = [self._open()]
+
+    def _open(self):
+        # A context manager is all that TensorFlow's layer gives.
+        return self._handles.enter_context(self._path.open('rb'))
 
     def read(self, count: int, offset: int) -> bytes:
         with self._lock:
-            handle = self._idle.pop() if self._idle else None
-        if handle is None:
-            handle = self._path.open('rb')
+            handle = self._idle.pop() if self._idle else self._open()
         handle.seek(offset)
         data = handle.read(count)
         with self._lock:
@@ -148,9 +152,8 @@ class _RemoteFile:
 
     def close(self) -> None:
         with self._lock:
-            for handle in self._idle:
-                handle.close()
             self._idle.clear()
+            self._handles.close()
 
 
 def _remote(path: Path):

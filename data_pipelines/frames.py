@@ -93,6 +93,27 @@ def strided_views(num_stored: int, num_frames: int, span: float, num_views: int)
     )  # [V, T]
 
 
+def key_frame_clip(key_frame: int, span: float, num_frames: int, num_stored: int) -> np.ndarray:
+    """Clip around a key frame, at a fixed step of ``span / num_frames`` frames.
+
+    The rule of PySlowFast's AVA reader: the clip starts half its length before the key frame, which
+    so is frame ``num_frames // 2`` of an even number. Numbers past either end of the video are moved
+    to its first or last frame.
+
+    Args:
+        key_frame: its number among the stored frames.
+        span: length of the clip in stored frames, see ``clip_span``.
+        num_frames: T.
+        num_stored: frames of the video.
+
+    Returns:
+        i64[T]
+    """
+    _check_counts(num_frames, num_stored)
+    steps = np.floor(np.arange(num_frames) * (span / num_frames)).astype(np.int64)  # [T]
+    return np.clip(key_frame - math.floor(span / 2) + steps, 0, num_stored - 1)
+
+
 def _segments(num_stored: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
     """First and last (inclusive) frame of each of ``num_frames`` equal segments of the video."""
     _check_counts(num_frames, num_stored)

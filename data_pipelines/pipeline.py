@@ -18,13 +18,13 @@ and a test batch also ::
 
 from collections.abc import Iterator, Sequence
 import functools
+import itertools
 
 import numpy as np
 
-from data_pipelines import decode
-from data_pipelines import frames
 from data_pipelines import sampling
-from data_pipelines.clips import Dataset, Source
+from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec, open_dataset
+from data_pipelines.decode import FrameError
 from data_pipelines.prefetch import Batch, Batches, Damage, Task
 from data_pipelines.records import RecordError
 
@@ -63,6 +63,81 @@ class EvaluationBatches(Batches):
 
     def __len__(self) -> int:
         return self.num_batches
+
+
+class TrainingPlan:
+    """Which clips make the training batch of any step, and how they are made.
+
+    Attributes:
+        samples_per_epoch: clips of one epoch: all records of all sources, times ``repeats``.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        batch_size: int,
+        num_frames: int,
+        crop_size: int,
+        short_side: tuple[int, int],
+        repeats: int = 1,
+        seed: int = 0,
+        host: int = 0,
+        num_hosts: int = 1,
+        max_bad_records: int = 0,
+        reduced: bool = False,
+    ):
+        """Opens the datasets. Arguments and errors: see ``train_batches``."""
+        if not sources:
+            raise ValueError('no sources to train on')
+        self._spec = TrainingSpec(num_frames, crop_size, tuple(short_side), reduced)
+        self._datasets = [open_dataset(source, self._spec) for source in sources]
+        self._order = sampling.TrainingOrder(
+            [dataset.num_records for dataset in self._datasets],
+            batch_size=batch_size,
+            repeats=repeats,
+            seed=seed,
+        )
+        self.samples_per_epoch = self._order.samples_per_epoch
+        self._seed, self._host, self._num_hosts = seed, host, num_hosts
+        self._max_bad_records = max_bad_records
+        self._share = len(sampling.host_share(batch_size, host, num_hosts))
+        self._num_classes = _label_width(self._datasets)
+
+    def batch(self, step: int) -> tuple[Batch, list[Task]]:
+        """This host's batch of a step, still empty, and the tasks that fill it."""
+        spec = self._spec
+        batch = _new_batch(self._share, spec.num_frames, spec.crop_size, self._num_classes)
+        samples = self._order.batch(step, self._host, self._num_hosts)
+        return batch, [
+            functools.partial(self._fill_row, batch, row, sample)
+            for row, sample in enumerate(samples)
+        ]
+
+    def close(self) -> None:
+        """Closes the datasets."""
+        _close(self._datasets)
+
+    def _fill_row(self, batch: Batch, row: int, sample: sampling.Sample) -> list[Damage]:
+        damage = []
+        for skipped in range(min(self._order.num_records, self._max_bad_records + 1)):
+            if skipped:
+                sample = self._order.sample(sample.position, skipped)
+            dataset = self._datasets[sample.dataset]
+            try:
+                rng = sampling.record_generator(self._seed, sample)
+                labels = dataset.write_training_clip(sample.record, rng, batch['video'][row])
+                batch['dataset'][row] = sample.dataset
+                _write_label(batch, row, labels)
+                return damage
+            except (RecordError, FrameError) as error:
+                damage.append(dataset.damage(sample.dataset, sample.record, error))
+        if len(damage) <= self._max_bad_records:
+            raise RecordError(
+                f'all {self._order.num_records} records are damaged; '
+                f'the last: {damage[-1].message}'
+            )
+        return damage  # More than the limit: the consumer raises.
 
 
 def train_batches(
@@ -114,83 +189,31 @@ def train_batches(
         RecordError: (while iterating) more than ``max_bad_records`` damaged records; the text names
             file and record.
     """
-    if not sources:
-        raise ValueError('no sources to train on')
-    if not crop_size <= short_side[0] <= short_side[1]:
-        raise ValueError(
-            f'need crop_size <= short_side[0] <= short_side[1], '
-            f'got {crop_size} and {tuple(short_side)}'
-        )
-    datasets = [Dataset(source) for source in sources]
-    order = sampling.TrainingOrder(
-        [len(dataset.reader) for dataset in datasets],
+    plan = TrainingPlan(
+        sources,
         batch_size=batch_size,
+        num_frames=num_frames,
+        crop_size=crop_size,
+        short_side=short_side,
         repeats=repeats,
         seed=seed,
+        host=host,
+        num_hosts=num_hosts,
+        max_bad_records=max_bad_records,
+        reduced=reduced,
     )
-    share = len(sampling.host_share(batch_size, host, num_hosts))
-    multi_label = any(dataset.info.multi_label for dataset in datasets)
-    num_classes = max(len(dataset.info.classes) for dataset in datasets)
-
-    def write_clip(batch: Batch, row: int, sample: sampling.Sample) -> None:
-        dataset = datasets[sample.dataset]
-        clip = dataset.load(sample.record)
-        rng = sampling.record_generator(seed, sample)
-        if dataset.source.sampling == 'uniform':
-            numbers = frames.random_uniform_frames(rng, len(clip.frames), num_frames)
-        else:
-            numbers = frames.random_strided_frames(
-                rng, len(clip.frames), num_frames, dataset.span(clip, num_frames)
-            )
-        height, width = decode.frame_size(clip.frames, int(numbers[0]))
-        window = frames.random_window(rng, height, width, short_side, crop_size)
-        flip = dataset.source.flip and rng.random() < 0.5
-        decode.decode_window(
-            clip.frames, numbers, window, batch['video'][row], flip=flip, reduced=reduced
-        )
-        batch['dataset'][row] = sample.dataset
-        _write_label(batch, row, clip.labels)
-
-    def fill_row(batch: Batch, row: int, sample: sampling.Sample) -> list[Damage]:
-        damage = []
-        for skipped in range(min(order.num_records, max_bad_records + 1)):
-            if skipped:
-                sample = order.sample(sample.position, skipped)
-            try:
-                write_clip(batch, row, sample)
-                return damage
-            except (RecordError, decode.FrameError) as error:
-                dataset = datasets[sample.dataset]
-                damage.append(dataset.damage(sample.dataset, sample.record, error))
-        if len(damage) <= max_bad_records:
-            raise RecordError(
-                f'all {order.num_records} records are damaged; the last: {damage[-1].message}'
-            )
-        return damage  # More than the limit: the consumer raises.
-
-    def plan() -> Iterator[tuple[Batch, list[Task]]]:
-        step = start_step
-        while num_steps is None or step < start_step + num_steps:
-            batch = _new_batch(share, num_frames, crop_size, num_classes if multi_label else None)
-            samples = order.batch(step, host, num_hosts)
-            rows = enumerate(samples)
-            yield batch, [functools.partial(fill_row, batch, row, sample) for row, sample in rows]
-            step += 1
-
+    steps = itertools.count(start_step) if num_steps is None else itertools.islice(
+        itertools.count(start_step), num_steps
+    )
     return TrainBatches(
-        plan(),
+        map(plan.batch, steps),
         num_threads=num_threads,
         prefetch=prefetch,
         max_bad_records=max_bad_records,
-        on_close=functools.partial(_close, datasets),
-        samples_per_epoch=order.samples_per_epoch,
+        on_close=plan.close,
+        samples_per_epoch=plan.samples_per_epoch,
         start_step=start_step,
     )
-
-
-def views_per_record(source: Source, temporal_views: int, spatial_views: int) -> int:
-    """Test clips of each record. 'uniform' sampling has one temporal clip: all would be equal."""
-    return spatial_views * (1 if source.sampling == 'uniform' else temporal_views)
 
 
 def evaluation_batches(
@@ -222,8 +245,7 @@ def evaluation_batches(
         num_frames: T.
         crop_size: H = W, pixels.
         short_side: to which whole frames are resized, pixels, >= crop_size.
-        temporal_views: clips spread over the video; 'uniform' sampling has one (see
-            ``views_per_record``).
+        temporal_views: clips spread over the video; only 'strided' sampling has more than one.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, centre, bottom).
         dataset: the number to write as ``dataset``.
         host, num_hosts, num_threads, prefetch, max_bad_records, reduced: as in ``train_batches``.
@@ -233,31 +255,20 @@ def evaluation_batches(
         RecordError: (while iterating) more than ``max_bad_records`` damaged records; the text names
             file and record.
     """
-    frames.crop_corners(short_side, short_side, crop_size, spatial_views)  # Refuses what won't fit.
-    if temporal_views < 1:
-        raise ValueError(f'temporal_views must be at least 1, got {temporal_views}')
-    opened = Dataset(source)
+    spec = TestSpec(
+        num_frames, crop_size, short_side, temporal_views, spatial_views, reduced=reduced
+    )
+    opened = open_dataset(source, spec)
     share = len(sampling.host_share(batch_size, host, num_hosts))
-    views = views_per_record(source, temporal_views, spatial_views)
-    own = sampling.evaluation_share(len(opened.reader), host, num_hosts)
-    num_batches = sampling.num_evaluation_batches(len(opened.reader), views, batch_size, num_hosts)
-    multi_label, num_classes = opened.info.multi_label, len(opened.info.classes)
+    views = opened.views
+    own = sampling.evaluation_share(opened.num_records, host, num_hosts)
+    num_batches = sampling.num_evaluation_batches(opened.num_records, views, batch_size, num_hosts)
+    label_width = _label_width([opened])
 
     def write_views(rows: list[tuple[Batch, int]], record: int) -> None:
-        clip = opened.load(record)
-        if source.sampling == 'uniform':
-            numbers = frames.uniform_frames(len(clip.frames), num_frames)[np.newaxis]  # [1, T]
-        else:
-            span = opened.span(clip, num_frames)
-            numbers = frames.strided_views(  # [V, T]
-                len(clip.frames), num_frames, span, temporal_views
-            )
-        scaled = frames.scaled_size(*decode.frame_size(clip.frames, int(numbers[0, 0])), short_side)
-        corners = frames.crop_corners(*scaled, crop_size, spatial_views)
-        out = [batch['video'][row] for batch, row in rows]
-        decode.decode_views(clip.frames, numbers, scaled, corners, out, reduced=reduced)
+        labels = opened.write_views(record, [batch['video'][row] for batch, row in rows])
         for view, (batch, row) in enumerate(rows):
-            _write_label(batch, row, clip.labels)
+            _write_label(batch, row, labels)
             batch['dataset'][row], batch['weight'][row] = dataset, 1
             batch['record'][row], batch['view'][row] = record, view
 
@@ -265,7 +276,7 @@ def evaluation_batches(
         try:
             write_views(rows, record)
             return []
-        except (RecordError, decode.FrameError) as error:
+        except (RecordError, FrameError) as error:
             for batch, row in rows:
                 batch['video'][row] = 0  # May be written in part; the rest still is padding.
             return [opened.damage(dataset, record, error)]
@@ -280,7 +291,7 @@ def evaluation_batches(
                     share,
                     num_frames,
                     crop_size,
-                    num_classes if multi_label else None,
+                    label_width,
                     dataset=dataset,
                     padding=True,
                 )
@@ -307,15 +318,22 @@ def evaluation_batches(
         prefetch=prefetch,
         max_bad_records=max_bad_records,
         on_close=functools.partial(_close, [opened]),
-        num_records=len(opened.reader),
+        num_records=opened.num_records,
         views=views,
         num_batches=num_batches,
     )
 
 
-def _close(datasets: Sequence[Dataset]) -> None:
+def _close(datasets: Sequence[ClipDataset]) -> None:
     for dataset in datasets:
-        dataset.reader.close()
+        dataset.close()
+
+
+def _label_width(datasets: Sequence[ClipDataset]) -> int | None:
+    """Classes of a multi-hot label; None where labels are class numbers."""
+    if not any(dataset.multi_label for dataset in datasets):
+        return None
+    return max(len(dataset.classes) for dataset in datasets)
 
 
 def _new_batch(

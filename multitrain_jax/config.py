@@ -19,9 +19,9 @@ from multitrain_jax.optimizer import OptimizerConfig
 class DatasetConfig:
     """One dataset: where it is, how clips are taken from its videos, what it weighs."""
 
-    path: str  # directory with dataset.json; relative to `data_root`
-    sampling: Literal['strided', 'uniform']  # a part of the video at a fixed step, or frames over all of it
-    stride: int  # 'strided': step between frames, counted at `target_frame_rate`
+    path: str  # directory with dataset.json, relative to `data_root`; 'tfds:NAME'; or 'dmvr:MODULE:FUNCTION'
+    sampling: Literal['strided', 'uniform', 'key_frame']  # part of the video at a fixed step, all of it, around a key frame
+    stride: int  # 'strided' and 'key_frame': step between frames, counted at `target_frame_rate`
     target_frame_rate: float | None  # frames per second that `stride` counts in; None: stored frames
     flip: bool  # mirror half of the training clips; False where left and right matter
     loss_weight: float = 1.0  # factor of the dataset's classification and projection losses
@@ -37,6 +37,7 @@ class InputConfig:
     repeats: int = 1  # repeated augmentation: samples of each record in its batch
     num_threads: int | None = None  # reading and decoding; None: one per core
     max_bad_records: int = 100  # damaged records to skip before the run stops
+    reduced_decoding: bool = False  # decode at half size where that suffices: faster, slightly other pixels
 
     def __post_init__(self):
         if not 0 < self.short_side[0] <= self.short_side[1]:

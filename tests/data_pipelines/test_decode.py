@@ -185,10 +185,27 @@ def _bad_frames():
     return {
         'garbage': ([good, b'no image'], 'frame 1 cannot be decoded as JPEG'),
         'empty': ([b'', good], 'frame 0 cannot be decoded as JPEG'),
-        'png': ([good, png], 'frame 1 cannot be decoded as JPEG'),
+        'cut png': ([good, png[: len(png) // 2]], 'frame 1 cannot be decoded as JPEG or PNG'),
+        'png without a size': ([png[:20], good], 'frame 0 cannot be decoded as JPEG or PNG'),
+        'png of another size': ([other, png], 'frame 1 is 32 x 40 px, other frames .* 32 x 44'),
         'cut': ([good, good[: len(good) // 2]], 'frame 1 cannot be decoded as JPEG'),
         'mixed sizes': ([good, other], 'frame 1 is 32 x 44 px, other frames .* 32 x 40'),
     }
+
+
+def test_png_frames_are_decoded_too():
+    image = smooth_image(32, 40)
+    colour = cv2.imencode('.png', image[..., ::-1])[1].tobytes()
+    gray = cv2.imencode('.png', image[..., 0])[1].tobytes()
+    out = np.zeros((3, 32, 32, 3), np.uint8)
+    window = Window(0, 4, 32, 32)
+    decode.decode_window([colour, memoryview(gray)], np.array([0, 1, 0]), window, out)
+    np.testing.assert_array_equal(out[0], image[:, 4:36])
+    np.testing.assert_array_equal(out[1], image[:, 4:36, :1].repeat(3, -1))
+    small = np.zeros((1, 16, 16, 3), np.uint8)
+    decode.decode_window([colour], np.array([0]), window, small, reduced=True)
+    blocks = image[:, 4:36].reshape(16, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(small[0] - blocks).max() <= 0.75
 
 
 @pytest.mark.parametrize('kind', _bad_frames())

@@ -69,6 +69,23 @@ def test_scaled_sizes_and_crops_equal_reference(golden):
         assert frames.crop_corners(*size, case['crop'], 1) == [expected[1]], case
 
 
+def test_key_frame_clips_equal_reference(golden):
+    for case in golden['ava_sequence']:
+        span = frames.clip_span(case['num_frames'], case['sampling_rate'], None, None)
+        numbers = frames.key_frame_clip(
+            case['center_idx'], span, case['num_frames'], case['num_video_frames']
+        )
+        assert numbers.tolist() == case['indices'], case
+
+
+def test_key_frame_clip_of_a_fractional_step_keeps_the_key_frame():
+    """4 frames of 30 a second are 3.33 of 25 a second."""
+    span = frames.clip_span(8, 4, 25.0, 30.0)
+    numbers = frames.key_frame_clip(50, span, 8, 1000)
+    assert numbers[4] == 50 and set(np.diff(numbers)) == {3, 4}
+    assert frames.key_frame_clip(1, span, 8, 5).tolist() == [0, 0, 0, 0, 1, 4, 4, 4]
+
+
 def test_random_strided_frames_reach_every_start_and_nothing_else():
     rng = np.random.default_rng(0)
     draws = [frames.random_strided_frames(rng, 20, 4, 16.0) for _ in range(200)]

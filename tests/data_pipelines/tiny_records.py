@@ -1,6 +1,6 @@
 """Datasets of a few kilobytes whose pixels say which record and frame they come from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
 
 import numpy as np
@@ -41,21 +41,28 @@ def write_records(
     num_shards: int = 2,
     multi_label: bool = False,
     frame_rate: float | None = 10.0,
+    localisation: bool = False,
+    contexts: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> None:
-    """Writes clips (each a list of encoded frames), in order, as shards and dataset.json."""
+    """Writes clips (each a list of encoded frames), in order, as shards and dataset.json.
+
+    ``contexts``: more context features of each record.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for shard, numbers in enumerate(np.array_split(np.arange(len(clips)), num_shards)):
         path = directory / records.shard_name(split, shard, num_shards)
         with records.RecordWriter(path) as writer:
             for number in numbers:
                 context = {records.LABEL_INDEX: np.array(labels[number], np.int64)}
+                context.update(contexts[number] if contexts else {})
                 frames = {records.IMAGE_ENCODED: list(clips[number])}
                 writer.write(records.encode_sequence_example(context, frames))
     splits = {split: SplitInfo(len(clips), num_shards, (0,) * num_classes)}
     classes = tuple(f'class {number}' for number in range(num_classes))
-    save_dataset_info(
-        directory, DatasetInfo(directory.name, classes, multi_label, splits, frame_rate)
+    info = DatasetInfo(
+        directory.name, classes, multi_label, splits, frame_rate, localisation=localisation
     )
+    save_dataset_info(directory, info)
 
 
 def flat_dataset(
