@@ -62,13 +62,13 @@ def main() -> int:
 
     import jax  # after the flags: mistakes in them are answered at once
 
-    from multitrain_jax import progress, results
+    from multitrain_jax import parallel, progress, results
     from multitrain_jax.config import read_config
 
     config = read_config(_CONFIG.value)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # TensorFlow, behind TensorBoard's writer, is talkative
-    if config.cpu_devices and 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-        jax.config.update('jax_num_cpu_devices', config.cpu_devices)
+    if config.cpu_devices:
+        parallel.use_cpu_devices(config.cpu_devices)
     if FLAGS.multi_host:
         jax.distributed.initialize()
     from multitrain_jax.train import make_workdir, train_and_evaluate

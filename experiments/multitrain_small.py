@@ -30,14 +30,13 @@ from pathlib import Path
 import sys
 import time
 
-import jax
 import ml_collections
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs import quickstart  # noqa: E402
-from multitrain_jax import progress, results  # noqa: E402
+from multitrain_jax import parallel, progress, results  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
 from multitrain_jax.train import train_and_evaluate  # noqa: E402
@@ -149,7 +148,7 @@ def main() -> int:
     parser.add_argument('--steps', type=int, default=500, help='updates of every training (default: %(default)s)')
     args = parser.parse_args()
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    jax.config.update('jax_num_cpu_devices', quickstart.get_config().cpu_devices)
+    parallel.use_cpu_devices(quickstart.get_config().cpu_devices)
     progress.set_up_logging()
 
     output = Path(args.output).expanduser().resolve()

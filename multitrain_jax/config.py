@@ -94,7 +94,6 @@ class Config:
     epochs: float  # passes over the union of the training splits
     batch_size: int  # clips per update, over all devices of all hosts
     accumulation_steps: int  # parts that a batch is cut into, one after the other
-    accumulation: Literal['plain', 'two_pass']  # two_pass: the informative loss is of the whole batch, not of each part
     model: MultiTrainConfig
     input: InputConfig
     augment: AugmentConfig
@@ -103,7 +102,9 @@ class Config:
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     log_every_steps: int
+    # Fields that came later have a default, so that checkpoints of earlier configs can be read.
     init_from: str | None = None  # export, import or workdir whose parameters the run starts from; None: random ones
+    accumulation: Literal['plain', 'two_pass'] = 'plain'  # two_pass: the informative loss sees the whole batch
     cpu_devices: int | None = None  # run.py splits a CPU into so many devices; None: one. No effect on accelerators
     projections_from: str | None = None  # file whose matrices the projections start from, see projection_files
     compilation_cache_dir: str | None = None  # keeps compiled programs between runs; None: off

@@ -5,6 +5,7 @@ A step is written once for one replica's share, with the named axis `DATA_AXIS` 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
 import queue
 import threading
 from typing import Any
@@ -16,6 +17,19 @@ import numpy as np
 from multitrain_jax.errors import UserError
 
 DATA_AXIS = 'data'
+_CPU_THREADS_PER_DEVICE = 4
+
+
+def use_cpu_devices(count: int) -> None:
+    """Makes a CPU count as several devices; only before JAX computes anything. Without effect where XLA_FLAGS does it.
+
+    XLA runs all devices of a CPU on one pool of threads, by default one per core. A collective blocks its thread until
+    the other devices have come to it, and a device can wait in several collectives at once: with few cores no thread
+    may be left for the device that is waited for, and after 40 seconds XLA ends the process. Hence more threads.
+    """
+    if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+        jax.config.update('jax_num_cpu_devices', count)
+        os.environ.setdefault('NPROC', str(max(os.cpu_count() or 1, _CPU_THREADS_PER_DEVICE * count)))
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

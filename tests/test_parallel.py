@@ -1,5 +1,8 @@
 """Spreading batches over devices, and preparing them ahead of use."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -71,3 +74,19 @@ def test_closing_prefetch_early_ends_its_thread_and_closes_the_items():
     assert next(batches) == 1
     batches.close()
     assert closed.is_set() and threading.active_count() == before
+
+
+@pytest.mark.parametrize(('given', 'least'), [(None, 12), ('5', 5)])
+def test_a_cpu_counts_as_several_devices_with_threads_to_spare(given, least):
+    """More threads than one per device, or collectives can wait for each other for ever; the user's number is kept."""
+    code = (
+        'import os, jax; from multitrain_jax import parallel; parallel.use_cpu_devices(3); '
+        'print(len(jax.devices()), os.environ["NPROC"])'
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'NPROC')}
+    if given:
+        environment['NPROC'] = given
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+    devices, threads = map(int, done.stdout.split())
+    assert devices == 3 and threads >= least
+    assert not given or threads == int(given)
