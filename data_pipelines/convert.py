@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         annotations = args.read(args)
         if args.dry_run:
             expected = estimate(annotations, args.output, **settings)
-            text = describe(expected, annotations.classes, args.output)
+            text = describe(expected, annotations.classes, args.output, args.max_failures)
             print(text.encode(errors='backslashreplace').decode())  # names that are no UTF-8
             return 0
         info = convert(

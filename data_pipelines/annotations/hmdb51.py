@@ -47,7 +47,7 @@ def read_hmdb51(
     if not lists:
         raise ValueError(f'{splits_directory}: no file CLASS_test_split{fold}.txt in it')
     classes = tuple(sorted(lists))
-    files = VideoFiles(videos)
+    files = VideoFiles(videos, classes)
     splits: dict[str, list[Clip]] = {split: [] for split in _SPLITS.values()}
     for label, name in enumerate(classes):
         for where, line in read_lines(lists[name]):

@@ -1,6 +1,6 @@
 """Finding the file of a video by its name, wherever a download has put it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import os
 
 from data_pipelines.annotations.files import check_relative
@@ -18,8 +18,13 @@ class VideoFiles:
     folders agree best is taken.
     """
 
-    def __init__(self, root: str | os.PathLike):
+    def __init__(self, root: str | os.PathLike, classes: Iterable[str] = ()):
         """Walks ``root``.
+
+        Args:
+          root: the directory.
+          classes: of formats whose lists name a video's folder, the class: a file in the folder of
+            another class is another video.
 
         Raises:
           ValueError: no such directory, or no video in it.
@@ -27,6 +32,7 @@ class VideoFiles:
         self.root = os.fspath(root)
         if not os.path.isdir(self.root):
             raise ValueError(f'{self.root}: no such directory of videos')
+        self._classes = {_alike(name) for name in classes}
         self._paths: dict[str, list[str]] = {}  # name without suffix -> paths relative to the root
         self._walk()
         if not self._paths:
@@ -82,11 +88,20 @@ class VideoFiles:
         """
         for name in names:
             check_relative(name, where)
-            paths = self._paths.get(os.path.basename(name))
+            paths = [
+                path
+                for path in self._paths.get(os.path.basename(name), ())
+                if not self._is_of_another_class(path, name)
+            ]
             if paths:
                 best = paths[0] if len(paths) == 1 else min(paths, key=lambda p: _rank(p, name))
                 return os.path.join(self.root, best)
         return os.path.join(self.root, f'{names[0]}.mp4')
+
+
+    def _is_of_another_class(self, path: str, name: str) -> bool:
+        folder = _folders(path)[0]
+        return folder in self._classes and folder != _folders(name)[0]
 
 
 def _rank(path: str, name: str) -> tuple:
@@ -102,4 +117,8 @@ def _rank(path: str, name: str) -> tuple:
 
 def _folders(path: str) -> Sequence[str]:
     """The folders of a path, innermost first, written alike."""
-    return os.path.dirname(path).replace(' ', '_').split('/')[::-1]
+    return _alike(os.path.dirname(path)).split('/')[::-1]
+
+
+def _alike(folder: str) -> str:
+    return folder.replace(' ', '_')

@@ -41,7 +41,7 @@ def read_moments_in_time(
     """
     classes = _read_categories(os.fspath(categories))
     numbers = {name: number for number, name in enumerate(classes)}
-    files = VideoFiles(videos)
+    files = VideoFiles(videos, classes)
     splits = {}
     for split, path in csv_files.items():
         clips = []

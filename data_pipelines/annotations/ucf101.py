@@ -43,7 +43,7 @@ def read_ucf101(
     class_file = os.path.join(lists_directory, 'classInd.txt')
     classes = _read_classes(class_file)
     numbers = {name: number for number, name in enumerate(classes)}
-    files = VideoFiles(videos)
+    files = VideoFiles(videos, classes)
     splits = {}
     for split, name in _LISTS.items():
         list_file = os.path.join(lists_directory, name.format(fold))

@@ -185,7 +185,9 @@ def _total(values: Sequence[float], count: int) -> tuple[float, float]:
     return mean * count, statistics.stdev(values) * math.sqrt(unknown / len(values)) * count
 
 
-def describe(estimate: Estimate, classes: Sequence[str], output: str | os.PathLike) -> str:
+def describe(
+    estimate: Estimate, classes: Sequence[str], output: str | os.PathLike, max_failures: float
+) -> str:
     """The estimate as text for people: a table of classes, one of splits, size and time."""
     splits = estimate.splits
     counts = [
@@ -205,6 +207,13 @@ def describe(estimate: Estimate, classes: Sequence[str], output: str | os.PathLi
         if split.missing:
             shown = ', '.join(split.missing[:3]) + (', ...' if len(split.missing) > 3 else '')
             lines.append(f'missing in {name}: {shown}')
+    missing = sum(len(split.missing) for split in splits.values())
+    clips = sum(split.clips for split in splits.values())
+    if missing > max_failures * clips:
+        lines.append(
+            f'{missing / clips:.1%} of the clips are missing, more than '
+            f'max_failures={max_failures:g} allows'
+        )
     for key, reason in estimate.sample_failures:
         lines.append(f'failed in the sample: {key}: {reason}')
     if not estimate.sample:

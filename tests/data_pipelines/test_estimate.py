@@ -62,7 +62,7 @@ def test_counts_and_measures(videos, tmp_path, monkeypatch):
     assert found.bytes == (pytest.approx(size), 0)
     assert found.splits['train'].finished == 43 and found.seconds == (0, 0)
     assert [key for key, _ in found.sample_failures] == ['bad']
-    text = describe(found, annotations.classes, output)
+    text = describe(found, annotations.classes, output, 0.1)
     assert 'failed in the sample: bad: empty or unreadable' in text
     assert 'missing in train: gone' in text
     assert 'DOES NOT FIT' not in text
@@ -84,13 +84,16 @@ def test_nothing_there(tmp_path):
     annotations = Annotations(('a',), {'train': (Clip('nowhere.mp4', 'n', (0,)),)})
     found = estimate(annotations, tmp_path / 'out', workers=1, progress=False)
     assert found.splits['train'].missing == ('n',)
-    assert 'no video file is there: no estimate' in describe(found, ('a',), 'out')
+    text = describe(found, ('a',), 'out', 0.1)
+    assert 'no video file is there: no estimate' in text
+    assert '100.0% of the clips are missing, more than max_failures=0.1 allows' in text
+    assert 'allows' not in describe(found, ('a',), 'out', 1.0)
 
 
 def test_too_large():
     counts = estimating.SplitCounts(9, (9,), 9, 10**9, (), 0)
     found = estimating.Estimate({'train': counts}, 9, (), (2e12, 1e11), (90_000, 600), 8, 10**12)
-    text = describe(found, ('a',), 'out')
+    text = describe(found, ('a',), 'out', 0.1)
     assert '2 TB (+- 100 GB) of records; out has 1 TB free' in text
     assert 'time with 8 workers: 25 h 0 min (+- 10 min)' in text
     assert 'THAT DOES NOT FIT' in text

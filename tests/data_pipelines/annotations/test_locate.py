@@ -29,6 +29,15 @@ def test_of_several_files_the_folders_decide(tmp_path):
     assert videos.find('v') == str(tmp_path / 'x/sit/v.mp4')
 
 
+def test_folders_of_classes(tmp_path):
+    make_files(tmp_path, 'run fast/v.mp4', 'other/w.mp4', 'x.mp4')
+    videos = VideoFiles(tmp_path, ['run fast', 'sit'])
+    assert videos.find('run_fast/v') == str(tmp_path / 'run fast/v.mp4')
+    assert videos.find('sit/v') == str(tmp_path / 'sit/v.mp4')  # missing
+    assert videos.find('sit/w') == str(tmp_path / 'other/w.mp4')
+    assert videos.find('sit/x') == str(tmp_path / 'x.mp4')
+
+
 def test_links_are_followed_once(tmp_path):
     make_files(tmp_path, 'elsewhere/v.mp4')
     (tmp_path / 'videos').mkdir()
