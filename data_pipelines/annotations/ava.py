@@ -24,6 +24,7 @@ from data_pipelines.annotations.ava_files import read_proposals
 from data_pipelines.annotations.ava_files import read_timestamps
 from data_pipelines.annotations.command import add_format
 from data_pipelines.annotations.command import add_videos
+from data_pipelines.annotations.command import split_and_file
 from data_pipelines.annotations.locate import VideoFiles
 
 CONTEXT_SECONDS = 3.2  # 32 frames at every third of 30 per second
@@ -295,11 +296,7 @@ def _read(args: argparse.Namespace) -> Annotations:
         raise ValueError('--max_seconds would cut key frames off; use --context_seconds')
     boxes: dict[str, list[str]] = {}
     for value in args.boxes:
-        split, separator, path = value.partition('=')
-        if not separator or not split or not path:
-            raise ValueError(
-                f'--boxes={value}: wanted SPLIT=FILE, for example --boxes train=ava_train_v2.2.csv'
-            )
+        split, path = split_and_file('--boxes', value)
         boxes.setdefault(split, []).append(path)
     return read_ava(
         boxes,

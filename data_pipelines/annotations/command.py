@@ -56,12 +56,20 @@ def files_by_split(option: str, values: Sequence[str]) -> dict[str, str]:
     """
     files = {}
     for value in values:
-        split, separator, path = value.partition('=')
-        if not separator or not split or not path:
-            raise ValueError(
-                f'{option}={value}: wanted SPLIT=FILE, for example {option} train=FILE'
-            )
+        split, path = split_and_file(option, value)
         if split in files:
             raise ValueError(f'{option}={value}: the split {split!r} is given twice')
         files[split] = path
     return files
+
+
+def split_and_file(option: str, value: str) -> tuple[str, str]:
+    """The two parts of a value ``SPLIT=FILE`` of an option.
+
+    Raises:
+      ValueError: it has another form.
+    """
+    split, separator, path = value.partition('=')
+    if not separator or not split or not path:
+        raise ValueError(f'{option}={value}: wanted SPLIT=FILE, for example {option} train=FILE')
+    return split, path

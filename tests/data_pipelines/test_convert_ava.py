@@ -1,5 +1,6 @@
 """Key frames from videos to records and back."""
 
+import csv
 import dataclasses
 import json
 
@@ -16,11 +17,13 @@ from data_pipelines.conversion.dataset import convert
 from data_pipelines.convert import main
 from data_pipelines.dataset_info import load_dataset_info
 from data_pipelines.regions import regions
+from data_pipelines.regions import regions
 from tests.data_pipelines import tiny_ava
 from tests.data_pipelines.video_writer import number_image
 from tests.data_pipelines.video_writer import numbers_of
 from tests.data_pipelines.video_writer import write_numbered
 from tests.data_pipelines.video_writer import write_video
+from tests.golden import reference_path
 
 
 @pytest.fixture(scope='module')
@@ -203,6 +206,44 @@ def test_restart_keeps_shards_and_boxes_decide(files, command, tmp_path):
     example = read_examples(tmp_path, 'validation')[0]
     assert regions(example, 3).boxes.shape == (0, 4) and regions(example, 3).labels.shape == (0, 3)
     assert example.context['clip/label/index'].tolist() == []
+
+
+def test_official_rows_from_records(tmp_path):
+    """What went in comes out: the boxes of records, as rows of an official csv."""
+    truth = reference_path('ava_eval_groundtruth.csv')
+    excluded = reference_path('ava_eval_excluded.csv')
+    with open(truth, newline='') as file:
+        rows = [tuple(row) for row in csv.reader(file)]
+    with open(excluded, newline='') as file:
+        left_out = {tuple(row) for row in csv.reader(file)}
+    (tmp_path / 'videos').mkdir()
+    for video in {row[0] for row in rows}:
+        write_numbered(tmp_path / 'videos' / f'{video}.mp4', 33 * 2, rate=2)
+    arguments = [
+        'ava',
+        f'--boxes=validation={truth}',
+        f'--actions={reference_path("ava_eval_labelmap_80.pbtxt")}',
+        f'--excluded={excluded}',
+        f'--videos={tmp_path / "videos"}',
+        '--video_start=900',
+        f'--output={tmp_path / "out"}',
+        '--workers=2',
+    ]
+    assert main(arguments) == 0
+    ids = load_dataset_info(tmp_path / 'out').arguments['action_ids']
+    found = []
+    for example in read_examples(tmp_path / 'out', 'validation'):
+        video, timestamp = example.context['video/filename'][0].decode().rsplit(',', 1)
+        shown = regions(example, 80)
+        second = int(timestamp) - 900
+        assert numbers(example)[shown.key_frame] == 2 * second
+        for box, labels, person in zip(shown.boxes, shown.labels, shown.persons):
+            sides = [f'{side:.3f}' for side in box]
+            found += [
+                (video, timestamp, *sides, str(ids[label]), str(person))
+                for label in np.flatnonzero(labels)
+            ]
+    assert sorted(found) == sorted({row for row in rows if row[:2] not in left_out})
 
 
 def test_missing_movie_is_reported(files, command, tmp_path, capsys):

@@ -1,0 +1,224 @@
+"""A picture of sample clips of a dataset: frames in a row, class names, boxes on key frames."""
+
+from collections.abc import Sequence
+import textwrap
+import unicodedata
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from data_pipelines import records
+from data_pipelines import regions
+from data_pipelines.inspection import RecordFacts
+from data_pipelines.inspection import Report
+
+_CELL = 160  # pixels: height of a frame
+_KEY_CELL = 270  # pixels: height of a key frame; the other frames stand beside it in two lines
+_TEXT_WIDTH = 270  # pixels
+_CHARACTERS = 36  # in a line of that width
+_GAP = 4  # pixels
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_INK, _FAINT, _PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
+_COLOURS = (  # RGB, told apart by most people with a colour vision deficiency too
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+    (0, 114, 178), (213, 94, 0), (204, 121, 167), (148, 103, 189),
+)  # fmt: skip
+
+
+def contact_sheet(report: Report, *, clips: int = 16, frames: int = 6, seed: int = 0) -> np.ndarray:
+    """Draws sample clips, u8 [H, W, 3], RGB.
+
+    Args:
+      report: of the directory; only good records are shown.
+      clips: rows, shared by the splits and spread over the classes.
+      frames: per row, equally spaced from the first to the last; a localisation record also shows
+        its key frame, with boxes and actions (proposals of a detector in thin white).
+      seed: another one, other clips.
+
+    Raises:
+      ValueError: there is no good record.
+    """
+    samples = {
+        split: _sample(found.records, max(1, clips // len(report.splits)), seed)
+        for split, found in report.splits.items()
+    }
+    if not any(samples.values()):
+        raise ValueError(f'{report.directory}: no good record to draw')
+    rows = []
+    for split, chosen in samples.items():
+        reader = records.RecordReader(report.directory, split, index=report.splits[split].index)
+        try:
+            rows += [_row(reader, split, facts, report, frames) for facts in chosen]
+        finally:
+            reader.close()
+    width = max(row.shape[1] for row in rows)
+    rows = [_pad(row, row.shape[0] + _GAP, width) for row in rows]
+    return np.concatenate([_title(report, width), *rows])
+
+
+def _sample(found: Sequence[RecordFacts], count: int, seed: int) -> list[RecordFacts]:
+    """Records of as many classes as possible, in the order of the classes."""
+    rng = np.random.default_rng(seed)
+    by_class: dict[int, list[RecordFacts]] = {}
+    for facts in rng.permutation(np.arange(len(found))).tolist():
+        labels = found[facts].labels or (-1,)
+        by_class.setdefault(labels[int(rng.integers(len(labels)))], []).append(found[facts])
+    chosen: list[RecordFacts] = []
+    while by_class and len(chosen) < count:
+        for label in rng.permutation(sorted(by_class)).tolist():
+            if len(chosen) < count:
+                chosen.append(by_class[label].pop())
+            if not by_class[label]:
+                del by_class[label]
+    return sorted(chosen, key=lambda facts: (facts.labels, facts.number))
+
+
+def _row(
+    reader: records.RecordReader, split: str, facts: RecordFacts, report: Report, count: int
+) -> np.ndarray:
+    example = records.decode_sequence_example(reader.read(facts.number), facts.file)
+    encoded = records.encoded_frames(example, facts.file)
+    numbers = np.linspace(0, len(encoded) - 1, min(count, len(encoded))).round().astype(int)
+    if facts.actions is None:
+        cells = [_frame(encoded, number, facts, _CELL) for number in numbers.tolist()]
+        return _beside([_describe(split, facts, report, None, _CELL), *cells])
+    classes = max(report.classes, default=0) + 1
+    key_frame = regions.regions(example, classes, facts.file)
+    image = _scaled(encoded[key_frame.key_frame], _KEY_CELL)
+    image = _with_boxes(image, key_frame, report.classes)
+    _stamp(image, 'key frame', facts, key_frame.key_frame)
+    height = (_KEY_CELL - _GAP) // 2
+    cells = [_frame(encoded, number, facts, height) for number in numbers.tolist()]
+    half = -(-len(cells) // 2)
+    lines = [_beside(line) for line in (cells[:half], cells[half:]) if line]
+    width = max(line.shape[1] for line in lines)
+    lines = [_pad(line, height + _GAP, width) for line in lines]
+    grid = _pad(np.concatenate(lines)[:_KEY_CELL], _KEY_CELL, width)
+    return _beside([_describe(split, facts, report, key_frame, _KEY_CELL), image, grid])
+
+
+def _frame(encoded: Sequence[bytes], number: int, facts: RecordFacts, height: int) -> np.ndarray:
+    image = _scaled(encoded[number], height)
+    _stamp(image, '', facts, number)
+    return image
+
+
+def _beside(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of the same height in a line, with gaps after them."""
+    gap = np.full((images[0].shape[0], _GAP, 3), 255, np.uint8)
+    return np.concatenate([part for image in images for part in (image, gap)], axis=1)
+
+
+def _scaled(jpeg: bytes, height: int) -> np.ndarray:
+    """A frame of the given height, or lower where it would be wider than 16:9."""
+    image = simplejpeg.decode_jpeg(bytes(jpeg), colorspace='RGB')
+    scale = min(height / image.shape[0], height * 16 / 9 / image.shape[1])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return _pad(cv2.resize(image, size, interpolation=method), height, size[0], 225)
+
+
+def _pad(image: np.ndarray, height: int, width: int, value: int = 255) -> np.ndarray:
+    out = np.full((height, width, 3), value, np.uint8)
+    out[: image.shape[0], : image.shape[1]] = image
+    return out
+
+
+def _with_boxes(
+    image: np.ndarray, key_frame: regions.Regions, classes: dict[int, str]
+) -> np.ndarray:
+    """Draws proposals, boxes, and the names of the actions at the boxes."""
+    image = np.ascontiguousarray(image)
+    shape = np.array([image.shape[1], image.shape[0]] * 2)
+
+    def corners(box: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+        x1, y1, x2, y2 = np.minimum((box * shape).round().astype(int), shape - 1).tolist()
+        return (x1, y1), (x2, y2)
+
+    for box in key_frame.proposals:
+        cv2.rectangle(image, *corners(box), _PAPER, 1)
+    for number, box in enumerate(key_frame.boxes):
+        cv2.rectangle(image, *corners(box), _COLOURS[number % len(_COLOURS)], 2)
+    for number, (box, labels) in enumerate(zip(key_frame.boxes, key_frame.labels)):
+        (x, y), _ = corners(box)
+        for label in np.flatnonzero(labels).tolist():
+            name = _ascii(classes.get(label, str(label)))
+            y += _tag(image, name, x, y, _COLOURS[number % len(_COLOURS)])
+    return image
+
+
+def _tag(image: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int]) -> int:
+    """Writes on a coloured ground with its corner at (x, y), inside the image; returns its height."""
+    scale = 0.38
+    (width, height), below = cv2.getTextSize(text, _FONT, scale, 1)
+    x = max(0, min(x, image.shape[1] - width - 4))
+    y = max(0, min(y, image.shape[0] - height - below - 4))
+    cv2.rectangle(image, (x, y), (x + width + 3, y + height + below + 2), colour, cv2.FILLED)
+    _write(image, text, x + 2, y + height + 2, _INK if sum(colour) > 330 else _PAPER, scale)
+    return height + below + 3
+
+
+def _stamp(image: np.ndarray, text: str, facts: RecordFacts, number: int) -> None:
+    """Says in the corner which moment of the clip a frame shows."""
+    when = f'{number / facts.frame_rate:.2f} s' if facts.frame_rate else f'frame {number}'
+    text = f'{text} {when}'.strip()
+    (width, height), below = cv2.getTextSize(text, _FONT, 0.35, 1)
+    corner = image[-height - below - 4 :, : width + 6]
+    corner[:] = corner // 3
+    _write(image, text, 3, image.shape[0] - below - 1, _PAPER, 0.35)
+
+
+def _describe(
+    split: str,
+    facts: RecordFacts,
+    report: Report,
+    key_frame: regions.Regions | None,
+    height: int,
+) -> np.ndarray:
+    """The text at the left of a row."""
+    names = [report.classes.get(label, f'class {label}') for label in facts.labels]
+    lines = [(line, _INK, 0.45) for name in names for line in _wrap(name, _CHARACTERS - 4)]
+    lines = lines or [('(no class)', _INK, 0.45)]
+    room = (height - 70) // 17
+    if len(lines) > room:
+        lines = [*lines[: room - 1], (f'... {len(names)} classes', _INK, 0.45)]
+    name = facts.key[0].decode(errors='replace') if len(facts.key) == 3 else 'no name'
+    rate = f', {facts.frame_rate:.3g} per s' if facts.frame_rate else ''
+    details = [split, *_wrap(name, _CHARACTERS)[-2:], f'{facts.frames} frames{rate}']
+    details[-1] += f', {facts.size[0]}x{facts.size[1]}'
+    if key_frame is not None:
+        details.append(f'{len(key_frame.boxes)} boxes, {len(key_frame.proposals)} proposals')
+    image = np.full((height, _TEXT_WIDTH, 3), 255, np.uint8)
+    y = 0
+    for text, colour, scale in [*lines, *((text, _FAINT, 0.36) for text in details)]:
+        y += 17 if scale > 0.4 else 14
+        _write(image, text, 4, y, colour, scale)
+    return image
+
+
+def _title(report: Report, width: int) -> np.ndarray:
+    counts = [f'{len(found.records)} {split}' for split, found in report.splits.items()]
+    name = report.info.name if report.info is not None else report.directory
+    image = np.full((30, width, 3), 255, np.uint8)
+    text = f'{name}: {" + ".join(counts)} records, {len(report.classes)} classes'
+    _write(image, text, 4, 20, _INK, 0.55)
+    return image
+
+
+def _write(
+    image: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int], scale: float
+) -> None:
+    cv2.putText(image, _ascii(text), (x, y), _FONT, scale, colour, 1, cv2.LINE_AA)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return list(textwrap.wrap(text, width)) or ['']
+
+
+def _ascii(text: str) -> str:
+    """OpenCV's letters are ASCII: accents are dropped, other signs become question marks."""
+    plain = unicodedata.normalize('NFKD', text)
+    plain = ''.join(sign for sign in plain if not unicodedata.combining(sign))
+    return plain.encode('ascii', 'replace').decode()
+
