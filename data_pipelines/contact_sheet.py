@@ -6,8 +6,8 @@ import unicodedata
 
 import cv2
 import numpy as np
-import simplejpeg
 
+from data_pipelines import decode
 from data_pipelines import records
 from data_pipelines import regions
 from data_pipelines.inspection import RecordFacts
@@ -77,7 +77,7 @@ def _sample(found: Sequence[RecordFacts], count: int, seed: int) -> list[RecordF
 def _row(
     reader: records.RecordReader, split: str, facts: RecordFacts, report: Report, count: int
 ) -> np.ndarray:
-    example = records.decode_sequence_example(reader.read(facts.number), facts.file)
+    example = records.decode_clip(reader.read(facts.number), facts.file)
     encoded = records.encoded_frames(example, facts.file)
     numbers = np.linspace(0, len(encoded) - 1, min(count, len(encoded))).round().astype(int)
     if facts.actions is None:
@@ -85,7 +85,7 @@ def _row(
         return _beside([_describe(split, facts, report, None, _CELL), *cells])
     classes = max(report.classes, default=0) + 1
     key_frame = regions.regions(example, classes, facts.file)
-    image = _scaled(encoded[key_frame.key_frame], _KEY_CELL)
+    image = _scaled(encoded, key_frame.key_frame, _KEY_CELL)
     image = _with_boxes(image, key_frame, report.classes)
     _stamp(image, 'key frame', facts, key_frame.key_frame)
     height = (_KEY_CELL - _GAP) // 2
@@ -98,8 +98,10 @@ def _row(
     return _beside([_describe(split, facts, report, key_frame, _KEY_CELL), image, grid])
 
 
-def _frame(encoded: Sequence[bytes], number: int, facts: RecordFacts, height: int) -> np.ndarray:
-    image = _scaled(encoded[number], height)
+def _frame(
+    encoded: Sequence[bytes | memoryview], number: int, facts: RecordFacts, height: int
+) -> np.ndarray:
+    image = _scaled(encoded, number, height)
     _stamp(image, '', facts, number)
     return image
 
@@ -110,9 +112,9 @@ def _beside(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([part for image in images for part in (image, gap)], axis=1)
 
 
-def _scaled(jpeg: bytes, height: int) -> np.ndarray:
+def _scaled(encoded: Sequence[bytes | memoryview], number: int, height: int) -> np.ndarray:
     """A frame of the given height, or lower where it would be wider than 16:9."""
-    image = simplejpeg.decode_jpeg(bytes(jpeg), colorspace='RGB')
+    image = decode.decode_frame(encoded, number)
     scale = min(height / image.shape[0], height * 16 / 9 / image.shape[1])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

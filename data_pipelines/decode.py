@@ -112,6 +112,17 @@ def _refuse_size(number: int, found: tuple[int, int], wanted: tuple[int, int]):
     )
 
 
+def decode_frame(
+    frames: Sequence[bytes | memoryview], number: int, factor: int = 1
+) -> np.ndarray:
+    """One whole frame, RGB u8[ceil(H/factor), ceil(W/factor), 3]; factor 1, 2, 4 or 8.
+
+    Raises:
+        FrameError: neither JPEG nor PNG, or damaged.
+    """
+    return _decode(frames, number, frame_size(frames, number), factor)
+
+
 def decode_window(
     frames: Sequence[bytes | memoryview],
     numbers: np.ndarray,

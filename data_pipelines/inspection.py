@@ -12,8 +12,8 @@ import dataclasses
 import os
 
 import numpy as np
-import simplejpeg
 
+from data_pipelines import decode
 from data_pipelines import files
 from data_pipelines import records
 from data_pipelines import regions
@@ -294,7 +294,7 @@ class _Check:
         offset = int(reader.index.offsets[number])
         size = records.framed_size(int(reader.index.lengths[number]))
         try:
-            example = records.decode_sequence_example(reader.read(number), file)
+            example = records.decode_clip(reader.read(number), file)
             return size, self._facts(example, file, offset, number)
         except (ValueError, OSError) as error:
             return size, _problem(file, offset, error)
@@ -373,24 +373,17 @@ class _ClassNames:
         return dict(sorted(self._names.items()))
 
 
-def _check_frames(encoded: Sequence[bytes], quick: bool) -> tuple[int, int]:
+def _check_frames(encoded: Sequence[bytes | memoryview], quick: bool) -> tuple[int, int]:
     """(height, width) of the frames of a record, which all decode."""
-    size = None
-    for number in range(1 if quick else len(encoded)):
-        frame = bytes(encoded[number])
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(frame)
-            if not quick:  # an eighth of the size: all of the file is read, little is computed
-                simplejpeg.decode_jpeg(
-                    frame, colorspace='GRAY', min_height=1, min_width=1, min_factor=8
-                )
-        except (ValueError, RuntimeError, MemoryError) as error:
-            raise RecordError(f'frame {number} cannot be decoded as JPEG ({error})') from error
-        if size not in (None, (height, width)):
+    size = decode.frame_size(encoded)
+    for number in range(0 if quick else len(encoded)):
+        height, width = decode.frame_size(encoded, number)
+        if (height, width) != size:
             raise RecordError(
-                f'frame {number} is {width}x{height}, other frames are {size[1]}x{size[0]}'
+                f'frame {number} is {width}x{height}, frame 0 is {size[1]}x{size[0]}'
             )
-        size = height, width
+        # An eighth of the size: all of a JPEG is read, little is computed.
+        decode.decode_frame(encoded, number, factor=8)
     return size
 
 

@@ -58,7 +58,7 @@ _CRC = struct.Struct('<I')
 _OVERHEAD = _HEADER.size + _CRC.size
 _INDEX_FORMAT = 'multitrain record index'
 _INDEX_VERSION = 1
-_SHARD_NAME = re.compile(r'(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})')
+SHARD_NAME = re.compile(r'(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})')
 _MAX_OPEN_SHARDS = 128  # per reader: leaves room under the usual limit of 1024 open files
 
 
@@ -172,6 +172,11 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
             yield offset, data
 
 
+def framed_size(length: int) -> int:
+    """Bytes that a record of ``length`` bytes of data takes in a file."""
+    return length + _OVERHEAD
+
+
 # Shards and their index.
 
 
@@ -194,7 +199,7 @@ def find_shards(directory: str | os.PathLike, split: str) -> list[str]:
         )
     found, others = {}, set()
     for name in files.names(directory):
-        match = _SHARD_NAME.fullmatch(name)
+        match = SHARD_NAME.fullmatch(name)
         if match is None:
             continue
         if match['split'] == split:
@@ -343,6 +348,23 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
     return RecordIndex(names, sizes, counts, offsets, lengths)
 
 
+def _open_index(directory: str | os.PathLike, split: str) -> RecordIndex:
+    """The index beside the shards; made, and left there if possible, where there is none."""
+    index = load_index(directory, split)
+    if index is None:
+        index = build_index(directory, split)
+        try:
+            save_index(directory, split, index)
+        except OSError as error:
+            logging.warning(
+                '%s: the index of %r stays in memory, it cannot be written: %s',
+                directory,
+                split,
+                error,
+            )
+    return index
+
+
 class RecordReader:
     """Random access to the records of one split: ``reader[i]`` by number, from any thread.
 
@@ -350,32 +372,23 @@ class RecordReader:
     directory can be written, saved for the next time.
     """
 
-    def __init__(self, directory: str | os.PathLike, split: str):
+    def __init__(
+        self, directory: str | os.PathLike, split: str, *, index: RecordIndex | None = None
+    ):
         """Opens a split.
 
         Args:
           directory: where the shards lie.
           split: their common name, the ``train`` of ``train-00000-of-00016``.
+          index: where the records are, instead of ``NAME.index``; its shards may be part of all.
 
         Raises:
           RecordError: no or missing shards, or an index that does not belong to them.
         """
         self._directory = os.fspath(directory)
-        index = load_index(directory, split)
-        if index is None:
-            index = build_index(directory, split)
-            try:
-                save_index(directory, split, index)
-            except OSError as error:
-                logging.warning(
-                    '%s: the index of %r stays in memory, it cannot be written: %s',
-                    directory,
-                    split,
-                    error,
-                )
-        self.index = index
+        self.index = _open_index(directory, split) if index is None else index
         self._first = np.concatenate(
-            [[0], np.cumsum(index.counts)]
+            [[0], np.cumsum(self.index.counts)]
         )  # number of each shard's first record
         self._files: dict[int, files.RandomAccessFile] = {}
         self._lock = threading.Lock()
