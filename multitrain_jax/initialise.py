@@ -22,7 +22,7 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.positions import is_positions, resize_positions
-from multitrain_jax.trained_run import is_run, read_run
+from multitrain_jax.trained_run import find_run, read_run
 
 TABLE_FILE = 'init_from.txt'
 
@@ -111,7 +111,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
         info, _, params = export.read_export(directory)
         classes = {name: dataset.classes for name, dataset in info.datasets.items()}
         return Weights(str(path), info.model, classes, info.mean, info.std, flatten(params))
-    if is_run(path):
+    if find_run(path) is not None:
         run = read_run(path, argument='config.init_from')
         classes = {spec.name: spec.classes for spec in run.datasets}
         return Weights(str(path), run.model, classes, run.config.augment.mean, run.config.augment.std, flatten(run.params))
