@@ -145,6 +145,10 @@ class ClipDataset(abc.ABC):
     def where(self, record: int) -> str:
         """A record's place in words, for messages."""
 
+    def video_name(self, record: int) -> str:
+        """What the dataset calls a record whose views were written; where it has no name, its place."""
+        return self.where(record)
+
     @abc.abstractmethod
     def close(self) -> None:
         """Closes files."""
@@ -165,12 +169,14 @@ class Clip:
         labels: i64[number of labels], class numbers.
         frame_rate: stored frames per second; None where unknown.
         key_frame: number of the key frame among the stored frames; None: the record has none.
+        name: what the record calls its video; empty: nothing.
     """
 
     frames: Sequence[bytes | memoryview]
     labels: np.ndarray
     frame_rate: float | None
     key_frame: int | None = None
+    name: str = ''
 
 
 class EncodedDataset(ClipDataset):
@@ -178,6 +184,7 @@ class EncodedDataset(ClipDataset):
 
     def __init__(self, source: Source, spec: TrainingSpec | TestSpec):
         self.source, self.spec = source, spec
+        self._names: dict[int, str] = {}
         if isinstance(spec, TestSpec):
             temporal_views = spec.temporal_views if source.sampling == 'strided' else 1
             self.views = temporal_views * spec.spatial_views
@@ -221,7 +228,11 @@ class EncodedDataset(ClipDataset):
         scaled = frames.scaled_size(*size, spec.short_side)
         corners = frames.crop_corners(*scaled, spec.crop_size, spec.spatial_views)
         decode.decode_views(clip.frames, numbers, scaled, corners, out, reduced=spec.reduced)
+        self._names[record] = clip.name
         return clip.labels
+
+    def video_name(self, record):
+        return self._names.get(record) or super().video_name(record)
 
     def _around_key_frame(self, clip: Clip) -> np.ndarray:
         num_stored = len(clip.frames)
@@ -305,6 +316,7 @@ class RecordDataset(EncodedDataset):
             labels=labels,
             frame_rate=float(rate[0]) if has_rate else self.info.frame_rate,
             key_frame=key_frame,
+            name=_text(example.context.get(records.VIDEO_FILENAME)),
         )
 
     def where(self, record: int) -> str:
@@ -312,6 +324,13 @@ class RecordDataset(EncodedDataset):
 
     def close(self) -> None:
         self.reader.close()
+
+
+def _text(feature: object) -> str:
+    """The first of a feature's byte strings; empty where it is none."""
+    if isinstance(feature, list) and feature and isinstance(feature[0], bytes):
+        return feature[0].decode('utf-8', errors='replace')
+    return ''
 
 
 def dataset_path(root: str | os.PathLike, path: str) -> str:

@@ -14,6 +14,7 @@ and a test batch also ::
 
     record   i32[B]              record number within the split, -1 for padding
     view     i32[B]              temporal clip * spatial crops + spatial crop
+    name     object[B]           str, what the record calls its video; empty for padding
 """
 
 from collections.abc import Iterator, Sequence
@@ -271,6 +272,7 @@ def evaluation_batches(
             _write_label(batch, row, labels)
             batch['dataset'][row], batch['weight'][row] = dataset, 1
             batch['record'][row], batch['view'][row] = record, view
+            batch['name'][row] = opened.video_name(record)
 
     def fill_record(rows: list[tuple[Batch, int]], record: int) -> list[Damage]:
         try:
@@ -360,6 +362,7 @@ def _new_batch(
     if padding:
         batch['record'] = np.full(rows, -1, np.int32)
         batch['view'] = np.zeros(rows, np.int32)
+        batch['name'] = np.full(rows, '', object)
     return batch
 
 

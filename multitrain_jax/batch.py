@@ -8,6 +8,7 @@ A batch is a flat dict of arrays, the host's share of the global batch:
     weight   f32[B]             0 for padding
     record   i32[B]             evaluation only: record number within the dataset, -1 for padding
     view     i32[B]             evaluation only: number of the test view
+    name     object[B]          evaluation only, optional: str, what the dataset calls the record's video
 
 B clips, T frames, H W pixels, C classes of the dataset that has most.
 """

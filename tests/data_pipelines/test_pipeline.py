@@ -18,6 +18,7 @@ from tests.data_pipelines.tiny_records import (
     flat_frame,
     jpeg,
     smooth_image,
+    video_name,
     write_records,
 )
 from tests.golden import shared_path
@@ -368,6 +369,8 @@ def test_evaluation_covers_every_view_once(
                 assert set(batch['weight'].tolist()) <= {0.0, 1.0}
                 assert (batch['record'][~real] == -1).all() and not batch['video'][~real].any()
                 np.testing.assert_array_equal(batch['label'][real], batch['record'][real])
+                names = [video_name(r) if r >= 0 else '' for r in batch['record'].tolist()]
+                assert batch['name'].tolist() == names
                 red = batch['video'][real][..., 0].mean((1, 2, 3))
                 assert (np.abs(red - (10 + 4 * batch['record'][real])) < 2).all()
                 seen.update(
@@ -398,6 +401,16 @@ def test_evaluation_views_are_the_reference_crops_of_the_reference_frames(tmp_pa
             expected = images[start + step][8:32, left : left + 24]
             assert np.abs(batch['video'][view, place].astype(int) - expected).max() < 12
     assert batch['view'].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_videos_without_a_name_are_called_after_their_place(tmp_path):
+    no_name = {records.VIDEO_FILENAME: ['']}
+    write_records(
+        tmp_path, [[flat_frame(0, 0)]], [[0]], num_classes=1, num_shards=1, contexts=[no_name]
+    )
+    source = Source(tmp_path, 'd', 'train')
+    (batch,) = evaluation_batches(source, **TEST_SPEC, batch_size=1)
+    assert batch['name'].tolist() == [RecordDataset(source, TestSpec(3, 16, 16)).where(0)]
 
 
 def test_uniform_evaluation_has_one_temporal_view(two_sources):

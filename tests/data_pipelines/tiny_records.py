@@ -31,6 +31,11 @@ def flat_frame(record: int, frame: int, height: int = 20, width: int = 28) -> by
     return jpeg(np.broadcast_to(colour, (height, width, 3)))
 
 
+def video_name(number: int) -> str:
+    """What record ``number`` calls its video."""
+    return f'videos/{number:03d}.mp4'
+
+
 def write_records(
     directory: pathlib.Path,
     clips: Sequence[Sequence[bytes]],
@@ -53,7 +58,10 @@ def write_records(
         path = directory / records.shard_name(split, shard, num_shards)
         with records.RecordWriter(path) as writer:
             for number in numbers:
-                context = {records.LABEL_INDEX: np.array(labels[number], np.int64)}
+                context = {
+                    records.LABEL_INDEX: np.array(labels[number], np.int64),
+                    records.VIDEO_FILENAME: [video_name(number)],
+                }
                 context.update(contexts[number] if contexts else {})
                 frames = {records.IMAGE_ENCODED: list(clips[number])}
                 writer.write(records.encode_sequence_example(context, frames))
