@@ -95,23 +95,23 @@ def estimate(
     workers = workers or available_cpus()
     splits, present, remaining = {}, [], 0
     for split, clips in annotations.splits.items():
-        sizes = _sizes(clips)
+        found = planning.sizes_and_times(clips)
         finished = sum(
             len(plan.clips)
             for plan in planning.plan_split(split, clips, annotations.classes, options, shards)
             if plan.finished_result(output, video_timeout) is not None
         )
         class_counts = collections.Counter(label for clip in clips for label in clip.labels)
-        missing = [clip for clip in clips if clip.path not in sizes]
+        missing = [clip for clip in clips if clip.path not in found]
         splits[split] = SplitCounts(
             clips=len(clips),
             class_counts=tuple(class_counts[n] for n in range(len(annotations.classes))),
-            files=len(sizes),
-            bytes=sum(sizes.values()),
+            files=len(found),
+            bytes=sum(size for size, _ in found.values()),
             missing=tuple(clip.key for clip in missing),
             finished=finished,
         )
-        present += [clip for clip in clips if clip.path in sizes]
+        present += [clip for clip in clips if clip.path in found]
         remaining += max(0, len(clips) - len(missing) - finished)
     size = max(_MINIMUM_SAMPLE, _CLIPS_PER_WORKER * workers)
     sample = random.Random(0).sample(present, min(size, len(present)))
@@ -129,17 +129,6 @@ def estimate(
         workers=workers,
         free=shutil.disk_usage(next(p for p in (output, *output.parents) if p.exists())).free,
     )
-
-
-def _sizes(clips: Sequence[Clip]) -> dict[str, int]:
-    """Bytes of each video file that exists."""
-    sizes = {}
-    for path in {clip.path for clip in clips}:
-        try:
-            sizes[path] = os.path.getsize(path)
-        except (OSError, ValueError):
-            continue
-    return sizes
 
 
 def _convert_sample(

@@ -1,10 +1,12 @@
 """What is to be converted and what is there already."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -23,6 +25,8 @@ from data_pipelines.dataset_info import SplitInfo
 
 NOTES = '.convert'  # folder beside the shards: what is known of finished ones, for restarts
 _VERSION = 2  # raise it when the same arguments come to give other shards
+_STAT_THREADS = 16
+_STAT_BLOCK = 256  # files that a thread asks for at a time
 _SPLIT_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]*')
 
 
@@ -84,27 +88,43 @@ def plan_split(
     if shards is None:
         shards = min(1024, max(16, math.ceil(len(clips) / 128)))
     shards = min(shards, len(clips))
+    found = sizes_and_times(clips)
     for number in range(shards):
         own = tuple(clips[number::shards])
         names = {label: classes[label] for clip in own for label in clip.labels}
         content = [_VERSION, dataclasses.asdict(options), sorted(names.items())]
-        content += [(_without_path(clip), _size_and_time(clip.path)) for clip in own]
-        fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        content += [(_without_path(clip), found.get(clip.path)) for clip in own]
+        text = json.dumps(content, default=dataclasses.asdict)  # a clip may hold a KeyFrame
+        fingerprint = hashlib.sha256(text.encode()).hexdigest()
         yield ShardPlan(split, records.shard_name(split, number, shards), own, names, fingerprint)
 
 
 def _without_path(clip: Clip) -> dict:
     """All that decides a record; the videos themselves may move."""
-    return {key: value for key, value in dataclasses.asdict(clip).items() if key != 'path'}
+    return {key: value for key, value in vars(clip).items() if key != 'path'}
 
 
-def _size_and_time(path: str) -> tuple[int, int] | None:
-    """Tells a replaced video from the one that was converted."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+def sizes_and_times(clips: Sequence[Clip]) -> dict[str, tuple[int, int]]:
+    """Bytes and time of change (ns) of each video file that exists, by its path.
+
+    They tell a replaced video from the one that was converted. Asked for by many threads, for file
+    systems that are far away.
+    """
+    paths = sorted({clip.path for clip in clips})
+    with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as pool:
+        blocks = [paths[at : at + _STAT_BLOCK] for at in range(0, len(paths), _STAT_BLOCK)]
+        return dict(itertools.chain.from_iterable(pool.map(_sizes_and_times, blocks)))
+
+
+def _sizes_and_times(paths: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        found.append((path, (status.st_size, status.st_mtime_ns)))
+    return found
 
 
 def check_numbers(workers: int | None, shards: int | None, video_timeout: float) -> None:
