@@ -1,6 +1,6 @@
 """Checkpoints of a run by Orbax: save, find, check, restore.
 
-A checkpoint `WORKDIR/checkpoints/STEP` holds `state` (parameters, optimizer, step, key) and `meta`
+A checkpoint `WORKDIR/checkpoints/STEP` holds `state` (parameters, their moving average, optimizer, step, key) and `meta`
 (architecture, datasets with class names, data position, config). The step number is the data position: batch
 number n is a function of the config and n alone.
 """
@@ -11,11 +11,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from multitrain_jax.errors import UserError
+from multitrain_jax.parameters import merge
 
 
 class RunCheckpoints:
@@ -62,15 +64,22 @@ class RunCheckpoints:
         return _unstorable(restored, like)
 
     def restore_params(self, step: int, like: Any) -> Any:
-        """The parameters alone, as NumPy arrays in the structure of `like`."""
-        target = {'params': jax.tree.map(_on_host, like)}
-        args = ocp.args.PyTreeRestore(
-            target,
-            restore_args=jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target),
-            partial_restore=True,
-        )
+        """The model's parameters to use, as NumPy arrays in the structure of `like`: the moving average where kept."""
+        path = self.directory / str(step) / 'state'
         with ocp.PyTreeCheckpointer() as checkpointer:
-            return checkpointer.restore(self.directory / str(step) / 'state', args=args)['params']
+            averaged = _named_leaves(checkpointer.metadata(path).item_metadata.tree.get('ema') or {})
+            flat = traverse_util.flatten_dict(jax.tree.map(_on_host, like))
+            parts = {'params': {}, 'ema': {}}
+            for leaf_path, leaf in flat.items():
+                parts['ema' if '.'.join(map(str, leaf_path)) in averaged else 'params'][leaf_path] = leaf
+            target = {part: traverse_util.unflatten_dict(leaves) for part, leaves in parts.items() if leaves}
+            args = ocp.args.PyTreeRestore(
+                target,
+                restore_args=jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target),
+                partial_restore=True,
+            )
+            restored = checkpointer.restore(path, args=args)
+        return merge(*restored.values())
 
     def wait(self) -> None:
         """Returns when all saves are on disk; raises what went wrong in the background."""
@@ -166,15 +175,17 @@ def _first_difference(old: Any, new: Any, path: str) -> tuple[str, Any, Any] | N
     return None if old == new else (path, old, new)
 
 
-def _shape_problem(stored: Any, like: Any) -> str | None:
-    def flat(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: hasattr(node, 'shape'))[0]
-        return {
-            '.'.join(str(getattr(key, 'key', getattr(key, 'idx', key))) for key in path): tuple(leaf.shape)
-            for path, leaf in leaves
-        }
+def _named_leaves(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, `backbone.stages.0.first...`, of arrays or what describes them."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: hasattr(node, 'shape'))[0]
+    return {
+        '.'.join(str(getattr(key, 'key', getattr(key, 'idx', key))) for key in path): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
 
-    have, want = flat(stored), flat(like)
+
+def _shape_problem(stored: Any, like: Any) -> str | None:
+    have, want = _named_leaves(stored), _named_leaves(like)
     for name in want:
         if name not in have:
             return f'parameter {name} is missing'

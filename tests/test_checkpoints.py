@@ -46,6 +46,17 @@ def test_round_trip_and_keep(saved):
     assert saved.read_meta(2) == {'model': {'width': 2}}
 
 
+def test_the_moving_average_is_what_is_used(saved):
+    """Of the parameters that have one; the frozen ones are as they are."""
+    kept = {'layers': {1: jnp.full(4, 7.0)}, 'objective': {'dataset': jnp.zeros(2)}}
+    saved.save(1, state(1) | {'ema': kept}, {})
+    saved.wait()
+    same(
+        saved.restore_params(1, state(0)['params']),
+        {'layers': {0: state(1)['params']['layers'][0], 1: jnp.full(4, 7.0)}},
+    )
+
+
 def test_saving_a_step_again_is_no_error(saved):
     assert saved.save(1, state(1), {})
     assert not saved.save(1, state(5), {})
@@ -90,6 +101,7 @@ META = {
     'model': {'width': 8, 'blocks': [1, 2]},
     'datasets': {'a': {'classes': ['x', 'y']}},
     'data_order': {'seed': 0},
+    'state': {'ema': False, 'frozen': []},
     'config': {'log_every_steps': 1},
 }
 
@@ -110,6 +122,7 @@ META = {
             r"datasets.a.classes was \['x', 'y'\], is \['x'\] now",
         ),
         ('data_order', {'seed': 1}, 'data_order.seed was 0, is 1 now'),
+        ('state', {'ema': True, 'frozen': ()}, 'state.ema was False, is True now'),
     ],
 )
 def test_only_the_same_run_continues(part, value, message):

@@ -20,6 +20,9 @@ CHANGES = (
     '--config.epochs=12', '--config.checkpoint.every_steps=5',
     '--config.evaluation.every_epochs=8',
     '--config.model.head_dropout=0.2', '--config.evaluation.spatial_views=1',
+    '--config.optimizer.ema_decay=0.9', '--config.optimizer.layer_decay=0.8',
+    '--config.objective.learned_dataset_weights=True',
+    '--config.accumulation_steps=2', '--config.accumulation=two_pass',
 )  # fmt: skip
 STEPS = 30
 

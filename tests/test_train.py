@@ -1,7 +1,6 @@
 """The training step: the same numbers on any number of devices, however the batch is cut."""
 
 import dataclasses
-import functools
 import logging
 import os
 import pathlib
@@ -15,60 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from multitrain_jax import checkpoints, optimizer, parallel, train, train_step
+from multitrain_jax import checkpoints, parallel, train
 from multitrain_jax.errors import UserError
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
+from tests.tiny_training import STEPS, assert_same, means, prepared, trained
 
 ROOT = pathlib.Path(__file__).parent.parent
-STEPS = 3
-
-
-@functools.cache
-def prepared(devices: int, **changes):
-    """(source, mesh, step, state): a step that keeps its gradients, the state to start from."""
-    config = tiny.config(**changes)
-    source = tiny.ArraySource(config)
-    mesh = parallel.data_mesh(jax.devices()[:devices])
-    graphdef, abstract = train_step.abstract_model(config, source.datasets)
-    schedule = optimizer.learning_rate_schedule(
-        config.optimizer, steps_per_epoch=2, total_steps=STEPS
-    )
-    tx = optax.chain(
-        tiny.keep_gradients(), optimizer.build_optimizer(config.optimizer, schedule, abstract)
-    )
-    state = jax.jit(lambda: train_step.init_state(config, source.datasets, tx))()
-    step = parallel.map_train_step(
-        train_step.make_train_step(config, source.datasets, graphdef, tx), mesh
-    )
-    return source, mesh, step, state
-
-
-@functools.cache
-def trained(devices: int, **changes):
-    """Gradients and metrics of each of a few steps, and the parameters after them."""
-    source, mesh, step, state = prepared(devices, **changes)
-    state = parallel.replicate(jax.tree.map(jnp.copy, state), mesh)  # the step takes it over
-    gradients, metrics = [], []
-    for number in range(STEPS):
-        state, terms = step(state, parallel.to_devices(source.batch(number), mesh))
-        gradients.append(jax.device_get(state.opt_state[0]))
-        metrics.append(jax.device_get(terms))
-    return gradients, metrics, jax.device_get(state.params)
-
-
-def assert_same(one, other, *, rtol):
-    """Equal within rtol of each array's largest number (and 1e-5 of the largest of all)."""
-    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(one))
-    floor = 1e-5 * max(np.abs(leaf).max() for leaf in leaves)
-    for path, a, b in zip(paths, leaves, jax.tree.leaves(other), strict=True):
-        tolerance = rtol * np.abs(a).max() + floor
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance, err_msg=jax.tree_util.keystr(path))
-
-
-def means(metrics):
-    """Metrics of a step, without those that were never counted."""
-    return {name: total / count for name, (total, count) in metrics.items() if count > 0}
 
 
 def test_one_and_eight_devices_agree():
