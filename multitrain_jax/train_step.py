@@ -50,15 +50,20 @@ def init_state(config: Config, datasets: Sequence[DatasetSpec], tx: optax.Gradie
     model = build_model(config, datasets, params_key)
     params = training_params(config, nnx.to_pure_dict(nnx.state(model)))
     trainable, _ = split(params, config.optimizer.frozen)
-    ema = trainable if config.optimizer.ema_decay else {}
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable), ema, run_key)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable), _start_of_average(params, config), run_key)
 
 
 def start_from(state: TrainState, config: Config, model_params: Mapping[str, Any]) -> TrainState:
     """A state before the first step, with other parameters of the model than the random ones."""
     params = {**state.params, **model_params}
-    trainable, _ = split(params, config.optimizer.frozen)
-    return state.replace(params=params, ema=trainable if config.optimizer.ema_decay else {})
+    return state.replace(params=params, ema=_start_of_average(params, config))
+
+
+def _start_of_average(params: Mapping[str, Any], config: Config) -> Any:
+    if not config.optimizer.ema_decay:
+        return {}
+    # Buffers of its own: the step takes over those of the state, each only once.
+    return jax.tree.map(jnp.copy, split(params, config.optimizer.frozen)[0])
 
 
 def build_model(config: Config, datasets: Sequence[DatasetSpec], key: jax.Array) -> MultiTrainModel:
