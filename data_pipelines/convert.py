@@ -9,7 +9,7 @@ From Python: ``data_pipelines.conversion.dataset.convert``.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 import os
 import sys
@@ -70,7 +70,7 @@ def _common_arguments() -> argparse.ArgumentParser:
     )
     common.add_argument(
         '--max_seconds',
-        type=float,
+        type=_positive,
         metavar='S',
         help='store only the first S seconds of each clip (default: all)',
     )
@@ -83,7 +83,7 @@ def _common_arguments() -> argparse.ArgumentParser:
     )
     common.add_argument(
         '--max_failures',
-        type=float,
+        type=_share,
         default=0.1,
         metavar='SHARE',
         help='fail if more than this share of the videos cannot be converted (default: 0.1)',
@@ -105,9 +105,20 @@ def _common_arguments() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f'{text}: must be positive')
+    return _number(text, lambda value: 0 < value < math.inf, 'a positive number')
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda value: 0 <= value <= 1, 'a share, 0 to 1')
+
+
+def _number(text: str, accept: Callable[[float], bool], wanted: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not accept(value):
+        raise argparse.ArgumentTypeError(f'{text!r}: wanted {wanted}')
     return value
 
 

@@ -587,6 +587,22 @@ def test_command_mistakes(tmp_path, capsys, argv, message):
     assert said.startswith('error: ') and message in said and said.count('\n') == 1
 
 
+@pytest.mark.parametrize(
+    'argument, message',
+    [
+        ('--fps=0', "argument --fps: '0': wanted a positive number"),
+        ('--fps=ten', "argument --fps: 'ten': wanted a positive number"),
+        ('--max_seconds=nan', 'argument --max_seconds'),
+        ('--video_timeout=-1', 'argument --video_timeout'),
+        ('--max_failures=10', "argument --max_failures: '10': wanted a share, 0 to 1"),
+    ],
+)
+def test_command_numbers(capsys, argument, message):
+    with pytest.raises(SystemExit) as stop:
+        main(['folder', '--videos=v', '--output=o', argument])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_command_on_a_file_as_output(videos, tmp_path, capsys):
     (tmp_path / 'file').write_text('')
     assert main(['folder', f'--videos={videos}', f'--output={tmp_path / "file"}']) == 1
