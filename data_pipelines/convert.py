@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable, Sequence
 import math
 import os
+import shlex
 import sys
 import time
 
@@ -96,6 +97,14 @@ def _common_arguments() -> argparse.ArgumentParser:
         help='end a decoder that takes longer for one clip, and count a failure (default: 600)',
     )
     common.add_argument(
+        '--beam',
+        nargs='?',
+        const='',
+        metavar='OPTIONS',
+        help='convert by an Apache Beam pipeline with these options, in one word, for example '
+        '--beam="--runner=FlinkRunner --parallelism=64"; without OPTIONS on this machine',
+    )
+    common.add_argument(
         '--dry_run',
         action='store_true',
         help='only count clips and missing files, and estimate size and time by converting a '
@@ -153,6 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         'video_timeout': args.video_timeout,
     }
     try:
+        if args.beam is not None and args.workers is not None:
+            raise ValueError("--workers has no effect with --beam; give Beam's own option instead")
         annotations = args.read(args)
         if args.dry_run:
             expected = estimate(annotations, args.output, **settings)
@@ -165,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name=args.name,
             max_failures=args.max_failures,
             arguments=source,
+            beam=None if args.beam is None else shlex.split(args.beam),
             **settings,
         )
     except (ValueError, OSError) as error:

@@ -1,6 +1,7 @@
 """Clips -> record shards, their index and ``dataset.json``: the library of ``data_pipelines.convert``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import csv
 import dataclasses
 import io
@@ -13,6 +14,8 @@ import tqdm
 from data_pipelines import records
 from data_pipelines.annotations import Annotations
 from data_pipelines.conversion import plan as planning
+from data_pipelines.conversion.beam import convert_on_beam
+from data_pipelines.conversion.beam import require_beam
 from data_pipelines.conversion.shard import Options
 from data_pipelines.conversion.workers import available_cpus
 from data_pipelines.conversion.workers import run_jobs
@@ -40,6 +43,7 @@ def convert(
     video_timeout: float = 600.0,
     progress: bool = True,
     arguments: Mapping[str, Any] | None = None,
+    beam: Sequence[str] | None = None,
 ) -> DatasetInfo:
     """Converts videos to records.
 
@@ -62,13 +66,16 @@ def convert(
       video_timeout: seconds that one clip may take; its decoder is ended then, which is a failure.
       progress: shows a progress bar on standard error.
       arguments: what else to write into ``dataset.json`` about where the clips came from.
+      beam: options of an Apache Beam pipeline that converts the shards, instead of processes of
+        this machine; see ``conversion.beam``. None: no Beam.
 
     Returns:
       What was written to ``dataset.json``. Failed videos are listed there and in ``failures.csv``,
       those stored in part in ``damaged.csv``.
 
     Raises:
-      ValueError: bad arguments, too many failures, or an output that holds something else.
+      ValueError: bad arguments, too many failures, an output that holds something else, or Beam is
+        wanted but not installed.
       OSError: a shard cannot be written (disk full), or worker processes do not start.
     """
     options = Options(frame_rate, short_side, quality, max_seconds, damaged)
@@ -76,6 +83,8 @@ def convert(
     if not 0 <= max_failures <= 1:
         raise ValueError(f'max_failures={max_failures}: must be 0 to 1, a share of the videos')
     planning.check_annotations(annotations)
+    if beam is not None:
+        require_beam()
     output = pathlib.Path(os.path.abspath(output))
     planning.check_output(output)
     try:
@@ -94,9 +103,18 @@ def convert(
         results = {plan.name: plan.finished_result(output, video_timeout) for plan in plans}
         if None in results.values():
             planning.forget(output, annotations, kept)
-        _convert_open(
-            output, plans, results, options, workers or available_cpus(), video_timeout, progress
-        )
+        todo = [(plan, plan.job(output, options)) for plan in plans if results[plan.name] is None]
+        with _progress_bar(output, plans, results, progress) as on_clip:
+            if beam is not None:
+                convert_on_beam(output, todo, beam, on_clip, video_timeout)
+                results = {plan.name: plan.finished_result(output, 0) for plan in plans}
+            else:
+
+                def on_result(plan: planning.ShardPlan, result: dict) -> None:
+                    results[plan.name] = plan.note(output, result)
+
+                workers = workers or available_cpus()
+                run_jobs(todo, workers, on_clip, on_result, video_timeout=video_timeout)
         splits = {
             split: _summarise(plans, results, split, annotations) for split in annotations.splits
         }
@@ -119,24 +137,22 @@ def convert(
         return info
 
 
-def _convert_open(
+@contextlib.contextmanager
+def _progress_bar(
     output: pathlib.Path,
     plans: Sequence[planning.ShardPlan],
-    results: dict[str, dict | None],
-    options: Options,
-    workers: int,
-    video_timeout: float,
+    results: Mapping[str, dict | None],
     progress: bool,
-) -> None:
-    """Converts the shards without a result, and enters their results."""
-    jobs = [(plan, plan.job(output, options)) for plan in plans if results[plan.name] is None]
-    failed = sum(len(result['failures']) for result in results.values() if result is not None)
+) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar; yields what is to be called with clips done and failures among them."""
+    finished = [result for result in results.values() if result is not None]
+    failed = sum(len(result['failures']) for result in finished)
     with tqdm.tqdm(
         total=sum(len(plan.clips) for plan in plans),
         initial=sum(len(plan.clips) for plan in plans if results[plan.name] is not None),
         desc=f'convert {output.name}',
         unit='clip',
-        disable=not progress or not jobs,
+        disable=not progress or len(finished) == len(plans),
     ) as bar:
 
         def on_clip(count: int, failures: int) -> None:
@@ -145,10 +161,7 @@ def _convert_open(
             bar.set_postfix(failed=failed, refresh=False)
             bar.update(count)
 
-        def on_result(plan: planning.ShardPlan, result: dict) -> None:
-            results[plan.name] = plan.note(output, result)
-
-        run_jobs(jobs, workers, on_clip, on_result, video_timeout=video_timeout)
+        yield on_clip
 
 
 def _summarise(

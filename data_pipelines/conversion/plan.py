@@ -52,12 +52,7 @@ class ShardPlan:
 
     def note(self, output: pathlib.Path, result: dict) -> dict:
         """Notes that the shard is finished, for a restart."""
-        note = {
-            'fingerprint': self.fingerprint,
-            'bytes': (output / self.name).stat().st_size,
-            'result': result,
-        }
-        records.write_atomically(output / NOTES / f'{self.name}.json', json.dumps(note).encode())
+        write_note(output / self.name, self.fingerprint, result)
         return result
 
     def finished_result(self, output: pathlib.Path, video_timeout: float) -> dict | None:
@@ -75,6 +70,13 @@ class ShardPlan:
         retry_above = note['result']['retry_above']
         retry = retry_above is not None and video_timeout > retry_above
         return None if retry else note['result']
+
+
+def write_note(shard: pathlib.Path, fingerprint: str, result: dict) -> None:
+    """Notes that a shard is finished: how it was planned, and the result."""
+    note = {'fingerprint': fingerprint, 'bytes': shard.stat().st_size, 'result': result}
+    path = shard.parent / NOTES / f'{shard.name}.json'
+    records.write_atomically(path, json.dumps(note).encode())
 
 
 def plan_split(
