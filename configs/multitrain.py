@@ -13,6 +13,7 @@ and so is a model of our own: --config.init_from=runs/kinetics_pretrain (or its 
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder  # None, until the command line gives a value
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -25,11 +26,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
     # 'two_pass': the informative loss is of the whole batch, for one more forward pass; 'plain': of each part
     config.accumulation = 'two_pass'
-    config.init_from = None  # an export, import or workdir to take the first parameters from; None: random ones
-    config.projections_from = None  # file (npz, json, export) whose matrices the projections start from; None: random
+    config.init_from = placeholder(str)  # export, import or workdir that the first parameters come from; None: random
+    config.projections_from = placeholder(str)  # npz, json or export that projections start from; None: random
     config.log_every_steps = 20
     config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
-    config.cpu_devices = None  # a CPU counts as one device
+    config.cpu_devices = placeholder(int)  # a CPU counts as one device
     config.synthetic = None  # no data is rendered
 
     # 32 frames at stride 3 of a 30 frames/s video: 3.2 s.
@@ -78,7 +79,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.input = dict(
         short_side=(256, 320),  # pixels; random short side before the random crop
         repeats=2,  # samples of each record in its batch (repeated augmentation)
-        num_threads=None,  # that read and decode; None: one per core
+        num_threads=placeholder(int),  # that read and decode; None: one per core
         max_bad_records=1000,  # damaged records to skip before the run stops
         reduced_decoding=False,  # decode at half size where crops allow it: faster, slightly other pixels
     )

@@ -126,6 +126,15 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize('field', ['projections_from', 'init_from'])
+def test_a_field_that_is_none_may_be_given(field, run, data, tmp_path):
+    code, _, err = run(
+        CONFIG, f'--workdir={tmp_path}', f'--config.data_root={data}', f'--config.{field}=nowhere'
+    )
+    lines = [line for line in err.splitlines() if not line.startswith('[')]
+    assert code == 2 and len(lines) == 1 and lines[0].startswith(f'error: config.{field}=nowhere'), err
+
+
 @pytest.mark.parametrize('name', MISTAKES)
 def test_mistakes_give_one_line(name, run, data, tmp_path):
     arguments, parts = MISTAKES[name]

@@ -1,6 +1,7 @@
 """The smallest experiment that has every part: `--config=tests/tiny_config.py`."""
 
 import ml_collections
+from ml_collections.config_dict import placeholder  # None, until the command line gives a value
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -20,9 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
             batch_size=16,
             accumulation_steps=1,
             accumulation='plain',
-            projections_from=None,
+            projections_from=placeholder(str),
             log_every_steps=1,
-            init_from=None,
+            init_from=placeholder(str),
             compilation_cache_dir=None,
             synthetic=None,
             model=dict(
