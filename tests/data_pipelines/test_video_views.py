@@ -63,7 +63,7 @@ def test_equal_to_the_views_of_the_records(
         records, 'moving', 'train', sampling=sampling, stride=stride, target_frame_rate=rate
     )
     batches = list(pipeline.evaluation_batches(source, batch_size=16, **sizes))
-    count = pipeline.views_per_record(source, temporal, spatial)
+    count = spatial * (temporal if sampling == 'strided' else 1)
     (batch,) = batches
     assert damage == ''
     assert views.shape == (count, 4, 32, 32, 3) and views.dtype == np.uint8
