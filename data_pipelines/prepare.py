@@ -3,8 +3,8 @@
 import os
 import pathlib
 
-from data_pipelines import synthetic
-from data_pipelines.annotations import folder, pyslowfast
+from data_pipelines import synthetic, synthetic_files, synthetic_localisation
+from data_pipelines.annotations import ava, folder, pyslowfast
 from data_pipelines.conversion.dataset import convert
 
 
@@ -43,3 +43,27 @@ def prepare_synthetic(
     for name, clips in annotations.items():
         convert(clips, root / name, name=name)
     return {name: root / name for name in annotations}
+
+
+def prepare_scenes(
+    root: str | os.PathLike, *, train_videos: int, validation_videos: int, seed: int
+) -> pathlib.Path:
+    """Makes ``ROOT/scene_videos`` (MP4 files, annotations in AVA's form) and the records ``ROOT/scenes``.
+
+    Arguments, errors and what is kept: as for ``prepare_synthetic``.
+
+    Returns:
+        Record directory.
+    """
+    root = pathlib.Path(root)
+    made = synthetic_localisation.render_scenes(
+        root / 'scene_videos', train_videos=train_videos, validation_videos=validation_videos, seed=seed
+    )
+    annotations = ava.read_ava(
+        {split: [made[split]] for split in synthetic_files.SPLITS},
+        made['action_list'],
+        made['videos'],
+        proposals=[made[f'{split}_proposals'] for split in synthetic_files.SPLITS],
+    )
+    convert(annotations, root / 'scenes', name='scenes')
+    return root / 'scenes'

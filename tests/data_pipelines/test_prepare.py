@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines import dataset_info, pipeline, prepare
+from data_pipelines import dataset_info, pipeline, prepare, records, regions, synthetic_localisation
 from data_pipelines.clips import Source
 
 SIZES = dict(train_videos=10, validation_videos=10, seed=1)
@@ -47,3 +47,24 @@ def test_rendered_and_converted_once(tmp_path):
 
     with pytest.raises(ValueError, match='seed'):
         prepare.prepare_synthetic(tmp_path, **SIZES | dict(seed=2))
+
+
+def test_scenes_become_records_with_the_boxes_that_were_drawn(tmp_path):
+    directory = prepare.prepare_scenes(tmp_path, train_videos=5, validation_videos=3, seed=0)
+    info = dataset_info.load_dataset_info(directory)
+    assert info.localisation and info.classes == tuple(synthetic_localisation.ACTIONS)
+    assert {split: part.records for split, part in info.splits.items()} == {'train': 5, 'validation': 3}
+    reader = records.RecordReader(directory, 'train')
+    names = list(synthetic_localisation.ACTIONS)
+    for number in range(5):
+        example = records.decode_sequence_example(reader.read(number), 'record')
+        found = regions.regions(example, len(names))
+        video = synthetic_localisation.Video('train', number, 0)
+        drawn = video.crowd().boxes()
+        # Written to three decimals; equal boxes of one shape become one row.
+        np.testing.assert_allclose(found.boxes, [box.corners for box in drawn], atol=6e-4)
+        assert [tuple(names[c] for c in np.flatnonzero(row)) for row in found.labels] == [
+            tuple(sorted(box.actions, key=names.index)) for box in drawn
+        ]
+        assert found.key_frame == round(float(video.scene().frame_rate))
+        assert len(found.proposals) == len(synthetic_localisation.propose(video.generator(1), drawn))
