@@ -10,6 +10,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
+from multitrain_jax import config_file
 from multitrain_jax.errors import UserError, run_command
 
 FLAGS = flags.FLAGS
@@ -30,31 +31,14 @@ def _parse_flags() -> None:
         config = _CONFIG.value
         if config is not None:
             config.to_dict()  # a file that could not be loaded fails here, not before
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError) as error:
-        raise UserError(_one_line(error)) from error
+    except config_file.MISTAKES as error:
+        raise UserError(config_file.explain(error, sys.argv[1:])) from error
     if rest[1:]:
         raise UserError(f'unexpected argument {rest[1]!r}; flags begin with --')
     if config is None:
         raise UserError('--config is missing, for example --config=configs/quickstart.py')
     if not FLAGS.workdir:
         raise UserError('--workdir is missing, for example --workdir=runs/quickstart')
-
-
-def _one_line(error: Exception) -> str:
-    """The reason behind a flag error, with the override that caused it where that can be told."""
-    text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
-    overrides = [argument.partition('=')[0] for argument in sys.argv[1:] if argument.startswith('--config.')]
-    if isinstance(error, (AttributeError, KeyError)) and overrides:
-        field = text.split('Did you mean')[0].replace('\\n', ' ').strip(' "\'\\')
-        at_fault = [name for name in overrides if field and field in name.removeprefix('--config.').split('.')]
-        hint = text.partition('Did you mean ')[2].partition(' ')[0].strip('"')
-        mend = f'; did you mean {hint!r}?' if hint else '; the config file lists the fields'
-        return f'{(at_fault or overrides)[0]}: unknown field{mend}'
-    if isinstance(error, OSError):
-        given = next((argument for argument in sys.argv[1:] if argument.startswith('--config=')), '--config')
-        reason = text.rpartition('[Errno ')[2].partition('] ')[2] or text
-        return f'{given}: cannot be loaded ({reason})'
-    return text
 
 
 def main() -> int:

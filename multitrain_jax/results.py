@@ -7,7 +7,7 @@ import math
 import os
 from pathlib import Path
 
-from multitrain_jax.accuracy import DatasetResult
+from multitrain_jax.accuracy import DatasetResult, accuracy_table
 
 _FILE = 'results.json'
 
@@ -66,36 +66,10 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
 
 def table(outcome: RunResults) -> str:
     """The closing table of a run."""
-
-    def percent(value: float | None) -> str:
-        return '-' if value is None else f'{100 * value:.1f}'
-
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
-    rows = [
-        (name, str(r.videos), percent(r.top1), percent(r.top5), percent(r.mean_average_precision))
-        for name, r in outcome.accuracy.items()
-    ]
-    everything = list(outcome.accuracy.values())
-    rows.append((
-        'average', str(sum(r.videos for r in everything)), percent(mean([r.top1 for r in everything])),
-        percent(mean([r.top5 for r in everything])), percent(mean([r.mean_average_precision for r in everything])),
-    ))  # fmt: skip
-    header = ('dataset', 'videos', 'top-1 %', 'top-5 %', 'mAP %')
-    if all(r.mean_average_precision is None for r in everything):
-        header, rows = header[:-1], [row[:-1] for row in rows]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(row: tuple[str, ...]) -> str:
-        return '  '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-
-    rule = '-' * len(line(header))
     workdir = outcome.workdir
     speed = '' if math.isnan(outcome.clips_per_second) else f', {outcome.clips_per_second:.0f} clips/s in training'
     return '\n'.join([
-        '', line(header), rule, *(line(row) for row in rows[:-1]), rule, line(rows[-1]), '',
+        '', accuracy_table(outcome.accuracy), '',
         f'{outcome.steps} steps{speed}',
         f'export       {workdir}/export        python -m multitrain_jax.predict --checkpoint={workdir}/export VIDEO...',
         f'checkpoints  {workdir}/checkpoints',

@@ -48,6 +48,7 @@ def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int
     total: dict[int, np.ndarray] = {}
     views: dict[int, int] = {}
     labels: dict[int, np.ndarray] = {}
+    names: dict[int, str] = {}
 
     def collect(batch, scores) -> None:
         scores = _local(scores)
@@ -57,6 +58,7 @@ def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int
             total[record] = total.get(record, 0) + scores[row].astype(np.float64)
             views[record] = views.get(record, 0) + 1
             labels[record] = batch['label'][row]
+            names[record] = batch['name'][row] if 'name' in batch else str(record)
 
     clips = spec.evaluation_records * spec.views / jax.process_count()
     countdown, reported, done = Countdown(round(clips)), time.monotonic(), 0
@@ -89,6 +91,7 @@ def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int
         record=np.array(order, np.int64),
         score=np.array([total[record] / views[record] for record in order], np.float32).reshape(-1, classes),
         label=label,
+        name=tuple(names[record] for record in order),
     )
     return _gather_hosts(scores, spec)
 
@@ -130,4 +133,13 @@ def _gather_hosts(scores: Scores, spec: DatasetSpec) -> Scores:
         everyone = multihost_utils.process_allgather(padded)  # [hosts, longest, ...]
         return np.concatenate([rows[:count] for rows, count in zip(everyone, counts.ravel())])
 
-    return Scores(gather(scores.record.astype(np.int32)), gather(scores.score), gather(scores.label))
+    names = np.array([name.encode() for name in scores.name], np.bytes_)
+    longest_name = int(multihost_utils.process_allgather(np.array(names.itemsize)).max())
+    characters = np.zeros((len(names), longest_name), np.uint8)
+    characters[:, : names.itemsize] = names.view(np.uint8).reshape(len(names), names.itemsize)
+    return Scores(
+        gather(scores.record.astype(np.int32)),
+        gather(scores.score),
+        gather(scores.label),
+        tuple(row.tobytes().rstrip(b'\0').decode() for row in gather(characters)),
+    )

@@ -1,11 +1,15 @@
 """Batches from the records that a config names."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
 
 from multitrain_jax import accuracy, parallel, scoring
-from multitrain_jax.record_data import RecordData
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.record_data import EvaluationData, RecordData
 from tests import tiny
 
 
@@ -100,3 +104,48 @@ def test_colours_are_told_by_their_mean(root):
 def test_mistakes(root, change, message):
     with pytest.raises(ValueError, match=message):
         RecordData(tiny.config(data_root=str(root), **change))
+
+
+def evaluation_data(root, heads, **changes):
+    config = tiny.config(data_root=str(root))
+    return EvaluationData(
+        heads, config.datasets, data_root=config.data_root, num_frames=4, image_size=16,
+        evaluation=config.evaluation, input_config=config.input, **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('multi_label', [False, True])
+def test_evaluation_data_number_classes_as_the_heads_do(root, tmp_path, multi_label):
+    """A head has the classes in another order, and one more; the other head has no data."""
+    shutil.copytree(root / 'colours', tmp_path / 'colours')
+    description = tmp_path / 'colours' / 'dataset.json'
+    description.write_text(json.dumps(json.loads(description.read_text()) | {'multi_label': multi_label}))
+    heads = [
+        DatasetSpec('letters', ('x', 'y')),
+        DatasetSpec('colours', ('blue', 'white', 'red', 'green'), multi_label),
+    ]
+    data = evaluation_data(tmp_path, heads)
+    assert [(spec.name, spec.evaluation_records) for spec in data.datasets] == [('letters', 0), ('colours', 7)]
+    assert data.datasets[1].classes == heads[1].classes and data.datasets[1].views == 6
+    known = RecordData(tiny.config(data_root=str(root)))
+    for batch, plain in zip(data.evaluation_batches(1), known.evaluation_batches(0), strict=True):
+        np.testing.assert_array_equal(batch['video'], plain['video'])
+        np.testing.assert_array_equal(batch['name'], plain['name'])
+        assert (batch['dataset'] == 1).all()
+        real = batch['weight'] > 0
+        expected = np.array([2, 3, 0])[plain['label'][real]]  # red, green, blue
+        if multi_label:
+            expected = np.eye(4)[expected]
+        np.testing.assert_array_equal(batch['label'][real], expected)
+
+
+@pytest.mark.parametrize(
+    ('head', 'message'),
+    [
+        (DatasetSpec('colours', ('red', 'green')), r"class 'blue' is not one of the 2 classes .* \(1 of 3 are not\)"),
+        (DatasetSpec('colours', tiny.CLASSES['colours'], True), 'has one label per video, the head .* several labels'),
+    ],
+)
+def test_evaluation_data_of_other_classes_are_refused(root, head, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation_data(root, [head])
