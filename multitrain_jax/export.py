@@ -53,15 +53,7 @@ class ExportInfo:
 def write_export(
     output: str | os.PathLike, params: Mapping[str, Any], config: Config, datasets: Sequence[DatasetSpec]
 ) -> None:
-    """Writes an export directory: `params/` (Orbax) and `model.json`. Replaces an older export there.
-
-    Raises:
-        UserError: `output` holds something else.
-    """
-    output = Path(output).expanduser().resolve()
-    in_use = output.exists() and (not output.is_dir() or any(output.iterdir()))
-    if in_use and not (output / _MODEL_FILE).exists():
-        raise UserError(f'--output={output}: exists and is no export; choose another directory')
+    """Writes the export of a run's parameters, those that only training needs left out; see `write_model`."""
     info = ExportInfo(
         model=dataclasses.replace(
             with_classes(config.model, tuple(len(spec.classes) for spec in datasets)),
@@ -81,10 +73,38 @@ def write_export(
         spatial_views=config.evaluation.spatial_views,
     )  # fmt: skip
     parts = {'backbone', 'heads'} | ({'projections'} if info.model.projections else set())
+    write_model(output, info, {name: value for name, value in params.items() if name in parts})
+
+
+def check_output(output: str | os.PathLike) -> Path:
+    """The directory that an export may be written to.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    path = Path(output).expanduser().resolve()
+    in_use = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if in_use and not is_export(path):
+        raise UserError(f'--output={output}: exists and is no export; choose another directory')
+    return path
+
+
+def write_model(output: str | os.PathLike, info: ExportInfo, params: Mapping[str, Any]) -> None:
+    """Writes an export directory: `params/` (Orbax) and `model.json`. Replaces an older export there.
+
+    Args:
+        output: the directory.
+        info: what `model.json` says.
+        params: f32 arrays of the model that it describes, nested dicts.
+
+    Raises:
+        UserError: `output` holds something else.
+    """
+    output = check_output(output)
     unfinished = output.with_name(output.name + '.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    checkpoints.save_tree(unfinished / _PARAMS, {name: value for name, value in params.items() if name in parts})
+    checkpoints.save_tree(unfinished / _PARAMS, params)
     content = {'format': _FORMAT, 'version': _VERSION, **dataclass_config.to_dict(info)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     (unfinished / _MODEL_FILE).write_text(text + '\n', encoding='utf-8')

@@ -23,6 +23,7 @@ from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.positions import is_positions, resize_positions
 from multitrain_jax.trained_run import find_run, read_run
+from multitrain_jax.weight_report import Row, shape_text, summary, table
 
 TABLE_FILE = 'init_from.txt'
 
@@ -54,23 +55,14 @@ class Weights:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """What became of one parameter (of one head, of one projection).
+class Initialisation:
+    """What became of every parameter, and in what the models differ beside their shapes.
 
     Attributes:
-        name: of the parameter.
-        outcome: 'used', 'resized', 'fresh' (not in the source), or 'ignored' (only in the source).
-        note: more about it.
+        where: the source.
+        rows: outcomes are 'used', 'resized', 'fresh' (not in the source) and 'ignored' (only in the source).
+        differences: one line each.
     """
-
-    name: str
-    outcome: str
-    note: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Initialisation:
-    """What became of every parameter, and in what the models differ beside their shapes."""
 
     where: str
     rows: Sequence[Row]
@@ -78,18 +70,6 @@ class Initialisation:
 
     def __str__(self) -> str:
         return '\n'.join([f'initialised from {self.where}', summary(self.rows), *self.differences, table(self.rows)])
-
-
-def summary(rows: Sequence[Row]) -> str:
-    """How often each outcome occurs, in one line."""
-    outcomes = [row.outcome for row in rows]
-    return ', '.join(f'{outcomes.count(outcome)} {outcome}' for outcome in dict.fromkeys(outcomes))
-
-
-def table(rows: Sequence[Row]) -> str:
-    """One line for each row."""
-    name_width, outcome_width = (max(map(len, column), default=0) for column in zip(*((r.name, r.outcome) for r in rows)))
-    return '\n'.join(f'{r.name:<{name_width}}  {r.outcome:<{outcome_width}}  {r.note}'.rstrip() for r in rows)
 
 
 def read_weights(path: str | os.PathLike) -> Weights:
@@ -185,24 +165,24 @@ def _fill_backbone(params: dict[str, np.ndarray], weights: Weights) -> list[Row]
         shape, source = params[path].shape, theirs.get(path)
         if source is not None and source.shape == shape:
             params[path] = np.asarray(source)
-            rows.append(Row(path, 'used', _shape(shape)))
+            rows.append(Row(path, 'used', shape_text(shape)))
         elif is_positions(path) and source is not None:
             try:
                 params[path] = resize_positions(path, np.asarray(source), shape)
-                rows.append(Row(path, 'resized', f'{_shape(source.shape)} -> {_shape(shape)}'))
+                rows.append(Row(path, 'resized', f'{shape_text(source.shape)} -> {shape_text(shape)}'))
             except ValueError:
-                problems.append(f'{path} is {_shape(source.shape)} there and {_shape(shape)} here')
+                problems.append(f'{path} is {shape_text(source.shape)} there and {shape_text(shape)} here')
         elif source is None and (is_positions(path) or path.rsplit('/', 1)[-1] in _OPTIONAL):
-            rows.append(Row(path, 'fresh', f'{_shape(shape)}, not in the source'))
+            rows.append(Row(path, 'fresh', f'{shape_text(shape)}, not in the source'))
         else:
-            there = 'missing' if source is None else _shape(source.shape)
-            problems.append(f'{path} is {there} there and {_shape(shape)} here')
+            there = 'missing' if source is None else shape_text(source.shape)
+            problems.append(f'{path} is {there} there and {shape_text(shape)} here')
     for path in theirs:
         if path in params:
             continue
-        rows.append(Row(path, 'ignored', f'{_shape(theirs[path].shape)}, not in this model'))
+        rows.append(Row(path, 'ignored', f'{shape_text(theirs[path].shape)}, not in this model'))
         if not is_positions(path) and path.rsplit('/', 1)[-1] not in _OPTIONAL:
-            problems.append(f'{path} is {_shape(theirs[path].shape)} there and missing here')
+            problems.append(f'{path} is {shape_text(theirs[path].shape)} there and missing here')
     if problems:
         raise UserError(
             f'config.init_from={weights.where}: a backbone of another architecture, only {len(rows)} of {len(needed)} '
@@ -282,10 +262,10 @@ def _fill_expander(params: dict[str, np.ndarray], weights: Weights) -> list[Row]
         return [Row('expander', 'fresh', 'the source has none')]
     here, there = params['expander/fc1/kernel'].shape, weights.params['expander/fc1/kernel'].shape
     if here != there:
-        return [Row('expander', 'fresh', f'{_shape(here)} here, {_shape(there)} there')]
+        return [Row('expander', 'fresh', f'{shape_text(here)} here, {shape_text(there)} there')]
     for path in paths:
         params[path] = np.asarray(weights.params[path])
-    return [Row('expander', 'used', _shape(here))]
+    return [Row('expander', 'used', shape_text(here))]
 
 
 def _common_classes(
@@ -313,7 +293,3 @@ def _kept(here: np.ndarray, there: np.ndarray, classes: Sequence[str], their_cla
     if np.any(np.diff(there) < 0):
         note += '; in another order'
     return note
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return f'[{", ".join(map(str, shape))}]'

@@ -8,6 +8,7 @@ poolings, the heads of the datasets), so an entry may name a part of a parameter
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import re
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.models.mvit import MViTConfig
 
 STYLES = ('multitrain', 'pyslowfast', 'torchvision')
+
+# Linear layers on the skip paths of blocks that widen.
+_SKIP = re.compile(r'blocks\.\d+\.(proj|proj_max_pool)\.weight')
 
 # From the reference's layout to ours, and back.
 _LAYOUTS = {
@@ -73,6 +77,9 @@ def style_of(names: Sequence[str]) -> str:
     if 'conv_proj.weight' in names:
         return 'torchvision'
     if 'patch_embed.proj.weight' in names and 'blocks.0.attn.qkv.weight' in names:
+        skips = {name.split('.')[2] for name in names if _SKIP.fullmatch(name)}
+        if skips:
+            return 'pyslowfast' if 'proj' in skips else 'multitrain'
         return 'pyslowfast' if 'blocks.0.attn.rel_pos_h' in names else 'multitrain'
     raise ValueError(
         'not a state dict of MViTv2 in the style of MultiTrain, PySlowFast or torchvision: '

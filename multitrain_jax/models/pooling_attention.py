@@ -33,6 +33,13 @@ class BlockShape:
     kv_stride: Triple
     grid: Triple
 
+    @property
+    def relative_rows(self) -> Triple:
+        """Rows of the relative position tables of t, h, w: one for each distance on the finer of both pooled grids."""
+        return tuple(
+            2 * max(n // q, n // kv) - 1 for n, q, kv in zip(self.grid, self.query_stride, self.kv_stride)
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions:
@@ -65,11 +72,7 @@ class PoolingAttention(nnx.Module):
         self.pool_scale = nnx.Param(jnp.ones((3, head_width), jnp.float32))
         self.pool_bias = nnx.Param(jnp.zeros((3, head_width), jnp.float32))
         if options.relative_positions:
-            t, h, w = shape.grid
-            rows = []
-            for axis, n in enumerate((t, h, w)):
-                pooled = (n // shape.query_stride[axis], n // shape.kv_stride[axis])
-                rows.append(2 * max(pooled) - 1)
+            rows = shape.relative_rows
             normal = nnx.initializers.normal(options.init_std)
             self.relative_t = nnx.Param(normal(rngs.params(), (rows[0], head_width)))
             self.relative_h = nnx.Param(normal(rngs.params(), (rows[1], head_width)))

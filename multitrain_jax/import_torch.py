@@ -1,0 +1,369 @@
+"""MViTv2 weights of PySlowFast, MultiTrain (the authors' code) or torchvision as a checkpoint of ours.
+
+    python -m multitrain_jax.import_torch --checkpoint=MViTv2_B_32x3_k400.pyth --output=imports/k400 \\
+        --dataset=kinetics400 --classes=k400.txt
+
+The output is what `multitrain_jax.load`, `predict` and `config.init_from` read. The architecture is recognised from names
+and shapes; every key of the file and what became of it is printed and kept in OUTPUT/import.txt. Image models (ImageNet)
+are inflated in time. Needs PyTorch: pip install -r requirements-import.txt
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import json
+from pathlib import Path
+import sys
+
+from flax import nnx, traverse_util
+import jax
+import numpy as np
+
+from multitrain_jax import export, initialise, torch_inflate, torch_names
+from multitrain_jax.augment.normalize import MEAN, STD, Rgb
+from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
+from multitrain_jax.ops.windows import Triple
+from multitrain_jax.positions import resize_positions
+from multitrain_jax.torch_architecture import Architecture, Hints, recognise
+from multitrain_jax.torch_checkpoint import Settings, read_settings, read_torch
+from multitrain_jax.weight_report import Row, shape_text, summary, table
+
+_SCRIPT = 'python -m multitrain_jax.import_torch'
+_TABLE_FILE = 'import.txt'
+_USUAL_DATASETS = {400: 'kinetics400', 600: 'kinetics600', 700: 'kinetics700', 174: 'something_v2', 1000: 'imagenet'}
+_UNIFORM = ('ssv2', 'something')  # in names of datasets whose clips usually span the whole video
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user says; None (or nothing): from the checkpoint, or the usual.
+
+    Attributes:
+        datasets: new names of the heads, by their names in the checkpoint; '' stands for a single unnamed one.
+        classes: files of class names, by the (new) name of the dataset; '' likewise.
+        num_frames: of clips; positions are interpolated.
+        image_size: pixels; likewise.
+        patch_stride: of the patch convolution.
+        query_strides: of every stage's first block.
+        kv_stride: of keys and values in stage 1.
+        stride: step between frames of a clip.
+        target_frame_rate: frames per second that `stride` counts in.
+        uniform: (new) names of datasets whose clips span the whole video.
+        multi_label: (new) names of datasets whose scores are sigmoids.
+        mean: of pixels scaled to 0..1.
+        std: likewise.
+        short_side: pixels of test videos before cropping.
+        inflation: 'centre' or 'mean', for image models.
+    """
+
+    datasets: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    num_frames: int | None = None
+    image_size: int | None = None
+    patch_stride: Triple | None = None
+    query_strides: tuple[Triple, ...] | None = None
+    kv_stride: Triple | None = None
+    stride: int | None = None
+    target_frame_rate: float | None = None
+    uniform: Sequence[str] = ()
+    multi_label: Sequence[str] = ()
+    mean: Rgb | None = None
+    std: Rgb | None = None
+    short_side: int | None = None
+    inflation: str = 'centre'
+
+
+def import_state_dict(
+    state_dict: Mapping[str, np.ndarray], output: str, options: Options, *, settings_text: str | None = None
+) -> str:
+    """Writes a state dict as an export; returns the report.
+
+    Args:
+        state_dict: arrays by name.
+        output: directory of the export.
+        options: what the user says.
+        settings_text: PySlowFast's configuration, if it came along.
+
+    Raises:
+        UserError: another architecture, or options that do not fit.
+    """
+    directory = export.check_output(output)
+    notes: list[str] = []
+    settings = _settings(settings_text, notes)
+    image = torch_inflate.is_image_model(state_dict)
+    arrays, inflated = torch_inflate.inflate(state_dict, options.inflation)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    found = recognise(shapes, _hints(options, settings, image), image=image)
+    notes += found.assumptions
+    params = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in _flat_shapes(found.model).items()}
+    params, report = torch_names.from_torch(arrays, found.entries, params)
+    model, resized = _resize(params, found.model, options)
+
+    missing, in_time, rows = set(report.missing), set(inflated), []
+    for entry in found.entries:
+        if entry.name in missing:
+            rows.append(Row(entry.name, 'missing', f'zeros, which change nothing -> {entry.path}'))
+            continue
+        said = [f'{shape_text(np.shape(state_dict[entry.name]))} -> {entry.path}']
+        if entry.name in in_time:
+            said.append(f'inflated in time ({options.inflation})')
+        if entry.path in resized:
+            said.append(f'interpolated {resized[entry.path]}')
+        rows.append(Row(entry.name, 'resized' if entry.path in resized else 'used', ', '.join(said)))
+    rows += [Row(name, 'ignored', shape_text(np.shape(state_dict[name]))) for name in report.ignored]
+
+    info = _describe(found, model, options, settings, image, notes)
+    text = '\n'.join([
+        f'{found.style} weights, {model.backbone.num_frames} frames of {model.backbone.image_size} px, '
+        f'blocks {model.backbone.stage_blocks}, width {model.backbone.width}',
+        *(f'{name}: {len(dataset.classes)} classes' for name, dataset in info.datasets.items()),
+        *(f'note: {note}' for note in notes),
+        summary(rows),
+        table(rows),
+    ])  # fmt: skip
+    tree = traverse_util.unflatten_dict({_keys(path): array for path, array in params.items()})
+    export.write_model(directory, info, tree)
+    (directory / _TABLE_FILE).write_text(f'{text}\n', encoding='utf-8')
+    return text
+
+
+def _flat_shapes(model: MultiTrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a model's parameters by path."""
+    state = nnx.state(nnx.eval_shape(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0))))
+    return initialise.flatten(nnx.to_pure_dict(state))
+
+
+def _keys(path: str) -> tuple[str | int, ...]:
+    """Keys of a parameter in nested dicts; stages are numbered."""
+    return tuple(int(key) if key.isdecimal() else key for key in path.split('/'))
+
+
+def _resize(
+    params: dict[str, np.ndarray], model: MultiTrainConfig, options: Options
+) -> tuple[MultiTrainConfig, dict[str, str]]:
+    """Interpolates positions, in place, for clips of the size that the user wants: (the model, what was resized)."""
+    backbone = dataclasses.replace(
+        model.backbone,
+        num_frames=options.num_frames or model.backbone.num_frames,
+        image_size=options.image_size or model.backbone.image_size,
+    )
+    model, resized = dataclasses.replace(model, backbone=backbone), {}
+    for path, leaf in _flat_shapes(model).items():
+        if params[path].shape != leaf.shape:
+            resized[path] = f'{shape_text(params[path].shape)} -> {shape_text(leaf.shape)}'
+            params[path] = resize_positions(path, params[path], leaf.shape)
+    return model, resized
+
+
+def _settings(text: str | None, notes: list[str]) -> Settings:
+    if text is None:
+        return Settings()
+    try:
+        settings = read_settings(text)
+    except ValueError as error:
+        notes.append(f'the configuration in the checkpoint is not used: {error}')
+        return Settings()
+    if settings.detection:
+        raise UserError('its head is for boxes (DETECTION.ENABLE), which are not imported; give a classification checkpoint')
+    return settings
+
+
+def _hints(options: Options, settings: Settings, image: bool) -> Hints:
+    """Strides and sizes: the user's word first, then the checkpoint's configuration."""
+    return Hints(
+        num_frames=options.num_frames if image else settings.num_frames or options.num_frames,
+        image_size=settings.image_size,
+        patch_stride=options.patch_stride or settings.patch_stride,
+        query_strides=options.query_strides,
+        block_query_strides=settings.query_strides,
+        kv_stride=options.kv_stride or settings.kv_stride,
+    )
+
+
+def _describe(
+    found: Architecture, model: MultiTrainConfig, options: Options, settings: Settings, image: bool, notes: list[str]
+) -> export.ExportInfo:
+    """The export's description: datasets and preprocessing."""
+
+    def known(option, setting, usual, what: str):
+        if option is None and setting is None:
+            notes.append(f'{what} {usual}: assumed')
+        return next(value for value in (option, setting, usual) if value is not None)
+
+    names = _dataset_names(found, options, settings, notes)
+    stride = known(options.stride, settings.stride, 4, 'stride')
+    rate = known(options.target_frame_rate, settings.target_frame_rate, 30.0, 'target_frame_rate')
+    _check_names('--uniform', options.uniform, names)
+    _check_names('--multi_label', options.multi_label, names)
+    _check_names('--classes', [name for name in options.classes if name], names)
+    if '' in options.classes and len(names) > 1:
+        raise UserError(
+            f'--classes={options.classes[""]}: of which dataset? Write --classes=NAME=FILE, NAME one of {", ".join(names)}'
+        )
+    sigmoid = settings.sigmoid if len(settings.sigmoid) == len(names) else (False,) * len(names)
+    datasets = {}
+    for name, count, activation in zip(names, model.num_classes, sigmoid):
+        file = options.classes.get(name) or options.classes.get('')
+        if file is None:
+            notes.append(f'{name}: class names not given (--classes): classes are called "class 0", "class 1", ...')
+        uniform = name in options.uniform or any(part in name.lower() for part in _UNIFORM)
+        if uniform and name not in options.uniform:
+            notes.append(f'{name}: clips span the whole video: assumed from its name')
+        datasets[name] = export.ExportedDataset(
+            classes=tuple(f'class {c}' for c in range(count)) if file is None else read_classes(file, count),
+            multi_label=name in options.multi_label or activation,
+            sampling='uniform' if uniform else 'strided',
+            stride=1 if uniform else stride,
+            target_frame_rate=None if uniform else rate,
+        )
+    return export.ExportInfo(
+        model=model,
+        datasets=datasets,
+        mean=known(options.mean, settings.mean, _IMAGENET_MEAN if image else MEAN, 'mean'),
+        std=known(options.std, settings.std, _IMAGENET_STD if image else STD, 'std'),
+        short_side=max(options.short_side or 256, model.backbone.image_size),
+        temporal_views=settings.temporal_views or 5,
+        spatial_views=settings.spatial_views if settings.spatial_views in (1, 3) else 1,
+    )
+
+
+def _dataset_names(found: Architecture, options: Options, settings: Settings, notes: list[str]) -> list[str]:
+    if found.datasets:
+        theirs = list(found.datasets)
+        _check_names('--dataset', options.datasets, theirs)
+        names = [options.datasets.get(name, name) for name in theirs]
+    elif options.datasets:
+        if list(options.datasets) != ['']:
+            raise UserError('--dataset: this checkpoint has one unnamed head; write --dataset=NAME')
+        names = [options.datasets['']]
+    else:
+        names = [_USUAL_DATASETS.get(found.model.num_classes[0]) or settings.dataset or 'dataset']
+        notes.append(f'dataset {names[0]}: assumed from its {found.model.num_classes[0]} classes; --dataset=NAME names it')
+    if len(set(names)) < len(names):
+        raise UserError(f'--dataset: two datasets of one name among {", ".join(names)}')
+    return names
+
+
+def _check_names(flag: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f'{flag}: no dataset {name!r} in this checkpoint; it has {", ".join(known)}')
+
+
+def read_classes(path: str, count: int) -> tuple[str, ...]:
+    """Class names in the order of their numbers.
+
+    Args:
+        path: a text file with one name in each line; or .json, a list of names or an object {name: number}.
+        count: how many there must be.
+
+    Raises:
+        UserError: the file cannot be read or holds others.
+    """
+    try:
+        text = Path(path).expanduser().read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'--classes={path}: cannot be read ({error})') from error
+    if path.endswith('.json'):
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise UserError(f'--classes={path}: not JSON ({error})') from error
+        if isinstance(content, dict):
+            if sorted(content.values(), key=str) != sorted(range(len(content)), key=str):
+                raise UserError(f'--classes={path}: class numbers must be 0 to {len(content) - 1}, each once')
+            content = sorted(content, key=content.get)
+        if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+            raise UserError(f'--classes={path}: must be a list of names, or an object of names and numbers')
+    else:
+        content = text.splitlines()
+    names = tuple(name.strip().strip('"') for name in content)
+    if len(names) != count or len(set(names)) != count or '' in names:
+        raise UserError(f'--classes={path}: {len(set(names) - {""})} different names for the {count} classes of the checkpoint')
+    return names
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    options = Options(
+        datasets=_assignments('--dataset', args.dataset),
+        classes=_assignments('--classes', args.classes),
+        num_frames=args.frames,
+        image_size=args.image_size,
+        patch_stride=_triple('--patch_stride', args.patch_stride),
+        query_strides=None if args.query_strides is None else tuple(
+            _triple('--query_strides', part) for part in args.query_strides.split(';')
+        ),
+        kv_stride=_triple('--kv_stride', args.kv_stride),
+        stride=args.stride,
+        target_frame_rate=args.target_frame_rate,
+        uniform=args.uniform,
+        multi_label=args.multi_label,
+        mean=_triple('--mean', args.mean, float),
+        std=_triple('--std', args.std, float),
+        short_side=args.short_side,
+        inflation=args.inflate,
+    )  # fmt: skip
+    state_dict, text = read_torch(args.checkpoint)
+    try:
+        report = import_state_dict(state_dict, args.output, options, settings_text=text)
+    except ValueError as error:
+        raise error if str(error).startswith('--') else UserError(f'--checkpoint={args.checkpoint}: {error}') from error
+    print(report)
+    print(f'imported to {args.output}', file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=_SCRIPT, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add('--checkpoint', required=True, help='.pyth, .pth or .pt file')
+    add('--output', required=True, help='directory of the import; an older one there is replaced')
+    add('--dataset', action='append', default=[], metavar='[THEIRS=]NAME',
+        help='name of the dataset of the head; of several heads, the new name of one')
+    add('--classes', action='append', default=[], metavar='[NAME=]FILE',
+        help='class names: one per line, or .json (list, or {name: number})')
+    add('--frames', type=int, help='frames of a clip; learned positions are interpolated')
+    add('--image_size', type=int, help='pixels; likewise')
+    add('--stride', type=int, help='step between frames of a clip')
+    add('--target_frame_rate', type=float, help='frames per second that --stride counts in')
+    add('--uniform', action='append', default=[], metavar='NAME', help='dataset whose clips span the whole video')
+    add('--multi_label', action='append', default=[], metavar='NAME', help='dataset whose scores are sigmoids')
+    add('--mean', metavar='R,G,B', help='of pixels scaled to 0..1')
+    add('--std', metavar='R,G,B', help='likewise')
+    add('--short_side', type=int, help='pixels of test videos before cropping (default: 256)')
+    add('--patch_stride', metavar='T,H,W', help='of the patch convolution, where it is not the usual one')
+    add('--query_strides', metavar='T,H,W;T,H,W;...', help="of every stage's first block, likewise")
+    add('--kv_stride', metavar='T,H,W', help='of keys and values in stage 1, likewise')
+    add('--inflate', choices=['centre', 'mean'], default='centre',
+        help="image models: kernels on the middle frame (exact on still clips), or spread evenly over three")
+    return parser  # fmt: skip
+
+
+def _assignments(flag: str, values: Sequence[str]) -> dict[str, str]:
+    """{'a': 'b'} of ['a=b']; {'': 'b'} of ['b']."""
+    result = {}
+    for value in values:
+        name, _, rest = value.rpartition('=')
+        if name in result or not rest:
+            raise UserError(f'{flag}={value}: empty, or given twice')
+        result[name] = rest
+    return result
+
+
+def _triple(flag: str, text: str | None, of: type = int) -> tuple | None:
+    if text is None:
+        return None
+    try:
+        a, b, c = (of(part) for part in text.split(','))
+    except ValueError as error:
+        raise UserError(f'{flag}={text}: must be three numbers, such as {"0.45,0.45,0.45" if of is float else "2,4,4"}') from error
+    if min(a, b, c) <= 0:
+        raise UserError(f'{flag}={text}: numbers must be positive')
+    return a, b, c
+
+
+if __name__ == '__main__':
+    run_command(main)
