@@ -262,6 +262,17 @@ def test_arguments_that_make_no_sense(files, command, tmp_path, capsys):
     assert '--boxes=train.csv: wanted SPLIT=FILE' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('name', ['ava', 'ava_kinetics'])
+def test_example_of_the_help_parses(name, capsys, tmp_path, monkeypatch):
+    """It gets as far as the files, which are not there."""
+    with pytest.raises(SystemExit):
+        main([name, '--help'])
+    example = capsys.readouterr().out.splitlines()[-1].split('data_pipelines.convert ')[1]
+    monkeypatch.chdir(tmp_path)
+    assert main(example.split()) == 1
+    assert 'ava_action_list_v2.2.pbtxt: no such file' in capsys.readouterr().err
+
+
 def test_ava_kinetics(files, tmp_path):
     videos = tmp_path / 'videos'
     videos.mkdir()
