@@ -31,14 +31,17 @@ import sys
 import time
 
 import ml_collections
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs import quickstart  # noqa: E402
+from experiments.multitrain_small_page import Size, read_agreements, write_page  # noqa: E402
 from multitrain_jax import parallel, progress, results  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
+from multitrain_jax.projections import Agreement  # noqa: E402
 from multitrain_jax.train import train_and_evaluate  # noqa: E402
 
 _log = logging.getLogger('multitrain_jax')
@@ -116,6 +119,45 @@ def run_all(output: Path, sizes: Sequence[int], seeds: int, settings: Settings) 
         _log.info('==== %s: %s (%s)', title, accuracy, progress.duration(time.monotonic() - started))
 
 
+def read_size(output: Path, train_videos: int, seeds: int, settings: Settings) -> Size | None:
+    """Results of the seeds that all arms have finished; None where there are fewer than two."""
+    top1: dict[str, dict[str, list[float]]] = {arm: {name: [] for name in (*DATASETS, 'average')} for arm in ARMS}
+    agreements: dict[str, dict[str, list[Agreement]]] = {}
+    for seed in range(seeds):
+        found = {name: results.load(workdir_of(output, train_videos, seed, name)) for name in RUNS}
+        if None in found.values():
+            continue
+        for arm, runs in ARMS.items():
+            accuracy = {name: 100 * result.top1 for run in runs for name, result in found[run].accuracy.items()}
+            for name in DATASETS:
+                top1[arm][name].append(accuracy[name])
+            top1[arm]['average'].append(sum(accuracy.values()) / len(DATASETS))
+            if any(run.projection for run in runs.values()):
+                relations = workdir_of(output, train_videos, seed, 'data') / 'videos' / 'relations.json'
+                for name, one in read_agreements(workdir_of(output, train_videos, seed, arm), relations).items():
+                    agreements.setdefault(arm, {}).setdefault(name, []).append(one)
+    if len(top1['joint']['average']) < 2:
+        return None
+    arrays = {arm: {name: np.array(values) for name, values in columns.items()} for arm, columns in top1.items()}
+    clips = settings.steps * quickstart.get_config().batch_size // len(DATASETS)
+    return Size(train_videos, arrays, agreements, clips)
+
+
+def write_results(page: Path, output: Path, sizes: Sequence[int], seeds: int, settings: Settings) -> None:
+    """Writes the page of what is finished.
+
+    Raises:
+        UserError: too little is.
+    """
+    found = [size for size in (read_size(output, videos, seeds, settings) for videos in sizes) if size is not None]
+    if not found:
+        raise UserError(f'{output}: no two seeds of which all arms are finished')
+    finished = max(path.stat().st_mtime for path in output.glob('videos_*/seed_*/*/results.json'))
+    videos = ' '.join(map(str, sizes))
+    command = f'python experiments/multitrain_small.py --output=runs/multitrain_small --seeds={seeds} --train_videos {videos}'
+    write_page(page, found, command=command, finished=finished)
+
+
 def check_settings(output: Path, settings: Settings) -> None:
     """Runs of other settings must not be mixed.
 
@@ -146,6 +188,8 @@ def main() -> int:
     )
     parser.add_argument('--validation_videos', type=int, default=200, help='of each dataset (default: %(default)s)')
     parser.add_argument('--steps', type=int, default=500, help='updates of every training (default: %(default)s)')
+    parser.add_argument('--page', default=str(ROOT / 'experiments' / 'MULTITRAIN_SMALL.md'), help='(default: %(default)s)')
+    parser.add_argument('--page_only', action='store_true', help='train nothing; write the page of what is finished')
     args = parser.parse_args()
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     parallel.use_cpu_devices(quickstart.get_config().cpu_devices)
@@ -154,7 +198,10 @@ def main() -> int:
     output = Path(args.output).expanduser().resolve()
     settings = Settings(args.validation_videos, args.steps)
     check_settings(output, settings)
-    run_all(output, args.train_videos, args.seeds, settings)
+    if not args.page_only:
+        run_all(output, args.train_videos, args.seeds, settings)
+    write_results(Path(args.page), output, args.train_videos, args.seeds, settings)
+    print(f'results: {args.page}')
     return 0
 
 
