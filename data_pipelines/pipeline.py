@@ -26,7 +26,7 @@ import numpy as np
 from data_pipelines import sampling
 from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec, open_dataset
 from data_pipelines.decode import FrameError
-from data_pipelines.prefetch import Batch, Batches, Damage, Task
+from data_pipelines.prefetch import Batch, Batches, Damage, ElementSpec, Task
 from data_pipelines.records import RecordError
 
 
@@ -105,10 +105,18 @@ class TrainingPlan:
         self._share = len(sampling.host_share(batch_size, host, num_hosts))
         self._num_classes = _label_width(self._datasets)
 
+    @property
+    def element_spec(self) -> ElementSpec:
+        """Name -> (shape, type) of the arrays of every batch."""
+        return _element_spec(self._new_batch())
+
+    def _new_batch(self) -> Batch:
+        spec = self._spec
+        return _new_batch(self._share, spec.num_frames, spec.crop_size, self._num_classes)
+
     def batch(self, step: int) -> tuple[Batch, list[Task]]:
         """This host's batch of a step, still empty, and the tasks that fill it."""
-        spec = self._spec
-        batch = _new_batch(self._share, spec.num_frames, spec.crop_size, self._num_classes)
+        batch = self._new_batch()
         samples = self._order.batch(step, self._host, self._num_hosts)
         return batch, [
             functools.partial(self._fill_row, batch, row, sample)
@@ -212,6 +220,7 @@ def train_batches(
         prefetch=prefetch,
         max_bad_records=max_bad_records,
         on_close=plan.close,
+        element_spec=plan.element_spec,
         samples_per_epoch=plan.samples_per_epoch,
         start_step=start_step,
     )
@@ -283,20 +292,18 @@ def evaluation_batches(
                 batch['video'][row] = 0  # May be written in part; the rest still is padding.
             return [opened.damage(dataset, record, error)]
 
+    def new_batch() -> Batch:
+        return _new_batch(
+            share, num_frames, crop_size, label_width, dataset=dataset, padding=True
+        )
+
     def plan() -> Iterator[tuple[Batch, list[Task]]]:
         begun: dict[int, Batch] = {}
 
         def place(row: int) -> tuple[Batch, int]:
             number, row = divmod(row, share)
             if number not in begun:
-                begun[number] = _new_batch(
-                    share,
-                    num_frames,
-                    crop_size,
-                    label_width,
-                    dataset=dataset,
-                    padding=True,
-                )
+                begun[number] = new_batch()
             return begun[number], row
 
         for number in range(num_batches):
@@ -320,6 +327,7 @@ def evaluation_batches(
         prefetch=prefetch,
         max_bad_records=max_bad_records,
         on_close=functools.partial(_close, [opened]),
+        element_spec=_element_spec(new_batch()),
         num_records=opened.num_records,
         views=views,
         num_batches=num_batches,
@@ -364,6 +372,10 @@ def _new_batch(
         batch['view'] = np.zeros(rows, np.int32)
         batch['name'] = np.full(rows, '', object)
     return batch
+
+
+def _element_spec(batch: Batch) -> ElementSpec:
+    return {name: (array.shape, array.dtype) for name, array in batch.items()}
 
 
 def _write_label(batch: Batch, row: int, labels: np.ndarray) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from data_pipelines.records import RecordError
 
 Batch = dict[str, np.ndarray]
+ElementSpec = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 class Damage(NamedTuple):
@@ -31,13 +32,50 @@ class Damage(NamedTuple):
 Task = Callable[[], list[Damage]]
 
 
+class DamageLog:
+    """Counts damaged records, each once, and raises when there are too many.
+
+    To be told of them in the order of the batches, not in the order of decoding, so that the limit
+    strikes at the same batch in every run.
+
+    Attributes:
+        bad_records: damaged records told of so far.
+    """
+
+    def __init__(self, max_bad_records: int):
+        if max_bad_records < 0:
+            raise ValueError(f'need max_bad_records >= 0, got {max_bad_records}')
+        self._max_bad_records = max_bad_records
+        self._damaged: set[tuple[int, int]] = set()
+
+    @property
+    def bad_records(self) -> int:
+        return len(self._damaged)
+
+    def add(self, damage: list[Damage]) -> None:
+        """
+        Raises:
+            RecordError: these are more than the limit.
+        """
+        for found in damage:
+            if found[:2] in self._damaged:
+                continue
+            self._damaged.add(found[:2])
+            if self.bad_records > self._max_bad_records:
+                raise RecordError(
+                    f'{found.message} (one damaged record more than '
+                    f'max_bad_records={self._max_bad_records})'
+                )
+            logging.warning('damaged record skipped: %s', found.message)
+
+
 class Batches:
     """Iterator of batches. Close it, or use it in a ``with``, to stop its threads early.
 
     Switches OpenCV's own threads off, for the whole process: they would compete with these.
 
     Attributes:
-        bad_records: damaged records met so far in the batches handed out, each counted once.
+        element_spec: name -> (shape, type) of the arrays of every batch.
         wait_seconds: time spent in ``next()`` so far, that is, waiting for data.
     """
 
@@ -49,6 +87,7 @@ class Batches:
         prefetch: int,
         max_bad_records: int,
         on_close: Callable[[], None],
+        element_spec: ElementSpec,
     ):
         """Starts to fill the first batches.
 
@@ -59,28 +98,32 @@ class Batches:
             prefetch: batches under way besides the one being waited for.
             max_bad_records: damaged records to bear with.
             on_close: called once the threads have stopped.
+            element_spec: name -> (shape, type) of a batch's arrays.
 
         Raises:
             ValueError: a number is out of range.
         """
         if num_threads is None:
-            num_threads = _available_cores()
-        if num_threads < 1 or prefetch < 0 or max_bad_records < 0:
+            num_threads = available_cores()
+        if num_threads < 1 or prefetch < 0:
             raise ValueError(
-                'need num_threads >= 1, prefetch >= 0 and max_bad_records >= 0, '
-                f'got {num_threads}, {prefetch} and {max_bad_records}'
+                f'need num_threads >= 1 and prefetch >= 0, got {num_threads} and {prefetch}'
             )
         cv2.setNumThreads(1)
-        self.bad_records = 0
+        self.element_spec = element_spec
         self.wait_seconds = 0.0
-        self._max_bad_records = max_bad_records
-        self._damaged: set[tuple[int, int]] = set()
+        self._damage = DamageLog(max_bad_records)
         self._plan = plan
         self._prefetch = prefetch
         self._on_close = on_close
         self._pending: deque[tuple[Batch, list[concurrent.futures.Future]]] = deque()
         self._pool = concurrent.futures.ThreadPoolExecutor(num_threads, thread_name_prefix='decode')
         self._submit(prefetch)
+
+    @property
+    def bad_records(self) -> int:
+        """Damaged records met so far in the batches handed out, each counted once."""
+        return self._damage.bad_records
 
     def _submit(self, batches: int) -> None:
         """Starts work until ``batches`` batches are under way, or the plan ends."""
@@ -102,28 +145,13 @@ class Batches:
                 raise StopIteration
             batch, futures = self._pending.popleft()
             for future in futures:
-                self._count(future.result())
+                self._damage.add(future.result())
         except BaseException:
             self.close()
             raise
         finally:
             self.wait_seconds += time.perf_counter() - start
         return batch
-
-    def _count(self, damage: list[Damage]) -> None:
-        # Counted here, in the order of the batches and not in the order of decoding, so that the
-        # limit strikes at the same batch in every run.
-        for found in damage:
-            if found[:2] in self._damaged:
-                continue
-            self._damaged.add(found[:2])
-            self.bad_records += 1
-            if self.bad_records > self._max_bad_records:
-                raise RecordError(
-                    f'{found.message} (one damaged record more than '
-                    f'max_bad_records={self._max_bad_records})'
-                )
-            logging.warning('damaged record skipped: %s', found.message)
 
     def close(self) -> None:
         """Stops the threads; iteration then ends. May be called again."""
@@ -139,7 +167,8 @@ class Batches:
         self.close()
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """Processor cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):  # Not on macOS, nor on Windows.
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -38,6 +38,7 @@ class InputConfig:
     num_threads: int | None = None  # reading and decoding; None: one per core
     max_bad_records: int = 100  # damaged records to skip before the run stops
     reduced_decoding: bool = False  # decode at half size where that suffices: faster, slightly other pixels
+    tf_data_service: str | None = None  # HOST:PORT of a tf.data service that makes training batches; None: this host does
 
     def __post_init__(self):
         if not 0 < self.short_side[0] <= self.short_side[1]:

@@ -68,8 +68,7 @@ class RecordData:
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
         config = self._config
-        return pipeline.train_batches(
-            self._train_sources,
+        options = dict(
             **self._clip_size(),
             batch_size=config.batch_size,
             short_side=config.input.short_side,
@@ -79,9 +78,13 @@ class RecordData:
             num_steps=num_steps,
             host=self._host,
             num_hosts=self._num_hosts,
-            num_threads=config.input.num_threads,
             max_bad_records=config.input.max_bad_records,
         )
+        if config.input.tf_data_service is not None:
+            from data_pipelines import service  # It needs TensorFlow.
+
+            return service.ServiceBatches(config.input.tf_data_service, self._train_sources, **options)
+        return pipeline.train_batches(self._train_sources, **options, num_threads=config.input.num_threads)
 
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
         config = self._config
