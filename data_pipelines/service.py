@@ -110,7 +110,7 @@ class ServiceBatches:
         _check_answers(address)
         self._dataset = _distributed(tf, address, text, self.element_spec, self.step, self._end)
         self._queue: queue.Queue = queue.Queue(maxsize=1)
-        self._closing = threading.Event()
+        self._closing, self._ended = threading.Event(), False
         self._thread = threading.Thread(target=self._receive, name='tf.data service', daemon=True)
         self._thread.start()
 
@@ -158,11 +158,12 @@ class ServiceBatches:
         return batch
 
     def _next(self) -> tuple[Batch, list[Damage]]:
-        while self.step not in self._early and len(self._early) < _MAX_AHEAD:
+        while not (self.step in self._early or len(self._early) >= _MAX_AHEAD or self._ended):
             received = self._wait()
             if isinstance(received, Exception):
                 raise RuntimeError(f'the tf.data service failed: {received}') from received
             if received is None:
+                self._ended = True
                 break
             step, batch, damage = received
             if step >= self.step:  # Else it was given up, and made here.

@@ -23,6 +23,9 @@ def test_elements_are_the_batches(tmp_path):
         for _ in range(2):  # Every iteration starts anew.
             for batch, other in zip(dataset.as_numpy_iterator(), expected, strict=True):
                 assert batch.keys() == other.keys()
+                if 'name' in batch:
+                    names = [name.decode() for name in batch.pop('name')]
+                    assert names == other['name'].tolist()
                 for name in batch:
                     np.testing.assert_array_equal(batch[name], other[name])
                     assert batch[name].dtype == other[name].dtype
