@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pathlib
 
 import pytest
 
@@ -79,8 +80,10 @@ def test_restart_with_and_without_beam(videos, local, tmp_path):
 
 
 @needs_beam
-def test_other_beam_workers(videos, local, tmp_path):
-    options = '--runner=DirectRunner --direct_running_mode=multi_threading --direct_num_workers=2'
+def test_beam_workers_in_other_processes(videos, local, tmp_path, monkeypatch):
+    """As on a cluster: they know nothing but the pipeline."""
+    monkeypatch.setenv('PYTHONPATH', str(pathlib.Path(__file__).parents[2]))
+    options = '--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2'
     assert main(arguments(videos, tmp_path, f'--beam={options}')) == 0
     assert contents(tmp_path) == local
 
