@@ -18,6 +18,7 @@ _KEY_CELL = 270  # pixels: height of a key frame; the other frames stand beside 
 _TEXT_WIDTH = 270  # pixels
 _CHARACTERS = 36  # in a line of that width
 _GAP = 4  # pixels
+_PROPOSALS = 10  # drawn on a key frame
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _INK, _FAINT, _PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
 _COLOURS = (  # RGB, told apart by most people with a colour vision deficiency too
@@ -33,7 +34,7 @@ def contact_sheet(report: Report, *, clips: int = 16, frames: int = 6, seed: int
       report: of the directory; only good records are shown.
       clips: rows, shared by the splits and spread over the classes.
       frames: per row, equally spaced from the first to the last; a localisation record also shows
-        its key frame, with boxes and actions (proposals of a detector in thin white).
+        its key frame, with boxes and actions (a detector's ten best proposals in thin white).
       seed: another one, other clips.
 
     Raises:
@@ -130,7 +131,7 @@ def _pad(image: np.ndarray, height: int, width: int, value: int = 255) -> np.nda
 def _with_boxes(
     image: np.ndarray, key_frame: regions.Regions, classes: dict[int, str]
 ) -> np.ndarray:
-    """Draws proposals, boxes, and the names of the actions at the boxes."""
+    """Draws the best proposals, boxes, and the names of the actions at the boxes."""
     image = np.ascontiguousarray(image)
     shape = np.array([image.shape[1], image.shape[0]] * 2)
 
@@ -138,7 +139,8 @@ def _with_boxes(
         x1, y1, x2, y2 = np.minimum((box * shape).round().astype(int), shape - 1).tolist()
         return (x1, y1), (x2, y2)
 
-    for box in key_frame.proposals:
+    best = np.argsort(-key_frame.scores, kind='stable')[:_PROPOSALS]
+    for box in key_frame.proposals[best]:
         cv2.rectangle(image, *corners(box), _PAPER, 1)
     for number, box in enumerate(key_frame.boxes):
         cv2.rectangle(image, *corners(box), _COLOURS[number % len(_COLOURS)], 2)

@@ -13,17 +13,19 @@ Timestamps are seconds of the original video, written ``0902`` or ``191.000000``
 microseconds. https://research.google.com/ava/download.html
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import math
 import os
 import re
+from typing import TypeVar
 
 from data_pipelines.annotations import Box
 from data_pipelines.annotations.files import read_csv
 from data_pipelines.annotations.files import read_lines
 from data_pipelines.annotations.files import read_text
 
+_Parsed = TypeVar('_Parsed')
 Moment = tuple[str, int]  # a key frame: video, microseconds of the original video
 
 _OUTSIDE = 0.01  # a box may stick out of the frame by so much (rounding); it is cut off
@@ -112,27 +114,34 @@ def read_boxes(path: str | os.PathLike, actions: Mapping[int, str]) -> dict[Mome
     """The key frames of a file of boxes, in its order.
 
     Raises:
-      ValueError: a line is damaged, or its action is not in the action list.
+      ValueError: lines are damaged, or an action is not in the action list.
     """
-    frames: dict[Moment, Frame] = {}
-    for where, cells in read_csv(path):
+
+    def parse(where: str, cells: list[str]) -> tuple[Moment, tuple[Box, int, int] | None]:
         if len(cells) not in (2, 7, 8):
             raise ValueError(
                 f'{where}: {len(cells)} columns, wanted video,timestamp,x1,y1,x2,y2,action[,person] '
                 'or video,timestamp'
             )
-        frame = frames.setdefault(moment(cells, where), Frame(cells[1], where))
+        key_frame = moment(cells, where)
         if not any(cells[2:]):
-            continue  # a key frame, but nobody on it
+            return key_frame, None  # but nobody on it
         action = _integer(cells[6], 'action', where)
         if action not in actions:
             raise ValueError(
                 f'{where}: action {action} is not in the action list; give the complete list, '
                 'ava_action_list_v2.2.pbtxt'
             )
-        frame.boxes.append(_box(cells[2:6], where))
-        frame.actions.append(action)
-        frame.persons.append(_integer(cells[7], 'person', where) if cells[7:] and cells[7] else -1)
+        person = _integer(cells[7], 'person', where) if cells[7:] and cells[7] else -1
+        return key_frame, (_box(cells[2:6], where), action, person)
+
+    frames: dict[Moment, Frame] = {}
+    for where, cells, (key_frame, pair) in _parsed(path, parse):
+        frame = frames.setdefault(key_frame, Frame(cells[1], where))
+        if pair is not None:
+            frame.boxes.append(pair[0])
+            frame.actions.append(pair[1])
+            frame.persons.append(pair[2])
     if not frames:
         raise ValueError(f'{os.fspath(path)}: no line in it')
     return frames
@@ -142,14 +151,15 @@ def read_excluded(path: str | os.PathLike) -> set[Moment]:
     """The key frames of a list of excluded timestamps.
 
     Raises:
-      ValueError: a line is damaged.
+      ValueError: lines are damaged.
     """
-    moments = set()
-    for where, cells in read_csv(path):
+
+    def parse(where: str, cells: list[str]) -> Moment:
         if len(cells) != 2:
             raise ValueError(f'{where}: {len(cells)} columns, wanted video,timestamp')
-        moments.add(moment(cells, where))
-    return moments
+        return moment(cells, where)
+
+    return {key_frame for _, _, key_frame in _parsed(path, parse)}
 
 
 def read_timestamps(path: str | os.PathLike) -> dict[int, str]:
@@ -170,9 +180,10 @@ def read_proposals(path: str | os.PathLike) -> Iterator[tuple[Moment, Box, float
     A box that is listed for several actions comes several times.
 
     Raises:
-      ValueError: a line is damaged.
+      ValueError: lines are damaged.
     """
-    for where, cells in read_csv(path):
+
+    def parse(where: str, cells: list[str]) -> tuple[Moment, Box, float]:
         if len(cells) not in (7, 8):
             raise ValueError(
                 f'{where}: {len(cells)} columns, wanted video,timestamp,x1,y1,x2,y2,[action],score'
@@ -180,7 +191,35 @@ def read_proposals(path: str | os.PathLike) -> Iterator[tuple[Moment, Box, float
         score = _number(cells[-1], 'score', where)
         if not 0 <= score <= 1:
             raise ValueError(f'{where}: score {cells[-1]}, wanted 0 to 1')
-        yield moment(cells, where), _box(cells[2:6], where), score
+        return moment(cells, where), _box(cells[2:6], where), score
+
+    return (proposal for _, _, proposal in _parsed(path, parse))
+
+
+def _parsed(
+    path: str | os.PathLike, parse: Callable[[str, list[str]], _Parsed]
+) -> Iterator[tuple[str, list[str], _Parsed]]:
+    """Yields (place, cells, what ``parse`` makes of them) of each line.
+
+    Raises:
+      ValueError: of the first damaged line, at the end, so that it tells of the others too.
+    """
+    first, others = None, []
+    for where, cells in read_csv(path):
+        try:
+            parsed = parse(where, cells)
+        except ValueError as error:
+            if first is None:
+                first = error
+            else:
+                others.append(where.rpartition(' ')[2])
+            continue
+        yield where, cells, parsed
+    if others:
+        numbers = ', '.join(others[:20]) + (', ...' if len(others) > 20 else '')
+        raise ValueError(f'{first} ({len(others)} more damaged lines: {numbers})')
+    if first is not None:
+        raise first
 
 
 def moment(cells: list[str], where: str) -> Moment:

@@ -134,6 +134,14 @@ def test_damaged_boxes_name_the_line(write, line, message):
         ava_files.read_boxes(path, ACTIONS)
 
 
+def test_all_damaged_lines_are_told_at_once(write):
+    lines = ['v,0901,0.1,0.2,0.3,0.4,1,2', 'v,0901,0.3,0.2,0.1,0.4,1,2', 'v,x', '', 'v,0901,1']
+    with pytest.raises(ValueError, match=r'line 2: .*no area.* \(2 more damaged lines: 3, 5\)$'):
+        ava_files.read_boxes(write('\n'.join(lines)), ACTIONS)
+    with pytest.raises(ValueError, match=r'line 1: 2 columns, .* \(24 more .*, 21, \.\.\.\)$'):
+        list(ava_files.read_proposals(write('v,0901\n' * 25)))
+
+
 def test_empty_and_missing_files(write, tmp_path):
     with pytest.raises(ValueError, match='no line in it'):
         ava_files.read_boxes(write(''), ACTIONS)
