@@ -54,6 +54,9 @@ def _split_as_json(split: SplitReport) -> dict:
         ),
         'class_counts': _numbered(split.class_counts()),
         'box_counts': _numbered(split.box_counts()),
+        'boxes': _spread([r.boxes for r in good if r.actions is not None]),
+        'proposals': _spread([r.proposals for r in good if r.actions is not None]),
+        'covered_boxes': sum(r.covered for r in good),
         'notes': split.notes,
     }
 
@@ -88,23 +91,39 @@ def _print_report(report: Report, top: int) -> None:
     else:
         title += f': {len(report.classes)} classes (no dataset.json)'
     print(title)
-    rows = []
-    for name, split in report.splits.items():
-        facts = _split_as_json(split)
-        rows.append((
-            name,
-            str(facts['good_records']),
-            str(facts['shards']),
-            _bytes(facts['bytes']),
-            _range(facts['frames'], '{:.0f}'),
-            _range(facts['seconds'], '{:.1f}'),
-            _list(facts['frame_sizes']),
-            _list(facts['frame_rates']),
-        ))
+    splits = {name: _split_as_json(split) for name, split in report.splits.items()}
+    rows = {
+        name: {
+            'split': name,
+            'records': str(facts['good_records']),
+            'shards': str(facts['shards']),
+            'size': _bytes(facts['bytes']),
+            'frames (median)': _range(facts['frames'], '{:.0f}'),
+            'seconds (median)': _range(facts['seconds'], '{:.1f}'),
+            'frame sizes': _list(facts['frame_sizes']),
+            'frames/s': _list(facts['frame_rates']),
+        }
+        for name, facts in splits.items()
+    }
     print()
-    heads = ('split', 'records', 'shards', 'size', 'frames', 'seconds', 'frame sizes', 'frames/s')
-    _print_table(heads, rows, left=(0, 6, 7))
+    heads = list(next(iter(rows.values())))
+    _print_table(heads, [list(row.values()) for row in rows.values()], left=(0, 6, 7))
+    for name, facts in splits.items():
+        _print_boxes(name, facts)
     _print_classes(report, top)
+
+
+def _print_boxes(name: str, facts: dict) -> None:
+    boxes, proposals = facts['boxes'], facts['proposals']
+    if boxes is None:
+        return
+    text = f'{name}: {boxes["sum"]:.0f} boxes, {_range(boxes, "{:.0f}")} per key frame'
+    if proposals['sum']:
+        text += f'; {proposals["sum"]:.0f} proposals, {_range(proposals, "{:.0f}")} per key frame'
+        if boxes['sum']:
+            share = 100 * facts['covered_boxes'] / boxes['sum']
+            text += f', which meet {share:.1f} % of the boxes (IoU 0.5)'
+    print(text)
 
 
 def _print_classes(report: Report, top: int) -> None:

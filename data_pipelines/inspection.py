@@ -60,6 +60,8 @@ class RecordFacts:
       labels: its class numbers.
       names: their names, as it says; may be empty.
       actions: of a localisation record, the class of each pair of a box and an action; else None.
+      boxes, proposals: of a localisation record, how many there are.
+      covered: boxes that some proposal meets with an IoU of 0.5.
     """
 
     file: str
@@ -73,6 +75,9 @@ class RecordFacts:
     labels: tuple[int, ...]
     names: tuple[str, ...]
     actions: tuple[int, ...] | None
+    boxes: int = 0
+    proposals: int = 0
+    covered: int = 0
 
 
 @dataclasses.dataclass
@@ -309,9 +314,9 @@ class _Check:
             stated = _number(context, name)
             if stated is not None and stated != value:
                 raise RecordError(f'{name} is {stated:g}, but the frames are {width}x{height}')
-        actions = None
+        actions, found = None, {}
         if regions.has_regions(example) or (self._info is not None and self._info.localisation):
-            actions = self._actions(example, file)
+            actions, found = self._regions(example, file)
         unlabelled = not len(context.get(records.LABEL_INDEX, ()))
         if unlabelled and (actions == () or (actions is None and self._info is None)):
             labels = ()
@@ -335,14 +340,22 @@ class _Check:
             labels=labels,
             names=tuple(t.decode(errors='replace') for t in texts if isinstance(t, bytes)),
             actions=actions,
+            **found,
         )
 
-    def _actions(self, example: records.Example, file: str) -> tuple[int, ...]:
+    def _regions(
+        self, example: records.Example, file: str
+    ) -> tuple[tuple[int, ...], dict[str, int]]:
+        """Class of each pair of a box and an action; the counts of ``RecordFacts``."""
         actions = example.context.get(regions.REGION_LABEL)
         actions = tuple(actions.tolist()) if isinstance(actions, np.ndarray) else ()
         classes = len(self._info.classes) if self._info else max(actions, default=0) + 1
-        regions.regions(example, classes, file)
-        return actions
+        found = regions.regions(example, classes, file)
+        return actions, {
+            'boxes': len(found.boxes),
+            'proposals': len(found.proposals),
+            'covered': int(regions.covered(found.boxes, found.proposals).sum()),
+        }
 
 
 class _ClassNames:

@@ -250,7 +250,9 @@ def scenes(tmp_path):
 def test_localisation(scenes, inspected):
     code, report = inspected(scenes)
     assert code == 0 and report['localisation']
-    assert report['splits']['train']['box_counts'] == {'0': 1, '1': 1, '2': 1}
+    train = report['splits']['train']
+    assert train['box_counts'] == {'0': 1, '1': 1, '2': 1}
+    assert (train['boxes']['sum'], train['proposals']['sum'], train['covered_boxes']) == (2, 1, 1)
     write_shard(scenes, 'train-00000-of-00001', [encode('b', 0)])
     code, report = inspected(scenes)
     assert code == 1 and 'clip/key_frame/index' in messages(report)[0]
