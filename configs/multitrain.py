@@ -10,13 +10,50 @@ starting from a Kinetics checkpoint. A published one of the same architecture is
     python run.py --config=configs/multitrain.py --workdir=runs/multitrain --config.data_root=/data --config.init_from=imports/k400
 
 and so is a model of our own: --config.init_from=runs/kinetics_pretrain (or its export).
+
+Variants, after a colon; several with commas between them, --config=configs/multitrain.py:k700,312p
+
+    k700   Kinetics-700 instead of Kinetics-400
+    312p   clips of 312 x 312 pixels
+    16x4   MViTv2-S on 16 frames at stride 4: half the frames, 16 blocks instead of 24
 """
 
 import ml_collections
 from ml_collections.config_dict import placeholder  # None, until the command line gives a value
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(variants: str = '') -> ml_collections.ConfigDict:
+    config = multitrain()
+    for name in filter(None, variants.split(',')):
+        if name not in VARIANTS:
+            raise ValueError(f'configs/multitrain.py has no variant {name!r}, only {", ".join(VARIANTS)}')
+        VARIANTS[name](config)
+    return config
+
+
+def k700(config: ml_collections.ConfigDict) -> None:
+    config.datasets.kinetics700 = config.datasets.kinetics400
+    config.datasets.kinetics700.path = 'kinetics700'
+    del config.datasets.kinetics400
+
+
+def frames_16x4(config: ml_collections.ConfigDict) -> None:
+    config.model.backbone.update(num_frames=16, stage_blocks=(1, 2, 11, 2))
+    for dataset in config.datasets.values():
+        if dataset.sampling == 'strided':
+            dataset.stride = 4
+
+
+def pixels_312(config: ml_collections.ConfigDict) -> None:
+    config.model.backbone.image_size = 312
+    config.input.short_side = (356, 446)  # as 256 and 320 are to 224
+    config.evaluation.short_side = 356
+
+
+VARIANTS = {'k700': k700, '312p': pixels_312, '16x4': frames_16x4}
+
+
+def multitrain() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.seed = 0  # of initialisation, order of the data, augmentation, dropout

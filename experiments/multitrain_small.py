@@ -30,6 +30,7 @@ from pathlib import Path
 import sys
 import time
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -115,6 +116,7 @@ def run_all(output: Path, sizes: Sequence[int], seeds: int, settings: Settings) 
         config = read_config(run_config(RUNS[name], train_videos, seed, settings, output))
         started = time.monotonic()
         outcome = train_and_evaluate(config, workdir_of(output, train_videos, seed, name))
+        jax.clear_caches()  # dozens of trainings' programs would use up the process's memory mappings
         accuracy = ', '.join(f'{dataset} {result.top1:.1%}' for dataset, result in outcome.accuracy.items())
         _log.info('==== %s: %s (%s)', title, accuracy, progress.duration(time.monotonic() - started))
 

@@ -60,7 +60,14 @@ def load_config_file(arguments: Sequence[str]) -> ml_collections.ConfigDict | No
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """The reason behind a mistake in flags or a config file, with the override that caused it where that can be told."""
-    text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    given = next((argument for argument in arguments if argument.startswith('--config=')), '--config')
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    if 'Traceback' in text:  # of the config file's own code: its last line tells
+        reason = text.rpartition('\n')[2]
+        if 'get_config() takes 0 positional arguments' in reason:
+            return f'{given}: this config file has no variants; leave out what follows the colon'
+        return f'{given}: {reason.removeprefix("ValueError: ")}'
+    text = ' '.join(text.split())
     overrides = [argument.partition('=')[0] for argument in arguments if argument.startswith('--config.')]
     if isinstance(error, (AttributeError, KeyError)) and overrides:
         field = text.split('Did you mean')[0].replace('\\n', ' ').strip(' "\'\\')
@@ -69,7 +76,6 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         mend = f'; did you mean {hint!r}?' if hint else '; the config file lists the fields'
         return f'{(at_fault or overrides)[0]}: unknown field{mend}'
     if isinstance(error, OSError):
-        given = next((argument for argument in arguments if argument.startswith('--config=')), '--config')
         reason = text.rpartition('[Errno ')[2].partition('] ')[2] or text
         return f'{given}: cannot be loaded ({reason})'
     return text

@@ -1,0 +1,156 @@
+"""Every shipped config and variant: complete, valid at full size, and run from data to export in a shrunk form."""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+from flax import nnx
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from data_pipelines import dataset_info
+from multitrain_jax import config_file, export, train, train_step
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.config import Config, DatasetConfig, read_config
+from multitrain_jax.errors import UserError
+from multitrain_jax.models.multitrain import MultiTrainModel, count_parameters
+from tests import tiny
+from tests.data_pipelines import tiny_records
+from tests.tiny import quick_compile  # noqa: F401
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = [
+    'quickstart.py', 'multitrain.py', 'multitrain.py:k700', 'multitrain.py:312p', 'multitrain.py:16x4',
+    'multitrain.py:k700,312p', 'kinetics_pretrain.py', 'kinetics_pretrain.py:imagenet',
+]  # fmt: skip
+CLASSES = ('up', 'down', 'still')
+
+
+def load(name: str) -> ml_collections.ConfigDict:
+    return config_file.load_config_file([f'--config={ROOT / "configs" / name}'])
+
+
+def test_no_config_is_forgotten():
+    files = {path.name for path in (ROOT / 'configs').glob('*.py')}
+    assert files == {name.partition(':')[0] for name in CONFIGS}
+
+
+def missing(cls, values, where='config') -> list[str]:
+    """Fields of a dataclass that a config leaves to their defaults."""
+    found = []
+    for field in dataclasses.fields(cls):
+        name = f'{where}.{field.name}'
+        if field.name not in values:
+            found.append(name)
+        elif dataclasses.is_dataclass(field.type) and values[field.name] is not None:
+            found += missing(field.type, values[field.name], name)
+        elif field.name == 'datasets':
+            for dataset, entry in values.datasets.items():
+                found += missing(DatasetConfig, entry, f'{name}.{dataset}')
+    return [name for name in found if name != 'config.model.num_classes']
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_field_is_listed(name):
+    config = load(name)
+    read_config(config)
+    assert missing(Config, config) == []
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_step_fits_together_at_full_size(name):
+    """Shapes only: nothing is computed."""
+    config = read_config(load(name))
+    specs = [DatasetSpec(dataset, tuple(map(str, range(10 + i)))) for i, dataset in enumerate(config.datasets)]
+    graphdef, abstract = train_step.abstract_model(config, specs)
+    video = jax.ShapeDtypeStruct(
+        (2, config.model.backbone.num_frames, *[config.model.backbone.image_size] * 2, 3), np.float32
+    )
+    outputs = jax.eval_shape(lambda params, video: nnx.merge(graphdef, params)(video, training=True), abstract, video)
+    assert outputs.logits.shape == (len(specs), 2, 9 + len(specs))
+    assert (outputs.projected is not None) == (config.objective.lambda_proj > 0)
+    assert (outputs.expanded is not None) == (config.objective.lambda_inf > 0)
+
+
+def test_what_the_variants_are():
+    plain, k700, large, small = (read_config(load(f'multitrain.py{v}')) for v in ('', ':k700', ':312p', ':16x4'))
+    assert set(k700.datasets) - set(plain.datasets) == {'kinetics700'}
+    assert dataclasses.replace(k700.datasets['kinetics700'], path='kinetics400') == plain.datasets['kinetics400']
+    assert dataclasses.replace(k700, datasets=plain.datasets) == plain
+    assert (large.model.backbone.image_size, large.input.short_side, large.evaluation.short_side) == (312, (356, 446), 356)
+    assert [entry.stride for entry in small.datasets.values()] == [4, 4, 4, 1]
+    both = read_config(load('multitrain.py:k700,312p'))
+    assert both == dataclasses.replace(large, datasets=k700.datasets)
+    # Published: B 51.0 M and S 34.4 M parameters of the backbone (supplement, table 2, and section 2.3).
+    for config, millions in [(plain, 51.0), (small, 34.4)]:
+        model = nnx.eval_shape(lambda: MultiTrainModel(config.model, rngs=nnx.Rngs(0)))
+        assert round(count_parameters(model)['backbone'] / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize('name', ['multitrain.py:k800', 'kinetics_pretrain.py:imagnet', 'quickstart.py:large'])
+def test_unknown_variants_are_told_in_one_line(name):
+    with pytest.raises(UserError, match=r'no variants?\b.*(only k700, 312p, 16x4|only imagenet|leave out)') as error:
+        load(name)
+    assert '\n' not in str(error.value) and 'Traceback' not in str(error.value)
+
+
+def shrunk(name: str, root: pathlib.Path) -> Config:
+    """Two steps of the config with a model of one narrow block on clips of 4 frames of 16 pixels."""
+    config = load(name)
+    config.unlock()
+    config.data_root, config.compilation_cache_dir, config.synthetic, config.init_from = str(root), None, None, None
+    config.cpu_devices = None
+    config.batch_size, config.log_every_steps = 16, 1
+    config.model.update(head_hidden=min(config.model.head_hidden, 8), expander_hidden=8)
+    config.model.backbone.update(
+        num_frames=4, image_size=16, width=8, stage_blocks=(1,), query_strides=((1, 1, 1),), kv_stride=(1, 2, 2)
+    )
+    config.input.update(short_side=(16, 20), num_threads=2)
+    config.evaluation.update(batch_size=8, short_side=16, temporal_views=2)
+    records = 6 * len(config.datasets)
+    config.epochs = 2 * config.batch_size / (records * config.input.repeats)
+    config.optimizer.update(warmup_epochs=0.0, warmup_steps=1)
+    if name.startswith('kinetics'):
+        config.augment.rand_augment = ''  # takes longest to compile, and is in multitrain.py too
+    return read_config(config)
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    """Records under the names that the configs have for real datasets."""
+    root = tmp_path_factory.mktemp('data')
+    frames = [tiny_records.flat_frame(0, frame) for frame in range(6)]
+    paths = {entry.path for name in CONFIGS for entry in read_config(load(name)).datasets.values()}
+    for path in sorted(paths):
+        splits = {}
+        for split, count in (('train', 6), ('validation', 2)):
+            labels = [[number % len(CLASSES)] for number in range(count)]
+            tiny_records.write_records(root / path, [frames] * count, labels, num_classes=len(CLASSES), split=split)
+            info = dataset_info.load_dataset_info(root / path)
+            splits |= info.splits
+        dataset_info.save_dataset_info(root / path, dataclasses.replace(info, classes=CLASSES, splits=splits))
+    return root
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_shrunk_it_trains_evaluates_and_exports(name, root, tmp_path):
+    config = shrunk(name, root)
+    if name.endswith(':imagenet'):  # starts from another model with the same backbone
+        specs = [DatasetSpec('imagenet', ('cat', 'dog'))]
+        entry = dataclasses.replace(config.datasets['kinetics400'], path='imagenet')
+        image_model = dataclasses.replace(config, datasets={'imagenet': entry})
+        model = train_step.build_model(image_model, specs, jax.random.key(5))
+        export.write_export(tmp_path / 'import', nnx.to_pure_dict(nnx.state(model)), image_model, specs)
+        config = dataclasses.replace(config, init_from=str(tmp_path / 'import'))
+    outcome = train.train_and_evaluate(config, tmp_path / 'run', devices=jax.devices()[:1])
+    assert outcome.steps == 2
+    assert {dataset: result.videos for dataset, result in outcome.accuracy.items()} == dict.fromkeys(config.datasets, 2)
+    described = json.loads((tmp_path / 'run' / 'export' / 'model.json').read_text())
+    assert list(described['datasets']) == sorted(config.datasets)
+    assert described['datasets'][next(iter(config.datasets))]['classes'] == list(CLASSES)
+    if name.endswith(':imagenet'):
+        became = (tmp_path / 'run' / 'init_from.txt').read_text()
+        assert re.search(r'\d\d used, 1 fresh, 1 ignored', became)  # all of the backbone, but not the head
