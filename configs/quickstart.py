@@ -92,7 +92,7 @@ def get_config() -> ml_collections.ConfigDict:
         num_threads=placeholder(int),  # that read and decode; None: one per core
         max_bad_records=10,  # damaged records to skip before the run stops
         reduced_decoding=False,  # decode at half size where crops allow it: faster, slightly other pixels
-        tf_data_service=None,  # 'HOST:PORT' of a tf.data service whose workers make training batches; None: this host
+        tf_data_service=placeholder(str),  # 'HOST:PORT' of a tf.data service whose workers make training batches; None: this host
     )
 
     config.augment = dict(  # on the device

@@ -60,6 +60,24 @@ def test_every_field_is_listed(name):
     assert missing(Config, config) == []
 
 
+def untyped(config: ml_collections.ConfigDict, where='config') -> list[str]:
+    """Fields that are None and cannot be set on the command line, because their type is not known."""
+    found = []
+    for field in config:
+        if isinstance(config[field], ml_collections.ConfigDict):
+            found += untyped(config[field], f'{where}.{field}')
+        elif config[field] is None and config.get_type(field) is type(None):
+            found.append(f'{where}.{field}')
+    return found
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_field_can_be_set_on_the_command_line(name):
+    """But `synthetic`, a group of fields, and the frame rate of 'uniform' sampling, which has none."""
+    fields = [field for field in untyped(load(name)) if field.rpartition('.')[2] not in ('synthetic', 'target_frame_rate')]
+    assert fields == []
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_step_fits_together_at_full_size(name):
     """Shapes only: nothing is computed."""
