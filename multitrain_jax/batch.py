@@ -10,7 +10,27 @@ A batch is a flat dict of arrays, the host's share of the global batch:
     view     i32[B]             evaluation only: number of the test view
     name     object[B]          evaluation only, optional: str, what the dataset calls the record's video
 
-B clips, T frames, H W pixels, C classes of the dataset that has most.
+B clips, T frames, H W pixels, C classes of the classifying dataset that has most. Where a dataset localises actions,
+its clips have boxes (on the clip's key frame) instead of a label, which is 0. Training batches then hold for all clips
+
+    boxes      f32[B, M, 4]     x1, y1, x2, y2 as shares of the clip's width and height, after all cropping; 0 for padding
+    box_label  f32[B, M, A]     multi-hot
+    box_mask   f32[B, M]        1 for a box that exists, always 0 for a classifying dataset's clips
+
+M is the config's `localisation.max_boxes`, A the most actions of any localising dataset. The evaluation batches of a
+localising dataset have no label, but the candidates that are to be scored, in any number M of places for the batch,
+
+    boxes            f32[B, M, 4]  candidates as shares of the view
+    box_mask         f32[B, M]     1 where the view shows enough of the candidate to score it
+    candidate        f32[B, M, 4]  as shares of the whole frame
+    candidate_score  f32[B, M]     of the detector; 1 for ground truth
+    candidate_mask   f32[B, M]     1 for a candidate that exists
+
+and all ground truth of the key frame (in the name of the record: `video,timestamp`), G places,
+
+    truth_box f32[B, G, 4], truth_label f32[B, G, A], truth_mask f32[B, G]
+
+of which only `boxes` goes to the devices. Places and order of candidates and truth are the same in all views of a record.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +49,14 @@ class DatasetSpec:
     """What training knows of one dataset.
 
     Attributes:
-        name: as in the config; the heads are in the order of these.
+        name: as in the config; the heads are in the order of the datasets.
         classes: class names; a class's number is its place.
         multi_label: whether a clip may carry several classes (sigmoid scores, binary cross-entropy).
         views: test views of each record.
         evaluation_records: records of the evaluation split, on all hosts.
+        localisation: whether clips have boxes, and the classes are the actions of these.
+        train_counts: boxes with each action in the training split, where they are known.
+        action_ids: numbers of the actions in files of the official format; (): 1, 2, ...
     """
 
     name: str
@@ -41,13 +64,34 @@ class DatasetSpec:
     multi_label: bool = False
     views: int = 1
     evaluation_records: int = 0
+    localisation: bool = False
+    train_counts: tuple[int, ...] = ()
+    action_ids: tuple[int, ...] = ()
+
+
+def classifying(datasets: Sequence[DatasetSpec]) -> tuple[DatasetSpec, ...]:
+    """The datasets with a classification head, in the order of these."""
+    return tuple(spec for spec in datasets if not spec.localisation)
+
+
+def localising(datasets: Sequence[DatasetSpec]) -> tuple[DatasetSpec, ...]:
+    """The datasets with a localisation head, in the order of these."""
+    return tuple(spec for spec in datasets if spec.localisation)
 
 
 class BatchSource(Protocol):
-    """Where batches come from. `RecordData` reads shards; tests and benchmarks bring arrays of their own."""
+    """Where batches come from. `RecordData` reads shards; tests and benchmarks bring arrays of their own.
+
+    Attributes:
+        datasets: what the batches are of.
+        samples_per_epoch: samples of all datasets together.
+        clips_per_step: clips of a training batch, over all hosts, in the mean of the run; may be left out where every batch
+            has `config.batch_size`.
+    """
 
     datasets: Sequence[DatasetSpec]
     samples_per_epoch: int
+    clips_per_step: float
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
         """This host's share of the batches of the steps start_step, ..., start_step + num_steps - 1."""
@@ -56,20 +100,29 @@ class BatchSource(Protocol):
         """This host's share of all test views of a dataset; every host yields equally many batches."""
 
 
-def check_batch(batch: Batch, *, num_frames: int, image_size: int, datasets: Sequence[DatasetSpec]) -> None:
-    """Checks the first batch of a run against the contract.
+def check_batch(
+    batch: Batch, *, num_frames: int, image_size: int, datasets: Sequence[DatasetSpec], max_boxes: int | None = None
+) -> None:
+    """Checks the first training batch of a run against the contract.
 
     Raises:
         UserError: what differs, and from what.
     """
     clips = batch['video'].shape[0] if 'video' in batch else 0
-    most_classes = max(len(dataset.classes) for dataset in datasets)
     shapes = {'video': (clips, num_frames, image_size, image_size, 3), 'dataset': (clips,), 'weight': (clips,)}
     types = {'video': np.uint8, 'dataset': np.int32, 'weight': np.float32}
-    if any(dataset.multi_label for dataset in datasets):
-        shapes['label'], types['label'] = (clips, most_classes), np.float32
+    with_labels, with_boxes = classifying(datasets), localising(datasets)
+    if any(dataset.multi_label for dataset in with_labels):
+        shapes['label'], types['label'] = (clips, max(len(dataset.classes) for dataset in with_labels)), np.float32
     else:
         shapes['label'], types['label'] = (clips,), np.int32
+    if with_boxes:
+        shapes |= {
+            'boxes': (clips, max_boxes, 4),
+            'box_label': (clips, max_boxes, max(len(dataset.classes) for dataset in with_boxes)),
+            'box_mask': (clips, max_boxes),
+        }
+        types |= dict.fromkeys(('boxes', 'box_label', 'box_mask'), np.float32)
     for name, shape in shapes.items():
         if name not in batch:
             raise UserError(f'batch: {name!r} is missing; it holds {sorted(batch)}')
@@ -81,11 +134,29 @@ def check_batch(batch: Batch, *, num_frames: int, image_size: int, datasets: Seq
     if clips and not 0 <= batch['dataset'].min() <= batch['dataset'].max() < len(datasets):
         raise UserError(f'batch: dataset numbers {np.unique(batch["dataset"])} where there are {len(datasets)} datasets')
     if batch['label'].ndim == 1:
-        classes = np.array([len(dataset.classes) for dataset in datasets])[batch['dataset']]
+        classes = np.array([1 if dataset.localisation else len(dataset.classes) for dataset in datasets])[batch['dataset']]
         wrong = np.flatnonzero((batch['label'] < 0) | (batch['label'] >= classes))
         if wrong.size:
             row = wrong[0]
             dataset = datasets[batch['dataset'][row]]
             raise UserError(
-                f'batch: label {batch["label"][row]} in dataset {dataset.name}, which has {len(dataset.classes)} classes'
+                f'batch: label {batch["label"][row]} in dataset {dataset.name}, which has '
+                + ('boxes instead' if dataset.localisation else f'{len(dataset.classes)} classes')
             )
+    if with_boxes:
+        _check_boxes(batch, datasets)
+
+
+def _check_boxes(batch: Batch, datasets: Sequence[DatasetSpec]) -> None:
+    boxes, real = batch['boxes'], batch['box_mask'] > 0
+    inside = ((boxes >= 0) & (boxes <= 1)).all(-1) & (boxes[..., :2] <= boxes[..., 2:]).all(-1)  # False for NaN
+    actions = np.array([len(dataset.classes) if dataset.localisation else 0 for dataset in datasets])[batch['dataset']]
+    strange = batch['box_label'].any(1) & (np.arange(batch['box_label'].shape[2]) >= actions[:, None])  # [B, A]
+    for wrong, what in (
+        ((real & ~inside).any(1), 'has a box that is not x1, y1, x2, y2 within 0 to 1'),
+        (real.any(1) & (actions == 0), 'has boxes, but its dataset is not one of localisation'),
+        (strange.any(1), 'has an action that its dataset does not have'),
+    ):
+        if wrong.any():
+            row = np.flatnonzero(wrong)[0]
+            raise UserError(f'batch: clip {row}, of dataset {datasets[batch["dataset"][row]].name}, {what}')

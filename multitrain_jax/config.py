@@ -3,13 +3,15 @@
 Each group of fields belongs to the part of the code that reads it; `configs/` comments every field.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Literal
 
-from multitrain_jax import dataclass_config
+from multitrain_jax import batch, dataclass_config
 from multitrain_jax.augment.pipeline import AugmentConfig
+from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
+from multitrain_jax.models.localisation_head import LocalisationHeadConfig
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.objectives.total import ObjectiveConfig
 from multitrain_jax.optimizer import OptimizerConfig
@@ -27,6 +29,12 @@ class DatasetConfig:
     loss_weight: float = 1.0  # factor of the dataset's classification and projection losses
     train_split: str = 'train'
     evaluation_split: str = 'validation'
+    task: Literal['auto', 'classification'] = 'auto'  # 'classification': a localisation dataset's clip-level actions
+    batch_size: int | None = None  # where a batch is of one dataset, and 'accumulated'; None: config.batch_size
+
+    def __post_init__(self):
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f'batch_size={self.batch_size} must be at least 1')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +70,63 @@ class EvaluationConfig:
             raise ValueError(f'every_epochs={self.every_epochs} must not be negative')
         if self.batch_size < 1 or self.temporal_views < 1:
             raise ValueError(f'batch_size={self.batch_size} and temporal_views={self.temporal_views} must be positive')
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalisationConfig:
+    """Datasets whose clips have boxes with actions on their key frame."""
+
+    max_boxes: int  # places for boxes of a clip
+    jitter: float = 0.0  # training: each side moves by a normal deviate of so many times the box's extent
+    min_visible: float = 0.25  # training: a box of which a smaller part is left after the crop is dropped
+    train_on_proposals: bool = False  # a detector's boxes that overlap a labelled one are further labelled ones
+    proposal_iou: float = 0.75  # from this overlap on
+    candidates: Literal['proposals', 'ground_truth'] = 'proposals'  # the boxes that are scored in evaluation
+    min_candidate_score: float = 0.8  # of the detector
+    test_short_sides: tuple[int, ...] = ()  # pixels; each is a further view of the clip; (): evaluation.short_side
+    test_flip: bool = False  # each view mirrored, too
+    head: LocalisationHeadConfig = LocalisationHeadConfig()
+
+    def __post_init__(self):
+        if self.max_boxes < 1 or min(self.test_short_sides, default=1) < 1:
+            raise ValueError(f'max_boxes={self.max_boxes} and test_short_sides={self.test_short_sides} must be positive')
+        if not self.jitter >= 0:
+            raise ValueError(f'jitter={self.jitter} must not be negative')
+        for field in ('min_visible', 'proposal_iou', 'min_candidate_score'):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f'{field}={getattr(self, field)} must be between 0 and 1')
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How mini-batches are made of several datasets (co-finetuning, arXiv 2207.03807, section 3).
+
+    concatenate   clips of the union, in proportion to size
+    weighted      drawn with given probabilities: every clip, or the dataset of each batch
+    alternating   batches of one dataset each, in turn
+    uniform       batches of one dataset each, drawn with equal probabilities
+    accumulated   each update has a batch of every dataset; their gradients are summed
+    task_by_task  one dataset after the other: transfer learning
+    """
+
+    kind: Literal['concatenate', 'weighted', 'alternating', 'uniform', 'accumulated', 'task_by_task'] = 'concatenate'
+    by: Literal['example', 'batch'] = 'example'  # 'weighted': what is drawn
+    weights: Mapping[str, float] | None = None  # 'weighted': by name; None: size ** size_power
+    size_power: float = 1.0
+    order: tuple[str, ...] | None = None  # 'task_by_task': names; None: as in config.datasets
+
+    def __post_init__(self):
+        if self.kind != 'weighted' and (self.weights is not None or self.size_power != 1.0):
+            raise ValueError(f'weights and size_power need kind="weighted", which is {self.kind!r}')
+        if self.weights is not None and self.size_power != 1.0:
+            raise ValueError(f'weights and size_power={self.size_power:g} are both given: leave one of them out')
+        if self.kind != 'task_by_task' and self.order is not None:
+            raise ValueError(f'order={self.order} needs kind="task_by_task", which is {self.kind!r}')
+
+    @property
+    def by_dataset(self) -> bool:
+        """Whether every dataset has a batch size of its own."""
+        return self.kind != 'concatenate' and not (self.kind == 'weighted' and self.by == 'example')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +175,13 @@ class Config:
     projections_from: str | None = None  # file whose matrices the projections start from, see projection_files
     compilation_cache_dir: str | None = None  # keeps compiled programs between runs; None: off
     synthetic: SyntheticConfig | None = None
+    localisation: LocalisationConfig | None = None  # needed where a dataset has boxes
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """Clips of each dataset in a batch of its own, by name."""
+        return {name: entry.batch_size or self.batch_size for name, entry in self.datasets.items()}
 
     def __post_init__(self):
         if not self.epochs > 0:
@@ -118,11 +190,13 @@ class Config:
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f'{field}={getattr(self, field)} must be at least 1')
         self._check_objective()
-        if self.batch_size % self.input.repeats:
-            raise ValueError(
-                f'batch_size={self.batch_size} must be a multiple of input.repeats={self.input.repeats}, '
-                'so that all samples of a record lie in one batch'
-            )
+        self._check_schedule()
+        for size in {self.batch_size, *self.batch_sizes.values()}:
+            if size % self.input.repeats:
+                raise ValueError(
+                    f'batch_size={size} must be a multiple of input.repeats={self.input.repeats}, '
+                    'so that all samples of a record lie in one batch'
+                )
         if self.input.short_side[0] < self.model.backbone.image_size:
             raise ValueError(
                 f'input.short_side={self.input.short_side} must not be below model.backbone.image_size='
@@ -132,6 +206,28 @@ class Config:
             raise ValueError(
                 f'evaluation.short_side={self.evaluation.short_side} must not be below '
                 f'model.backbone.image_size={self.model.backbone.image_size}: crops would not fit'
+            )
+        if self.localisation is not None:
+            smallest = min(self.localisation.test_short_sides, default=self.evaluation.short_side)
+            if smallest < self.model.backbone.image_size:
+                raise ValueError(
+                    f'localisation.test_short_sides={self.localisation.test_short_sides} must not be below '
+                    f'model.backbone.image_size={self.model.backbone.image_size}: crops would not fit'
+                )
+
+    def _check_schedule(self) -> None:
+        schedule = self.schedule
+        for field in ('weights', 'order'):
+            names = getattr(schedule, field)
+            if names is not None and sorted(names) != sorted(self.datasets):
+                raise ValueError(
+                    f'schedule.{field} names {", ".join(names)}: must name each of the datasets {", ".join(self.datasets)} once'
+                )
+        own = [name for name, entry in self.datasets.items() if entry.batch_size is not None]
+        if own and not schedule.by_dataset:
+            raise ValueError(
+                f'datasets.{own[0]}.batch_size={self.batch_sizes[own[0]]} has no effect where batches are of several datasets '
+                f'(schedule.kind={schedule.kind!r}, by={schedule.by!r}); leave it None, or choose another schedule'
             )
 
     def _check_objective(self) -> None:
@@ -147,10 +243,23 @@ class Config:
             )
 
 
+_MODEL_FIELDS_FROM_ELSEWHERE = {
+    'num_classes': 'the numbers of classes come from dataset.json',
+    'num_actions': 'the numbers of actions come from dataset.json',
+    'localisation_head': 'it is config.localisation.head',
+}
+
+
+def read_stored_config(values: Mapping[str, Any]) -> Config:
+    """Reads what `dataclass_config.to_dict` made of a Config."""
+    model = {name: value for name, value in values['model'].items() if name not in _MODEL_FIELDS_FROM_ELSEWHERE}
+    return read_config({**values, 'model': model})
+
+
 def read_config(values: Mapping[str, Any]) -> Config:
     """Reads a ConfigDict (or nested dict).
 
-    The numbers of classes are not part of it: they come from the data, see `with_classes`.
+    The numbers of classes are not part of it: they come from the data, see `with_datasets`.
 
     Raises:
         UserError: an unknown or missing field, or a value that does not fit.
@@ -160,13 +269,29 @@ def read_config(values: Mapping[str, Any]) -> Config:
     if not names:
         raise UserError('config.datasets is empty; name at least one')
     model = dict(values.get('model') or {})
-    if 'num_classes' in model:
-        raise UserError('config.model.num_classes: unknown field; the numbers of classes come from dataset.json')
+    for field, origin in _MODEL_FIELDS_FROM_ELSEWHERE.items():
+        if field in model:
+            raise UserError(f'config.model.{field}: unknown field; {origin}')
     values['model'] = {**model, 'num_classes': (2,) * len(names)}
     values['datasets'] = {name: values['datasets'][name] for name in names}
     return dataclass_config.build(Config, values)
 
 
-def with_classes(model: MultiTrainConfig, num_classes: tuple[int, ...]) -> MultiTrainConfig:
-    """The model for datasets of these numbers of classes."""
-    return dataclasses.replace(model, num_classes=num_classes)
+def with_datasets(config: Config, datasets: Sequence[DatasetSpec]) -> MultiTrainConfig:
+    """The model's architecture for the datasets' numbers of classes and actions.
+
+    Raises:
+        UserError: a dataset has boxes, and the config does not say how they are used.
+    """
+    localising = batch.localising(datasets)
+    if localising and config.localisation is None:
+        raise UserError(
+            f'dataset {localising[0].name} has boxes with actions: config.localisation must say how they are used; '
+            f'or set config.datasets.{localising[0].name}.task="classification"'
+        )
+    return dataclasses.replace(
+        config.model,
+        num_classes=tuple(len(spec.classes) for spec in batch.classifying(datasets)),
+        num_actions=tuple(len(spec.classes) for spec in localising) or None,
+        localisation_head=config.localisation.head if localising else None,
+    )

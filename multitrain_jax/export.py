@@ -17,7 +17,7 @@ from flax import nnx
 from multitrain_jax import checkpoints, dataclass_config
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import Config, with_classes
+from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.errors import UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.trained_run import read_run
@@ -56,7 +56,7 @@ def write_export(
     """Writes the export of a run's parameters, those that only training needs left out; see `write_model`."""
     info = ExportInfo(
         model=dataclasses.replace(
-            with_classes(config.model, tuple(len(spec.classes) for spec in datasets)),
+            with_datasets(config, datasets),
             projections=config.model.add_projected > 0, expander=False,
             backbone=dataclasses.replace(config.model.backbone, remat=False),
         ),

@@ -28,6 +28,7 @@ class LearningRateFactors:
 
     backbone: float = 1.0
     heads: float = 1.0
+    localisation_heads: float = 1.0
     projections: float = 1.0
     expander: float = 1.0
     objective: float = 1.0  # the learned weights of datasets and informative loss

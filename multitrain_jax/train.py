@@ -17,7 +17,7 @@ import optax
 from multitrain_jax import checkpoints, export, initialise, metrics, parallel, results, scoring, train_step
 from multitrain_jax.accuracy import DatasetResult
 from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch
-from multitrain_jax.config import Config
+from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.dataclass_config import to_dict
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import count_parameters
@@ -142,7 +142,7 @@ def _first_state(
     )
     if weights is not None:
         params, report = initialise.initialise(
-            jax.device_get(state.params), train_step.with_datasets(config, datasets), datasets, weights,
+            jax.device_get(state.params), with_datasets(config, datasets), datasets, weights,
             mean=config.augment.mean, std=config.augment.std,
         )  # fmt: skip
         if jax.process_index() == 0:

@@ -14,7 +14,7 @@ from multitrain_jax import parallel
 from multitrain_jax.accumulation import plain_gradients, two_pass_gradients
 from multitrain_jax.augment.pipeline import augment_train
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import Config, with_classes
+from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.objectives.total import DatasetObjective, batch_objective, clip_objective
 from multitrain_jax.objectives.uncertainty import init_log_variances
@@ -69,11 +69,6 @@ def _start_of_average(params: Mapping[str, Any], config: Config) -> Any:
 def build_model(config: Config, datasets: Sequence[DatasetSpec], key: jax.Array) -> MultiTrainModel:
     """The model for the datasets' numbers of classes."""
     return MultiTrainModel(with_datasets(config, datasets), rngs=nnx.Rngs(key))
-
-
-def with_datasets(config: Config, datasets: Sequence[DatasetSpec]) -> MultiTrainConfig:
-    """The model's architecture for the datasets' numbers of classes."""
-    return with_classes(config.model, tuple(len(spec.classes) for spec in datasets))
 
 
 def abstract_model(config: Config, datasets: Sequence[DatasetSpec]) -> tuple[nnx.GraphDef, Any]:

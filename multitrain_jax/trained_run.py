@@ -9,7 +9,7 @@ from flax import nnx
 
 from multitrain_jax import checkpoints
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import Config, read_config, with_classes
+from multitrain_jax.config import Config, read_stored_config, with_datasets
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 
@@ -74,14 +74,12 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
             )
         step = steps[-1] if step is None else step
         meta = saved.read_meta(step)
-        values = meta['config']
-        values['model'].pop('num_classes')
-        config = read_config(values)
+        config = read_stored_config(meta['config'])
         datasets = tuple(
             DatasetSpec(name, tuple(entry['classes']), entry['multi_label'])
             for name, entry in meta['datasets'].items()
         )
-        model = with_classes(config.model, tuple(len(spec.classes) for spec in datasets))
+        model = with_datasets(config, datasets)
         shapes = nnx.eval_shape(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0)))
         params = saved.restore_params(step, nnx.to_pure_dict(nnx.state(shapes)))
     finally:

@@ -5,7 +5,7 @@ import pytest
 
 from multitrain_jax.batch import check_batch
 from multitrain_jax.errors import UserError
-from tests import tiny
+from tests import tiny, tiny_boxes
 
 
 def check(change=None, multi_label=None, drop=()):
@@ -54,3 +54,37 @@ def test_good_batches():
 def test_bad_batches(arguments, message):
     with pytest.raises(UserError, match=message):
         check(**arguments)
+
+
+def check_boxes(**change):
+    config = tiny_boxes.config()
+    source = tiny_boxes.BoxSource(config)
+    batch = source.batch(0)
+    row = int(np.flatnonzero(batch['dataset'] == tiny_boxes.SCENES)[0])
+    batch = {**batch, **{name: edit(batch[name].copy(), row) for name, edit in change.items()}}
+    check_batch(batch, num_frames=4, image_size=16, datasets=source.datasets, max_boxes=config.localisation.max_boxes)
+
+
+def put(value, *place):
+    def edit(array, row):
+        array[row, *place] = value
+        return array
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'boxes': lambda array, row: array[:, :1]}, r"'boxes' is float32\[16, 1, 4\], must be float32\[16, 3, 4\]"),
+        ({'boxes': put(1.5, 0, 2)}, 'of dataset scenes, has a box that is not x1, y1, x2, y2 within 0 to 1'),
+        ({'boxes': put(np.nan, 0, 2)}, 'of dataset scenes, has a box that is not'),
+        ({'box_label': put(1.0, 0, 3)}, 'of dataset scenes, has an action that its dataset does not have'),
+        ({'dataset': put(0)}, 'of dataset colours, has boxes, but its dataset is not one of localisation'),
+        ({'label': put(1)}, 'label 1 in dataset scenes, which has boxes instead'),
+    ],
+)
+def test_bad_boxes(change, message):
+    check_boxes()
+    with pytest.raises(UserError, match=message):
+        check_boxes(**change)

@@ -13,7 +13,7 @@ from multitrain_jax import optimizer, parallel, train_step
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import read_config
 from multitrain_jax.errors import UserError
-from tests import tiny_config
+from tests import tiny, tiny_config
 
 FILES = sorted((pathlib.Path(__file__).parent.parent / 'configs').glob('*.py'))
 FILES = [path for path in FILES if path.name != '__init__.py']
@@ -33,8 +33,8 @@ def test_every_field_is_listed(path):
     def check(value, given, where):
         if dataclasses.is_dataclass(value):
             for field in dataclasses.fields(value):
-                if (where, field.name) == ('config.model', 'num_classes'):
-                    continue  # from the data
+                if where == 'config.model' and field.name in ('num_classes', 'num_actions', 'localisation_head'):
+                    continue  # from the data, and from config.localisation
                 assert field.name in given, f'{where}.{field.name} is not listed'
                 check(getattr(value, field.name), given[field.name], f'{where}.{field.name}')
         elif isinstance(value, dict):
@@ -121,3 +121,25 @@ def test_values_that_do_not_fit_are_refused(change, message):
         values[name] = {**values[name], **value} if value and isinstance(value, dict) else value
     with pytest.raises(UserError, match=message):
         read_config(values)
+
+
+def test_schedules_and_boxes_that_make_no_sense_are_refused():
+    assert tiny.config(schedule={'kind': 'accumulated'}, datasets__shades__batch_size=4).batch_sizes == {'colours': 16, 'shades': 4}
+    weighted = {'kind': 'weighted', 'weights': {'colours': 0.9, 'shades': 0.1}}
+    assert tiny.config(schedule=weighted).schedule.weights == {'colours': 0.9, 'shades': 0.1}
+    for changes, message in (
+        ({'datasets__shades__batch_size': 4}, 'datasets.shades.batch_size=4 has no effect'),
+        ({'schedule': weighted, 'datasets__shades__batch_size': 4}, 'datasets.shades.batch_size=4 has no effect'),
+        ({'schedule': {'weights': {'colours': 1.0}}}, 'weights and size_power need kind="weighted"'),
+        ({'schedule': {'kind': 'weighted', 'weights': {'colours': 1.0}}}, 'schedule.weights names colours: must name each of'),
+        ({'schedule': {'kind': 'task_by_task', 'order': ('shades', 'shades')}}, 'schedule.order names shades, shades: must'),
+        ({'schedule': {'kind': 'random'}}, "config.schedule.kind='random': must be one of 'concatenate'"),
+        ({'input__repeats': 2, 'schedule': {'kind': 'uniform'}, 'datasets__shades__batch_size': 5}, 'batch_size=5 must be a multiple'),
+        ({'localisation': {}}, 'config.localisation.max_boxes: missing'),
+        ({'localisation': {'max_boxes': 4, 'proposal_iou': 1.5}}, 'proposal_iou=1.5 must be between 0 and 1'),
+        ({'localisation': {'max_boxes': 4, 'test_short_sides': (8, 20)}}, 'test_short_sides=.8, 20. must not be below'),
+        ({'localisation': {'max_boxes': 4, 'head': {'dropout': 1.0}}}, 'dropout = 1.0: use 0 <= rate < 1'),
+        ({'model__num_actions': (3,)}, 'config.model.num_actions: unknown field'),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            tiny.config(**changes)

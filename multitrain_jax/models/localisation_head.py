@@ -1,5 +1,7 @@
 """The head that says what is done in each box of a clip's key frame (action localisation, as on AVA)."""
 
+import dataclasses
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,34 @@ from multitrain_jax.models.layers import LayerNorm, dropout, linear
 from multitrain_jax.models.mvit import Features
 from multitrain_jax.models.pooling_attention import split_class_token
 from multitrain_jax.ops.roi_align import roi_align
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalisationHeadConfig:
+    """The head of every localising dataset.
+
+    Attributes:
+      dropout: before the last layer.
+      context: whether boxes attend to the whole clip.
+      context_heads: heads of that attention; divides the backbone's width.
+      output_size: bins of RoIAlign along each side of a box.
+      sampling_ratio: samples of RoIAlign along each side of a bin; 0: adaptive.
+    """
+
+    dropout: float = 0.5
+    context: bool = False
+    context_heads: int = 8
+    output_size: int = 7
+    sampling_ratio: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f'dropout = {self.dropout}: use 0 <= rate < 1')
+        if self.context_heads < 1 or self.output_size < 1 or self.sampling_ratio < 0:
+            raise ValueError(
+                f'context_heads = {self.context_heads} and output_size = {self.output_size} must be positive, '
+                f'sampling_ratio = {self.sampling_ratio} not negative'
+            )
 
 
 class LocalisationHead(nnx.Module):

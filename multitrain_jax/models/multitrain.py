@@ -8,6 +8,7 @@ import numpy as np
 
 from multitrain_jax.models.heads import Heads, Projections, add_projected
 from multitrain_jax.models.layers import MLP
+from multitrain_jax.models.localisation_head import LocalisationHeadConfig
 from multitrain_jax.models.mvit import MViT, MViTConfig
 
 
@@ -17,7 +18,7 @@ class MultiTrainConfig:
 
     Attributes:
       backbone: architecture of the video transformer.
-      num_classes: classes of each dataset, in the order of the datasets.
+      num_classes: classes of each classifying dataset, in the order of these; may be (), where a dataset localises.
       head_hidden: hidden width of each head; 0: a single linear layer.
       head_dropout: dropout before the last layer of a head.
       logit_dropout: dropout of the logits, as in the public code of MultiTrain.
@@ -28,6 +29,8 @@ class MultiTrainConfig:
         head's own, in training and afterwards; 0: they serve training only.
       expander: whether the expander of the informative loss exists (training only).
       expander_hidden: its hidden width: 2048 in the paper, 4096 in the public code.
+      num_actions: actions of each localising dataset, in the order of these; None: there is none.
+      localisation_head: the head of each of them.
     """
 
     backbone: MViTConfig
@@ -40,10 +43,15 @@ class MultiTrainConfig:
     add_projected: float = 0.0
     expander: bool = True
     expander_hidden: int = 2048
+    num_actions: tuple[int, ...] | None = None
+    localisation_head: LocalisationHeadConfig | None = None
 
     def __post_init__(self):
-        if not self.num_classes or min(self.num_classes) < 1:
+        classes = (*self.num_classes, *(self.num_actions or ()))
+        if not classes or min(classes) < 1:
             raise ValueError(f'num_classes = {self.num_classes}: every dataset needs a class')
+        if (self.num_actions is None) != (self.localisation_head is None):
+            raise ValueError('num_actions and localisation_head belong together')
         for name in ('head_dropout', 'logit_dropout'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} = {getattr(self, name)}: use 0 <= rate < 1')
