@@ -85,8 +85,7 @@ def convert(
     planning.check_annotations(annotations)
     if beam is not None:
         require_beam()
-    output = pathlib.Path(os.path.abspath(output))
-    planning.check_output(output)
+    output = planning.output_directory(output)
     try:
         (output / planning.NOTES).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -89,8 +89,7 @@ def estimate(
     options = Options(frame_rate, short_side, quality, max_seconds, damaged)
     planning.check_numbers(workers, shards, video_timeout)
     planning.check_annotations(annotations)
-    output = pathlib.Path(os.path.abspath(output))
-    planning.check_output(output)
+    output = planning.output_directory(output)
     planning.splits_to_keep(output, annotations, options)
     workers = workers or available_cpus()
     splits, present, remaining = {}, [], 0

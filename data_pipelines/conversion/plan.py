@@ -14,6 +14,7 @@ import pathlib
 import re
 import threading
 
+from data_pipelines import files
 from data_pipelines import records
 from data_pipelines.annotations import Annotations
 from data_pipelines.annotations import Clip
@@ -137,9 +138,21 @@ def check_numbers(workers: int | None, shards: int | None, video_timeout: float)
         raise ValueError(f'video_timeout={video_timeout}: must be positive seconds')
 
 
-def check_output(output: pathlib.Path) -> None:
+def output_directory(output: str | os.PathLike) -> pathlib.Path:
+    """The absolute path of a directory to convert to, which need not be there.
+
+    Raises:
+      ValueError: it is a file, or remote.
+    """
+    if files.is_remote(output):
+        raise ValueError(
+            f'{output}: records are converted to a local or mounted directory; copy them there '
+            'afterwards (training reads them there)'
+        )
+    output = pathlib.Path(os.path.abspath(output))
     if output.exists() and not output.is_dir():
         raise ValueError(f'{output}: exists and is no directory; choose another output')
+    return output
 
 
 def check_annotations(annotations: Annotations) -> None:

@@ -255,6 +255,14 @@ def test_missing_movie_is_reported(files, command, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize('more', [[], ['--dry_run']])
+def test_remote_output_is_refused(files, command, tmp_path, monkeypatch, capsys, more):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, '--output=gs://bucket/ava', *more]) == 1
+    assert 'gs://bucket/ava: records are converted to a local' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_arguments_that_make_no_sense(files, command, tmp_path, capsys):
     assert main([*command, f'--output={tmp_path}', '--max_seconds=1']) == 1
     assert '--max_seconds would cut key frames off' in capsys.readouterr().err
