@@ -116,12 +116,12 @@ def import_state_dict(
 
     info = _describe(found, model, options, settings, image, notes)
     text = '\n'.join([
-        f'{found.style} weights, {model.backbone.num_frames} frames of {model.backbone.image_size} px, '
-        f'blocks {model.backbone.stage_blocks}, width {model.backbone.width}',
-        *(f'{name}: {len(dataset.classes)} classes' for name, dataset in info.datasets.items()),
-        *(f'note: {note}' for note in notes),
-        summary(rows),
         table(rows),
+        *(f'note: {note}' for note in notes),
+        f'{found.style} weights, {model.backbone.num_frames} frames of {model.backbone.image_size} px, '
+        f'blocks {model.backbone.stage_blocks}, width {model.backbone.width}; '
+        + ', '.join(f'{name}: {len(dataset.classes)} classes' for name, dataset in info.datasets.items()),
+        summary(rows),
     ])  # fmt: skip
     tree = traverse_util.unflatten_dict({_keys(path): array for path, array in params.items()})
     export.write_model(directory, info, tree)

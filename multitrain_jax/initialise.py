@@ -69,7 +69,8 @@ class Initialisation:
     differences: Sequence[str]
 
     def __str__(self) -> str:
-        return '\n'.join([f'initialised from {self.where}', summary(self.rows), *self.differences, table(self.rows)])
+        # What a reader must not miss comes last, where the terminal stops.
+        return '\n'.join([table(self.rows), *self.differences, f'initialised from {self.where}: {summary(self.rows)}'])
 
 
 def read_weights(path: str | os.PathLike) -> Weights:

@@ -147,7 +147,7 @@ def _first_state(
         )  # fmt: skip
         if jax.process_index() == 0:
             (workdir / initialise.TABLE_FILE).write_text(f'{report}\n', encoding='utf-8')
-        _log.info('%s', report)
+        _log.info('parameters, and where they come from:\n%s', report)
         state = train_step.start_from(state, config, jax.tree.map(jax.numpy.asarray, params))
     if config.projections_from is not None:
         start = start_projections(config.projections_from, state.params['projections'], datasets)

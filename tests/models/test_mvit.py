@@ -132,6 +132,50 @@ def test_rematerialisation_changes_no_gradient():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def _attention_heavy(positions: str, remat: bool, blocks: int) -> tuple[MViTConfig, int]:
+    """A model of 256 tokens, 4 wide per head, and the number of entries of one attention matrix of 2 clips."""
+    config = _small(
+        num_frames=8, image_size=32, width=8, heads=2, stage_blocks=(blocks,), query_strides=STRIDES[:1],
+        kv_stride=(1, 1, 1), positions=positions, remat=remat,
+    )  # fmt: skip
+    return config, 2 * 2 * 256 * 256
+
+
+def _embedding_of(config: MViTConfig):
+    """(function of parameters and clips, shapes of both)."""
+    graph, params = nnx.split(nnx.eval_shape(lambda: MViT(config, rngs=nnx.Rngs(0))))
+    video = jax.ShapeDtypeStruct((2, config.num_frames, 32, 32, 3), jnp.float32)
+    return lambda params, video: nnx.merge(graph, params)(video).embedding, params, video
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_relative_positions_keep_no_bias_of_the_attentions_size_for_the_backward_pass(remat):
+    def kept(positions):
+        config, matrix = _attention_heavy(positions, remat, blocks=3)
+        embed, params, video = _embedding_of(config)
+        arrays = jax.tree.leaves(jax.eval_shape(lambda p, v: jax.vjp(embed, p, v)[1], params, video))
+        return sum(a.size // matrix for a in arrays if a.size >= matrix), sum(a.size for a in arrays) / matrix
+
+    (matrices, without), (with_positions, total) = kept('separate'), kept('relative')
+    assert with_positions == matrices == (0 if remat else 6)  # two per block: the softmax and its input
+    # Beside these, per block: products of queries and tables.
+    assert total - without < 3 * 0.25
+
+
+@pytest.mark.slow
+def test_rematerialised_blocks_with_relative_positions_need_the_memory_of_one():
+    def temporary(positions, blocks):
+        config, matrix = _attention_heavy(positions, True, blocks)
+        embed, params, video = _embedding_of(config)
+        loss = lambda params, video: jnp.square(embed(params, video)).sum()  # noqa: E731
+        compiled = jax.jit(jax.grad(loss)).lower(params, video).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (4 * matrix)
+
+    three, five = temporary('relative', 3), temporary('relative', 5)
+    assert five - three < 0.5
+    assert five - temporary('separate', 5) < 1.0
+
+
 def test_bfloat16_stays_near_float32_with_a_float32_embedding():
     run = jax.jit(lambda model: model(_video()))
     exact, rough = (

@@ -1,0 +1,77 @@
+"""Sizes of the published models: parameters and multiplications."""
+
+import math
+
+import pytest
+
+from multitrain_jax.models.multitrain import MultiTrainConfig, count_parameters
+from multitrain_jax.models.mvit import MViTConfig
+from multitrain_jax.models.variants import (
+    mvit_b_16x4,
+    mvit_b_32x3,
+    mvit_b_32x3_312,
+    mvit_l_40x3,
+    mvit_s_16x4,
+    public_form,
+)
+from tests.models.golden_models import shapes_of
+
+
+def backbone_parameters(config: MViTConfig) -> int:
+    return count_parameters(shapes_of(MultiTrainConfig(config, (2,), expander=False)))['backbone']
+
+
+@pytest.mark.parametrize(
+    ('config', 'parameters'),
+    [  # the published totals without their classifier of 400 classes
+        (public_form(mvit_s_16x4()), 34_537_744 - 400 * 769),
+        (public_form(mvit_b_32x3()), 51_230_128 - 400 * 769),
+        (public_form(mvit_l_40x3()), 213_390_112 - 400 * 1153),
+        (mvit_s_16x4(), 34_709_296 - 400 * 769),
+        (mvit_b_32x3(), 50_986_176),
+        # Of these no listing is published: B 32x3 with 8 temporal positions less, or 78^2 spatial ones for 56^2.
+        (mvit_b_16x4(), 50_986_176 - 8 * 96),
+        (mvit_b_32x3_312(), 50_986_176 + (78**2 - 56**2) * 96),
+        # Relative positions in space, two tables in each block: stages 1 to 4 of 2, 3, 16, 3 blocks, 96 wide per head.
+        # Their sides are 56, 28, 14, 7, and before the pooling of the last stage, where keys are finer, 14; in time
+        # they are the same. At 312 pixels: 78, 39, 19, 9 and 19.
+        (
+            public_form(mvit_b_32x3_312()),
+            51_230_128 - 400 * 769
+            + 2 * 2 * 96 * (2 * (78 - 56) + 3 * (39 - 28) + 16 * (19 - 14) + (19 - 14) + 2 * (9 - 7)),
+        ),
+    ],
+)  # fmt: skip
+def test_parameters(config, parameters):
+    assert backbone_parameters(config) == parameters
+
+
+def multiplications(config: MViTConfig) -> int:
+    """Of matrix products and convolutions for one clip, as they are counted in the papers."""
+    t, h, w = config.patch_grid
+    total = t * h * w * math.prod(config.patch_kernel) * 3 * config.width
+    for stage in config.block_shapes():
+        for block in stage:
+            tokens, inner = t * h * w, block.width
+            # Poolings round up.
+            t, h, w = (math.ceil(n / s) for n, s in zip((t, h, w), block.query_stride))
+            keys = [math.ceil(n * q / kv) for n, q, kv in zip((t, h, w), block.query_stride, block.kv_stride)]
+            queries, all_keys = t * h * w, math.prod(keys)
+            total += tokens * block.width_in * 3 * inner + queries * inner * inner
+            total += 27 * inner * (queries + 2 * all_keys)
+            total += 2 * queries * all_keys * inner
+            if config.positions == 'relative':
+                total += queries * sum(keys) * inner
+            if block.width_in != inner:
+                total += tokens * block.width_in * inner
+            total += 2 * queries * inner * int(config.mlp_ratio * inner)
+    return total
+
+
+@pytest.mark.parametrize(
+    ('config', 'published'),
+    [(mvit_s_16x4(), 64.5e9), (mvit_b_32x3(), 225e9), (mvit_l_40x3(), 2828e9)],
+)
+def test_multiplications(config, published):
+    """MViTv2, table 6 (arXiv 2112.01526); class token and classifier are not counted here."""
+    assert abs(multiplications(public_form(config)) / published - 1) < 0.01
