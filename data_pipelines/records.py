@@ -18,7 +18,7 @@ then R little-endian u64 offsets (of the records' frames, in shard order) and R 
 data). The stored file sizes tell when an index no longer belongs to its shards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import json
@@ -251,9 +251,17 @@ def build_index(directory: str | os.PathLike, split: str) -> RecordIndex:
     Raises:
       RecordError: a shard is missing, damaged or cut short.
     """
-    shards = find_shards(directory, split)
+    return index_files(directory, find_shards(directory, split))
+
+
+def index_files(directory: str | os.PathLike, names: Sequence[str]) -> RecordIndex:
+    """Builds the index of TFRecord files by one pass over their headers.
+
+    Raises:
+      RecordError: a file is damaged or cut short.
+    """
     sizes, counts, offsets, lengths = [], [], [], []
-    for name in shards:
+    for name in names:
         path = files.join(directory, name)
         records = list(scan_records(path))
         if not records:
@@ -263,7 +271,7 @@ def build_index(directory: str | os.PathLike, split: str) -> RecordIndex:
         offsets.extend(offset for offset, _ in records)
         lengths.extend(length for _, length in records)
     return RecordIndex(
-        tuple(shards),
+        tuple(names),
         tuple(sizes),
         tuple(counts),
         np.array(offsets, '<u8'),
@@ -365,30 +373,15 @@ def _open_index(directory: str | os.PathLike, split: str) -> RecordIndex:
     return index
 
 
-class RecordReader:
-    """Random access to the records of one split: ``reader[i]`` by number, from any thread.
+class ShardReader:
+    """Random access to the records of some TFRecord files: ``reader[i]`` by number, from any thread."""
 
-    Uses ``NAME.index``. When there is none it is built by one pass over the headers and, where the
-    directory can be written, saved for the next time.
-    """
-
-    def __init__(
-        self, directory: str | os.PathLike, split: str, *, index: RecordIndex | None = None
-    ):
-        """Opens a split.
-
-        Args:
-          directory: where the shards lie.
-          split: their common name, the ``train`` of ``train-00000-of-00016``.
-          index: where the records are, instead of ``NAME.index``; its shards may be part of all.
-
-        Raises:
-          RecordError: no or missing shards, or an index that does not belong to them.
-        """
+    def __init__(self, directory: str | os.PathLike, index: RecordIndex):
+        """Opens the files of ``index``, whose names are relative to ``directory``, or absolute."""
         self._directory = os.fspath(directory)
-        self.index = _open_index(directory, split) if index is None else index
+        self.index = index
         self._first = np.concatenate(
-            [[0], np.cumsum(self.index.counts)]
+            [[0], np.cumsum(index.counts)]
         )  # number of each shard's first record
         self._files: dict[int, files.RandomAccessFile] = {}
         self._lock = threading.Lock()
@@ -457,3 +450,35 @@ class RecordReader:
     def __del__(self):
         if hasattr(self, '_files'):
             self.close()
+
+
+class RecordReader(ShardReader):
+    """Random access to the records of one split.
+
+    Uses ``NAME.index``. When there is none it is built by one pass over the headers and, where the
+    directory can be written, saved for the next time.
+    """
+
+    def __init__(self, directory: str | os.PathLike, split: str):
+        """Opens a split.
+
+        Args:
+          directory: where the shards lie.
+          split: their common name, the ``train`` of ``train-00000-of-00016``.
+
+        Raises:
+          RecordError: no or missing shards, or an index that does not belong to them.
+        """
+        index = load_index(directory, split)
+        if index is None:
+            index = build_index(directory, split)
+            try:
+                save_index(directory, split, index)
+            except OSError as error:
+                logging.warning(
+                    '%s: the index of %r stays in memory, it cannot be written: %s',
+                    directory,
+                    split,
+                    error,
+                )
+        super().__init__(directory, index)

@@ -1,5 +1,6 @@
 """Batches from the records that a config names."""
 
+import importlib.util
 import json
 import shutil
 
@@ -7,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import accuracy, parallel, scoring
+from multitrain_jax import accuracy, parallel, scoring, train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.record_data import EvaluationData, RecordData
 from tests import tiny
+from tests.data_pipelines import tiny_records
+from tests.tiny import quick_compile  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope='module')
@@ -149,3 +152,42 @@ def test_evaluation_data_number_classes_as_the_heads_do(root, tmp_path, multi_la
 def test_evaluation_data_of_other_classes_are_refused(root, head, message):
     with pytest.raises(ValueError, match=message):
         evaluation_data(root, [head])
+
+
+def _train_briefly(config, workdir):
+    """The outcome of a run of a few steps on one device."""
+    return train.train_and_evaluate(config, workdir, devices=jax.devices()[:1])
+
+
+def test_training_on_a_tfds_dataset_beside_records(root, tmp_path):
+    pytest.importorskip('tensorflow_datasets')
+    from tests.data_pipelines.test_tfds_source import TinyVideos
+
+    builder = TinyVideos(data_dir=tmp_path / 'tfds')
+    builder.download_and_prepare()
+    config = tiny.config(
+        data_root=str(root), datasets__colours__path=f'tfds:{builder.data_dir}',
+        datasets__colours__evaluation_split='test', epochs=2.0,
+    )  # fmt: skip
+    data = RecordData(config)
+    assert data.datasets[0].classes == ('walk', 'run', 'jump')
+    assert (data.datasets[0].evaluation_records, data.samples_per_epoch) == (5, 11 + 20)
+    outcome = _train_briefly(config, tmp_path / 'run')
+    assert outcome.steps == 4 and outcome.accuracy['colours'].videos == 5
+
+
+@pytest.mark.skipif(importlib.util.find_spec('dmvr') is None, reason='DMVR is not installed')
+def test_training_on_a_dmvr_dataset_beside_records(root, tmp_path, monkeypatch):
+    monkeypatch.setenv('DMVR_TEST_DATA', str(tmp_path / 'd'))
+    for split in ('train', 'validation'):
+        clips = [[tiny_records.flat_frame(r, f) for f in range(9)] for r in range(5)]
+        tiny_records.write_records(
+            tmp_path / 'd', clips, [[r] for r in range(5)], num_classes=5, split=split
+        )
+    path = 'dmvr:tests.data_pipelines.dmvr_factories:plain'
+    config = tiny.config(
+        data_root=str(root), datasets__shades__path=path, epochs=2.0,
+        evaluation__spatial_views=1,
+    )  # fmt: skip
+    outcome = _train_briefly(config, tmp_path / 'run')
+    assert outcome.accuracy['shades'].videos == 5 and outcome.accuracy['colours'].videos == 7
