@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 
+from data_pipelines import boxes
 from data_pipelines import decode
 from data_pipelines import files
 from data_pipelines import frames
@@ -20,6 +21,7 @@ from data_pipelines.prefetch import Damage
 from data_pipelines.records import RecordError
 
 SAMPLINGS = ('strided', 'uniform', 'key_frame')
+TASKS = ('auto', 'classification')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Source:
         target_frame_rate: frames per second that ``stride`` counts in; None: stored frames,
             whatever their rate.
         flip: mirror half of the training clips; False where left and right matter.
+        task: 'auto', what the dataset is for: boxes where its key frames have them, else labels of
+            clips; or 'classification', labels of clips in any case: of a clip with boxes, the
+            actions of its key frame, whoever does them.
+        boxes: what is done with boxes, where there are any.
     """
 
     path: str | os.PathLike
@@ -49,8 +55,14 @@ class Source:
     stride: float = 1
     target_frame_rate: float | None = None
     flip: bool = True
+    task: str = 'auto'
+    boxes: boxes.BoxOptions = boxes.BoxOptions()
 
     def __post_init__(self):
+        if self.task not in TASKS:
+            raise ValueError(
+                f'{self.name}: task must be one of {", ".join(TASKS)}, got {self.task!r}'
+            )
         if self.sampling not in SAMPLINGS:
             raise ValueError(
                 f'{self.name}: sampling must be one of {", ".join(SAMPLINGS)}, '
@@ -111,34 +123,43 @@ class ClipDataset(abc.ABC):
         source: where it came from.
         classes: class names, in the order of their numbers.
         multi_label: whether a clip may carry several classes.
+        localises: whether clips carry boxes with labels, instead of labels.
         num_records: clips in the split.
         views: test clips of each record.
+        class_counts: of the split: clips of each class, or boxes where there are any; None: unknown.
     """
 
     source: Source
     classes: tuple[str, ...]
     multi_label: bool
+    localises: bool = False
     num_records: int
     views: int
+    class_counts: tuple[int, ...] | None = None
 
     @abc.abstractmethod
     def write_training_clip(
         self, record: int, rng: np.random.Generator, out: np.ndarray
-    ) -> np.ndarray:
+    ) -> np.ndarray | boxes.LabelledBoxes:
         """Writes a random clip of a record to ``out``, u8[T, H, W, 3].
 
         Returns:
-            i64[number of labels], class numbers.
+            i64[number of labels], class numbers; of a dataset that localises the boxes in the clip.
 
         Raises:
             RecordError, FrameError: the record is damaged.
         """
 
     @abc.abstractmethod
-    def write_views(self, record: int, out: Sequence[np.ndarray]) -> np.ndarray:
+    def write_views(
+        self, record: int, out: Sequence[np.ndarray]
+    ) -> np.ndarray | boxes.ViewBoxes:
         """Writes all test views of a record to ``out``, ``views`` arrays u8[T, H, W, 3].
 
-        Returns, raises: as ``write_training_clip``.
+        Returns:
+            i64[number of labels], class numbers; of a dataset that localises the boxes to test.
+
+        Raises: as ``write_training_clip``.
         """
 
     @abc.abstractmethod
@@ -170,6 +191,7 @@ class Clip:
         frame_rate: stored frames per second; None where unknown.
         key_frame: number of the key frame among the stored frames; None: the record has none.
         name: what the record calls its video; empty: nothing.
+        regions: the boxes of a record of a dataset that localises.
     """
 
     frames: Sequence[bytes | memoryview]
@@ -177,6 +199,7 @@ class Clip:
     frame_rate: float | None
     key_frame: int | None = None
     name: str = ''
+    regions: regions.Regions | None = None
 
 
 class EncodedDataset(ClipDataset):
@@ -186,8 +209,18 @@ class EncodedDataset(ClipDataset):
         self.source, self.spec = source, spec
         self._names: dict[int, str] = {}
         if isinstance(spec, TestSpec):
-            temporal_views = spec.temporal_views if source.sampling == 'strided' else 1
-            self.views = temporal_views * spec.spatial_views
+            self._test_at((spec.short_side,), flip=False)
+
+    def _test_at(self, short_sides: tuple[int, ...], *, flip: bool) -> None:
+        """Test views are taken with short sides of so many pixels, and mirrored too if ``flip``."""
+        spec = self.spec
+        self._short_sides, self._flips = short_sides, (False, True) if flip else (False,)
+        for side in short_sides:  # Refuses what does not fit.
+            frames.crop_corners(side, side, spec.crop_size, spec.spatial_views)
+        temporal_views = spec.temporal_views if self.source.sampling == 'strided' else 1
+        self.views = (
+            len(short_sides) * len(self._flips) * temporal_views * spec.spatial_views
+        )
 
     @abc.abstractmethod
     def load(self, record: int) -> Clip:
@@ -212,6 +245,10 @@ class EncodedDataset(ClipDataset):
         window = frames.random_window(rng, height, width, spec.short_side, spec.crop_size)
         flip = self.source.flip and rng.random() < 0.5
         decode.decode_window(clip.frames, numbers, window, out, flip=flip, reduced=spec.reduced)
+        if self.localises:
+            return boxes.training_boxes(
+                rng, clip.regions, window, (height, width), flip, self.source.boxes
+            )
         return clip.labels
 
     def write_views(self, record, out):
@@ -225,10 +262,25 @@ class EncodedDataset(ClipDataset):
                 len(clip.frames), spec.num_frames, self._span(clip), spec.temporal_views
             )
         size = decode.frame_size(clip.frames, int(numbers[0, 0]))
-        scaled = frames.scaled_size(*size, spec.short_side)
-        corners = frames.crop_corners(*scaled, spec.crop_size, spec.spatial_views)
-        decode.decode_views(clip.frames, numbers, scaled, corners, out, reduced=spec.reduced)
+        windows = []  # Of each view: where, in a picture of which size, mirrored or not.
+        for short_side in self._short_sides:
+            scaled = frames.scaled_size(*size, short_side)
+            corners = frames.crop_corners(*scaled, spec.crop_size, spec.spatial_views)
+            count, first = len(numbers) * len(corners), len(windows)
+            plain = out[first : first + count]
+            decode.decode_views(clip.frames, numbers, scaled, corners, plain, reduced=spec.reduced)
+            for flip in self._flips:
+                if flip:
+                    for view, mirrored in zip(plain, out[first + count :]):
+                        mirrored[:] = view[:, :, ::-1]
+                windows += [
+                    (frames.Window(*corner, spec.crop_size, spec.crop_size), scaled, flip)
+                    for _ in numbers
+                    for corner in corners
+                ]
         self._names[record] = clip.name
+        if self.localises:
+            return boxes.boxes_in_views(clip.regions, windows, self.source.boxes)
         return clip.labels
 
     def video_name(self, record):
@@ -270,10 +322,7 @@ class EncodedDataset(ClipDataset):
 
 
 class RecordDataset(EncodedDataset):
-    """A split of a directory of records.
-
-    The labels of a localisation dataset's clip are the actions of its key frame, whoever does them.
-    """
+    """A split of a directory of records."""
 
     def __init__(self, source: Source, spec: TrainingSpec | TestSpec):
         """Opens the shards.
@@ -298,14 +347,31 @@ class RecordDataset(EncodedDataset):
         self.classes = self.info.classes
         self.multi_label = self.info.multi_label or self.info.localisation
         self.num_records = len(self.reader)
+        counts = self.info.splits[source.split]
+        self.class_counts = counts.class_counts
+        if self.info.localisation and source.task == 'auto':
+            self._localise(counts.box_counts)
+
+    def _localise(self, box_counts: tuple[int, ...] | None) -> None:
+        source = self.source
+        if source.sampling != 'key_frame':
+            raise ValueError(
+                f'{source.path} has boxes on key frames, and sampling={source.sampling!r} may miss '
+                "them: use sampling='key_frame', or task='classification' for labels without boxes"
+            )
+        self.localises = True
+        self.class_counts = box_counts or self.class_counts
+        if isinstance(self.spec, TestSpec):
+            options = source.boxes
+            self._test_at(options.test_short_sides or self._short_sides, flip=options.test_flip)
 
     def load(self, record: int) -> Clip:
         where = self.where(record)
         example = records.decode_clip(self.reader.read(record), where)
-        key_frame = None
+        found = None
         if self.info.localisation:
             found = regions.regions(example, len(self.classes), where)
-            key_frame, labels = found.key_frame, np.flatnonzero(found.labels.any(axis=0))
+            labels = np.flatnonzero(found.labels.any(axis=0))  # Whoever does them.
         else:
             labels = records.label_indices(example, where)
             self._check_labels(labels, where)
@@ -315,7 +381,8 @@ class RecordDataset(EncodedDataset):
             frames=records.encoded_frames(example, where),
             labels=labels,
             frame_rate=float(rate[0]) if has_rate else self.info.frame_rate,
-            key_frame=key_frame,
+            key_frame=None if found is None else found.key_frame,
+            regions=found,
             name=_text(example.context.get(records.VIDEO_FILENAME)),
         )
 
