@@ -10,12 +10,12 @@ import os
 
 import numpy as np
 
-from data_pipelines import boxes
 from data_pipelines import decode
 from data_pipelines import files
 from data_pipelines import frames
 from data_pipelines import records
 from data_pipelines import regions
+from data_pipelines.boxes import BoxOptions, LabelledBoxes, ViewBoxes, boxes_in_views, training_boxes
 from data_pipelines.dataset_info import load_dataset_info
 from data_pipelines.prefetch import Damage
 from data_pipelines.records import RecordError
@@ -56,7 +56,7 @@ class Source:
     target_frame_rate: float | None = None
     flip: bool = True
     task: str = 'auto'
-    boxes: boxes.BoxOptions = boxes.BoxOptions()
+    boxes: BoxOptions = BoxOptions()
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -127,6 +127,7 @@ class ClipDataset(abc.ABC):
         num_records: clips in the split.
         views: test clips of each record.
         class_counts: of the split: clips of each class, or boxes where there are any; None: unknown.
+        action_ids: where boxes have classes of an official list: their numbers in it.
     """
 
     source: Source
@@ -136,11 +137,12 @@ class ClipDataset(abc.ABC):
     num_records: int
     views: int
     class_counts: tuple[int, ...] | None = None
+    action_ids: tuple[int, ...] = ()
 
     @abc.abstractmethod
     def write_training_clip(
         self, record: int, rng: np.random.Generator, out: np.ndarray
-    ) -> np.ndarray | boxes.LabelledBoxes:
+    ) -> np.ndarray | LabelledBoxes:
         """Writes a random clip of a record to ``out``, u8[T, H, W, 3].
 
         Returns:
@@ -153,7 +155,7 @@ class ClipDataset(abc.ABC):
     @abc.abstractmethod
     def write_views(
         self, record: int, out: Sequence[np.ndarray]
-    ) -> np.ndarray | boxes.ViewBoxes:
+    ) -> np.ndarray | ViewBoxes:
         """Writes all test views of a record to ``out``, ``views`` arrays u8[T, H, W, 3].
 
         Returns:
@@ -191,7 +193,7 @@ class Clip:
         frame_rate: stored frames per second; None where unknown.
         key_frame: number of the key frame among the stored frames; None: the record has none.
         name: what the record calls its video; empty: nothing.
-        regions: the boxes of a record of a dataset that localises.
+        key_frame_regions: the boxes of a record of a dataset that localises.
     """
 
     frames: Sequence[bytes | memoryview]
@@ -199,7 +201,7 @@ class Clip:
     frame_rate: float | None
     key_frame: int | None = None
     name: str = ''
-    regions: regions.Regions | None = None
+    key_frame_regions: regions.Regions | None = None
 
 
 class EncodedDataset(ClipDataset):
@@ -246,8 +248,8 @@ class EncodedDataset(ClipDataset):
         flip = self.source.flip and rng.random() < 0.5
         decode.decode_window(clip.frames, numbers, window, out, flip=flip, reduced=spec.reduced)
         if self.localises:
-            return boxes.training_boxes(
-                rng, clip.regions, window, (height, width), flip, self.source.boxes
+            return training_boxes(
+                rng, clip.key_frame_regions, window, (height, width), flip, self.source.boxes
             )
         return clip.labels
 
@@ -280,7 +282,7 @@ class EncodedDataset(ClipDataset):
                 ]
         self._names[record] = clip.name
         if self.localises:
-            return boxes.boxes_in_views(clip.regions, windows, self.source.boxes)
+            return boxes_in_views(clip.key_frame_regions, windows, self.source.boxes)
         return clip.labels
 
     def video_name(self, record):
@@ -361,6 +363,7 @@ class RecordDataset(EncodedDataset):
             )
         self.localises = True
         self.class_counts = box_counts or self.class_counts
+        self.action_ids = tuple(self.info.arguments.get('action_ids', ()))
         if isinstance(self.spec, TestSpec):
             options = source.boxes
             self._test_at(options.test_short_sides or self._short_sides, flip=options.test_flip)
@@ -382,7 +385,7 @@ class RecordDataset(EncodedDataset):
             labels=labels,
             frame_rate=float(rate[0]) if has_rate else self.info.frame_rate,
             key_frame=None if found is None else found.key_frame,
-            regions=found,
+            key_frame_regions=found,
             name=_text(example.context.get(records.VIDEO_FILENAME)),
         )
 

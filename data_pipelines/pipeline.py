@@ -15,17 +15,38 @@ and a test batch also ::
     record   i32[B]              record number within the split, -1 for padding
     view     i32[B]              temporal clip * spatial crops + spatial crop
     name     object[B]           str, what the record calls its video; empty for padding
+
+Clips of a dataset that localises have boxes instead of a label, which stays 0. With such a source
+every training batch also has, for all its clips ::
+
+    boxes      f32[B, M, 4]      x1, y1, x2, y2 in the clip, 0 to 1; 0 for padding
+    box_label  f32[B, M, A]      multi-hot, A the largest number of actions of a source
+    box_mask   f32[B, M]         1 for a box that exists
+
+and a test batch, which then has no label, ::
+
+    boxes            f32[B, M, 4]  the boxes to test, in the view, clipped
+    box_mask         f32[B, M]     1 where the view shows enough of the box
+    candidate        f32[B, M, 4]  the same boxes in the whole frame
+    candidate_score  f32[B, M]     the detector's; 1 for annotated boxes
+    candidate_mask   f32[B, M]     1 for a box that exists
+    truth_box        f32[B, G, 4]  all annotated boxes in the whole frame; G as many as the batch needs
+    truth_label      f32[B, G, A]
+    truth_mask       f32[B, G]
+
+Its views are numbered ((short side * mirrored or not) * temporal clip) * spatial crops + spatial crop.
 """
 
 from collections.abc import Iterator, Sequence
 import functools
 import itertools
+import logging
 
-import numpy as np
-
+from data_pipelines import batch_arrays
 from data_pipelines import sampling
 from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec, open_dataset
 from data_pipelines.decode import FrameError
+from data_pipelines.order import ScheduleOptions, make_order
 from data_pipelines.prefetch import Batch, Batches, Damage, ElementSpec, Task
 from data_pipelines.records import RecordError
 
@@ -58,9 +79,36 @@ class EvaluationBatches(Batches):
         num_batches: batches that every host runs.
     """
 
-    def __init__(self, *args, num_records: int, views: int, num_batches: int, **kwargs):
+    def __init__(
+        self, *args, source: Source, num_records: int, views: int, num_batches: int, **kwargs
+    ):
         super().__init__(*args, **kwargs)
         self.num_records, self.views, self.num_batches = num_records, views, num_batches
+        self._source, self._given = source, 0
+        self._candidates = self._dropped = 0
+
+    def __next__(self) -> Batch:
+        batch, candidates, dropped = batch_arrays.finish(super().__next__())
+        self._given += 1
+        self._candidates += candidates
+        self._dropped += dropped
+        if self._given == self.num_batches and 'candidate' in batch:
+            self._report_candidates()
+        return batch
+
+    def _report_candidates(self) -> None:
+        name, options = self._source.name, self._source.boxes
+        if self._dropped:
+            logging.warning(
+                '%s: max_boxes=%d leaves out %d of %d candidate boxes, those of the lowest scores',
+                name, options.max_boxes, self._dropped, self._candidates + self._dropped,
+            )  # fmt: skip
+        if not self._candidates:
+            logging.warning(
+                '%s: no candidate boxes to test in any record (candidates=%r, min_candidate_score=%g); were '
+                'proposals given to the conversion?',
+                name, options.candidates, options.min_candidate_score,
+            )  # fmt: skip
 
     def __len__(self) -> int:
         return self.num_batches
@@ -87,37 +135,37 @@ class TrainingPlan:
         num_hosts: int = 1,
         max_bad_records: int = 0,
         reduced: bool = False,
+        schedule: ScheduleOptions | None = None,
     ):
         """Opens the datasets. Arguments and errors: see ``train_batches``."""
         if not sources:
             raise ValueError('no sources to train on')
         self._spec = TrainingSpec(num_frames, crop_size, tuple(short_side), reduced)
         self._datasets = [open_dataset(source, self._spec) for source in sources]
-        self._order = sampling.TrainingOrder(
+        self._order = make_order(
             [dataset.num_records for dataset in self._datasets],
+            schedule,
             batch_size=batch_size,
             repeats=repeats,
             seed=seed,
+            num_hosts=num_hosts,
         )
         self.samples_per_epoch = self._order.samples_per_epoch
         self._seed, self._host, self._num_hosts = seed, host, num_hosts
         self._max_bad_records = max_bad_records
-        self._share = len(sampling.host_share(batch_size, host, num_hosts))
-        self._num_classes = _label_width(self._datasets)
+        self._layout = batch_arrays.layout(self._spec, self._datasets)
 
     @property
     def element_spec(self) -> ElementSpec:
         """Name -> (shape, type) of the arrays of every batch."""
-        return _element_spec(self._new_batch())
-
-    def _new_batch(self) -> Batch:
-        spec = self._spec
-        return _new_batch(self._share, spec.num_frames, spec.crop_size, self._num_classes)
+        size = self._order.batch_size
+        example = batch_arrays.new_training_batch(self._layout, (size or 0) // self._num_hosts)
+        return batch_arrays.element_spec(example, {} if size else dict.fromkeys(example, 0))
 
     def batch(self, step: int) -> tuple[Batch, list[Task]]:
         """This host's batch of a step, still empty, and the tasks that fill it."""
-        batch = self._new_batch()
         samples = self._order.batch(step, self._host, self._num_hosts)
+        batch = batch_arrays.new_training_batch(self._layout, len(samples))
         return batch, [
             functools.partial(self._fill_row, batch, row, sample)
             for row, sample in enumerate(samples)
@@ -129,23 +177,21 @@ class TrainingPlan:
 
     def _fill_row(self, batch: Batch, row: int, sample: sampling.Sample) -> list[Damage]:
         damage = []
-        for skipped in range(min(self._order.num_records, self._max_bad_records + 1)):
-            if skipped:
-                sample = self._order.sample(sample.position, skipped)
-            dataset = self._datasets[sample.dataset]
+        while len(damage) <= self._max_bad_records:
+            chosen = self._order.stand_in(sample, len(damage))
+            if chosen is None:
+                raise RecordError(
+                    f'all {len(damage)} records are damaged; the last: {damage[-1].message}'
+                )
+            dataset = self._datasets[chosen.dataset]
             try:
-                rng = sampling.record_generator(self._seed, sample)
-                labels = dataset.write_training_clip(sample.record, rng, batch['video'][row])
-                batch['dataset'][row] = sample.dataset
-                _write_label(batch, row, labels)
+                rng = sampling.record_generator(self._seed, chosen)
+                found = dataset.write_training_clip(chosen.record, rng, batch['video'][row])
+                batch['dataset'][row] = chosen.dataset
+                batch_arrays.write_training_row(batch, row, found)
                 return damage
             except (RecordError, FrameError) as error:
-                damage.append(dataset.damage(sample.dataset, sample.record, error))
-        if len(damage) <= self._max_bad_records:
-            raise RecordError(
-                f'all {self._order.num_records} records are damaged; '
-                f'the last: {damage[-1].message}'
-            )
+                damage.append(dataset.damage(chosen.dataset, chosen.record, error))
         return damage  # More than the limit: the consumer raises.
 
 
@@ -166,15 +212,17 @@ def train_batches(
     prefetch: int = 2,
     max_bad_records: int = 0,
     reduced: bool = False,
+    schedule: ScheduleOptions | None = None,
 ) -> TrainBatches:
     """This host's share of the training batches ``start_step, start_step + 1, ...``, in order.
 
     Samples come from the union of the sources in proportion to size, in a new random order each
     epoch; every record is visited once per epoch (``repeats`` times, in the same batch). See
     ``sampling.TrainingOrder``. Each clip: frames by the source's rule; short side resized to a
-    random size, random square crop, random mirroring.
+    random size, random square crop, random mirroring; boxes go with the pixels (``boxes.py``).
 
     A damaged record is replaced by the next one of the epoch's order, with weight 1, and counted.
+    Where a schedule decides which dataset fills a place, it is replaced by one of the same dataset.
 
     Args:
         sources: the datasets; their order numbers them.
@@ -192,6 +240,9 @@ def train_batches(
         prefetch: batches decoded ahead of the one being returned.
         max_bad_records: damaged records that this host bears with.
         reduced: decode at a reduced size where the clip is at most half as large (see ``decode``).
+        schedule: how batches are made of several datasets, see ``order.py``; None: as above. B may
+            then differ from batch to batch, and ``batch_size`` counts only where batches are of
+            several datasets.
 
     Raises:
         ValueError: an argument, a dataset directory or a sampling rule that does not fit.
@@ -210,6 +261,7 @@ def train_batches(
         num_hosts=num_hosts,
         max_bad_records=max_bad_records,
         reduced=reduced,
+        schedule=schedule,
     )
     steps = itertools.count(start_step) if num_steps is None else itertools.islice(
         itertools.count(start_step), num_steps
@@ -256,6 +308,7 @@ def evaluation_batches(
         crop_size: H = W, pixels.
         short_side: to which whole frames are resized, pixels, >= crop_size.
         temporal_views: clips spread over the video; only 'strided' sampling has more than one.
+            A source with boxes may have more short sides and mirrored views: see ``boxes.BoxOptions``.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, centre, bottom).
         dataset: the number to write as ``dataset``.
         host, num_hosts, num_threads, prefetch, max_bad_records, reduced: as in ``train_batches``.
@@ -273,15 +326,14 @@ def evaluation_batches(
     views = opened.views
     own = sampling.evaluation_share(opened.num_records, host, num_hosts)
     num_batches = sampling.num_evaluation_batches(opened.num_records, views, batch_size, num_hosts)
-    label_width = _label_width([opened])
+    layout = batch_arrays.layout(spec, [opened])
 
     def write_views(rows: list[tuple[Batch, int]], record: int) -> None:
-        labels = opened.write_views(record, [batch['video'][row] for batch, row in rows])
+        found = opened.write_views(record, [batch['video'][row] for batch, row in rows])
         for view, (batch, row) in enumerate(rows):
-            _write_label(batch, row, labels)
+            batch_arrays.write_view(batch, row, view, found)
             batch['dataset'][row], batch['weight'][row] = dataset, 1
-            batch['record'][row], batch['view'][row] = record, view
-            batch['name'][row] = opened.video_name(record)
+            batch['record'][row], batch['name'][row] = record, opened.video_name(record)
 
     def fill_record(rows: list[tuple[Batch, int]], record: int) -> list[Damage]:
         try:
@@ -293,9 +345,7 @@ def evaluation_batches(
             return [opened.damage(dataset, record, error)]
 
     def new_batch() -> Batch:
-        return _new_batch(
-            share, num_frames, crop_size, label_width, dataset=dataset, padding=True
-        )
+        return batch_arrays.new_evaluation_batch(layout, share, dataset)
 
     def plan() -> Iterator[tuple[Batch, list[Task]]]:
         begun: dict[int, Batch] = {}
@@ -327,7 +377,11 @@ def evaluation_batches(
         prefetch=prefetch,
         max_bad_records=max_bad_records,
         on_close=functools.partial(_close, [opened]),
-        element_spec=_element_spec(new_batch()),
+        element_spec=batch_arrays.element_spec(
+            batch_arrays.finish(new_batch())[0],
+            {'truth_box': 1, 'truth_label': 1, 'truth_mask': 1},
+        ),
+        source=source,
         num_records=opened.num_records,
         views=views,
         num_batches=num_batches,
@@ -337,50 +391,3 @@ def evaluation_batches(
 def _close(datasets: Sequence[ClipDataset]) -> None:
     for dataset in datasets:
         dataset.close()
-
-
-def _label_width(datasets: Sequence[ClipDataset]) -> int | None:
-    """Classes of a multi-hot label; None where labels are class numbers."""
-    if not any(dataset.multi_label for dataset in datasets):
-        return None
-    return max(len(dataset.classes) for dataset in datasets)
-
-
-def _new_batch(
-    rows: int,
-    num_frames: int,
-    crop_size: int,
-    num_classes: int | None,
-    *,
-    dataset: int = 0,
-    padding: bool = False,
-) -> Batch:
-    """Arrays of a batch to be filled in place; ``num_classes`` asks for multi-hot labels.
-
-    ``padding``: an evaluation batch, all of it padding so far.
-    """
-    label_shape = (rows,) if num_classes is None else (rows, num_classes)
-    allocate = np.zeros if padding else np.empty
-    batch = {
-        'video': allocate((rows, num_frames, crop_size, crop_size, 3), np.uint8),
-        'dataset': np.full(rows, dataset, np.int32),
-        'label': np.zeros(label_shape, np.int32 if num_classes is None else np.float32),
-        'weight': np.full(rows, 0 if padding else 1, np.float32),
-    }
-    if padding:
-        batch['record'] = np.full(rows, -1, np.int32)
-        batch['view'] = np.zeros(rows, np.int32)
-        batch['name'] = np.full(rows, '', object)
-    return batch
-
-
-def _element_spec(batch: Batch) -> ElementSpec:
-    return {name: (array.shape, array.dtype) for name, array in batch.items()}
-
-
-def _write_label(batch: Batch, row: int, labels: np.ndarray) -> None:
-    """``labels``: i64[number of labels], as many as the record has."""
-    if batch['label'].ndim == 1:
-        batch['label'][row] = labels[0]
-    else:
-        batch['label'][row, labels] = 1

@@ -17,7 +17,7 @@ import numpy as np
 from data_pipelines.records import RecordError
 
 Batch = dict[str, np.ndarray]
-ElementSpec = dict[str, tuple[tuple[int, ...], np.dtype]]
+ElementSpec = dict[str, tuple[tuple[int | None, ...], np.dtype]]  # None: differs from batch to batch
 
 
 class Damage(NamedTuple):

@@ -39,9 +39,6 @@ def generator(purpose: int, seed: int, counter: Sequence[int]) -> np.random.Phil
     )
 
 
-@functools.lru_cache(
-    maxsize=4
-)  # Decoding ahead touches two epochs at most; the rest is room for a second reader.
 def epoch_permutation(num_records: int, seed: int, epoch: int) -> np.ndarray:
     """Order in which one epoch visits ``num_records`` records; read-only i64[num_records]."""
     # Sorting raw bits instead of Generator.permutation: NumPy promises the former never to change.
@@ -82,6 +79,10 @@ class TrainingOrder:
             raise ValueError(f'seed must be in [0, 2**64), got {seed}')
         self.batch_size, self.repeats, self.seed = batch_size, repeats, seed
         self.num_records = sum(sizes)
+        # Decoding ahead touches two epochs at most.
+        self._permutation = functools.lru_cache(maxsize=2)(
+            functools.partial(epoch_permutation, self.num_records, seed)
+        )
         self._first = np.concatenate(
             [[0], np.cumsum(sizes)]
         )  # [N + 1]: where each dataset starts in the union
@@ -99,7 +100,7 @@ class TrainingOrder:
         """
         epoch, place = divmod(position, self.samples_per_epoch)
         rank, repeat = divmod(place, self.repeats)
-        order = epoch_permutation(self.num_records, self.seed, epoch)
+        order = self._permutation(epoch)
         number = order[(rank + skipped) % self.num_records]
         dataset = int(np.searchsorted(self._first, number, side='right')) - 1
         return Sample(
@@ -109,6 +110,12 @@ class TrainingOrder:
             record=int(number - self._first[dataset]),
             repeat=repeat + skipped * self.repeats,
         )
+
+    def stand_in(self, sample: Sample, skipped: int) -> Sample | None:
+        """What takes the place of a sample after so many damaged records; None: none is left."""
+        if skipped >= self.num_records:
+            return None
+        return self.sample(sample.position, skipped)
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> list[Sample]:
         """This host's consecutive share of the batch of ``step``; the hosts' shares make it up.

@@ -98,19 +98,24 @@ def weighted_by_example(weights: Sequence[float], batch_size: int, seed: int, *,
     return turn
 
 
-def task_by_task(steps: Sequence[int], batch_sizes: Sequence[int]) -> Schedule:
-    """So many steps of the first dataset, then of the second, and so on; the last one goes on without end."""
+def task_by_task(steps: Sequence[int], batch_sizes: Sequence[int], order: Sequence[int] | None = None) -> Schedule:
+    """So many steps of each dataset, one dataset after the other; the last one goes on without end.
+
+    `order`: numbers of the datasets; None: ascending.
+    """
     sizes = _sizes(batch_sizes)
     if len(steps) != len(sizes) or min(steps) < 0:
         raise ValueError(f'steps={list(steps)}: need one number for each of {len(sizes)} datasets, none negative')
-    ends = np.cumsum(np.asarray(steps, np.int64)[:-1])
+    order = np.arange(len(sizes)) if order is None else np.asarray(order)
+    in_order = np.asarray(steps, np.int64)[order]
+    starts = np.cumsum(in_order) - in_order
 
     def turn(step: int) -> Turn:
-        dataset = int(np.searchsorted(ends, step, side='right'))
-        batches = np.clip(step - np.concatenate([[0], ends]), 0, None)
-        batches[:dataset] = np.asarray(steps, np.int64)[:dataset]
-        batches[dataset + 1 :] = 0
-        return _single(dataset, sizes, batches)
+        place = int(np.searchsorted(starts[1:], step, side='right'))
+        batches = np.zeros_like(sizes)
+        batches[order[:place]] = in_order[:place]
+        batches[order[place]] = step - starts[place]
+        return _single(int(order[place]), sizes, batches)
 
     return turn
 
@@ -129,13 +134,16 @@ class ScheduledOrder:
         schedule: what each step is made of.
         repeats: samples of a record per epoch of its dataset; divides each dataset's share of each batch.
         seed: of the datasets' orders.
+        batch_size: places of the global batch of every step; None: they differ.
 
     Raises:
         ValueError: as `TrainingOrder`.
     """
 
-    def __init__(self, sizes: Sequence[int], schedule: Schedule, *, repeats: int = 1, seed: int = 0):
-        self._schedule, self.repeats, self.seed = schedule, repeats, seed
+    def __init__(
+        self, sizes: Sequence[int], schedule: Schedule, *, repeats: int = 1, seed: int = 0, batch_size: int | None = None
+    ):
+        self._schedule, self.repeats, self.seed, self.batch_size = schedule, repeats, seed, batch_size
         self._orders = [
             TrainingOrder([size], batch_size=repeats, repeats=repeats, seed=_dataset_seed(seed, dataset))
             for dataset, size in enumerate(sizes)
@@ -147,13 +155,15 @@ class ScheduledOrder:
         """Samples of all datasets once, whatever the schedule makes of them."""
         return self.num_records * self.repeats
 
-    def batch_size(self, step: int) -> int:
-        """Places of the global batch of a step."""
-        return len(self._schedule(step).datasets)
-
     def sample(self, dataset: int, position: int, skipped: int = 0) -> Sample:
         """The sample at ``position`` of a dataset's own sequence, or its stand-in after ``skipped`` damaged records."""
         return self._orders[dataset].sample(position, skipped)._replace(dataset=dataset)
+
+    def stand_in(self, sample: Sample, skipped: int) -> Sample | None:
+        """What takes the place of a sample after so many damaged records, of the same dataset; None: none is left."""
+        if skipped >= self._orders[sample.dataset].num_records:
+            return None
+        return self.sample(sample.dataset, sample.position, skipped)
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> list[Sample]:
         """This host's consecutive share of the batch of ``step``; the hosts' shares make it up.

@@ -31,7 +31,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data_pipelines.boxes import BoxOptions
 from data_pipelines.clips import dataset_path, Source
+from data_pipelines.order import ScheduleOptions
 from data_pipelines.pipeline import TrainingPlan
 from data_pipelines.prefetch import available_cores, Batch, Damage, DamageLog
 from data_pipelines.tensorflow_import import import_tensorflow
@@ -50,13 +52,20 @@ def _encode_plan(sources: Sequence[Source], options: dict[str, Any]) -> str:
         return dataset_path(os.getcwd(), os.fspath(source.path))
 
     sources = [{**dataclasses.asdict(source), 'path': path(source)} for source in sources]
+    if options.get('schedule') is not None:
+        options = {**options, 'schedule': dataclasses.asdict(options['schedule'])}
     return json.dumps({'sources': sources, 'options': options}, sort_keys=True)
 
 
 @functools.lru_cache(maxsize=8)
 def _plan(text: str) -> TrainingPlan:
     content = json.loads(text)
-    return TrainingPlan([Source(**source) for source in content['sources']], **content['options'])
+    sources, options = content['sources'], content['options']
+    if options.get('schedule') is not None:
+        options['schedule'] = ScheduleOptions(**options['schedule'])
+    return TrainingPlan(
+        [Source(**{**source, 'boxes': BoxOptions(**source['boxes'])}) for source in sources], **options
+    )
 
 
 def _fill(

@@ -160,7 +160,9 @@ def test_clips_around_the_key_frame(tmp_path):
     write_records(
         tmp_path, [clip] * 3, [[]] * 3, num_classes=4, localisation=True, contexts=contexts
     )
-    source = Source(tmp_path, 'ava', 'train', sampling='key_frame', stride=2)
+    source = Source(
+        tmp_path, 'ava', 'train', sampling='key_frame', stride=2, task='classification'
+    )
     spec = dict(num_frames=4, crop_size=16)
     with evaluation_batches(source, **spec, short_side=16, batch_size=3, temporal_views=5) as tests:
         assert tests.views == 1

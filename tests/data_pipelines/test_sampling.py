@@ -60,7 +60,6 @@ def test_order_changes_with_the_epoch_and_the_seed_only():
     first = sampling.epoch_permutation(100, 3, 0)
     assert sorted(first) == list(range(100))
     assert first.tolist() != list(range(100))
-    sampling.epoch_permutation.cache_clear()
     np.testing.assert_array_equal(sampling.epoch_permutation(100, 3, 0), first)
     assert (sampling.epoch_permutation(100, 3, 1) != first).any()
     assert (sampling.epoch_permutation(100, 4, 0) != first).any()

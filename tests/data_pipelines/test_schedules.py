@@ -57,7 +57,6 @@ def test_hosts_share_each_batch(name, hosts):
         shares = [order.batch(step, host, hosts) for host in range(hosts)]
         assert list(itertools.chain(*shares)) == order.batch(step)
         assert len({len(share) for share in shares}) == 1
-        assert order.batch_size(step) == len(order.batch(step))
 
 
 def test_alternating_takes_turns_and_accumulated_takes_all():

@@ -1,0 +1,55 @@
+"""Records with boxes that can be seen: each box is a rectangle of its own colour."""
+
+import pathlib
+
+import numpy as np
+
+from data_pipelines import regions
+from data_pipelines.annotations import KeyFrame
+from data_pipelines.pipeline import Source
+from tests.data_pipelines.tiny_records import jpeg, write_records
+
+COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)], np.uint8)
+SIZE = (120, 160)  # height, width
+
+
+def picture(rectangles) -> np.ndarray:
+    """u8[H, W, 3] with the rectangles, in whole pixels (left, top, right, bottom), in their colours."""
+    image = np.zeros((*SIZE, 3), np.uint8)
+    for (left, top, right, bottom), colour in zip(rectangles, COLOURS, strict=False):
+        image[top:bottom, left:right] = colour
+    return image
+
+
+def normalised(rectangle) -> tuple[float, ...]:
+    left, top, right, bottom = rectangle
+    return left / SIZE[1], top / SIZE[0], right / SIZE[1], bottom / SIZE[0]
+
+
+def box_dataset(directory: pathlib.Path, records, *, proposals=None, num_frames=6, num_classes=5, **fields) -> Source:
+    """A record for each list of rectangles; rectangle number k has action k; they are seen all the time.
+
+    ``proposals``: for each record (boxes, scores).
+    """
+    clips, contexts = [], []
+    for number, rectangles in enumerate(records):
+        clips.append([jpeg(picture(rectangles))] * num_frames)
+        boxes = tuple(normalised(rectangle) for rectangle in rectangles)
+        count = range(len(boxes))
+        found, scores = proposals[number] if proposals else ((), ())
+        key_frame = KeyFrame(1.0, boxes, tuple(count), tuple(count), tuple(found), tuple(scores))
+        contexts.append(regions.region_features(key_frame, num_frames // 2))
+    write_records(
+        directory, clips, [[]] * len(clips), num_classes=num_classes, localisation=True, contexts=contexts
+    )
+    return Source(directory, directory.name, 'train', sampling='key_frame', **fields)
+
+
+def seen_rectangle(image: np.ndarray, colour: int) -> np.ndarray | None:
+    """x1, y1, x2, y2 of a colour's pixels, shares of the picture; None: there are none."""
+    distance = np.abs(image.astype(int) - COLOURS[colour]).max(-1)
+    rows, columns = (np.flatnonzero((distance < 128).any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    height, width = image.shape[:2]
+    return np.array([columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height])
