@@ -66,8 +66,20 @@ def kinetics_pretrain() -> ml_collections.ConfigDict:
             loss_weight=1.0,
             train_split='train',
             evaluation_split='validation',
+            task='auto',  # 'classification': of a dataset with boxes, the actions of the whole clip
+            batch_size=placeholder(int),  # of the schedules whose batches are of one dataset; None: config.batch_size
         ),
     )
+
+    config.schedule = dict(  # how mini-batches are made of several datasets
+        # 'concatenate': from their union, by size; 'weighted'; 'alternating', 'uniform', 'accumulated', 'task_by_task'
+        kind='concatenate',
+        by='example',  # 'weighted': draws the dataset of every clip, or ('batch') of every batch
+        weights=None,  # 'weighted': dict(NAME=probability, ...); None: size ** size_power
+        size_power=1.0,
+        order=placeholder(tuple),  # 'task_by_task': names of the datasets; None: as above
+    )
+    config.localisation = None  # no dataset has boxes; see config.LocalisationConfig
 
     config.model = dict(
         backbone=dict(  # MViTv2-B 32x3, MultiTrain's form (supplement, table 2)
@@ -148,7 +160,9 @@ def kinetics_pretrain() -> ml_collections.ConfigDict:
         clip_norm=1.0,  # L2 norm of all gradients together
         frozen=(),  # parameters that do not train; ('backbone',): linear probe
         layer_decay=1.0,  # factor of the learning rate from each block to the one before it; 1: off
-        learning_rate_factors=dict(backbone=1.0, heads=1.0, projections=1.0, expander=1.0, objective=1.0),
+        learning_rate_factors=dict(
+            backbone=1.0, heads=1.0, localisation_heads=1.0, projections=1.0, expander=1.0, objective=1.0
+        ),
         ema_decay=0.0,  # of the moving average of the parameters that is evaluated and exported; 0: off
         ema_warmup=False,  # a smaller decay at first: at most n / (9 + n) in update n
     )

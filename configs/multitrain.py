@@ -76,7 +76,7 @@ def multitrain() -> ml_collections.ConfigDict:
     uniform = dict(sampling='uniform', stride=1, target_frame_rate=None, flip=False)
     # task 'classification': of a dataset with boxes, the actions of the whole clip; batch_size of the schedules whose
     # batches are of one dataset, None: config.batch_size
-    splits = dict(train_split='train', evaluation_split='validation', task='auto', batch_size=None)
+    splits = dict(train_split='train', evaluation_split='validation', task='auto', batch_size=placeholder(int))
     config.datasets = dict(
         activitynet=dict(path='activitynet', loss_weight=1.0, **strided, **splits),
         kinetics400=dict(path='kinetics400', loss_weight=1.0, **strided, **splits),
@@ -90,7 +90,7 @@ def multitrain() -> ml_collections.ConfigDict:
         by='example',  # 'weighted': draws the dataset of every clip, or ('batch') of every batch
         weights=None,  # 'weighted': dict(NAME=probability, ...); None: size ** size_power
         size_power=1.0,
-        order=None,  # 'task_by_task': names of the datasets; None: as above
+        order=placeholder(tuple),  # 'task_by_task': names of the datasets; None: as above
     )
     config.localisation = None  # no dataset has boxes; see config.LocalisationConfig
 

@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
             train_split='train',
             evaluation_split='validation',
             task='auto',  # 'classification': of a dataset with boxes, the actions of the whole clip
-            batch_size=None,  # of the schedules whose batches are of one dataset; None: config.batch_size
+            batch_size=placeholder(int),  # of the schedules whose batches are of one dataset; None: config.batch_size
         ),
         directions=dict(
             path='directions',
@@ -55,7 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
             train_split='train',
             evaluation_split='validation',
             task='auto',  # 'classification': of a dataset with boxes, the actions of the whole clip
-            batch_size=None,  # of the schedules whose batches are of one dataset; None: config.batch_size
+            batch_size=placeholder(int),  # of the schedules whose batches are of one dataset; None: config.batch_size
         ),
     )
 
@@ -65,7 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
         by='example',  # 'weighted': draws the dataset of every clip, or ('batch') of every batch
         weights=None,  # 'weighted': dict(NAME=probability, ...); None: size ** size_power
         size_power=1.0,
-        order=None,  # 'task_by_task': names of the datasets; None: as above
+        order=placeholder(tuple),  # 'task_by_task': names of the datasets; None: as above
     )
     config.localisation = None  # no dataset has boxes; see config.LocalisationConfig
 

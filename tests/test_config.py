@@ -84,8 +84,9 @@ def test_the_training_step_has_shapes_that_fit(path):
     assert describe(after) == describe(state)
     assert metrics['loss'][0].shape == ()
     for name in config.datasets:
-        assert f'classification/{name}' in metrics and f'projection/{name}' in metrics
-    assert 'informative/std' in metrics
+        assert f'classification/{name}' in metrics
+        assert (f'projection/{name}' in metrics) == (config.objective.lambda_proj > 0)
+    assert ('informative/std' in metrics) == (config.objective.lambda_inf > 0)
 
 
 def test_numbers_of_classes_are_not_for_the_user():
