@@ -127,7 +127,7 @@ def _print_boxes(name: str, facts: dict) -> None:
 
 
 def _print_classes(report: Report, top: int) -> None:
-    """Counts of the most and the least frequent classes, by the first split that has any."""
+    """Counts of the most and the least frequent classes, in the order of the training split."""
     splits = [name for name, split in report.splits.items() if split.records]
     if not splits or not report.classes:
         return
@@ -148,8 +148,9 @@ def _print_classes(report: Report, top: int) -> None:
         else (report.classes[number], str(number), *(str(c[number]) for c in columns.values()))
         for number in shown
     ]
-    print()
-    _print_table(('class', 'number', *columns), rows, left=(0,))
+    if rows:
+        print()
+        _print_table(('class', 'number', *columns), rows, left=(0,))
     for name in splits:
         empty = [report.classes[number] for number in order if not counts[name][number]]
         if empty:
