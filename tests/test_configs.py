@@ -1,4 +1,4 @@
-"""Every shipped config and variant: complete, valid at full size, and run from data to export in a shrunk form."""
+"""Every shipped config and variant runs from data to export in a shrunk form; what the variants are."""
 
 import dataclasses
 import json
@@ -8,57 +8,24 @@ import re
 from flax import nnx
 import jax
 import ml_collections
-import numpy as np
 import pytest
 
 from data_pipelines import dataset_info
-from multitrain_jax import config_file, export, train, train_step
+from multitrain_jax import export, train, train_step
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import Config, DatasetConfig, read_config
+from multitrain_jax.config import Config, read_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import MultiTrainModel, count_parameters
-from tests import tiny
 from tests.data_pipelines import tiny_records
+from tests.shipped_configs import CONFIGS, DIRECTORY, load
 from tests.tiny import quick_compile  # noqa: F401
 
-ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = [
-    'quickstart.py', 'multitrain.py', 'multitrain.py:k700', 'multitrain.py:312p', 'multitrain.py:16x4',
-    'multitrain.py:k700,312p', 'kinetics_pretrain.py', 'kinetics_pretrain.py:imagenet',
-]  # fmt: skip
 CLASSES = ('up', 'down', 'still')
 
 
-def load(name: str) -> ml_collections.ConfigDict:
-    return config_file.load_config_file([f'--config={ROOT / "configs" / name}'])
-
-
 def test_no_config_is_forgotten():
-    files = {path.name for path in (ROOT / 'configs').glob('*.py')}
+    files = {path.name for path in DIRECTORY.glob('*.py')}
     assert files == {name.partition(':')[0] for name in CONFIGS}
-
-
-def missing(cls, values, where='config') -> list[str]:
-    """Fields of a dataclass that a config leaves to their defaults."""
-    found = []
-    for field in dataclasses.fields(cls):
-        name = f'{where}.{field.name}'
-        if field.name not in values:
-            found.append(name)
-        elif dataclasses.is_dataclass(field.type) and values[field.name] is not None:
-            found += missing(field.type, values[field.name], name)
-        elif field.name == 'datasets':
-            for dataset, entry in values.datasets.items():
-                found += missing(DatasetConfig, entry, f'{name}.{dataset}')
-    elsewhere = ('num_classes', 'num_actions', 'localisation_head')
-    return [name for name in found if name.removeprefix('config.model.') not in elsewhere]
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_every_field_is_listed(name):
-    config = load(name)
-    read_config(config)
-    assert missing(Config, config) == []
 
 
 def untyped(config: ml_collections.ConfigDict, where='config') -> list[str]:
@@ -78,21 +45,6 @@ def test_every_field_can_be_set_on_the_command_line(name):
     others = ('synthetic', 'localisation', 'weights', 'target_frame_rate')
     fields = [field for field in untyped(load(name)) if field.rpartition('.')[2] not in others]
     assert fields == []
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_the_step_fits_together_at_full_size(name):
-    """Shapes only: nothing is computed."""
-    config = read_config(load(name))
-    specs = [DatasetSpec(dataset, tuple(map(str, range(10 + i)))) for i, dataset in enumerate(config.datasets)]
-    graphdef, abstract = train_step.abstract_model(config, specs)
-    video = jax.ShapeDtypeStruct(
-        (2, config.model.backbone.num_frames, *[config.model.backbone.image_size] * 2, 3), np.float32
-    )
-    outputs = jax.eval_shape(lambda params, video: nnx.merge(graphdef, params)(video, training=True), abstract, video)
-    assert outputs.logits.shape == (len(specs), 2, 9 + len(specs))
-    assert (outputs.projected is not None) == (config.objective.lambda_proj > 0)
-    assert (outputs.expanded is not None) == (config.objective.lambda_inf > 0)
 
 
 def test_what_the_variants_are():

@@ -1,0 +1,18 @@
+"""The files of configs/ and their variants."""
+
+import pathlib
+
+import ml_collections
+
+from multitrain_jax import config_file
+
+DIRECTORY = pathlib.Path(__file__).parent.parent / 'configs'
+CONFIGS = (
+    'quickstart.py', 'multitrain.py', 'multitrain.py:k700', 'multitrain.py:312p', 'multitrain.py:16x4',
+    'kinetics_pretrain.py', 'kinetics_pretrain.py:imagenet',
+)  # fmt: skip
+
+
+def load(name: str) -> ml_collections.ConfigDict:
+    """As `--config=configs/NAME` does."""
+    return config_file.load_config_file([f'--config={DIRECTORY / name}'])
