@@ -14,6 +14,7 @@ from multitrain_jax.errors import UserError
 from tests import tiny, tiny_config
 from tests.shipped_configs import CONFIGS, load
 
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_every_field_is_listed(name):
     """A reader of the file sees all that can be changed; nothing is left to defaults."""
