@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import textwrap
-import unicodedata
 
 import cv2
 import numpy as np
@@ -10,6 +9,13 @@ import numpy as np
 from data_pipelines import decode
 from data_pipelines import records
 from data_pipelines import regions
+from data_pipelines.drawing import COLOURS
+from data_pipelines.drawing import draw_box
+from data_pipelines.drawing import draw_tag
+from data_pipelines.drawing import draw_text
+from data_pipelines.drawing import FONT
+from data_pipelines.drawing import INK
+from data_pipelines.drawing import PAPER
 from data_pipelines.inspection import RecordFacts
 from data_pipelines.inspection import Report
 
@@ -19,12 +25,7 @@ _TEXT_WIDTH = 270  # pixels
 _CHARACTERS = 36  # in a line of that width
 _GAP = 4  # pixels
 _PROPOSALS = 10  # drawn on a key frame
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_INK, _FAINT, _PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
-_COLOURS = (  # RGB, told apart by most people with a colour vision deficiency too
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
-    (0, 114, 178), (213, 94, 0), (204, 121, 167), (148, 103, 189),
-)  # fmt: skip
+_FAINT = (110, 110, 110)
 
 
 def contact_sheet(report: Report, *, clips: int = 16, frames: int = 6, seed: int = 0) -> np.ndarray:
@@ -48,7 +49,7 @@ def contact_sheet(report: Report, *, clips: int = 16, frames: int = 6, seed: int
         raise ValueError(f'{report.directory}: no good record to draw')
     rows = []
     for split, chosen in samples.items():
-        reader = records.RecordReader(report.directory, split, index=report.splits[split].index)
+        reader = records.ShardReader(report.directory, report.splits[split].index)
         try:
             rows += [_row(reader, split, facts, report, frames) for facts in chosen]
         finally:
@@ -76,7 +77,7 @@ def _sample(found: Sequence[RecordFacts], count: int, seed: int) -> list[RecordF
 
 
 def _row(
-    reader: records.RecordReader, split: str, facts: RecordFacts, report: Report, count: int
+    reader: records.ShardReader, split: str, facts: RecordFacts, report: Report, count: int
 ) -> np.ndarray:
     example = records.decode_clip(reader.read(facts.number), facts.file)
     encoded = records.encoded_frames(example, facts.file)
@@ -133,44 +134,28 @@ def _with_boxes(
 ) -> np.ndarray:
     """Draws the best proposals, boxes, and the names of the actions at the boxes."""
     image = np.ascontiguousarray(image)
-    shape = np.array([image.shape[1], image.shape[0]] * 2)
-
-    def corners(box: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
-        x1, y1, x2, y2 = np.minimum((box * shape).round().astype(int), shape - 1).tolist()
-        return (x1, y1), (x2, y2)
-
     best = np.argsort(-key_frame.scores, kind='stable')[:_PROPOSALS]
     for box in key_frame.proposals[best]:
-        cv2.rectangle(image, *corners(box), _PAPER, 1)
-    for number, box in enumerate(key_frame.boxes):
-        cv2.rectangle(image, *corners(box), _COLOURS[number % len(_COLOURS)], 2)
-    for number, (box, labels) in enumerate(zip(key_frame.boxes, key_frame.labels)):
-        (x, y), _ = corners(box)
+        draw_box(image, box, PAPER, 1)
+    corners = [
+        draw_box(image, box, COLOURS[number % len(COLOURS)])
+        for number, box in enumerate(key_frame.boxes)
+    ]
+    for number, ((x, y), labels) in enumerate(zip(corners, key_frame.labels)):
         for label in np.flatnonzero(labels).tolist():
-            name = _ascii(classes.get(label, str(label)))
-            y += _tag(image, name, x, y, _COLOURS[number % len(_COLOURS)])
+            name = classes.get(label, str(label))
+            y += draw_tag(image, name, x, y, COLOURS[number % len(COLOURS)])
     return image
-
-
-def _tag(image: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int]) -> int:
-    """Writes on a coloured ground with its corner at (x, y), inside the image; returns its height."""
-    scale = 0.38
-    (width, height), below = cv2.getTextSize(text, _FONT, scale, 1)
-    x = max(0, min(x, image.shape[1] - width - 4))
-    y = max(0, min(y, image.shape[0] - height - below - 4))
-    cv2.rectangle(image, (x, y), (x + width + 3, y + height + below + 2), colour, cv2.FILLED)
-    _write(image, text, x + 2, y + height + 2, _INK if sum(colour) > 330 else _PAPER, scale)
-    return height + below + 3
 
 
 def _stamp(image: np.ndarray, text: str, facts: RecordFacts, number: int) -> None:
     """Says in the corner which moment of the clip a frame shows."""
     when = f'{number / facts.frame_rate:.2f} s' if facts.frame_rate else f'frame {number}'
     text = f'{text} {when}'.strip()
-    (width, height), below = cv2.getTextSize(text, _FONT, 0.35, 1)
+    (width, height), below = cv2.getTextSize(text, FONT, 0.35, 1)
     corner = image[-height - below - 4 :, : width + 6]
     corner[:] = corner // 3
-    _write(image, text, 3, image.shape[0] - below - 1, _PAPER, 0.35)
+    draw_text(image, text, 3, image.shape[0] - below - 1, PAPER, 0.35)
 
 
 def _describe(
@@ -182,11 +167,11 @@ def _describe(
 ) -> np.ndarray:
     """The text at the left of a row."""
     names = [report.classes.get(label, f'class {label}') for label in facts.labels]
-    lines = [(line, _INK, 0.45) for name in names for line in _wrap(name, _CHARACTERS - 4)]
-    lines = lines or [('(no class)', _INK, 0.45)]
+    lines = [(line, INK, 0.45) for name in names for line in _wrap(name, _CHARACTERS - 4)]
+    lines = lines or [('(no class)', INK, 0.45)]
     room = (height - 70) // 17
     if len(lines) > room:
-        lines = [*lines[: room - 1], (f'... {len(names)} classes', _INK, 0.45)]
+        lines = [*lines[: room - 1], (f'... {len(names)} classes', INK, 0.45)]
     name = facts.key[0].decode(errors='replace') if len(facts.key) == 3 else 'no name'
     rate = f', {facts.frame_rate:.3g} per s' if facts.frame_rate else ''
     details = [split, *_wrap(name, _CHARACTERS)[-2:], f'{facts.frames} frames{rate}']
@@ -197,7 +182,7 @@ def _describe(
     y = 0
     for text, colour, scale in [*lines, *((text, _FAINT, 0.36) for text in details)]:
         y += 17 if scale > 0.4 else 14
-        _write(image, text, 4, y, colour, scale)
+        draw_text(image, text, 4, y, colour, scale)
     return image
 
 
@@ -206,23 +191,9 @@ def _title(report: Report, width: int) -> np.ndarray:
     name = report.info.name if report.info is not None else report.directory
     image = np.full((30, width, 3), 255, np.uint8)
     text = f'{name}: {" + ".join(counts)} records, {len(report.classes)} classes'
-    _write(image, text, 4, 20, _INK, 0.55)
+    draw_text(image, text, 4, 20, INK, 0.55)
     return image
-
-
-def _write(
-    image: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int], scale: float
-) -> None:
-    cv2.putText(image, _ascii(text), (x, y), _FONT, scale, colour, 1, cv2.LINE_AA)
 
 
 def _wrap(text: str, width: int) -> list[str]:
     return list(textwrap.wrap(text, width)) or ['']
-
-
-def _ascii(text: str) -> str:
-    """OpenCV's letters are ASCII: accents are dropped, other signs become question marks."""
-    plain = unicodedata.normalize('NFKD', text)
-    plain = ''.join(sign for sign in plain if not unicodedata.combining(sign))
-    return plain.encode('ascii', 'replace').decode()
-

@@ -232,7 +232,7 @@ class _Check:
             into.append(result)
             on_progress(size)
 
-        reader = records.RecordReader(self._directory, self._split, index=index)
+        reader = records.ShardReader(self._directory, index)
         with contextlib.closing(reader):
             for number in range(len(reader)):
                 pending.append(pool.submit(self._check_record, reader, number))

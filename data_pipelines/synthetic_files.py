@@ -12,12 +12,11 @@ import os
 import pathlib
 from typing import Protocol
 
-import av
 import cv2
-import numpy as np
 import tqdm
 
 from data_pipelines import synthetic_scene
+from data_pipelines.mp4 import write_video
 
 # Goes up when the same scene gets other pixels than before.
 RENDERER_VERSION = 2
@@ -131,28 +130,6 @@ def _processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this operating system
         return os.cpu_count() or 1
-
-
-def write_video(path: str | os.PathLike[str], frames: np.ndarray, frame_rate) -> None:
-    """Encodes frames, u8[T, H, W, 3] with H and W even, to H.264 in MP4. Atomic.
-
-    The bytes are always the same for one version of libx264, which therefore runs on one thread.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        with av.open(str(unfinished), 'w', format='mp4') as container:
-            options = {'preset': 'superfast', 'crf': '20', 'threads': '1'}
-            stream = container.add_stream('libx264', rate=frame_rate, options=options)
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = 'yuv420p'
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-            container.mux(stream.encode())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def to_json(value) -> str:

@@ -133,7 +133,7 @@ def read_boxes(path: str | os.PathLike, actions: Mapping[int, str]) -> dict[Mome
                 'ava_action_list_v2.2.pbtxt'
             )
         person = _integer(cells[7], 'person', where) if cells[7:] and cells[7] else -1
-        return key_frame, (_box(cells[2:6], where), action, person)
+        return key_frame, (box(cells[2:6], where), action, person)
 
     frames: dict[Moment, Frame] = {}
     for where, cells, (key_frame, pair) in _parsed(path, parse):
@@ -191,7 +191,7 @@ def read_proposals(path: str | os.PathLike) -> Iterator[tuple[Moment, Box, float
         score = _number(cells[-1], 'score', where)
         if not 0 <= score <= 1:
             raise ValueError(f'{where}: score {cells[-1]}, wanted 0 to 1')
-        return moment(cells, where), _box(cells[2:6], where), score
+        return moment(cells, where), box(cells[2:6], where), score
 
     return (proposal for _, _, proposal in _parsed(path, parse))
 
@@ -240,7 +240,12 @@ def _microseconds(text: str, where: str) -> int:
     return round(seconds * 1e6)
 
 
-def _box(cells: list[str], where: str) -> Box:
+def box(cells: list[str], where: str) -> Box:
+    """The box of four cells, x1, y1, x2, y2.
+
+    Raises:
+      ValueError: they are no box inside the frame.
+    """
     sides = [_number(cell, 'box coordinate', where) for cell in cells]
     if min(sides) < -_OUTSIDE or max(sides) > 1 + _OUTSIDE:
         raise ValueError(
