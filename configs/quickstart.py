@@ -30,6 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
         train_videos=400,  # of each dataset
         validation_videos=100,
         seed=0,  # of the videos
+        scene_train_videos=0,  # of "scenes", a third dataset, which has boxes; 0: it is not made
+        scene_validation_videos=0,
     )
 
     config.datasets = dict(

@@ -133,7 +133,7 @@ def finish(batch: Batch) -> tuple[Batch, int, int]:
     """A filled evaluation batch, with the ground truth as arrays.
 
     Returns:
-        The batch; of the records whose first view is in it, candidates in it and candidates for which there was no place.
+        The batch; of the records whose first view is in it, the number of candidates, and of those without a place.
     """
     if _TRUTH not in batch:
         return batch, 0, 0

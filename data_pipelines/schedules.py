@@ -141,7 +141,13 @@ class ScheduledOrder:
     """
 
     def __init__(
-        self, sizes: Sequence[int], schedule: Schedule, *, repeats: int = 1, seed: int = 0, batch_size: int | None = None
+        self,
+        sizes: Sequence[int],
+        schedule: Schedule,
+        *,
+        repeats: int = 1,
+        seed: int = 0,
+        batch_size: int | None = None,
     ):
         self._schedule, self.repeats, self.seed, self.batch_size = schedule, repeats, seed, batch_size
         self._orders = [

@@ -145,9 +145,18 @@ class CheckpointConfig:
 class SyntheticConfig:
     """Synthetic videos to be rendered and converted under `data_root` when they are not there yet."""
 
-    train_videos: int  # of each dataset
+    train_videos: int  # of each classification dataset
     validation_videos: int
     seed: int
+    scene_train_videos: int = 0  # of "scenes", which has boxes; 0: not made
+    scene_validation_videos: int = 0
+
+    def __post_init__(self):
+        if (self.scene_train_videos > 0) != (self.scene_validation_videos > 0):
+            raise ValueError(
+                f'scene_train_videos={self.scene_train_videos} and scene_validation_videos={self.scene_validation_videos}: '
+                'give both, or neither'
+            )
 
 
 @dataclasses.dataclass(frozen=True)

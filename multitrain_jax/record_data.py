@@ -5,11 +5,18 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from data_pipelines import clips, dataset_info, files, pipeline, prepare
+from data_pipelines import boxes, clips, dataset_info, files, order, pipeline, prepare
 import numpy as np
 
 from multitrain_jax.batch import Batch, DatasetSpec
-from multitrain_jax.config import Config, DatasetConfig, EvaluationConfig, InputConfig
+from multitrain_jax.config import (
+    Config,
+    DatasetConfig,
+    EvaluationConfig,
+    InputConfig,
+    LocalisationConfig,
+    SyntheticConfig,
+)
 
 
 class RecordData:
@@ -24,18 +31,13 @@ class RecordData:
         self._config, self._host, self._num_hosts = config, host, num_hosts
         root = files.expand_home(config.data_root)
         if config.synthetic is not None:
-            prepare.prepare_synthetic(
-                root,
-                train_videos=config.synthetic.train_videos,
-                validation_videos=config.synthetic.validation_videos,
-                seed=config.synthetic.seed,
-            )
-        self._train_sources, self._evaluation_sources, specs = [], [], []
-        samples = 0
+            _prepare(root, config.synthetic)
+        self._train_sources, self._evaluation_sources, specs, sizes = [], [], [], []
         for name, entry in config.datasets.items():
             where = f'dataset {name} (config.datasets.{name}.path, under config.data_root)'
             train, evaluation = (
-                _source(root, name, entry, split) for split in (entry.train_split, entry.evaluation_split)
+                _source(root, name, entry, split, config.localisation)
+                for split in (entry.train_split, entry.evaluation_split)
             )
             with (
                 _open(where, train, clips.TrainingSpec(**self._clip_size(), short_side=config.input.short_side)) as own,
@@ -43,20 +45,28 @@ class RecordData:
             ):
                 if own.classes != tested.classes:
                     raise ValueError(f'dataset {name}: the splits {train.split!r} and {evaluation.split!r} differ in classes')
-                samples += own.num_records * config.input.repeats
+                sizes.append(own.num_records)
                 specs.append(
                     DatasetSpec(
                         name=name,
                         classes=tuple(own.classes),
-                        multi_label=own.multi_label,
+                        multi_label=own.multi_label and not own.localises,
                         views=tested.views,
                         evaluation_records=tested.num_records,
+                        localisation=own.localises,
+                        train_counts=tuple(own.class_counts or ()),
+                        action_ids=own.action_ids,
                     )
                 )
             self._train_sources.append(train)
             self._evaluation_sources.append(evaluation)
         self.datasets: tuple[DatasetSpec, ...] = tuple(specs)
-        self.samples_per_epoch = samples
+        self._schedule = _schedule(config)
+        samples = order.make_order(  # Refuses now what would not fit later.
+            sizes, self._schedule, batch_size=config.batch_size, repeats=config.input.repeats, num_hosts=num_hosts
+        )
+        self.samples_per_epoch = samples.samples_per_epoch
+        self.clips_per_step = order.clips_per_step(sizes, self._schedule, batch_size=config.batch_size)
 
     def _clip_size(self) -> dict[str, Any]:
         backbone = self._config.model.backbone
@@ -79,6 +89,7 @@ class RecordData:
             host=self._host,
             num_hosts=self._num_hosts,
             max_bad_records=config.input.max_bad_records,
+            schedule=self._schedule,
         )
         if config.input.tf_data_service is not None:
             from data_pipelines import service  # It needs TensorFlow.
@@ -119,6 +130,7 @@ class EvaluationData:
         image_size: int,
         evaluation: EvaluationConfig,
         input_config: InputConfig,
+        localisation: LocalisationConfig | None = None,
         host: int = 0,
         num_hosts: int = 1,
     ):
@@ -132,6 +144,7 @@ class EvaluationData:
             image_size: of a clip, pixels.
             evaluation: views and batches.
             input_config: how to read.
+            localisation: which boxes to test, for heads that localise.
             host, num_hosts: whose share.
 
         Raises:
@@ -159,7 +172,7 @@ class EvaluationData:
             if entry is None:
                 specs.append(dataclasses.replace(spec, evaluation_records=0))
                 continue
-            self._sources[head] = _source(root, spec.name, entry, entry.evaluation_split)
+            self._sources[head] = _source(root, spec.name, entry, entry.evaluation_split, localisation)
             with _open(f'dataset {spec.name}', self._sources[head], clips.TestSpec(**self._reading)) as tested:
                 self._numbers[head] = _class_numbers(tested, spec)
                 specs.append(dataclasses.replace(spec, views=tested.views, evaluation_records=tested.num_records))
@@ -172,19 +185,27 @@ class EvaluationData:
         )
         with contextlib.closing(batches):
             for batch in batches:
-                label = batch['label']
+                name = 'truth_label' if self.datasets[dataset].localisation else 'label'
+                label = batch[name]
                 if label.ndim == 1:
                     renumbered = numbers[label].astype(label.dtype)
                 else:
-                    renumbered = np.zeros((len(label), classes), label.dtype)
-                    renumbered[:, numbers] = label
-                yield {**batch, 'label': renumbered}
+                    renumbered = np.zeros((*label.shape[:-1], classes), label.dtype)
+                    renumbered[..., numbers] = label
+                yield {**batch, name: renumbered}
 
 
 def _class_numbers(dataset: clips.ClipDataset, head: DatasetSpec) -> np.ndarray:
     """i64: the head's number of every class of the data."""
     where = f'dataset {head.name} ({dataset.source.path})'
-    if dataset.multi_label != head.multi_label:
+    if dataset.localises != head.localisation:
+        kinds = {True: 'boxes with actions', False: 'labels of whole videos'}
+        remedy = '; with task="classification" its actions are such labels' if dataset.localises else ''
+        raise ValueError(
+            f'{where}: has {kinds[dataset.localises]}, the head of that name was trained on '
+            f'{kinds[head.localisation]}{remedy}'
+        )
+    if not dataset.localises and dataset.multi_label != head.multi_label:
         kinds = {True: 'several labels per video', False: 'one label per video'}
         raise ValueError(
             f'{where}: has {kinds[dataset.multi_label]}, the head of that name was trained on {kinds[head.multi_label]}'
@@ -198,11 +219,47 @@ def _class_numbers(dataset: clips.ClipDataset, head: DatasetSpec) -> np.ndarray:
     return np.array([head.classes.index(name) for name in dataset.classes], np.int64)
 
 
-def _source(root: str, name: str, entry: DatasetConfig, split: str) -> clips.Source:
+def _source(
+    root: str, name: str, entry: DatasetConfig, split: str, localisation: LocalisationConfig | None
+) -> clips.Source:
     return clips.Source(
         path=clips.dataset_path(root, entry.path), name=name, split=split, sampling=entry.sampling,
         stride=entry.stride, target_frame_rate=entry.target_frame_rate, flip=entry.flip,
+        task=entry.task, boxes=_box_options(localisation),
     )  # fmt: skip
+
+
+def _box_options(localisation: LocalisationConfig | None) -> boxes.BoxOptions:
+    if localisation is None:
+        return boxes.BoxOptions()
+    fields = (field.name for field in dataclasses.fields(boxes.BoxOptions))
+    return boxes.BoxOptions(**{name: getattr(localisation, name) for name in fields})
+
+
+def _schedule(config: Config) -> order.ScheduleOptions | None:
+    schedule, names = config.schedule, list(config.datasets)
+    if schedule.kind == 'concatenate':
+        return None
+    return order.ScheduleOptions(
+        kind=schedule.kind,
+        batch_sizes=tuple(config.batch_sizes[name] for name in names),
+        by=schedule.by,
+        weights=None if schedule.weights is None else tuple(schedule.weights[name] for name in names),
+        size_power=schedule.size_power,
+        order=None if schedule.order is None else tuple(names.index(name) for name in schedule.order),
+        epochs=config.epochs,
+    )
+
+
+def _prepare(root: str, synthetic: SyntheticConfig) -> None:
+    prepare.prepare_synthetic(
+        root, train_videos=synthetic.train_videos, validation_videos=synthetic.validation_videos, seed=synthetic.seed
+    )
+    if synthetic.scene_train_videos:
+        prepare.prepare_scenes(
+            root, train_videos=synthetic.scene_train_videos, validation_videos=synthetic.scene_validation_videos,
+            seed=synthetic.seed,
+        )  # fmt: skip
 
 
 def _views(evaluation: EvaluationConfig) -> dict[str, Any]:

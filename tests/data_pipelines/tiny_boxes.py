@@ -26,7 +26,9 @@ def normalised(rectangle) -> tuple[float, ...]:
     return left / SIZE[1], top / SIZE[0], right / SIZE[1], bottom / SIZE[0]
 
 
-def box_dataset(directory: pathlib.Path, records, *, proposals=None, num_frames=6, num_classes=5, **fields) -> Source:
+def box_dataset(
+    directory: pathlib.Path, records, *, proposals=None, num_frames=6, num_classes=5, split='train', **fields
+) -> Source:
     """A record for each list of rectangles; rectangle number k has action k; they are seen all the time.
 
     ``proposals``: for each record (boxes, scores).
@@ -40,9 +42,9 @@ def box_dataset(directory: pathlib.Path, records, *, proposals=None, num_frames=
         key_frame = KeyFrame(1.0, boxes, tuple(count), tuple(count), tuple(found), tuple(scores))
         contexts.append(regions.region_features(key_frame, num_frames // 2))
     write_records(
-        directory, clips, [[]] * len(clips), num_classes=num_classes, localisation=True, contexts=contexts
+        directory, clips, [[]] * len(clips), num_classes=num_classes, split=split, localisation=True, contexts=contexts
     )
-    return Source(directory, directory.name, 'train', sampling='key_frame', **fields)
+    return Source(directory, directory.name, split, sampling='key_frame', **fields)
 
 
 def seen_rectangle(image: np.ndarray, colour: int) -> np.ndarray | None:
