@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 
+from data_pipelines.array_pool import ArrayPool
 from data_pipelines.boxes import LabelledBoxes, ViewBoxes
 from data_pipelines.clips import ClipDataset, TestSpec, TrainingSpec
 from data_pipelines.prefetch import Batch, ElementSpec
@@ -45,10 +46,11 @@ def layout(spec: TrainingSpec | TestSpec, datasets: Sequence[ClipDataset]) -> La
     )
 
 
-def new_training_batch(sizes: Layout, rows: int) -> Batch:
+def new_training_batch(sizes: Layout, rows: int, pool: ArrayPool) -> Batch:
     """Every row is to be filled by ``write_training_row``, and its video and dataset."""
+    shape = (rows, sizes.num_frames, sizes.crop_size, sizes.crop_size, 3)
     batch = {
-        'video': np.empty((rows, sizes.num_frames, sizes.crop_size, sizes.crop_size, 3), np.uint8),
+        'video': pool.empty(shape, np.uint8),
         'dataset': np.zeros(rows, np.int32),
         'label': _new_labels(sizes, rows),
         'weight': np.ones(rows, np.float32),

@@ -44,6 +44,7 @@ import logging
 
 from data_pipelines import batch_arrays
 from data_pipelines import sampling
+from data_pipelines.array_pool import ArrayPool
 from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec, open_dataset
 from data_pipelines.decode import FrameError
 from data_pipelines.order import ScheduleOptions, make_order
@@ -154,18 +155,20 @@ class TrainingPlan:
         self._seed, self._host, self._num_hosts = seed, host, num_hosts
         self._max_bad_records = max_bad_records
         self._layout = batch_arrays.layout(self._spec, self._datasets)
+        self._pool = ArrayPool()
 
     @property
     def element_spec(self) -> ElementSpec:
         """Name -> (shape, type) of the arrays of every batch."""
         size = self._order.batch_size
-        example = batch_arrays.new_training_batch(self._layout, (size or 0) // self._num_hosts)
+        rows = (size or 0) // self._num_hosts
+        example = batch_arrays.new_training_batch(self._layout, rows, self._pool)
         return batch_arrays.element_spec(example, {} if size else dict.fromkeys(example, 0))
 
     def batch(self, step: int) -> tuple[Batch, list[Task]]:
         """This host's batch of a step, still empty, and the tasks that fill it."""
         samples = self._order.batch(step, self._host, self._num_hosts)
-        batch = batch_arrays.new_training_batch(self._layout, len(samples))
+        batch = batch_arrays.new_training_batch(self._layout, len(samples), self._pool)
         return batch, [
             functools.partial(self._fill_row, batch, row, sample)
             for row, sample in enumerate(samples)

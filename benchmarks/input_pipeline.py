@@ -1,0 +1,337 @@
+"""Training clips per second of our input pipeline against others, on the same records and the same cores.
+
+    python benchmarks/input_pipeline.py [--dmvr=DIR] [--videos=DIR] [--rounds=5]
+
+    ours     data_pipelines.pipeline.train_batches
+    dmvr     a BaseVideoDatasetFactory, modalities as in DMVR's own HMDB example (needs --dmvr, a checkout of
+             google-deepmind/dmvr, and TensorFlow)
+    pyav     the MP4 files instead of records: seek, decode, pick, crop and resize, clip by clip on a thread pool
+    limit    nothing but the JPEG decoding of the sampled frames, from memory, on a thread pool
+    limit tf the same by TensorFlow's decode_and_crop_jpeg, which decodes only what the crop shows
+
+The sides take turns within every round; printed are medians over the rounds and ratios to ours. Clips per second
+of processor time barely depend on what else the machine is doing.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import os
+from pathlib import Path
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from unittest import mock
+
+import av
+import cv2
+import numpy as np
+import simplejpeg
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+from data_pipelines import convert, decode, dmvr_source, frames, pipeline, synthetic, synthetic_scene  # noqa: E402
+from data_pipelines.annotations import Annotations, Clip  # noqa: E402
+from data_pipelines.clips import RecordDataset, Source, TrainingSpec  # noqa: E402
+
+NUM_FRAMES, STRIDE = 16, 4
+BATCH_SIZE = 16
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Pixels: the crop, and the range of the short side before it."""
+
+    crop_size: int
+    short_side: tuple[int, int]
+    reduced: bool
+
+    def __str__(self) -> str:
+        reduced = ', DCT at half size' if self.reduced else ''
+        return f'{NUM_FRAMES} frames, short side {self.short_side[0]} to {self.short_side[1]}, crop {self.crop_size}{reduced}'
+
+
+def make_data(root: Path, videos: Path | None, short_side: int) -> tuple[Source, list[Path]]:
+    """Records of short side ``short_side`` and the videos that they were made from."""
+    if videos is None:
+        files = [root / 'videos' / f'{number:02d}.mp4' for number in range(24)]
+        with concurrent.futures.ProcessPoolExecutor(CORES) as pool:
+            list(pool.map(functools.partial(render_video, short_side=short_side), files, range(len(files))))
+    else:
+        files = sorted(videos.glob('*.mp4'))
+    clips = tuple(Clip(str(path), path.name, (number % 2,)) for number, path in enumerate(files))
+    annotations = Annotations(classes=('even', 'odd'), splits={'train': clips})
+    convert.convert(annotations, root / f'records{short_side}', short_side=short_side, shards=4)
+    return Source(root / f'records{short_side}', 'benchmark', 'train', stride=STRIDE), files
+
+
+def render_video(path: Path, seed: int, short_side: int) -> None:
+    """10 s at 25 Hz, 4:3, textured shapes that move."""
+    config = synthetic_scene.SceneConfig(
+        short_side=(short_side, short_side), aspect_ratios=((4, 3),), frame_rates=('25',), seconds=(10.0, 10.0),
+        background_texture=(30.0, 50.0), background_cell=(0.02, 0.05), texture=40.0, background_drift=(0.2, 0.5),
+    )  # fmt: skip
+    scene = synthetic_scene.draw_scene(
+        np.random.default_rng(seed), shapes=('star', 'ring'), variable='x', path='forward',
+        distractor_shapes=('square', 'disc'), config=config,
+    )  # fmt: skip
+    synthetic.write_video(path, synthetic_scene.render(scene), scene.frame_rate)
+
+
+# The sides. Each yields the number of clips that it made, for ever.
+
+
+def ours(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
+    batches = pipeline.train_batches(
+        [source], batch_size=BATCH_SIZE, num_frames=NUM_FRAMES, crop_size=case.crop_size, short_side=case.short_side,
+        reduced=case.reduced, num_threads=threads,
+    )  # fmt: skip
+    with batches:
+        for batch in batches:
+            yield len(batch['video'])
+
+
+def dmvr(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
+    """Its short side is fixed: the middle of ours. It shuffles as its defaults say."""
+    import tensorflow as tf
+    from dmvr import modalities, video_dataset
+
+    class Factory(video_dataset.BaseVideoDatasetFactory):
+        def _build(self):
+            modalities.add_image(
+                self.parser_builder, self.sampler_builder, self.decoder_builder, self.preprocessor_builder,
+                self.postprocessor_builder, is_training=True, num_frames=NUM_FRAMES, stride=STRIDE,
+                min_resize=sum(case.short_side) // 2, crop_size=case.crop_size,
+            )  # fmt: skip
+            modalities.add_label(
+                self.parser_builder, self.decoder_builder, self.preprocessor_builder, num_classes=2
+            )
+
+    shards = sorted(str(path) for path in Path(source.directory).glob('train-*-of-*'))
+    dataset = Factory(shards).configure().tune(shuffle_buffer=16).make_dataset(batch_size=BATCH_SIZE)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    for batch in dataset.with_options(options):
+        yield len(batch['image'])
+
+
+def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
+    rng = np.random.default_rng(0)
+
+    def load(number: int) -> None:
+        out = np.empty((NUM_FRAMES, case.crop_size, case.crop_size, 3), np.uint8)
+        with av.open(str(files[number % len(files)])) as container:
+            stream = container.streams.video[0]
+            stream.thread_type, stream.codec_context.thread_count = 'SLICE', 1
+            rate = float(stream.average_rate)
+            numbers = frames.random_strided_frames(rng, stream.frames, NUM_FRAMES, NUM_FRAMES * STRIDE)
+            window = frames.random_window(rng, stream.height, stream.width, case.short_side, case.crop_size)
+            container.seek(int(numbers[0] / rate / stream.time_base), stream=stream)
+            wanted, place = numbers.tolist(), 0
+            for frame in container.decode(stream):
+                if round(frame.pts * stream.time_base * rate) < wanted[place]:
+                    continue
+                image = frame.to_ndarray(format='rgb24')
+                part = image[window.top : window.top + window.height, window.left : window.left + window.width]
+                cv2.resize(part, (case.crop_size, case.crop_size), dst=out[place])
+                place += 1
+                if place == NUM_FRAMES:
+                    break
+
+    yield from _on_threads(load, threads)
+
+
+def bare_decode(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
+    clips = sampled_clips(source, case)
+
+    def load(number: int) -> None:
+        encoded, size, window = clips[number % len(clips)]
+        options = {}
+        if decode._reduction((window.height, window.width), (case.crop_size, case.crop_size)) >= 2 and case.reduced:
+            options = dict(min_height=-(-size[0] // 2), min_width=-(-size[1] // 2), min_factor=2)
+        for frame in encoded:
+            simplejpeg.decode_jpeg(frame, **options)
+
+    yield from _on_threads(load, threads)
+
+
+def bare_decode_tf(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
+    import tensorflow as tf
+
+    clips = sampled_clips(source, case)
+    encoded = tf.constant([frames for frames, _, _ in clips])
+    windows = tf.constant([window for _, _, window in clips], tf.int32)
+
+    def load(encoded, window):
+        return tf.map_fn(
+            lambda frame: tf.image.decode_and_crop_jpeg(frame, window), encoded, fn_output_signature=tf.uint8
+        )
+
+    dataset = tf.data.Dataset.from_tensor_slices((encoded, windows)).repeat()
+    dataset = dataset.map(load, num_parallel_calls=threads)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    for _ in dataset.with_options(options):
+        yield 1
+
+
+def sampled_clips(source: Source, case: Case) -> list[tuple[list[bytes], tuple[int, int], frames.Window]]:
+    """Of every record: the frames of a clip, (height, width) of the frame, and the window that the crop shows."""
+    dataset, rng, clips = open_records(source, case), np.random.default_rng(0), []
+    for record in range(dataset.num_records):
+        clip = dataset.load(record)
+        numbers = frames.random_strided_frames(rng, len(clip.frames), NUM_FRAMES, NUM_FRAMES * STRIDE)
+        size = decode.frame_size(clip.frames)
+        window = frames.random_window(rng, *size, case.short_side, case.crop_size)
+        clips.append(([bytes(clip.frames[number]) for number in numbers.tolist()], size, window))
+    return clips
+
+
+def open_records(source: Source, case: Case) -> RecordDataset:
+    return RecordDataset(source, TrainingSpec(NUM_FRAMES, case.crop_size, case.short_side))
+
+
+def _on_threads(load: Callable[[int], None], threads: int) -> Iterator[int]:
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        pending = [pool.submit(load, number) for number in range(2 * threads)]
+        for number in itertools.count(len(pending)):
+            pending.pop(0).result()
+            pending.append(pool.submit(load, number))
+            yield 1
+
+
+# Measuring.
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Clips per second of the clock, and per second of processor time of all threads together."""
+
+    clock: float
+    processor: float
+
+
+def measure(make: Callable[[], Iterator[int]], seconds: float) -> Rate:
+    """The rate over ``seconds`` after a warm-up that empties the read-ahead buffers."""
+    side = make()
+    warm_until = time.perf_counter() + seconds / 3
+    while time.perf_counter() < warm_until:
+        next(side)
+    clips, start, used = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() < start + seconds:
+        clips += next(side)
+    rate = Rate(clips / (time.perf_counter() - start), clips / (time.process_time() - used))
+    side.close()
+    return rate
+
+
+def compare(sides: dict[str, Callable[[], Iterator[int]]], rounds: int, seconds: float) -> None:
+    rates: dict[str, list[Rate]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, make in sides.items():
+            rates[name].append(measure(make, seconds))
+    print(f'{"":<9} {"clips/s":>9} {"ours / it":>10} {"clips/CPU s":>12} {"ours / it":>10}')
+    for name, own in rates.items():
+        clock, processor = (
+            (
+                statistics.median(getattr(rate, field) for rate in own),
+                statistics.median(getattr(a, field) / getattr(b, field) for a, b in zip(rates['ours'], own)),
+            )
+            for field in ('clock', 'processor')
+        )
+        print(f'{name:<9} {clock[0]:>9.1f} {clock[1]:>10.2f} {processor[0]:>12.1f} {processor[1]:>10.2f}', flush=True)
+
+
+def lock_share(source: Source, case: Case, seconds: float) -> None:
+    """How long a clip holds Python's global lock at most: its time with all that releases the lock taken out."""
+    whole = 1 / measure(lambda: ours(source, case, threads=1), seconds).processor
+    records: dict[tuple, bytes] = {}
+    pread = os.pread
+
+    def remembered(*where) -> bytes:
+        if where not in records:
+            records[where] = pread(*where)
+        return records[where]
+
+    image = np.zeros((*decode.frame_size(open_records(source, case).load(0).frames), 3), np.uint8)
+    with (
+        mock.patch.object(os, 'pread', remembered),
+        mock.patch.object(simplejpeg, 'decode_jpeg', lambda *args, **kwargs: image),
+        mock.patch.object(cv2, 'resize', lambda *args, **kwargs: None),
+        mock.patch.object(cv2, 'flip', lambda image, _: image),
+    ):
+        held = 1 / measure(lambda: ours(source, dataclasses.replace(case, reduced=False), threads=1), seconds).processor
+    print(
+        f'one clip on one thread: {1000 * whole:.2f} ms, of which at most {1000 * held:.2f} ms ({held / whole:.0%}) '
+        f'hold the global lock: {whole / held:.0f} threads per process before it is the limit'
+    )
+    one = measure(lambda: ours(source, case, threads=1), seconds).clock
+    two = measure(lambda: ours(source, case, threads=2), seconds).clock
+    print(f'2 threads against 1: {two / one:.2f} times the clips/s')
+
+
+def memory(source: Source, batches: int) -> None:
+    """Resident memory of a process that does nothing else, over many small batches."""
+    case = Case(32, (32, 40), False)
+    side = ours(source, case)
+    for number in range(batches):
+        if number % (batches // 5) == 0:
+            pages = int(Path('/proc/self/statm').read_text().split()[1])
+            print(f'batch {number:>6}: {pages * resource.getpagesize() / 2**20:.0f} MiB resident', flush=True)
+        next(side)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--dmvr', type=Path, help='checkout of google-deepmind/dmvr; absent: that side is left out')
+    parser.add_argument('--videos', type=Path, help='folder of MP4 files; absent: synthetic ones')
+    parser.add_argument('--data', type=Path, help='where videos and records are kept; absent: a temporary folder')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--seconds', type=float, default=6.0, help='of one side in one round')
+    parser.add_argument('--memory_batches', type=int, default=5000, help='0: leave the memory test out')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        source, files = make_data(args.data or Path(temporary), args.videos, short_side=256)
+        run(args, source, files)
+
+
+def run(args: argparse.Namespace, source: Source, files: list[Path]) -> None:
+    records = open_records(source, Case(224, (256, 320), False))
+    stored = records.load(0).frames
+    height, width = decode.frame_size(stored)
+    print(
+        f'{records.num_records} records; the first: {len(stored)} frames of {height} x {width} px and '
+        f'{sum(map(len, stored)) / len(stored):.0f} bytes; {CORES} cores'
+    )
+    if args.memory_batches:  # first: the others leave memory behind
+        memory(source, args.memory_batches)
+    has_tf = args.dmvr is not None
+    if has_tf:
+        sys.path.insert(0, str(args.dmvr))
+        dmvr_source.import_dmvr()
+    for case in (
+        Case(224, (256, 320), False),
+        Case(112, (128, 160), False),
+        Case(112, (128, 160), True),
+    ):
+        sides = {'ours': functools.partial(ours, source, case)}
+        if has_tf:
+            sides['dmvr'] = functools.partial(dmvr, source, case)
+        sides['pyav'] = functools.partial(pyav, files, case)
+        sides['limit'] = functools.partial(bare_decode, source, case)
+        if has_tf:
+            sides['limit tf'] = functools.partial(bare_decode_tf, source, case)
+        print(f'\n{case}', flush=True)
+        compare(sides, args.rounds, args.seconds)
+        lock_share(source, case, args.seconds)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,31 @@
+import numpy as np
+
+from data_pipelines.array_pool import ArrayPool
+
+
+def _place(array):
+    return array.__array_interface__['data'][0]
+
+
+def test_memory_is_given_again_once_no_view_is_left():
+    pool = ArrayPool()
+    first = pool.empty((3, 4), np.uint8)
+    first[:] = 7
+    view = first[1:, ::2]
+    place = _place(first)
+    del first
+    second = pool.empty((3, 4), np.uint8)
+    second[:] = 0
+    assert _place(second) != place and (view == 7).all()
+    del view
+    other = pool.empty((4, 3), np.uint8)
+    assert other.shape == (4, 3) and _place(other) != place
+    third = pool.empty((3, 4), np.uint8)
+    assert _place(third) == place and third.flags.writeable and third.flags.c_contiguous
+
+
+def test_only_a_few_idle_arrays_are_kept():
+    pool = ArrayPool()
+    arrays = [pool.empty((2,), np.uint8) for _ in range(20)]
+    del arrays
+    assert len(pool._idle) <= 4
