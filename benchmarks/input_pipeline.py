@@ -36,7 +36,7 @@ import simplejpeg
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-from data_pipelines import convert, decode, dmvr_source, frames, pipeline, synthetic, synthetic_scene  # noqa: E402
+from data_pipelines import convert, decode, dmvr_source, frames, mp4, pipeline, synthetic_scene  # noqa: E402
 from data_pipelines.annotations import Annotations, Clip  # noqa: E402
 from data_pipelines.clips import RecordDataset, Source, TrainingSpec  # noqa: E402
 
@@ -73,7 +73,9 @@ def make_data(root: Path, videos: Path | None, short_side: int) -> tuple[Source,
 
 
 def render_video(path: Path, seed: int, short_side: int) -> None:
-    """10 s at 25 Hz, 4:3, textured shapes that move."""
+    """10 s at 25 Hz, 4:3, textured shapes that move; what is there already is kept."""
+    if path.exists():
+        return
     config = synthetic_scene.SceneConfig(
         short_side=(short_side, short_side), aspect_ratios=((4, 3),), frame_rates=('25',), seconds=(10.0, 10.0),
         background_texture=(30.0, 50.0), background_cell=(0.02, 0.05), texture=40.0, background_drift=(0.2, 0.5),
@@ -82,7 +84,7 @@ def render_video(path: Path, seed: int, short_side: int) -> None:
         np.random.default_rng(seed), shapes=('star', 'ring'), variable='x', path='forward',
         distractor_shapes=('square', 'disc'), config=config,
     )  # fmt: skip
-    synthetic.write_video(path, synthetic_scene.render(scene), scene.frame_rate)
+    mp4.write_video(path, synthetic_scene.render(scene), scene.frame_rate)
 
 
 # The sides. Each yields the number of clips that it made, for ever.
