@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.export import is_export, read_export
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.trained_run import find_run, read_run
+
+_log = logging.getLogger('multitrain_jax')
 
 _EXPORT_BATCH_SIZE = 16  # views, for an export without a config
 
@@ -195,7 +198,10 @@ def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, Datase
                 f'{trained.directory}: an export does not know where data are; give --config=FILE, '
                 f'or --datasets {next(iter(heads))}=DIR'
             )
-        return dict(trained.data)
+        boxes = [name for name in trained.data if heads[name].localisation]
+        if boxes:
+            _log.warning('%s: not tested, its clips have boxes; run.py reports their mAP', ', '.join(boxes))
+        return {name: entry for name, entry in trained.data.items() if name not in boxes}
     found = {}
     for text in chosen:
         name, equals, directory = text.partition('=')
@@ -203,6 +209,8 @@ def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, Datase
             name, directory = _head_with_classes(text, heads), text
         if name not in heads:
             raise UserError(f'--datasets {text}: the checkpoint has no dataset {name!r}, only {", ".join(heads)}')
+        if heads[name].localisation:
+            raise UserError(f'--datasets {text}: clips of {name} have boxes; run.py reports their mAP, this command classes')
         if name in found:
             raise UserError(f'--datasets {text}: {name} is named twice; test one after the other')
         if name not in trained.data:
