@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from data_pipelines import records, service
+from data_pipelines.boxes import BoxOptions
+from data_pipelines.order import ScheduleOptions
 from data_pipelines.pipeline import train_batches
+from tests.data_pipelines.tiny_boxes import box_dataset
 from tests.data_pipelines.tiny_records import flat_dataset
 
 pytest.importorskip('tensorflow')
@@ -56,6 +59,13 @@ def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypat
             got = list(batches)
             _assert_equal(got, train_batches([source], **OPTIONS, start_step=3, num_steps=12))
             assert batches.step == 15 and batches.bad_records == 0 and batches.wait_seconds > 0
+            # Batches of changing size, with boxes.
+            boxes = box_dataset(tmp_path / 'boxes', [[(20, 20, 70, 90)]] * 3, boxes=BoxOptions(2, jitter=0.1))
+            schedule = ScheduleOptions('alternating', (4, 2))
+            options = dict(**OPTIONS, start_step=1, num_steps=4, schedule=schedule, max_bad_records=0)
+            batches = list(service.ServiceBatches(address, [source, boxes], **options))
+            assert [len(batch['dataset']) for batch in batches] == [2, 4, 2, 4]
+            _assert_equal(batches, train_batches([source, boxes], **options))
             # Damage that a worker meets counts here.
             reader = records.RecordReader(tmp_path / 'd', 'train')
             path = tmp_path / 'd' / reader.shard_of(4)
