@@ -1,8 +1,9 @@
 """MultiTrain's claim at small scale: one model per dataset, joint training, and what each of the two losses adds.
 
-    python experiments/multitrain_small.py --output=runs/multitrain_small [--seeds=5] [--train_videos 40 80]
+    python experiments/multitrain_small.py --output=runs/multitrain_small [--seeds=5] [--conditions 40:500 80:500 80:1500]
 
-Trains on the synthetic datasets "motions" and "directions" with few videos of each (10 classes: 4 or 8 of a class):
+Trains on the synthetic datasets "motions" and "directions" with few videos of each. A condition is VIDEOS:STEPS, the
+training videos of each dataset (of 10 classes) and the updates of every training. The arms:
 
     separate      a model for each dataset, cross-entropy
     joint         one model for both, cross-entropy
@@ -11,8 +12,8 @@ Trains on the synthetic datasets "motions" and "directions" with few videos of e
     both          joint, and both losses: MultiTrain
 
 Every arm has the model, optimizer and augmentation of configs/quickstart.py, as they are there. Equal compute: every
-arm sees the same number of clips of each dataset in the same number of updates, whatever the number of videos (the
-separate models have half the batch, all of it of their own dataset). A seed is another draw of the videos *and* of the initialisation;
+arm sees the same number of clips of each dataset in the same number of updates (the separate models have half the
+batch, all of it of their own dataset). A seed is another draw of the videos *and* of the initialisation;
 within a seed all arms have the same videos, so that differences are taken seed by seed.
 
 Runs are kept under --output: started again, the command goes on where it was stopped. At the end it writes
@@ -38,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs import quickstart  # noqa: E402
-from experiments.multitrain_small_page import Size, read_agreements, write_page  # noqa: E402
+from experiments.multitrain_small_page import Outcome, read_agreements, training_accuracy, write_page  # noqa: E402
 from multitrain_jax import parallel, progress, results  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
@@ -72,20 +73,26 @@ RUNS = {name: run for arm in ARMS.values() for name, run in arm.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What all runs of one experiment share, besides configs/quickstart.py."""
+class Condition:
+    """What all runs that are compared with each other share, besides configs/quickstart.py."""
 
-    validation_videos: int  # of each dataset
-    steps: int
+    train_videos: int  # of each dataset
+    steps: int  # updates of every training
+
+    @property
+    def directory(self) -> str:
+        return f'videos_{self.train_videos}_steps_{self.steps}'
 
 
-def run_config(run: Run, train_videos: int, seed: int, settings: Settings, output: Path) -> ml_collections.ConfigDict:
+def run_config(
+    run: Run, condition: Condition, seed: int, validation_videos: int, output: Path
+) -> ml_collections.ConfigDict:
     """The quickstart with the run's datasets and losses; nothing else differs between arms."""
     config = quickstart.get_config()
     config.seed = seed
-    config.data_root = str(output / f'videos_{train_videos}' / f'seed_{seed}' / 'data')
-    config.synthetic.update(train_videos=train_videos, validation_videos=settings.validation_videos, seed=seed)
-    config.epochs = settings.steps * config.batch_size / (train_videos * len(DATASETS))
+    config.data_root = str(workdir_of(output, condition, seed, 'data'))
+    config.synthetic.update(train_videos=condition.train_videos, validation_videos=validation_videos, seed=seed)
+    config.epochs = condition.steps * config.batch_size / (condition.train_videos * len(DATASETS))
     for name in DATASETS:
         if name not in run.datasets:
             del config.datasets[name]
@@ -100,74 +107,84 @@ def run_config(run: Run, train_videos: int, seed: int, settings: Settings, outpu
     return config
 
 
-def workdir_of(output: Path, train_videos: int, seed: int, name: str) -> Path:
-    return output / f'videos_{train_videos}' / f'seed_{seed}' / name
+def workdir_of(output: Path, condition: Condition, seed: int, name: str) -> Path:
+    return output / condition.directory / f'seed_{seed}' / name
 
 
-def run_all(output: Path, sizes: Sequence[int], seeds: int, settings: Settings) -> None:
-    """Trains what is not finished yet: one size after the other, in it seed by seed."""
-    everything = itertools.product(sizes, range(seeds), RUNS)
+def run_all(output: Path, conditions: Sequence[Condition], seeds: int, validation_videos: int) -> None:
+    """Trains what is not finished yet: one condition after the other, in it seed by seed."""
+    everything = itertools.product(conditions, range(seeds), RUNS)
     todo = [what for what in everything if results.load(workdir_of(output, *what)) is None]
-    countdown = progress.Countdown(len(todo))
-    for number, (train_videos, seed, name) in enumerate(todo):
-        _, left = countdown.update(number)
-        title = f'{train_videos} videos, seed {seed}, {name}'
+    countdown = progress.Countdown(sum(condition.steps for condition, _, _ in todo))
+    done = 0
+    for number, (condition, seed, name) in enumerate(todo):
+        _, left = countdown.update(done)
+        title = f'{condition.train_videos} videos, {condition.steps} steps, seed {seed}, {name}'
         _log.info('==== %s: training %d of %d, %s left', title, number + 1, len(todo), progress.duration(left))
-        config = read_config(run_config(RUNS[name], train_videos, seed, settings, output))
+        config = read_config(run_config(RUNS[name], condition, seed, validation_videos, output))
         started = time.monotonic()
-        outcome = train_and_evaluate(config, workdir_of(output, train_videos, seed, name))
+        outcome = train_and_evaluate(config, workdir_of(output, condition, seed, name))
         jax.clear_caches()  # dozens of trainings' programs would use up the process's memory mappings
         accuracy = ', '.join(f'{dataset} {result.top1:.1%}' for dataset, result in outcome.accuracy.items())
         _log.info('==== %s: %s (%s)', title, accuracy, progress.duration(time.monotonic() - started))
+        done += condition.steps
 
 
-def read_size(output: Path, train_videos: int, seeds: int, settings: Settings) -> Size | None:
+def read_outcome(output: Path, condition: Condition, seeds: int) -> Outcome | None:
     """Results of the seeds that all arms have finished; None where there are fewer than two."""
-    top1: dict[str, dict[str, list[float]]] = {arm: {name: [] for name in (*DATASETS, 'average')} for arm in ARMS}
+    columns = (*DATASETS, 'average')
+    test, train = ({arm: {name: [] for name in columns} for arm in ARMS} for _ in range(2))
     agreements: dict[str, dict[str, list[Agreement]]] = {}
     for seed in range(seeds):
-        found = {name: results.load(workdir_of(output, train_videos, seed, name)) for name in RUNS}
+        found = {name: results.load(workdir_of(output, condition, seed, name)) for name in RUNS}
         if None in found.values():
             continue
         for arm, runs in ARMS.items():
-            accuracy = {name: 100 * result.top1 for run in runs for name, result in found[run].accuracy.items()}
-            for name in DATASETS:
-                top1[arm][name].append(accuracy[name])
-            top1[arm]['average'].append(sum(accuracy.values()) / len(DATASETS))
+            tested, trained = {}, {}
+            for run in runs:
+                tested |= {name: 100 * result.top1 for name, result in found[run].accuracy.items()}
+                trained |= training_accuracy(workdir_of(output, condition, seed, run), found[run].accuracy)
+            for table, accuracy in ((test, tested), (train, trained)):
+                for name in DATASETS:
+                    table[arm][name].append(accuracy[name])
+                table[arm]['average'].append(sum(accuracy.values()) / len(DATASETS))
             if any(run.projection for run in runs.values()):
-                relations = workdir_of(output, train_videos, seed, 'data') / 'videos' / 'relations.json'
-                for name, one in read_agreements(workdir_of(output, train_videos, seed, arm), relations).items():
+                relations = workdir_of(output, condition, seed, 'data') / 'videos' / 'relations.json'
+                for name, one in read_agreements(workdir_of(output, condition, seed, arm), relations).items():
                     agreements.setdefault(arm, {}).setdefault(name, []).append(one)
-    if len(top1['joint']['average']) < 2:
+    if len(test['joint']['average']) < 2:
         return None
-    arrays = {arm: {name: np.array(values) for name, values in columns.items()} for arm, columns in top1.items()}
-    clips = settings.steps * quickstart.get_config().batch_size // len(DATASETS)
-    return Size(train_videos, arrays, agreements, clips)
+    test, train = (
+        {arm: {name: np.array(values) for name, values in columns.items()} for arm, columns in table.items()}
+        for table in (test, train)
+    )
+    return Outcome(condition.train_videos, condition.steps, test, train, agreements)
 
 
-def write_results(page: Path, output: Path, sizes: Sequence[int], seeds: int, settings: Settings) -> None:
+def write_results(page: Path, output: Path, conditions: Sequence[Condition], seeds: int) -> None:
     """Writes the page of what is finished.
 
     Raises:
         UserError: too little is.
     """
-    found = [size for size in (read_size(output, videos, seeds, settings) for videos in sizes) if size is not None]
+    found = [outcome for outcome in (read_outcome(output, one, seeds) for one in conditions) if outcome is not None]
     if not found:
         raise UserError(f'{output}: no two seeds of which all arms are finished')
-    finished = max(path.stat().st_mtime for path in output.glob('videos_*/seed_*/*/results.json'))
-    videos = ' '.join(map(str, sizes))
-    command = f'python experiments/multitrain_small.py --output=runs/multitrain_small --seeds={seeds} --train_videos {videos}'
-    write_page(page, found, command=command, finished=finished)
+    finished = max(path.stat().st_mtime for path in output.glob('*/seed_*/*/results.json'))
+    chosen = ' '.join(f'{one.train_videos}:{one.steps}' for one in found)
+    clips = quickstart.get_config().batch_size / len(DATASETS)
+    command = f'python experiments/multitrain_small.py --output=runs/multitrain_small --seeds={seeds} --conditions {chosen}'
+    write_page(page, found, clips_per_step=clips, command=command, finished=finished)
 
 
-def check_settings(output: Path, settings: Settings) -> None:
-    """Runs of other settings must not be mixed.
+def check_validation_videos(output: Path, validation_videos: int) -> None:
+    """Runs that were tested on other videos must not be mixed.
 
     Raises:
-        UserError: `output` holds runs of other settings.
+        UserError: `output` holds such runs.
     """
     path = output / SETTINGS_FILE
-    current = dataclasses.asdict(settings)
+    current = {'validation_videos': validation_videos}
     if path.exists():
         stored = json.loads(path.read_text(encoding='utf-8'))
         if stored != current:
@@ -175,6 +192,13 @@ def check_settings(output: Path, settings: Settings) -> None:
         return
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(current, indent=1) + '\n', encoding='utf-8')
+
+
+def parse_condition(text: str) -> Condition:
+    videos, colon, steps = text.partition(':')
+    if not (colon and videos.isdecimal() and steps.isdecimal() and int(videos) and int(steps)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not VIDEOS:STEPS, such as 40:500')
+    return Condition(int(videos), int(steps))
 
 
 def main() -> int:
@@ -186,10 +210,10 @@ def main() -> int:
     parser.add_argument('--output', required=True, help='directory of videos and runs')
     parser.add_argument('--seeds', type=int, default=5, help='(default: %(default)s)')
     parser.add_argument(
-        '--train_videos', type=int, nargs='+', default=[40, 80], help='of each dataset; one or more (default: 40 80)'
-    )
+        '--conditions', type=parse_condition, nargs='+', metavar='VIDEOS:STEPS',
+        default=[Condition(40, 500), Condition(80, 500), Condition(80, 1500)], help='(default: 40:500 80:500 80:1500)',
+    )  # fmt: skip
     parser.add_argument('--validation_videos', type=int, default=200, help='of each dataset (default: %(default)s)')
-    parser.add_argument('--steps', type=int, default=500, help='updates of every training (default: %(default)s)')
     parser.add_argument('--page', default=str(ROOT / 'experiments' / 'MULTITRAIN_SMALL.md'), help='(default: %(default)s)')
     parser.add_argument('--page_only', action='store_true', help='train nothing; write the page of what is finished')
     args = parser.parse_args()
@@ -198,11 +222,10 @@ def main() -> int:
     progress.set_up_logging()
 
     output = Path(args.output).expanduser().resolve()
-    settings = Settings(args.validation_videos, args.steps)
-    check_settings(output, settings)
+    check_validation_videos(output, args.validation_videos)
     if not args.page_only:
-        run_all(output, args.train_videos, args.seeds, settings)
-    write_results(Path(args.page), output, args.train_videos, args.seeds, settings)
+        run_all(output, args.conditions, args.seeds, args.validation_videos)
+    write_results(Path(args.page), output, args.conditions, args.seeds)
     print(f'results: {args.page}')
     return 0
 
