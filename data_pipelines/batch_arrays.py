@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -131,14 +132,18 @@ def _write_label(batch: Batch, row: int, labels: np.ndarray) -> None:
         batch['label'][row, labels] = 1
 
 
-def finish(batch: Batch) -> tuple[Batch, int, int]:
-    """A filled evaluation batch, with the ground truth as arrays.
+class CandidateCounts(NamedTuple):
+    """Of the records whose first view is in a batch: how many they are, their candidates, and those without a place."""
 
-    Returns:
-        The batch; of the records whose first view is in it, the number of candidates, and of those without a place.
-    """
+    records: int = 0
+    candidates: int = 0
+    dropped: int = 0
+
+
+def finish(batch: Batch) -> tuple[Batch, CandidateCounts]:
+    """A filled evaluation batch, with the ground truth as arrays, and what to count in it."""
     if _TRUTH not in batch:
-        return batch, 0, 0
+        return batch, CandidateCounts()
     batch = dict(batch)
     truth, dropped = batch.pop(_TRUTH), batch.pop(_DROPPED)
     places = max(1, *(len(row.boxes) for row in truth))
@@ -150,8 +155,9 @@ def finish(batch: Batch) -> tuple[Batch, int, int]:
         batch['truth_box'][row, : len(boxes)] = boxes
         batch['truth_label'][row, : len(boxes)] = labels
         batch['truth_mask'][row, : len(boxes)] = 1
-    first = batch['view'] == 0
-    return batch, int(batch['candidate_mask'][first].sum()), int(dropped[first].sum())
+    first = (batch['view'] == 0) & (batch['weight'] > 0)
+    candidates = batch['candidate_mask'][first].sum()
+    return batch, CandidateCounts(int(first.sum()), int(candidates), int(dropped[first].sum()))
 
 
 def element_spec(batch: Batch, free_axes: dict[str, int]) -> ElementSpec:

@@ -86,29 +86,29 @@ class EvaluationBatches(Batches):
         super().__init__(*args, **kwargs)
         self.num_records, self.views, self.num_batches = num_records, views, num_batches
         self._source, self._given = source, 0
-        self._candidates = self._dropped = 0
+        self._counts = batch_arrays.CandidateCounts()
 
     def __next__(self) -> Batch:
-        batch, candidates, dropped = batch_arrays.finish(super().__next__())
+        batch, counts = batch_arrays.finish(super().__next__())
         self._given += 1
-        self._candidates += candidates
-        self._dropped += dropped
+        self._counts = batch_arrays.CandidateCounts(*map(sum, zip(self._counts, counts)))
         if self._given == self.num_batches and 'candidate' in batch:
             self._report_candidates()
         return batch
 
     def _report_candidates(self) -> None:
         name, options = self._source.name, self._source.boxes
-        if self._dropped:
+        records, candidates, dropped = self._counts
+        if dropped:
             logging.warning(
                 '%s: max_boxes=%d leaves out %d of %d candidate boxes, those of the lowest scores',
-                name, options.max_boxes, self._dropped, self._candidates + self._dropped,
+                name, options.max_boxes, dropped, candidates + dropped,
             )  # fmt: skip
-        if not self._candidates:
+        if records and not candidates:
             logging.warning(
-                '%s: no candidate boxes to test in any record (candidates=%r, min_candidate_score=%g); were '
+                '%s: no candidate boxes to test in any of %d records (candidates=%r, min_candidate_score=%g); were '
                 'proposals given to the conversion?',
-                name, options.candidates, options.min_candidate_score,
+                name, records, options.candidates, options.min_candidate_score,
             )  # fmt: skip
 
     def __len__(self) -> int:

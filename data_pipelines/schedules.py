@@ -182,16 +182,15 @@ class ScheduledOrder:
             raise ValueError(
                 f'step {step}: {turn.counts.tolist()} samples of the datasets are not multiples of repeats={self.repeats}'
             )
-        given = [0] * len(self._orders)
-        samples = []
-        for dataset in turn.datasets.tolist():
-            place, records = given[dataset], turn.counts[dataset] // self.repeats
-            # First samples of all the dataset's records first, then the second ones: see `TrainingOrder.batch`.
-            position = turn.before[dataset] + (place % records) * self.repeats + place // records
-            samples.append(self.sample(dataset, int(position)))
-            given[dataset] += 1
-        share = host_share(len(samples), host, num_hosts)
-        return samples[share.start : share.stop]
+        share = host_share(len(turn.datasets), host, num_hosts)
+        place = np.empty_like(turn.datasets)  # among those of the same dataset
+        for dataset, count in enumerate(turn.counts):
+            place[turn.datasets == dataset] = np.arange(count)
+        records = np.maximum(turn.counts // self.repeats, 1)[turn.datasets]
+        # First samples of all the dataset's records first, then the second ones: see `TrainingOrder.batch`.
+        positions = turn.before[turn.datasets] + (place % records) * self.repeats + place // records
+        chosen = slice(share.start, share.stop)
+        return list(map(self.sample, turn.datasets[chosen].tolist(), positions[chosen].tolist()))
 
 
 class _Draws:

@@ -200,6 +200,25 @@ def test_every_view_of_every_record_and_its_boxes(source):
             np.testing.assert_array_equal(row['box_mask'], plain['box_mask'])
 
 
+def test_hosts_share_the_views_with_their_boxes(source, caplog):
+    """Of five hosts one has no record, and does not complain about it."""
+    tested = with_boxes(source, candidates='ground_truth')
+    whole, _, views = read_views(tested, spatial_views=3)
+    for hosts, size in ((2, 4), (5, 5)):
+        parts = [read_views(tested, size, spatial_views=3, host=host, num_hosts=hosts) for host in range(hosts)]
+        assert len({len(batches) for _, batches, _ in parts}) == 1
+        rows = {key: row for part, _, _ in parts for key, row in part.items()}
+        assert rows.keys() == whole.keys() and len(rows) == sum(len(part) for part, _, _ in parts) == 4 * views
+        for key, row in rows.items():
+            for name in ('video', 'boxes', 'box_mask', 'candidate', 'candidate_mask'):
+                np.testing.assert_array_equal(row[name], whole[key][name])
+            places = min(len(row['truth_mask']), len(whole[key]['truth_mask']))
+            np.testing.assert_array_equal(row['truth_box'][:places], whole[key]['truth_box'][:places])
+            assert row['truth_mask'].sum() == whole[key]['truth_mask'].sum()
+    (warning,) = caplog.records  # by the host that has but the record without boxes
+    assert 'no candidate boxes to test in any of 1 records' in warning.message
+
+
 def test_a_candidate_that_no_view_shows_well_is_tested_where_most_of_it_is(tmp_path):
     """One central crop: of a box at the edge less than half is seen."""
     source = box_dataset(tmp_path / 'd', [[(2, 30, 34, 60), (0, 0, 5, 5)]])
@@ -223,7 +242,7 @@ def test_candidates_are_proposals(tmp_path, caplog):
     ]
     caplog.clear()
     read_views(with_boxes(source, min_candidate_score=0.99))
-    assert 'no candidate boxes to test in any record' in caplog.text
+    assert 'no candidate boxes to test in any of 2 records' in caplog.text
 
 
 def test_a_dataset_that_localises_and_the_same_for_classification(source):
