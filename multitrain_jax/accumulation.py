@@ -13,15 +13,17 @@ import jax.numpy as jnp
 
 from multitrain_jax.objectives.total import Term
 
-# clip_loss(params, piece) -> (loss f32[], (expanded f32[b, D] or None, terms)): the mean over the b clips of a
-# piece. It must give the same numbers whenever it is called for the same piece: its keys come with the piece.
+# clip_loss(params, piece) -> (loss f32[], (expanded f32[b, D] or None, terms)): the mean over a piece's b clips.
+# It must give the same numbers whenever it is called for the same piece: its keys come with the piece.
 ClipLoss = Callable[[Any, Any], tuple[jax.Array, tuple[jax.Array | None, dict[str, Term]]]]
 # batch_loss(params, expanded f32[B, D] or None) -> (loss f32[], terms): of the clips of this replica together with
 # those of the others.
 BatchLoss = Callable[[Any, jax.Array | None], tuple[jax.Array, dict[str, Term]]]
 
 
-def plain_gradients(clip_loss: ClipLoss, batch_loss: BatchLoss, params: Any, pieces: Any) -> tuple[Any, dict[str, Term]]:
+def plain_gradients(
+    clip_loss: ClipLoss, batch_loss: BatchLoss, params: Any, pieces: Any
+) -> tuple[Any, dict[str, Term]]:
     """Mean over the pieces of the gradients of clip_loss + batch_loss.
 
     Args:

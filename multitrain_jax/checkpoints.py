@@ -1,7 +1,7 @@
 """Checkpoints of a run by Orbax: save, find, check, restore.
 
-A checkpoint `WORKDIR/checkpoints/STEP` holds `state` (parameters, their moving average, optimizer, step, key) and `meta`
-(architecture, datasets with class names, data position, config). The step number is the data position: batch
+A checkpoint `WORKDIR/checkpoints/STEP` holds `state` (parameters, their moving average, optimizer, step, key) and
+`meta` (architecture, datasets with class names, data position, config). The step number is the data position: batch
 number n is a function of the config and n alone.
 """
 
@@ -64,7 +64,7 @@ class RunCheckpoints:
         return _unstorable(restored, like)
 
     def restore_params(self, step: int, like: Any) -> Any:
-        """The model's parameters to use, as NumPy arrays in the structure of `like`: the moving average where kept."""
+        """The model's parameters to use, NumPy arrays in the structure of `like`: the moving average where kept."""
         path = self.directory / str(step) / 'state'
         with ocp.PyTreeCheckpointer() as checkpointer:
             averaged = _named_leaves(checkpointer.metadata(path).item_metadata.tree.get('ema') or {})
@@ -92,7 +92,7 @@ class RunCheckpoints:
 
 
 def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where: Any) -> None:
-    """A checkpoint continues only the run that wrote it: same architecture, datasets, classes, batches and kind of state.
+    """A checkpoint continues only the run that wrote it: same architecture, classes, batches and kind of state.
 
     Raises:
         UserError: names the first field that differs, with both values.

@@ -23,7 +23,9 @@ from multitrain_jax.models.heads import Projections
 _log = logging.getLogger('multitrain_jax')
 
 
-def start_projections(path: str, params: Mapping[str, np.ndarray], datasets: Sequence[DatasetSpec]) -> dict[str, np.ndarray]:
+def start_projections(
+    path: str, params: Mapping[str, np.ndarray], datasets: Sequence[DatasetSpec]
+) -> dict[str, np.ndarray]:
     """The projections' parameters with the matrices of a file in their places; other pairs stay as they are.
 
     Projections of low rank start from the nearest product of that rank (by singular values).
@@ -87,7 +89,9 @@ def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarra
         with np.load(path, allow_pickle=False) as arrays:
             return {pair: np.asarray(arrays[pair], np.float32) for pair in arrays}
     except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f'config.projections_from={path}: cannot be read as .npz or .json of matrices ({error})') from error
+        raise UserError(
+            f'config.projections_from={path}: cannot be read as .npz or .json of matrices ({error})'
+        ) from error
 
 
 def _of_export(path: Path, datasets: Sequence[DatasetSpec]) -> dict[str, np.ndarray]:

@@ -133,7 +133,7 @@ def train_and_evaluate(
 def _first_state(
     config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation, workdir: Path
 ) -> TrainState:
-    """The state of a new run: random parameters, over them those of `init_from`, over them those of `projections_from`."""
+    """The state of a new run: random parameters, over them those of `init_from`, then those of `projections_from`."""
     weights = None if config.init_from is None else initialise.read_weights(config.init_from)
     # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small model.
     options = {'xla_backend_optimization_level': 0}

@@ -1,4 +1,4 @@
-"""What fine-tuners expect: frozen parts, layer-wise decay, factors of the learning rate, moving averages, learned weights."""
+"""Frozen parts, layer-wise decay, factors of the learning rate, moving averages, learned weights."""
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,16 @@ def test_layer_wise_decay_by_hand():
     factors = optimizer.learning_rate_factors(OptimizerConfig(layer_decay=0.7), deep_params())
     stages = factors['backbone']['stages']
     power = {
-        6: [factors['backbone'][name] for name in ('patch_kernel', 'patch_bias', 'spatial_positions', 'temporal_positions')],
+        6: [factors['backbone'][name] for name in ('patch_kernel', 'patch_bias')]
+        + [factors['backbone'][name] for name in ('spatial_positions', 'temporal_positions')],
         5: jax.tree.leaves(stages[0]['first']),
         4: [leaf[0] for leaf in jax.tree.leaves(stages[0]['rest'])],
         3: jax.tree.leaves(stages[1]['first']),
         2: [leaf[0] for leaf in jax.tree.leaves(stages[1]['rest'])],
         1: [leaf[1] for leaf in jax.tree.leaves(stages[1]['rest'])],
-        0: jax.tree.leaves([factors['backbone']['norm'], factors['heads'], factors['projections'], factors['expander']]),
+        0: jax.tree.leaves(
+            [factors['backbone']['norm'], *(factors[name] for name in ('heads', 'projections', 'expander'))]
+        ),
     }  # fmt: skip
     for exponent, leaves in power.items():
         assert leaves
@@ -60,10 +63,19 @@ def test_updates_with_factors_against_numpy():
         layer_decay=0.5, learning_rate_factors=LearningRateFactors(projections=3.0), clip_norm=0.0, weight_decay=0.1
     )
     rng = np.random.default_rng(0)
-    shapes = deep_params()
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
-    gradients = [jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes) for _ in range(2)]
-    tx = optimizer.build_optimizer(config, lambda step: 0.01, shapes)
+    shapes = {
+        'backbone': {
+            'patch_kernel': (3, 2),
+            'stages': {0: {'first': {'kernel': (2, 2)}, 'rest': {'kernel': (1, 2, 2)}},
+                       1: {'first': {'kernel': (2, 2)}, 'rest': {'kernel': (2, 2, 2)}}},
+        },
+        'heads': {'kernel': (2, 3), 'bias': (3,)},
+        'projections': {'kernel': (2, 1, 3, 3)},
+    }  # fmt: skip
+    is_shape = lambda node: isinstance(node, tuple)
+    draw = lambda: jax.tree.map(lambda shape: rng.normal(size=shape).astype(np.float32), shapes, is_leaf=is_shape)
+    params, gradients = draw(), [draw(), draw()]
+    tx = optimizer.build_optimizer(config, lambda step: 0.01, params)
     new, state = jax.tree.map(jnp.asarray, params), tx.init(params)
     update = jax.jit(tx.update)
     for g in gradients:
@@ -72,12 +84,14 @@ def test_updates_with_factors_against_numpy():
     kernels = {  # blocks 4 and 5 of 5 are stacked
         ('projections', 'kernel'): 3.0,
         ('heads', 'kernel'): 1.0,
-        ('backbone', 'stages', 1, 'rest', 'mlp', 'fc1', 'kernel'): np.array([0.25, 0.5]).reshape(2, 1, 1),
+        ('heads', 'bias'): 1.0,
+        ('backbone', 'stages', 0, 'first', 'kernel'): 0.5**5,
+        ('backbone', 'stages', 1, 'rest', 'kernel'): np.array([0.25, 0.5]).reshape(2, 1, 1),
         ('backbone', 'patch_kernel'): 0.5**6,
     }
     for path, factor in kernels.items():
         pick = lambda tree, path=path: pick(tree[path[0]], path[1:]) if path else tree
-        expected = adamw_by_hand(config, 0.01, [pick(g) for g in gradients], pick(params), factor, decays=True)
+        expected = adamw_by_hand(config, 0.01, [pick(g) for g in gradients], pick(params), factor, path[-1] != 'bias')
         np.testing.assert_allclose(pick(new), expected, rtol=1e-5, atol=1e-6, err_msg=str(path))
 
 
@@ -115,34 +129,36 @@ def test_frozen_parameters_cost_no_backward_pass_and_no_memory():
     assert full_memory - memory == 3 * backbone  # two moments, and the gradient that the tests keep
 
 
+LEARNED = {
+    'objective__learned_dataset_weights': True,
+    'objective__learned_informative_weights': True,
+    'optimizer__learning_rate_factors__objective': 5.0,
+    'optimizer__ema_decay': 0.6,
+    'optimizer__ema_warmup': True,
+}
+
+
 def test_moving_average_against_numpy():
     """In float64, with the warm-up of the decay; evaluated with, but trained without."""
-    changes = {'optimizer__ema_decay': 0.6, 'optimizer__ema_warmup': True}
-    source, mesh, step, state = prepared(1, **changes)
+    source, mesh, step, state = prepared(1, **LEARNED)
     expected = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
     state = parallel.replicate(jax.tree.map(jnp.copy, state), mesh)
     for number in range(STEPS):
         state, _ = step(state, parallel.to_devices(source.batch(number), mesh))
         decay = min(0.6, (1 + number) / (10 + number))
-        expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * np.asarray(p, np.float64), expected, state.params)
-    for a, b, p in zip(*map(jax.tree.leaves, (train_step.inference_params(state), expected, state.params)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-        assert not np.allclose(a, p, rtol=1e-6, atol=0)
-    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(trained(1)[2]), strict=True):
-        np.testing.assert_array_equal(a, b)
+        params = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
+        expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, params)
+    used = train_step.inference_params(state)
+    for name in ('backbone', 'heads', 'projections', 'expander'):
+        for a, b, p in zip(*map(jax.tree.leaves, (used[name], expected[name], state.params[name])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+            assert not np.allclose(a, p, rtol=1e-6, atol=0)
 
 
 def test_a_frozen_part_has_no_average():
     state = prepared(1, optimizer__ema_decay=0.9, **FROZEN)[3]
     assert 'backbone' not in state.ema and 'heads' in state.ema
     assert jax.tree.structure(train_step.inference_params(state)) == jax.tree.structure(state.params)
-
-
-LEARNED = {
-    'objective__learned_dataset_weights': True,
-    'objective__learned_informative_weights': True,
-    'optimizer__learning_rate_factors__objective': 5.0,
-}
 
 
 def test_learned_weights_are_trained():
@@ -178,7 +194,8 @@ def test_learned_weights_are_trained():
          "projections_from='x.npz' needs model.projections=True"),
         ({'optimizer__layer_decay': 1.5}, r'layer_decay=1.5 must be in \(0, 1\]'),
         ({'optimizer__ema_warmup': True}, 'ema_warmup=True has no effect with ema_decay=0'),
-        ({'optimizer__learning_rate_factors__heads': 0.0}, r"to keep parameters as they are: optimizer.frozen=\('heads',\)"),
+        ({'optimizer__learning_rate_factors__heads': 0.0},
+         r"to keep parameters as they are: optimizer.frozen=\('heads',\)"),
         ({'accumulation': 'three_pass'}, "accumulation='three_pass': must be one of 'plain', 'two_pass'"),
     ],
 )  # fmt: skip
