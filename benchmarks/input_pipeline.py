@@ -55,7 +55,8 @@ class Case:
 
     def __str__(self) -> str:
         reduced = ', DCT at half size' if self.reduced else ''
-        return f'{NUM_FRAMES} frames, short side {self.short_side[0]} to {self.short_side[1]}, crop {self.crop_size}{reduced}'
+        low, high = self.short_side
+        return f'{NUM_FRAMES} frames, short side {low} to {high}, crop {self.crop_size}{reduced}'
 
 
 def make_data(root: Path, videos: Path | None, short_side: int) -> tuple[Source, list[Path]]:
@@ -281,13 +282,13 @@ def lock_share(source: Source, case: Case, seconds: float) -> None:
 
 def memory(source: Source, batches: int) -> None:
     """Resident memory of a process that does nothing else, over many small batches."""
-    case = Case(32, (32, 40), False)
-    side = ours(source, case)
-    for number in range(batches):
+    side = pipeline.train_batches(
+        [source], batch_size=4, num_frames=2, crop_size=112, short_side=(112, 140), num_steps=batches + 1
+    )
+    for number, _ in enumerate(side):
         if number % (batches // 5) == 0:
             pages = int(Path('/proc/self/statm').read_text().split()[1])
             print(f'batch {number:>6}: {pages * resource.getpagesize() / 2**20:.0f} MiB resident', flush=True)
-        next(side)
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def import_dmvr() -> types.ModuleType:
     if importlib.util.find_spec('dmvr') is None:
         raise ValueError(
             'datasets named dmvr:... need the DMVR library, which cannot be imported; '
-            'pip install -r requirements-dmvr.txt'
+            'pip install --no-deps -r requirements-dmvr.txt'
         )
     for name in _TEXT_MODULES:
         package = name.partition('.')[0]

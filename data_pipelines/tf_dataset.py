@@ -13,8 +13,8 @@ def as_tf_dataset(make_batches: Callable[[], Batches]):
             train_batches, [source], batch_size=16, num_frames=32, crop_size=224,
             short_side=(256, 320), num_steps=1000))
 
-    Texts are UTF-8 there. Every iteration over the dataset starts from the beginning. Reading and decoding stay where they
-    are: in this process, on the threads of the batches.
+    Texts are UTF-8 there. Every iteration over the dataset starts from the beginning. Reading and
+    decoding stay where they are: in this process, on the threads of the batches.
 
     Args:
         make_batches: starts batches, by ``train_batches`` or ``evaluation_batches``.

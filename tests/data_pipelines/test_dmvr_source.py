@@ -124,5 +124,5 @@ def test_mistakes(tiny, function, message):
 
 @pytest.mark.skipif(importlib.util.find_spec('dmvr') is not None, reason='DMVR is installed')
 def test_without_dmvr():
-    with pytest.raises(ValueError, match='pip install -r requirements-dmvr.txt'):
+    with pytest.raises(ValueError, match='pip install --no-deps -r requirements-dmvr.txt'):
         _evaluate(_source())
