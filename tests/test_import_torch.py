@@ -244,6 +244,22 @@ def test_strides_come_from_the_checkpoints_configuration(tmp_path):
     assert found.kv_stride == (1, 4, 4)
 
 
+@pytest.mark.parametrize(
+    'kv_stride', ['POOL_KV_STRIDE_ADAPTIVE: [4, 4]', 'POOL_KV_STRIDE: [[0, 1, 4, 4], [1, 1, 2, 2]]']
+)
+def test_the_configuration_of_an_image_model(kv_stride):
+    settings = read_settings(
+        f"""
+MVIT: {{PATCH_STRIDE: [4, 4], POOL_Q_STRIDE: [[0, 1, 1], [1, 2, 2]], {kv_stride}}}
+DATA: {{MEAN: [0.485, 0.456, 0.406], TRAIN_CROP_SIZE: 224}}
+"""
+    )
+    assert settings.patch_stride == (2, 4, 4) and settings.kv_stride == (1, 4, 4)
+    assert settings.query_strides == {0: (1, 1, 1), 1: (1, 2, 2)}
+    assert settings.mean == (0.485, 0.456, 0.406) and settings.image_size == 224
+    assert settings.std is None and not settings.detection
+
+
 @pytest.mark.parametrize('text', ['- 1', 'DATA: 3', 'a: !!python/object/apply:os.getcwd []', '{', 'MVIT: {PATCH_STRIDE: 3}'])
 def test_a_configuration_that_is_none(tmp_path, text):
     with pytest.raises(ValueError, match='not the configuration of PySlowFast'):

@@ -1,0 +1,161 @@
+"""What more datasets cost: heads, projections and objective alone, and a whole training step, for 2, 8, 32 datasets.
+
+    python benchmarks/heads.py [--classes=100] [--batch=4] [--rounds=5]
+
+Printed are seconds of compilation (once, no cache) and medians over the rounds, in which the numbers of datasets take
+turns. "part" is forward and gradients of heads (hidden 2048), projections and losses for 768-wide embeddings; "step" is
+the training step of configs/multitrain.py, AdamW included, with MViTv2-S on clips of --frames frames of --size px, whose
+backbone costs about 1/8 of the full S 16x4 on 16 frames of 224 px: the share of the heads is that much larger than there.
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+import statistics
+import sys
+import time
+
+from flax import nnx
+import jax
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from multitrain_jax import optimizer, parallel, train_step  # noqa: E402
+from multitrain_jax.batch import DatasetSpec  # noqa: E402
+from multitrain_jax.config import read_config  # noqa: E402
+from multitrain_jax.models.heads import Heads, Projections  # noqa: E402
+from multitrain_jax.models.multitrain import Outputs  # noqa: E402
+from multitrain_jax.objectives.targets import Targets  # noqa: E402
+from multitrain_jax.objectives.total import DatasetObjective, ObjectiveConfig, objective  # noqa: E402
+
+WIDTH = 768
+DATASETS = (2, 8, 32)
+
+
+def part(datasets: int, classes: int, batch: int):
+    """(seconds of compilation, function that runs forward and gradients of the heads' part once)."""
+
+    @nnx.jit
+    def make():
+        rngs = nnx.Rngs(0)
+        settings = dict(hidden=2048, head_dropout=0.5, logit_dropout=0.5, init_std=0.02)
+        heads = Heads(WIDTH, (classes,) * datasets, rngs=rngs, **settings)
+        return nnx.split((heads, Projections((classes,) * datasets, init_std=0.02, rngs=rngs)))
+
+    graph, params = make()
+    specs = [DatasetObjective(str(number), classes) for number in range(datasets)]
+    config = ObjectiveConfig(lambda_inf=0.0)
+    rng = np.random.default_rng(0)
+    own = rng.integers(0, datasets, (batch, 2)).astype(np.int32)
+    label = np.eye(classes, dtype=np.float32)[rng.integers(0, classes, (batch, 2))]
+    targets = Targets(dataset=own, label=label, share=np.full((batch, 2), 0.5, np.float32), weight=np.ones(batch, np.float32))
+    embedding = rng.standard_normal((batch, WIDTH)).astype(np.float32)
+
+    def loss(params, embedding, key):
+        heads, projections = nnx.merge(graph, params)
+        logits = heads(embedding, key=key)
+        projected = heads.mask_padding(projections(logits))
+        outputs = Outputs(embedding, heads.mask_padding(logits), projected)
+        return objective(outputs, targets, config, specs)[0]
+
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, embedding, jax.random.key(0))
+    start = time.perf_counter()
+    program = lowered.compile()
+    seconds = time.perf_counter() - start
+    return seconds, lambda: jax.block_until_ready(program(params, embedding, jax.random.key(1)))
+
+
+def step(datasets: int, classes: int, batch: int, frames: int, size: int):
+    """(seconds of compilation, function that takes one training step)."""
+    spec = importlib.util.spec_from_file_location('multitrain', ROOT / 'configs' / 'multitrain.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    values = module.get_config().to_dict()
+    entry = values['datasets']['kinetics400']
+    values['datasets'] = {f'dataset{number:02d}': entry for number in range(datasets)}
+    values['model']['backbone'] |= dict(
+        num_frames=frames, image_size=size, stage_blocks=(1, 2, 11, 2), dtype='float32', remat=False
+    )
+    values['input'] |= dict(short_side=(size, size), repeats=1)
+    values['augment'] |= dict(rand_augment='', color_jitter=0.0, erasing_probability=0.0)
+    values |= dict(batch_size=batch)
+    config = read_config(values)
+    specs = [DatasetSpec(name, tuple(map(str, range(classes)))) for name in config.datasets]
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    graphdef, params = train_step.abstract_model(config, specs)
+    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=100, total_steps=5000)
+    tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
+    rng = np.random.default_rng(0)
+
+    def zeros(leaf):
+        key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key(0) if key else np.zeros(leaf.shape, leaf.dtype)
+
+    # Drawn here, so that no initialiser has to be compiled.
+    state = jax.tree.map(zeros, jax.eval_shape(lambda: train_step.init_state(config, specs, tx)))
+    params = jax.tree.map(lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), state.params)
+    state = parallel.replicate(state.replace(params=params), mesh)
+    share = parallel.to_devices(
+        dict(
+            video=rng.integers(0, 256, (batch, frames, size, size, 3), dtype=np.uint8),
+            dataset=rng.integers(0, datasets, batch, dtype=np.int32),
+            label=rng.integers(0, classes, batch, dtype=np.int32),
+            weight=np.ones(batch, np.float32),
+        ),
+        mesh,
+    )
+    lowered = parallel.map_train_step(train_step.make_train_step(config, specs, graphdef, tx), mesh).lower(state, share)
+    start = time.perf_counter()
+    program = lowered.compile()
+    seconds = time.perf_counter() - start
+    held = [state]
+
+    def run():
+        held[0], terms = program(held[0], share)
+        jax.block_until_ready((held[0], terms))
+
+    return seconds, run
+
+
+def measure(name: str, make, rounds: int) -> None:
+    """Compiles for every number of datasets, then lets them take turns."""
+    compiled, runs = zip(*(make(number) for number in DATASETS))
+    print(f'{name}: compiled in {", ".join(f"{seconds:.1f} s" for seconds in compiled)}', flush=True)
+    seconds = [[] for _ in DATASETS]
+    for round_number in range(rounds + 1):
+        for run, own in zip(runs, seconds):
+            start = time.perf_counter()
+            run()
+            if round_number:  # the first warms up
+                own.append(time.perf_counter() - start)
+    medians = [statistics.median(own) for own in seconds]
+    for number, compiling, median in zip(DATASETS, compiled, medians):
+        print(
+            f'{name:<5} {number:>8} {compiling:>10.1f} {compiling / compiled[0]:>6.2f} {1000 * median:>9.1f} '
+            f'{median / medians[0]:>6.2f}',
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--classes', type=int, default=100, help='of every dataset')
+    parser.add_argument('--batch', type=int, default=4, help='clips')
+    parser.add_argument('--frames', type=int, default=8)
+    parser.add_argument('--size', type=int, default=112, help='pixels')
+    parser.add_argument('--rounds', type=int, default=5)
+    args = parser.parse_args()
+    device = jax.devices()[0]
+    print(
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.classes} classes, batch {args.batch}, '
+        f'{args.frames} frames of {args.size} px'
+    )
+    print(f'{"":<5} {"datasets":>8} {"compile s":>10} {"ratio":>6} {"run ms":>9} {"ratio":>6}')
+    measure('part', lambda number: part(number, args.classes, args.batch), args.rounds)
+    measure('step', lambda number: step(number, args.classes, args.batch, args.frames, args.size), args.rounds)
+
+
+if __name__ == '__main__':
+    main()
