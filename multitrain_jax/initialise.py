@@ -17,7 +17,7 @@ import numpy as np
 
 from multitrain_jax import export
 from multitrain_jax.augment.normalize import Rgb
-from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.batch import DatasetSpec, classifying
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainConfig
@@ -94,7 +94,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
         return Weights(str(path), info.model, classes, info.mean, info.std, flatten(params))
     if find_run(path) is not None:
         run = read_run(path, argument='config.init_from')
-        classes = {spec.name: spec.classes for spec in run.datasets}
+        classes = {spec.name: spec.classes for spec in classifying(run.datasets)}
         return Weights(str(path), run.model, classes, run.config.augment.mean, run.config.augment.std, flatten(run.params))
     raise UserError(
         f'config.init_from={path}: neither an export (with model.json), nor a workdir (with checkpoints), '
@@ -116,7 +116,7 @@ def initialise(
     Args:
         fresh: the new model's own initial parameters, a tree of arrays; they are not written to.
         model: its architecture.
-        datasets: in the order of its heads.
+        datasets: in the order of its heads; those that localise start anew.
         weights: the source.
         mean: of the pixels that the new model sees.
         std: likewise.
@@ -129,7 +129,7 @@ def initialise(
     """
     params = {path: np.array(array) for path, array in flatten(fresh).items()}
     rows = _fill_backbone(params, weights)
-    ours = {spec.name: spec.classes for spec in datasets}
+    ours = {spec.name: spec.classes for spec in classifying(datasets)}
     rows += _fill_heads(params, model, ours, weights)
     rows += _fill_projections(params, model, ours, weights)
     rows += _fill_expander(params, weights)
