@@ -131,8 +131,10 @@ class Projections(nnx.Module):
     def __call__(self, logits: jax.Array) -> jax.Array:
         """Projected logits [N, N - 1, B, C] of logits [N, B, C] whose padding is 0."""
         count = logits.shape[0]
-        # Rolled, not indexed: the gradient of a roll is a roll, that of indexing a scatter.
-        others = jnp.stack([jnp.roll(logits, -1 - j, axis=0) for j in range(count - 1)], 1)
+        # Repeated and cut in rows of N + 1, of which each begins one dataset later than the one before: as cheap in the
+        # gradient, where indexing would be a scatter, and the same few operations for any number of datasets.
+        repeated = jnp.tile(jnp.roll(logits, -1, axis=0), (count + 1, 1, 1))
+        others = repeated.reshape(count, count + 1, *logits.shape[1:])[:, : count - 1]
         for factor in (self.left, self.right) if self.rank else (self.kernel,):
             others = jnp.einsum('djbs,djsc->djbc', others, factor[...])
         return others

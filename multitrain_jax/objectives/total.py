@@ -260,11 +260,10 @@ def _per_dataset(
     datasets: Sequence[DatasetObjective],
 ) -> dict[str, Term]:
     """Sums of ``value`` by dataset."""
-    terms = {}
-    for number, entry in enumerate(datasets):
-        own = jnp.where(dataset == number, weight, 0.0)
-        terms[f'{name}/{entry.name}'] = Term(jnp.sum(own * value), jnp.sum(own))
-    return terms
+    number = jnp.arange(len(datasets))[:, None, None]
+    own = jnp.where(dataset[None] == number, weight[None], 0.0)  # [N, B, S]
+    sums, counts = jnp.sum(own * value[None], (1, 2)), jnp.sum(own, (1, 2))
+    return {f'{name}/{entry.name}': Term(sums[n], counts[n]) for n, entry in enumerate(datasets)}
 
 
 def _top1(

@@ -76,3 +76,17 @@ def test_factors_of_many_datasets_are_small():
     assert full['projections'] == 32 * 31 * 700 * 700  # 1.9 GB in float32
     assert factors['projections'] == 32 * 31 * 2 * 64 * 700
     assert {**full, 'projections': 0, 'total': 0} == {**factors, 'projections': 0, 'total': 0}
+
+
+def test_the_program_is_of_one_size_for_any_number_of_datasets():
+    def lines(count):
+        projections = nnx.eval_shape(
+            lambda: Projections((4,) * count, init_std=0.1, rngs=nnx.Rngs(0))
+        )
+        graph, params = nnx.split(projections)
+        logits = jax.ShapeDtypeStruct((count, 3, 4), jnp.float32)
+        loss = lambda params, logits: jnp.sin(nnx.merge(graph, params)(logits)).sum()  # noqa: E731
+        lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, logits)
+        return len(lowered.as_text().splitlines())
+
+    assert lines(32) == lines(8) > 10
