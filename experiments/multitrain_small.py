@@ -1,6 +1,6 @@
 """MultiTrain's claim at small scale: one model per dataset, joint training, and what each of the two losses adds.
 
-    python experiments/multitrain_small.py --output=runs/multitrain_small [--seeds=5] [--conditions 40:500 80:500 80:1500]
+    python experiments/multitrain_small.py --output=runs/multitrain_small [--seeds=5] [--conditions 40:500 80:500]
 
 Trains on the synthetic datasets "motions" and "directions" with few videos of each. A condition is VIDEOS:STEPS, the
 training videos of each dataset (of 10 classes) and the updates of every training. The arms:
@@ -211,7 +211,7 @@ def main() -> int:
     parser.add_argument('--seeds', type=int, default=5, help='(default: %(default)s)')
     parser.add_argument(
         '--conditions', type=parse_condition, nargs='+', metavar='VIDEOS:STEPS',
-        default=[Condition(40, 500), Condition(80, 500), Condition(80, 1500)], help='(default: 40:500 80:500 80:1500)',
+        default=[Condition(40, 500), Condition(80, 500)], help='(default: 40:500 80:500)',
     )  # fmt: skip
     parser.add_argument('--validation_videos', type=int, default=200, help='of each dataset (default: %(default)s)')
     parser.add_argument('--page', default=str(ROOT / 'experiments' / 'MULTITRAIN_SMALL.md'), help='(default: %(default)s)')
