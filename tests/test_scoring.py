@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 
 from flax import nnx
 import jax
@@ -111,3 +112,41 @@ def test_mean_average_precision_is_the_mean_over_classes_that_occur():
     result = summarise(Scores(np.arange(30), score, label), spec(multi_label=True))
     np.testing.assert_allclose(result.mean_average_precision, np.mean(expected), rtol=1e-12)
     assert result.top1 is None and result.primary == result.mean_average_precision
+
+
+def test_hosts_gather_everyones_videos(monkeypatch):
+    """Two hosts as two threads: 3 videos here, 1 there; names of different lengths and letters."""
+    barrier, given = threading.Barrier(2), {}
+
+    def allgather(array):
+        host = int(threading.current_thread().name)
+        given[host] = np.asarray(array)
+        barrier.wait()
+        both = np.stack([given[0], given[1]])
+        barrier.wait()
+        return both
+
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(scoring.multihost_utils, 'process_allgather', allgather)
+    score = np.random.default_rng(0).random((4, 5)).astype(np.float32)
+    names = ('a.mp4', 'ordner/ä.mp4', 'c', 'a long name.mp4')
+    shares = [
+        Scores(np.array(rows), score[rows], np.array(rows) % 5, tuple(names[row] for row in rows))
+        for rows in ([0, 2, 1], [3])
+    ]
+    found = {}
+
+    def gather(host):
+        found[host] = scoring._gather_hosts(shares[host], spec())
+
+    threads = [threading.Thread(target=gather, args=(host,), name=str(host)) for host in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    for host in (0, 1):
+        order = [0, 2, 1, 3]
+        np.testing.assert_array_equal(found[host].record, order)
+        np.testing.assert_array_equal(found[host].score, score[order])
+        np.testing.assert_array_equal(found[host].label, order)
+        assert found[host].name == tuple(names[row] for row in order)
