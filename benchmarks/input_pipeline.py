@@ -117,7 +117,7 @@ def dmvr(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
                 self.parser_builder, self.decoder_builder, self.preprocessor_builder, num_classes=2
             )
 
-    shards = sorted(str(path) for path in Path(source.directory).glob('train-*-of-*'))
+    shards = sorted(str(path) for path in Path(source.path).glob('train-*-of-*'))
     dataset = Factory(shards).configure().tune(shuffle_buffer=16).make_dataset(batch_size=BATCH_SIZE)
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from data_pipelines.array_pool import ArrayPool
 
@@ -29,3 +30,16 @@ def test_only_a_few_idle_arrays_are_kept():
     arrays = [pool.empty((2,), np.uint8) for _ in range(20)]
     del arrays
     assert len(pool._idle) <= 4
+
+
+def test_a_device_array_keeps_the_memory_that_it_shares():
+    """JAX on a CPU may take NumPy's memory as it is."""
+    jax = pytest.importorskip('jax')
+    pool = ArrayPool()
+    for number in range(5):
+        batch = pool.empty((4, 64, 64, 3), np.uint8)
+        batch[:] = number
+        on_device = jax.device_put(batch)
+        del batch
+        pool.empty((4, 64, 64, 3), np.uint8)[:] = 255
+        assert (np.asarray(on_device) == number).all()
