@@ -2,16 +2,18 @@
 
     python benchmarks/heads.py [--classes=100] [--batch=4] [--rounds=5]
 
-Printed are seconds of compilation (once, no cache) and medians over the rounds, in which the numbers of datasets take
-turns. "part" is forward and gradients of heads (hidden 2048), projections and losses for 768-wide embeddings; "step" is
-the training step of configs/multitrain.py, AdamW included, with MViTv2-S on clips of --frames frames of --size px, whose
-backbone costs about 1/8 of the full S 16x4 on 16 frames of 224 px: the share of the heads is that much larger than there.
+Printed are the lines of the program, the time to compile it (once, no cache), and medians over the rounds, in which the
+numbers of datasets take turns; each also as time that all cores of this process were busy, which other work on the
+machine disturbs less, and whose ratio to that of the fewest datasets is given. "part" is forward and gradients of
+heads (hidden 2048), projections and losses for 768-wide embeddings; "step" is the training step of
+configs/multitrain.py, AdamW included, without augmentation but mixing, with MViTv2-S on clips of --frames frames of
+--size px. Its backbone costs about 1/8 of the full S 16x4 on 16 frames of 224 px: the share of all the rest is that much
+larger than there.
 """
 
 import argparse
 import importlib.util
 from pathlib import Path
-import statistics
 import sys
 import time
 
@@ -35,7 +37,7 @@ DATASETS = (2, 8, 32)
 
 
 def part(datasets: int, classes: int, batch: int):
-    """(seconds of compilation, function that runs forward and gradients of the heads' part once)."""
+    """(lowered program, function from the compiled one to one that runs forward and gradients of the heads' part)."""
 
     @nnx.jit
     def make():
@@ -50,7 +52,8 @@ def part(datasets: int, classes: int, batch: int):
     rng = np.random.default_rng(0)
     own = rng.integers(0, datasets, (batch, 2)).astype(np.int32)
     label = np.eye(classes, dtype=np.float32)[rng.integers(0, classes, (batch, 2))]
-    targets = Targets(dataset=own, label=label, share=np.full((batch, 2), 0.5, np.float32), weight=np.ones(batch, np.float32))
+    share, weight = np.full((batch, 2), 0.5, np.float32), np.ones(batch, np.float32)
+    targets = Targets(dataset=own, label=label, share=share, weight=weight)
     embedding = rng.standard_normal((batch, WIDTH)).astype(np.float32)
 
     def loss(params, embedding, key):
@@ -61,14 +64,11 @@ def part(datasets: int, classes: int, batch: int):
         return objective(outputs, targets, config, specs)[0]
 
     lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, embedding, jax.random.key(0))
-    start = time.perf_counter()
-    program = lowered.compile()
-    seconds = time.perf_counter() - start
-    return seconds, lambda: jax.block_until_ready(program(params, embedding, jax.random.key(1)))
+    return lowered, lambda program: lambda: jax.block_until_ready(program(params, embedding, jax.random.key(1)))
 
 
 def step(datasets: int, classes: int, batch: int, frames: int, size: int):
-    """(seconds of compilation, function that takes one training step)."""
+    """(lowered program, function from the compiled one to one that takes a training step)."""
     spec = importlib.util.spec_from_file_location('multitrain', ROOT / 'configs' / 'multitrain.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -107,34 +107,46 @@ def step(datasets: int, classes: int, batch: int, frames: int, size: int):
         mesh,
     )
     lowered = parallel.map_train_step(train_step.make_train_step(config, specs, graphdef, tx), mesh).lower(state, share)
-    start = time.perf_counter()
-    program = lowered.compile()
-    seconds = time.perf_counter() - start
     held = [state]
 
-    def run():
-        held[0], terms = program(held[0], share)
-        jax.block_until_ready((held[0], terms))
+    def take(program):
+        def run():
+            held[0], terms = program(held[0], share)
+            jax.block_until_ready((held[0], terms))
 
-    return seconds, run
+        return run
+
+    return lowered, take
+
+
+def clock() -> np.ndarray:
+    """[seconds that passed, seconds that all threads of this process were busy]."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def measure(name: str, make, rounds: int) -> None:
     """Compiles for every number of datasets, then lets them take turns."""
-    compiled, runs = zip(*(make(number) for number in DATASETS))
-    print(f'{name}: compiled in {", ".join(f"{seconds:.1f} s" for seconds in compiled)}', flush=True)
-    seconds = [[] for _ in DATASETS]
+    lines, compiling, runs = [], [], []
+    for number in DATASETS:
+        lowered, prepare = make(number)
+        lines.append(len(lowered.as_text().splitlines()))
+        start = clock()
+        runs.append(prepare(lowered.compile()))
+        compiling.append(clock() - start)
+        print(f'({name} for {number} datasets compiled in {compiling[-1][0]:.0f} s)', file=sys.stderr, flush=True)
+    rows = [[] for _ in DATASETS]
     for round_number in range(rounds + 1):
-        for run, own in zip(runs, seconds):
-            start = time.perf_counter()
+        for run, own in zip(runs, rows):
+            start = clock()
             run()
             if round_number:  # the first warms up
-                own.append(time.perf_counter() - start)
-    medians = [statistics.median(own) for own in seconds]
-    for number, compiling, median in zip(DATASETS, compiled, medians):
+                own.append(clock() - start)
+    medians = [np.median(own, axis=0) for own in rows]
+    for number, length, compiled, median in zip(DATASETS, lines, compiling, medians):
         print(
-            f'{name:<5} {number:>8} {compiling:>10.1f} {compiling / compiled[0]:>6.2f} {1000 * median:>9.1f} '
-            f'{median / medians[0]:>6.2f}',
+            f'{name:<5}{number:>9}{length:>9}'
+            f'{compiled[0]:>10.1f}{compiled[1]:>8.1f}{compiled[1] / compiling[0][1]:>7.2f}'
+            f'{1000 * median[0]:>10.0f}{1000 * median[1]:>8.0f}{median[1] / medians[0][1]:>7.2f}',
             flush=True,
         )
 
@@ -152,7 +164,8 @@ def main() -> None:
         f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.classes} classes, batch {args.batch}, '
         f'{args.frames} frames of {args.size} px'
     )
-    print(f'{"":<5} {"datasets":>8} {"compile s":>10} {"ratio":>6} {"run ms":>9} {"ratio":>6}')
+    print(f'{"":<5}{"datasets":>9}{"lines":>9}{"compile s":>10}{"CPU s":>8}{"ratio":>7}', end='')
+    print(f'{"run ms":>10}{"CPU ms":>8}{"ratio":>7}', flush=True)
     measure('part', lambda number: part(number, args.classes, args.batch), args.rounds)
     measure('step', lambda number: step(number, args.classes, args.batch, args.frames, args.size), args.rounds)
 

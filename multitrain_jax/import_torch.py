@@ -3,9 +3,9 @@
     python -m multitrain_jax.import_torch --checkpoint=MViTv2_B_32x3_k400.pyth --output=imports/k400 \\
         --dataset=kinetics400 --classes=k400.txt
 
-The output is what `multitrain_jax.load`, `predict` and `config.init_from` read. The architecture is recognised from names
-and shapes; every key of the file and what became of it is printed and kept in OUTPUT/import.txt. Image models (ImageNet)
-are inflated in time. Needs PyTorch: pip install -r requirements-import.txt
+The output is what `multitrain_jax.load`, `predict` and `config.init_from` read. The architecture is recognised from
+names and shapes; every key of the file and what became of it is printed and kept in OUTPUT/import.txt. Image models
+(ImageNet) are inflated in time. Needs PyTorch: pip install -r requirements-import.txt
 """
 
 import argparse
@@ -166,7 +166,9 @@ def _settings(text: str | None, notes: list[str]) -> Settings:
         notes.append(f'the configuration in the checkpoint is not used: {error}')
         return Settings()
     if settings.detection:
-        raise UserError('its head is for boxes (DETECTION.ENABLE), which are not imported; give a classification checkpoint')
+        raise UserError(
+            'its head is for boxes (DETECTION.ENABLE), which are not imported; give a classification checkpoint'
+        )
     return settings
 
 
@@ -200,7 +202,8 @@ def _describe(
     _check_names('--classes', [name for name in options.classes if name], names)
     if '' in options.classes and len(names) > 1:
         raise UserError(
-            f'--classes={options.classes[""]}: of which dataset? Write --classes=NAME=FILE, NAME one of {", ".join(names)}'
+            f'--classes={options.classes[""]}: of which dataset? '
+            f'Write --classes=NAME=FILE, NAME one of {", ".join(names)}'
         )
     sigmoid = settings.sigmoid if len(settings.sigmoid) == len(names) else (False,) * len(names)
     datasets = {}
@@ -240,7 +243,8 @@ def _dataset_names(found: Architecture, options: Options, settings: Settings, no
         names = [options.datasets['']]
     else:
         names = [_USUAL_DATASETS.get(found.model.num_classes[0]) or settings.dataset or 'dataset']
-        notes.append(f'dataset {names[0]}: assumed from its {found.model.num_classes[0]} classes; --dataset=NAME names it')
+        count = found.model.num_classes[0]
+        notes.append(f'dataset {names[0]}: assumed from its {count} classes; --dataset=NAME names it')
     if len(set(names)) < len(names):
         raise UserError(f'--dataset: two datasets of one name among {", ".join(names)}')
     return names
@@ -281,7 +285,8 @@ def read_classes(path: str, count: int) -> tuple[str, ...]:
         content = text.splitlines()
     names = tuple(name.strip().strip('"') for name in content)
     if len(names) != count or len(set(names)) != count or '' in names:
-        raise UserError(f'--classes={path}: {len(set(names) - {""})} different names for the {count} classes of the checkpoint')
+        different = len(set(names) - {''})
+        raise UserError(f'--classes={path}: {different} different names for the {count} classes of the checkpoint')
     return names
 
 
@@ -359,7 +364,8 @@ def _triple(flag: str, text: str | None, of: type = int) -> tuple | None:
     try:
         a, b, c = (of(part) for part in text.split(','))
     except ValueError as error:
-        raise UserError(f'{flag}={text}: must be three numbers, such as {"0.45,0.45,0.45" if of is float else "2,4,4"}') from error
+        example = '0.45,0.45,0.45' if of is float else '2,4,4'
+        raise UserError(f'{flag}={text}: must be three numbers, such as {example}') from error
     if min(a, b, c) <= 0:
         raise UserError(f'{flag}={text}: numbers must be positive')
     return a, b, c

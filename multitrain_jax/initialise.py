@@ -95,7 +95,8 @@ def read_weights(path: str | os.PathLike) -> Weights:
     if find_run(path) is not None:
         run = read_run(path, argument='config.init_from')
         classes = {spec.name: spec.classes for spec in classifying(run.datasets)}
-        return Weights(str(path), run.model, classes, run.config.augment.mean, run.config.augment.std, flatten(run.params))
+        augment = run.config.augment
+        return Weights(str(path), run.model, classes, augment.mean, augment.std, flatten(run.params))
     raise UserError(
         f'config.init_from={path}: neither an export (with model.json), nor a workdir (with checkpoints), '
         'nor WORKDIR/checkpoints/STEP'
@@ -202,9 +203,8 @@ def _fill_heads(
         if not len(here):
             rows.append(Row(f'heads/{name}', 'fresh', _why_fresh(theirs, name, f'{len(classes)} classes')))
         elif model.head_hidden != weights.model.head_hidden:
-            rows.append(
-                Row(f'heads/{name}', 'fresh', f'head_hidden {model.head_hidden} here, {weights.model.head_hidden} there')
-            )
+            hidden = f'head_hidden {model.head_hidden} here, {weights.model.head_hidden} there'
+            rows.append(Row(f'heads/{name}', 'fresh', hidden))
         else:
             o = list(theirs).index(name)
             for path in ('heads/hidden_kernel', 'heads/hidden_bias') if model.head_hidden else ():
@@ -248,7 +248,8 @@ def _fill_projections(
                     params['projections/right'][d, j][:, columns] = right[their_target, their_j][:, their_columns]
                 else:
                     matrix = weights.params['projections/kernel'][their_target, their_j]
-                    params['projections/kernel'][d, j][np.ix_(lines, columns)] = matrix[np.ix_(their_lines, their_columns)]
+                    kept = matrix[np.ix_(their_lines, their_columns)]
+                    params['projections/kernel'][d, j][np.ix_(lines, columns)] = kept
                 note = f'{len(lines)} x {len(columns)} classes'
                 rows.append(Row(row_name, 'used', note))
     return rows

@@ -131,8 +131,8 @@ def _backbone(
     for number, stage in enumerate(stages):
         if stage.width != patch[0] * 2**number or stage.heads != stages[0].heads * 2**number:
             raise UserError(
-                f'stage {number + 1} is {stage.width} wide with {stage.heads} heads: this code knows models whose width '
-                f'and heads double with every stage, inside the attention (MViTv2), from {patch[0]} here'
+                f'stage {number + 1} is {stage.width} wide with {stage.heads} heads: this code knows models whose '
+                f'width and heads double with every stage, inside the attention (MViTv2), from {patch[0]} here'
             )
     relative = 'blocks.0.attn.rel_pos_h' in shapes
     config = MViTConfig(
@@ -164,7 +164,7 @@ def _backbone(
 def _of_stages(strides: Mapping[int, Triple], starts: Sequence[int]) -> tuple[Triple, ...]:
     for block, stride in strides.items():
         if block not in starts and max(stride) > 1:
-            raise UserError(f'block {block} pools its queries inside a stage: only first blocks of stages do in this code')
+            raise UserError(f'block {block} pools its queries inside a stage: here only first blocks of stages do')
     return tuple(strides.get(start, (1, 1, 1)) for start in starts)
 
 

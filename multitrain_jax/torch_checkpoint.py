@@ -37,8 +37,8 @@ def read_torch(path: str) -> tuple[dict[str, np.ndarray], str | None]:
         content = torch.load(Path(path).expanduser(), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f'--checkpoint={path}: no checkpoint, or one that holds more than tensors and plain data, which could run code '
-            'and is not read; save its state_dict() alone with torch.save'
+            f'--checkpoint={path}: no checkpoint, or one that holds more than tensors and plain data, '
+            'which could run code and is not read; save its state_dict() alone with torch.save'
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         raise UserError(f'--checkpoint={path}: cannot be read by torch.load ({str(error).splitlines()[0]})') from error

@@ -21,7 +21,8 @@ from tests.test_initialise import architecture, backbone, make
 from tests.tiny import quick_compile  # noqa: F401
 
 CFG = """
-DATA: {NUM_FRAMES: 8, SAMPLING_RATE: 3, TARGET_FPS: 25, TRAIN_CROP_SIZE: 64, MEAN: [0.1, 0.2, 0.3], STD: [0.4, 0.5, 0.6]}
+DATA:
+  {NUM_FRAMES: 8, SAMPLING_RATE: 3, TARGET_FPS: 25, TRAIN_CROP_SIZE: 64, MEAN: [0.1, 0.2, 0.3], STD: [0.4, 0.5, 0.6]}
 MVIT:
   PATCH_STRIDE: [2, 4, 4]
   POOL_KV_STRIDE_ADAPTIVE: [1, 8, 8]
@@ -260,7 +261,10 @@ DATA: {{MEAN: [0.485, 0.456, 0.406], TRAIN_CROP_SIZE: 224}}
     assert settings.std is None and not settings.detection
 
 
-@pytest.mark.parametrize('text', ['- 1', 'DATA: 3', 'a: !!python/object/apply:os.getcwd []', '{', 'MVIT: {PATCH_STRIDE: 3}'])
+@pytest.mark.parametrize(
+    'text',
+    ['- 1', 'DATA: 3', 'a: !!python/object/apply:os.getcwd []', '{', 'MVIT: {PATCH_STRIDE: 3}'],
+)
 def test_a_configuration_that_is_none(tmp_path, text):
     with pytest.raises(ValueError, match='not the configuration of PySlowFast'):
         read_settings(text)
