@@ -27,6 +27,7 @@ from multitrain_jax.weight_report import Row, shape_text, summary, table
 
 TABLE_FILE = 'init_from.txt'
 
+_PARTS = ('backbone', 'heads', 'projections', 'expander')  # that may be taken over
 # Of the backbone's parameters, those that one model may have and the other lack.
 _OPTIONAL = ('class_token', 'class_position')
 # Fields of the backbone that change what its parameters mean, though not their shapes.
@@ -134,6 +135,10 @@ def initialise(
     rows += _fill_heads(params, model, ours, weights)
     rows += _fill_projections(params, model, ours, weights)
     rows += _fill_expander(params, weights)
+    rows += [Row(path, 'fresh', 'always starts anew') for path in params if path.split('/')[0] not in _PARTS]
+    parts = {path.split('/')[0] for path in params}
+    gone = dict.fromkeys(path.split('/')[0] for path in weights.params)
+    rows += [Row(part, 'ignored', 'not in this model') for part in gone if part not in parts]
     differences = [
         f'note: model.backbone.{field} is {new!r} here and was {old!r} there: the same arrays, another function'
         for field in _MEANING

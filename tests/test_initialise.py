@@ -190,6 +190,20 @@ def test_parts_of_another_form_are_fresh(of_source, of_target, name, note):
     assert rows[name].outcome == 'fresh' and note in rows[name].note
 
 
+def test_parts_of_only_one_model_are_in_the_table():
+    shape = backbone(stage_blocks=(1,), query_strides=((1, 1, 1),))
+    _, _, _, rows = start(source(shape=shape), shape=shape, projections=False, expander=False)
+    assert rows['projections'].outcome == rows['expander'].outcome == 'ignored'
+    model = architecture(shape=shape)
+    fresh = {**nnx.to_pure_dict(nnx.state(make(model, seed=2))), 'objective': {'w': np.ones(2)}}
+    specs = [DatasetSpec(name, names) for name, names in CLASSES.items()]
+    params, report = initialise.initialise(
+        fresh, model, specs, source(shape=shape), mean=GREY, std=WHITE
+    )
+    assert initialise.Row('objective/w', 'fresh', 'always starts anew') in report.rows
+    np.testing.assert_array_equal(params['objective']['w'], 1)
+
+
 def test_another_kind_of_positions_is_fresh_and_said_aloud():
     _, params, report, rows = start(source(shape=public_form(backbone())))
     assert rows['backbone/spatial_positions'].outcome == 'fresh'
