@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from multitrain_jax.objectives.total import Term
+from multitrain_jax.objectives.terms import Term
 
 # clip_loss(params, piece) -> (loss f32[], (expanded f32[b, D] or None, terms)): the mean over a piece's b clips.
 # It must give the same numbers whenever it is called for the same piece: its keys come with the piece.

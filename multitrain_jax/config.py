@@ -217,6 +217,7 @@ class Config:
                 f'model.backbone.image_size={self.model.backbone.image_size}: crops would not fit'
             )
         if self.localisation is not None:
+            self.localisation.head.check_width(self.model.backbone.embedding_width)
             smallest = min(self.localisation.test_short_sides, default=self.evaluation.short_side)
             if smallest < self.model.backbone.image_size:
                 raise ValueError(

@@ -24,6 +24,7 @@ class StepLog:
         self,
         config: Config,
         source: BatchSource,
+        clips_per_step: float,
         *,
         first_step: int,
         total_steps: int,
@@ -31,8 +32,9 @@ class StepLog:
         saved: RunCheckpoints,
         writer: Any,
     ):
-        """`saved` is named where a loss is not finite; `writer` gets the metrics and the `schedule`'s rate."""
+        """`clips_per_step`: the mean of the run; `saved` is named where a loss is not finite; `writer` gets the metrics and the `schedule`'s rate."""
         self._config, self._source, self._total_steps = config, source, total_steps
+        self._clips_per_step = clips_per_step
         self._schedule, self._saved, self._writer = schedule, saved, writer
         self._kept: list[tuple[int, Any]] = []
         self.countdown = Countdown(total_steps, first_step)
@@ -65,14 +67,14 @@ class StepLog:
                 )
         done = kept[-1][0] + 1
         steps_per_second, seconds_left = self.countdown.update(done)
-        clips_per_second = steps_per_second * self._config.batch_size
+        clips_per_second = steps_per_second * self._clips_per_step
         values = metrics.merge(terms for _, terms in kept)
         values['learning_rate'] = float(self._schedule(done - 1))
         if steps_per_second > 0:  # not where only the step that was compiled has been done
             self.rates.append(clips_per_second)
             values['clips_per_second'] = clips_per_second
             values['data_wait_share'] = self.waited * steps_per_second / len(kept)
-        values['epoch'] = done * self._config.batch_size / self._source.samples_per_epoch
+        values['epoch'] = done * self._clips_per_step / self._source.samples_per_epoch
         self.waited = 0.0
         self._writer.write_scalars(done, values)
         top1 = ' '.join(

@@ -66,9 +66,9 @@ def train_and_evaluate(
         UserError: a mistake in the config or the data, or a workdir of another run.
     """
     mesh = parallel.data_mesh(devices)
-    clips = parallel.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
+    for size in _step_sizes(config):
+        config.augment.check_batch(parallel.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
     parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
-    config.augment.check_batch(clips)
     workdir = make_workdir(workdir)
     if config.compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir))
@@ -79,8 +79,8 @@ def train_and_evaluate(
 
         source = RecordData(config, host=jax.process_index(), num_hosts=jax.process_count())
 
-    total_steps = max(1, round(config.epochs * source.samples_per_epoch / config.batch_size))
-    steps_per_epoch = source.samples_per_epoch / config.batch_size
+    steps_per_epoch = source.samples_per_epoch / _clips_per_step(config, source)
+    total_steps = max(1, round(config.epochs * steps_per_epoch))
     schedule = learning_rate_schedule(config.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
     tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, abstract_params))
@@ -158,7 +158,8 @@ def _first_state(
 def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, float]:
     """The loop. Its order is a contract: evaluate the state, save it, then take the next batch and step."""
     config = run.config
-    evaluate_every = round(config.evaluation.every_epochs * run.source.samples_per_epoch / config.batch_size)
+    clips_per_step = _clips_per_step(config, run.source)
+    evaluate_every = round(config.evaluation.every_epochs * run.source.samples_per_epoch / clips_per_step)
     if first_step == run.total_steps:
         return state, float('nan')
     batches = parallel.prefetch(
@@ -166,7 +167,7 @@ def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, f
         functools.partial(_to_devices_checked, run, first=[True]),
     )
     log = StepLog(
-        config, run.source, first_step=first_step, total_steps=run.total_steps, schedule=run.schedule,
+        config, run.source, clips_per_step, first_step=first_step, total_steps=run.total_steps, schedule=run.schedule,
         saved=run.saved, writer=run.writer,
     )  # fmt: skip
     started = time.monotonic()
@@ -201,9 +202,11 @@ def _to_devices_checked(run: _Run, batch, first: list[bool]):
     if first:  # emptied after the first batch
         first.clear()
         backbone = run.config.model.backbone
+        localisation = run.config.localisation
         check_batch(
-            batch, num_frames=backbone.num_frames, image_size=backbone.image_size, datasets=run.source.datasets
-        )
+            batch, num_frames=backbone.num_frames, image_size=backbone.image_size, datasets=run.source.datasets,
+            max_boxes=localisation and localisation.max_boxes,
+        )  # fmt: skip
     return parallel.to_devices(batch, run.mesh)
 
 
@@ -218,12 +221,14 @@ def run_meta(config: Config, source: BatchSource) -> dict[str, Any]:
     """What a checkpoint says of itself, beside its arrays."""
     return {
         'model': to_dict(config.model),
-        'datasets': {spec.name: {'classes': list(spec.classes), 'multi_label': spec.multi_label} for spec in source.datasets},
+        'datasets': {spec.name: _spec_meta(spec) for spec in source.datasets},
         'data_order': {
             'seed': config.seed,
             'batch_size': config.batch_size,
             'repeats': config.input.repeats,
             'samples_per_epoch': source.samples_per_epoch,
+            'schedule': None if config.schedule.kind == 'concatenate' else to_dict(config.schedule),
+            'batch_sizes': config.batch_sizes if config.schedule.by_dataset else None,
         },
         'state': {
             'frozen': config.optimizer.frozen,
@@ -233,6 +238,25 @@ def run_meta(config: Config, source: BatchSource) -> dict[str, Any]:
         },
         'config': to_dict(config),
     }  # fmt: skip
+
+
+def _spec_meta(spec: DatasetSpec) -> dict[str, Any]:
+    meta = {'classes': list(spec.classes), 'multi_label': spec.multi_label}
+    if spec.localisation:
+        meta |= {'localisation': True, 'train_counts': list(spec.train_counts), 'action_ids': list(spec.action_ids)}
+    return meta
+
+
+def _step_sizes(config: Config) -> set[int]:
+    """Numbers of clips that the batches of a run have."""
+    if not config.schedule.by_dataset:
+        return {config.batch_size}
+    sizes = config.batch_sizes.values()
+    return {sum(sizes)} if config.schedule.kind == 'accumulated' else set(sizes)
+
+
+def _clips_per_step(config: Config, source: BatchSource) -> float:
+    return getattr(source, 'clips_per_step', config.batch_size)
 
 
 def make_workdir(workdir: str | os.PathLike) -> Path:
@@ -259,8 +283,11 @@ def _describe(
     if config.optimizer.frozen:
         _log.info('frozen: %s', ', '.join(config.optimizer.frozen))
     for spec in source.datasets:
-        _log.info('dataset %s: %d classes, %d evaluation videos', spec.name, len(spec.classes), spec.evaluation_records)
+        kinds = ('actions in boxes', 'key frames') if spec.localisation else ('classes', 'videos')
+        _log.info(
+            'dataset %s: %d %s, %d evaluation %s', spec.name, len(spec.classes), kinds[0], spec.evaluation_records, kinds[1]
+        )
     _log.info(
-        '%d training samples per epoch, batch %d, %g epochs: %d steps',
-        source.samples_per_epoch, config.batch_size, config.epochs, total_steps,
+        '%d training samples per epoch, batch %g, schedule %s, %g epochs: %d steps',
+        source.samples_per_epoch, _clips_per_step(config, source), config.schedule.kind, config.epochs, total_steps,
     )  # fmt: skip

@@ -15,11 +15,12 @@ from multitrain_jax.accumulation import plain_gradients, two_pass_gradients
 from multitrain_jax.augment.pipeline import augment_train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, with_datasets
-from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
-from multitrain_jax.objectives.total import DatasetObjective, batch_objective, clip_objective
+from multitrain_jax.models.multitrain import MultiTrainModel
+from multitrain_jax.objectives.total import batch_objective
 from multitrain_jax.objectives.uncertainty import init_log_variances
 from multitrain_jax.optimizer import average
 from multitrain_jax.parameters import merge, split
+from multitrain_jax.tasks import Tasks
 
 # The branch of the parameters that belongs to the objective and not to the model.
 _OBJECTIVE = 'objective'
@@ -101,11 +102,7 @@ def make_train_step(
 
     Metrics are (sum, count) pairs over the global batch: the objective's terms and `gradient_norm`.
     """
-    objective_datasets = [
-        DatasetObjective(spec.name, len(spec.classes), config.datasets[spec.name].loss_weight, spec.multi_label)
-        for spec in datasets
-    ]
-    max_classes = max(len(spec.classes) for spec in datasets)
+    tasks = Tasks(config, datasets)
     pieces = config.accumulation_steps
     two_pass = config.accumulation == 'two_pass' and pieces > 1 and config.objective.lambda_inf > 0
     gradients = two_pass_gradients if two_pass else plain_gradients
@@ -122,15 +119,15 @@ def make_train_step(
             first_slot, part = piece
             augment_key, model_key = jax.random.split(key)
             video, targets = augment_train(
-                part['video'], part['label'], part['dataset'], part['weight'],
-                key=augment_key, first_slot=first_slot, config=config.augment, max_classes=max_classes,
+                part['video'], part['label'], tasks.head(part['dataset']), part['weight'],
+                key=augment_key, first_slot=first_slot, config=config.augment, max_classes=tasks.max_classes,
+                has_boxes=tasks.has_boxes(part['dataset']),
             )  # fmt: skip
             params = merge(trainable, frozen)
             learned = params.pop(_OBJECTIVE, None)
-            outputs = nnx.merge(graphdef, params)(video, key=jax.random.fold_in(model_key, first_slot), training=True)
-            loss, terms = clip_objective(
-                outputs, targets, config.objective, objective_datasets, log_variances=learned
-            )
+            model, clip_key = nnx.merge(graphdef, params), jax.random.fold_in(model_key, first_slot)
+            outputs = model(video, part.get('boxes'), key=clip_key, training=True)
+            loss, terms = tasks.objective(outputs, targets, part, log_variances=learned)
             return loss, (outputs.expanded, terms)
 
         def batch_loss(trainable, expanded):

@@ -76,7 +76,10 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
         meta = saved.read_meta(step)
         config = read_stored_config(meta['config'])
         datasets = tuple(
-            DatasetSpec(name, tuple(entry['classes']), entry['multi_label'])
+            DatasetSpec(
+                name, tuple(entry['classes']), entry['multi_label'], localisation=entry.get('localisation', False),
+                train_counts=tuple(entry.get('train_counts', ())), action_ids=tuple(entry.get('action_ids', ())),
+            )
             for name, entry in meta['datasets'].items()
         )
         model = with_datasets(config, datasets)

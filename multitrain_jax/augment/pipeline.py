@@ -79,8 +79,11 @@ def augment_train(
     first_slot: jax.Array | int,
     config: AugmentConfig,
     max_classes: int,
+    has_boxes: jax.Array | None = None,
 ) -> tuple[jax.Array, Targets]:
     """Augments and normalises this device's share of a training batch.
+
+    A clip with boxes stays in its place and unmixed, so that they still fit: only its colours are jittered.
 
     Args:
         video: u8[B, T, H, W, 3].
@@ -91,6 +94,7 @@ def augment_train(
         first_slot: position of the first clip in the global batch: axis_index * B.
         config: static.
         max_classes: C, what all heads are padded to.
+        has_boxes: bool[B], clips of localising datasets; None: there are none. Their targets have weight 0.
 
     Returns:
         video f32[B, T, H, W, 3], normalised, and targets of one slot, or of two when clips are
@@ -101,7 +105,13 @@ def augment_train(
     """
     batch = video.shape[0]
     config.check_batch(batch)
+    if has_boxes is not None:
+        weight = jnp.where(has_boxes, 0.0, weight)  # clips of weight 0 are not mixed
     targets = make_targets(label, dataset, weight, max_classes)
+
+    def unless_boxes(changed: jax.Array, video: jax.Array) -> jax.Array:
+        return changed if has_boxes is None else jnp.where(has_boxes[:, None, None, None, None], video, changed)
+
     key_clips, key_groups = jax.random.split(key)
     keys = _keys_by_position(key_clips, first_slot, batch)
     # Distinct numbers per purpose, so that turning one augmentation off leaves the others as they
@@ -109,12 +119,12 @@ def augment_train(
     key_for = [jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys) for n in range(3)]
 
     if config.rand_augment:
-        video = rand_augment(video, key_for[0], parse_rand_augment(config.rand_augment))
+        video = unless_boxes(rand_augment(video, key_for[0], parse_rand_augment(config.rand_augment)), video)
     if config.color_jitter:
         video = color_jitter(video.astype(jnp.float32), key_for[1], config.color_jitter)
     video = normalize(video, mean=config.mean, std=config.std)
     if config.erasing_probability:
-        video = random_erasing(video, key_for[2], config.erasing_probability)
+        video = unless_boxes(random_erasing(video, key_for[2], config.erasing_probability), video)
     if config.mixes:
         video, targets = _mix(video, targets, key_groups, first_slot, config)
     return video, targets

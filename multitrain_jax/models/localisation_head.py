@@ -39,6 +39,11 @@ class LocalisationHeadConfig:
                 f'sampling_ratio = {self.sampling_ratio} not negative'
             )
 
+    def check_width(self, width: int) -> None:
+        """Raises ValueError where the heads of the attention do not divide the backbone's width."""
+        if self.context and width % self.context_heads:
+            raise ValueError(f'context_heads = {self.context_heads} does not divide the width {width}')
+
 
 class LocalisationHead(nnx.Module):
     """Mean over time, RoIAlign, maximum over the box, dropout, linear: one logit per action.

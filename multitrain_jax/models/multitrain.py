@@ -1,4 +1,7 @@
-"""One backbone, one head per dataset, projections between datasets, expander (MultiTrain, 2022)."""
+"""One backbone, one head per dataset, projections between datasets, expander (MultiTrain, 2022).
+
+Datasets whose clips have boxes have a localisation head instead (co-finetuning, arXiv 2207.03807).
+"""
 
 import dataclasses
 
@@ -8,7 +11,7 @@ import numpy as np
 
 from multitrain_jax.models.heads import Heads, Projections, add_projected
 from multitrain_jax.models.layers import MLP
-from multitrain_jax.models.localisation_head import LocalisationHeadConfig
+from multitrain_jax.models.localisation_head import LocalisationHead, LocalisationHeadConfig
 from multitrain_jax.models.mvit import MViT, MViTConfig
 
 
@@ -52,6 +55,8 @@ class MultiTrainConfig:
             raise ValueError(f'num_classes = {self.num_classes}: every dataset needs a class')
         if (self.num_actions is None) != (self.localisation_head is None):
             raise ValueError('num_actions and localisation_head belong together')
+        if self.localisation_head is not None:
+            self.localisation_head.check_width(self.backbone.embedding_width)
         for name in ('head_dropout', 'logit_dropout'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} = {getattr(self, name)}: use 0 <= rate < 1')
@@ -73,19 +78,22 @@ class Outputs:
 
     Attributes:
       embedding: [B, D].
-      logits: [N, B, C], of every head for every clip; ``heads.PADDED_LOGIT`` where a dataset has
-        fewer than C classes.
+      logits: [N, B, C], of every classification head for every clip; ``heads.PADDED_LOGIT`` where
+        a dataset has fewer than C classes; None where no dataset classifies.
       projected: [N, N - 1, B, C] or None: entry [d, j] holds the logits of dataset
         ``Projections.sources(N, d)[j]`` mapped to the classes of dataset d, padded like ``logits``.
       expanded: [B, D] or None: the embedding after the expander, for the informative loss.
       projection_kernel: [N, N - 1, C, C] or None: the projections' matrices, for their L1 norm.
+      actions: for every localising dataset f32[B, M, A], what its head says about every box of every
+        clip, A that dataset's own number; None without boxes.
     """
 
     embedding: jax.Array
-    logits: jax.Array
+    logits: jax.Array | None
     projected: jax.Array | None = None
     expanded: jax.Array | None = None
     projection_kernel: jax.Array | None = None
+    actions: tuple[jax.Array, ...] | None = None
 
 
 class MultiTrainModel(nnx.Module):
@@ -94,14 +102,18 @@ class MultiTrainModel(nnx.Module):
     def __init__(self, config: MultiTrainConfig, *, rngs: nnx.Rngs):
         width, init_std = config.backbone.embedding_width, config.backbone.init_std
         self.backbone = MViT(config.backbone, rngs=rngs)
-        self.heads = Heads(
-            width,
-            config.num_classes,
-            hidden=config.head_hidden,
-            head_dropout=config.head_dropout,
-            logit_dropout=config.logit_dropout,
-            init_std=init_std,
-            rngs=rngs,
+        self.heads = (
+            Heads(
+                width,
+                config.num_classes,
+                hidden=config.head_hidden,
+                head_dropout=config.head_dropout,
+                logit_dropout=config.logit_dropout,
+                init_std=init_std,
+                rngs=rngs,
+            )
+            if config.num_classes
+            else None
         )
         self.projections = (
             Projections(
@@ -115,15 +127,42 @@ class MultiTrainModel(nnx.Module):
             if config.expander
             else None
         )
+        # Last, so that the other parameters are initialised as without them.
+        head = config.localisation_head
+        self.localisation_heads = (
+            nnx.List(
+                LocalisationHead(
+                    width,
+                    actions,
+                    dropout_rate=head.dropout,
+                    output_size=head.output_size,
+                    sampling_ratio=head.sampling_ratio,
+                    context=head.context,
+                    context_heads=head.context_heads,
+                    init_std=init_std,
+                    rngs=rngs,
+                )
+                for actions in config.num_actions
+            )
+            if head is not None
+            else None
+        )
         self.config = config
 
     def __call__(
-        self, video: jax.Array, *, key: jax.Array | None = None, training: bool = False
+        self,
+        video: jax.Array,
+        boxes: jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+        training: bool = False,
     ) -> Outputs:
         """Runs every head on every clip.
 
         Args:
           video: [B, T, H, W, 3], float, normalised.
+          boxes: f32[B, M, 4], x1, y1, x2, y2 as shares of the clip's width and height; None: the
+            localisation heads do not run.
           key: PRNG key of stochastic depth and dropout; None: deterministic.
           training: also compute what only the losses need: projections and expander.
 
@@ -133,17 +172,28 @@ class MultiTrainModel(nnx.Module):
         backbone_key = head_key = None
         if key is not None:
             backbone_key, head_key = jax.random.split(key)
-        embedding = self.backbone(video, key=backbone_key).embedding
-        logits = self.heads(embedding, key=head_key)
-        projected = expanded = kernel = None
+        features = self.backbone(video, key=backbone_key)
+        embedding = features.embedding
+        logits = projected = expanded = kernel = actions = None
+        if self.heads is not None:
+            logits = self.heads(embedding, key=head_key)
         if self.projections is not None and (training or self.config.add_projected):
             projected, kernel = self.projections(logits), self.projections.matrices()
             if self.config.add_projected:
                 logits = add_projected(logits, projected, self.config.add_projected)
             projected = self.heads.mask_padding(projected)
+        if logits is not None:
+            logits = self.heads.mask_padding(logits)
         if training and self.expander is not None:
             expanded = self.expander(embedding)
-        return Outputs(embedding, self.heads.mask_padding(logits), projected, expanded, kernel)
+        if self.localisation_heads is not None and boxes is not None:
+            count = len(self.localisation_heads)
+            # Not of head_key: the heads split that one.
+            keys = [None] * count if key is None else jax.random.split(jax.random.fold_in(key, 2), count)
+            actions = tuple(
+                head(features, boxes, key=head_key) for head, head_key in zip(self.localisation_heads, keys)
+            )
+        return Outputs(embedding, logits, projected, expanded, kernel, actions)
 
 
 def count_parameters(model: MultiTrainModel) -> dict[str, int]:
@@ -157,13 +207,17 @@ def count_parameters(model: MultiTrainModel) -> dict[str, int]:
         return sum(int(np.prod(leaf.shape)) for leaf in leaves)
 
     classes = model.config.num_classes
-    rows, spare = model.heads.kernel.shape[1], max(classes) * len(classes) - sum(classes)
     groups = {
         'backbone': size(model.backbone),
-        'heads': size(model.heads) - spare * (rows + 1),
+        'heads': size(model.heads),
         'projections': 0,
         'expander': size(model.expander),
     }
+    if classes:
+        rows, spare = model.heads.kernel.shape[1], max(classes) * len(classes) - sum(classes)
+        groups['heads'] -= spare * (rows + 1)
+    if model.localisation_heads is not None:
+        groups['localisation_heads'] = size(model.localisation_heads)
     if model.projections is not None:
         rank = model.config.projection_rank
         full = sum(classes) ** 2 - sum(c * c for c in classes)

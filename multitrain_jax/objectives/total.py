@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from multitrain_jax.objectives.classification import (
 from multitrain_jax.objectives.informative import informative_terms
 from multitrain_jax.objectives.projection import projection_loss, projection_size
 from multitrain_jax.objectives.targets import Targets
+from multitrain_jax.objectives.terms import Term
 from multitrain_jax.objectives.uncertainty import LogVariances, learned_weight
 
 SoftmaxLossName = Literal[
@@ -35,6 +36,7 @@ class DatasetObjective:
     num_classes: int
     weight: float = 1.0  # factor of this dataset's classification and projection losses
     multi_label: bool = False  # sigmoid instead of softmax for its own head
+    factor: float = 1.0  # of all its parts, also of what keeps a learned weight from vanishing
 
     def __post_init__(self):
         if self.num_classes < 1:
@@ -96,13 +98,6 @@ class ModelOutputs(Protocol):
     projected: jax.Array | None
     expanded: jax.Array | None
     projection_kernel: jax.Array | None
-
-
-class Term(NamedTuple):
-    """A mean that is not divided yet, so that terms of replicas and steps may be added."""
-
-    sum: jax.Array  # f32[]
-    count: jax.Array  # f32[]
 
 
 def objective(
@@ -192,6 +187,8 @@ def clip_objective(
         for entry, weight in zip(datasets, dataset_weight):
             terms[f'weight/{entry.name}'] = Term(weight, jnp.ones_like(weight))
     per_slot = dataset_weight[targets.dataset] * per_slot + penalty[targets.dataset]
+    if any(entry.factor != 1 for entry in datasets):
+        per_slot = jnp.asarray([entry.factor for entry in datasets])[targets.dataset] * per_slot
     loss = jnp.sum(slot_weight * per_slot) / clips.shape[0]
 
     if config.projection_l1 > 0 and len(datasets) > 1:
