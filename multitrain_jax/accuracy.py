@@ -14,19 +14,30 @@ class DatasetResult:
     """Accuracy on one dataset's evaluation split.
 
     Attributes:
-        videos: videos evaluated, each once.
+        videos: videos (of a localising dataset, key frames) evaluated, each once.
         top1, top5: share of the videos whose class is among the 1 or 5 highest scores; None if multi-label.
-        mean_average_precision: mean over the classes that occur; None unless multi-label.
+        mean_average_precision: mean over the classes that occur; None unless multi-label or localising. Of boxes, at 0.5
+            intersection over union, as in the official evaluation of AVA.
+        frequent, middle, rare: the mean over a third of the actions, by their boxes in training; only of localising ones.
+        boxes: that were scored; only of localising datasets.
+        unseen_boxes: that no view showed.
+        problem: why there is no figure.
     """
 
     videos: int
     top1: float | None = None
     top5: float | None = None
     mean_average_precision: float | None = None
+    frequent: float | None = None
+    middle: float | None = None
+    rare: float | None = None
+    boxes: int | None = None
+    unseen_boxes: int | None = None
+    problem: str | None = None
 
     @property
-    def primary(self) -> float:
-        """The figure that averages over datasets are taken of."""
+    def primary(self) -> float | None:
+        """The figure that averages over datasets are taken of; None where there is none."""
         return self.top1 if self.top1 is not None else self.mean_average_precision
 
 
@@ -125,6 +136,10 @@ def confusion_matrix(scores: Scores, spec: DatasetSpec) -> np.ndarray:
 
 def describe(result: DatasetResult) -> str:
     """One line about one dataset's accuracy."""
+    if result.problem:
+        return result.problem
+    if result.boxes is not None:
+        return f'mAP@0.5 {result.mean_average_precision:.1%} of {result.boxes} boxes on {result.videos} key frames'
     if result.mean_average_precision is not None:
         return f'mAP {result.mean_average_precision:.1%} of {result.videos} videos'
     return f'top-1 {result.top1:.1%}, top-5 {result.top5:.1%} of {result.videos} videos'
@@ -150,6 +165,12 @@ def accuracy_table(results: Mapping[str, DatasetResult]) -> str:
         percent(mean([r.top5 for r in everything])), percent(mean([r.mean_average_precision for r in everything])),
     ))  # fmt: skip
     header = ('dataset', 'videos', 'top-1 %', 'top-5 %', 'mAP %')
+    thirds = ('frequent', 'middle', 'rare')
+    if any(getattr(r, third) is not None for r in everything for third in thirds):
+        header += tuple(f'{third} %' for third in thirds)
+        columns = [(*(getattr(r, third) for third in thirds),) for r in everything]
+        columns.append(tuple(mean(list(column)) for column in zip(*columns)))
+        rows = [(*row, *map(percent, own)) for row, own in zip(rows, columns)]
     if all(r.mean_average_precision is None for r in everything):
         header, rows = header[:-1], [row[:-1] for row in rows]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

@@ -33,12 +33,13 @@ def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
     """Figures for the metric writers, `evaluation/NAME/...` and the average over datasets."""
     values = {}
     for name, result in accuracy.items():
-        for figure in ('top1', 'top5', 'mean_average_precision'):
+        for figure in ('top1', 'top5', 'mean_average_precision', 'frequent', 'middle', 'rare'):
             value = getattr(result, figure)
             if value is not None:
                 values[f'evaluation/{name}/{figure}'] = value
-    if accuracy:
-        values['evaluation/average'] = sum(result.primary for result in accuracy.values()) / len(accuracy)
+    known = [result.primary for result in accuracy.values() if result.primary is not None]
+    if known:
+        values['evaluation/average'] = sum(known) / len(known)
     return values
 
 

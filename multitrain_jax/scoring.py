@@ -6,14 +6,15 @@ import time
 
 from flax import nnx
 import jax
-from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
 from multitrain_jax import parallel
-from multitrain_jax.accuracy import DatasetResult, Scores, describe, summarise
+from multitrain_jax.accuracy import Scores
 from multitrain_jax.augment.pipeline import prepare_eval
-from multitrain_jax.batch import BatchSource, DatasetSpec
+from multitrain_jax.batch import Batch, BatchSource, DatasetSpec, classifying
+from multitrain_jax.gather import gather_names, gather_rows
 from multitrain_jax.progress import Countdown, duration
 
 _log = logging.getLogger('multitrain_jax')
@@ -21,18 +22,27 @@ _SECONDS_BETWEEN_REPORTS = 5
 
 
 def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, mesh: Mesh) -> Callable:
-    """`step(params, share) -> scores f32[devices, B, C]`: softmax (or sigmoid) of the clip's own dataset's head."""
-    multi_label = np.array([dataset.multi_label for dataset in datasets])
+    """`step(params, share) -> scores`: of the head of the clip's own dataset.
+
+    f32[devices, B, C], softmax or sigmoid; where the share has boxes, f32[devices, B, M, A], sigmoid, of every box.
+    """
+    localises = np.array([dataset.localisation for dataset in datasets])
+    multi_label = np.array([dataset.multi_label for dataset in classifying(datasets)])
 
     def step(params, share):
-        model = nnx.merge(graphdef, params)
-        outputs = model(prepare_eval(share['video'], mean=augment_config.mean, std=augment_config.std))
+        model, boxes = nnx.merge(graphdef, params), share.get('boxes')
+        outputs = model(prepare_eval(share['video'], mean=augment_config.mean, std=augment_config.std), boxes)
         own = jax.nn.one_hot(share['dataset'], len(datasets), axis=0)  # [N, B]
+        if boxes is not None:
+            own = own[np.flatnonzero(localises)]
+            most = max(logits.shape[-1] for logits in outputs.actions)
+            scores = [jnp.pad(jax.nn.sigmoid(x), ((0, 0), (0, 0), (0, most - x.shape[-1]))) for x in outputs.actions]
+            return sum(one[:, None, None] * score for one, score in zip(own, scores))
+        if localises.any():
+            own = own[np.flatnonzero(~localises)]
         logits = (outputs.logits * own[..., None]).sum(axis=0)  # [B, C]
         is_multi_label = (own * multi_label[:, None]).sum(axis=0) > 0  # [B]
-        return jax.numpy.where(
-            is_multi_label[:, None], jax.nn.sigmoid(logits), jax.nn.softmax(logits)
-        )
+        return jnp.where(is_multi_label[:, None], jax.nn.sigmoid(logits), jax.nn.softmax(logits))
 
     return parallel.map_eval_step(step, mesh)
 
@@ -51,33 +61,14 @@ def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int
     names: dict[int, str] = {}
 
     def collect(batch, scores) -> None:
-        scores = _local(scores)
-        scores = scores.reshape(-1, scores.shape[-1])[:, :classes]
         for row in np.flatnonzero(batch['weight'] > 0):
             record = int(batch['record'][row])
-            total[record] = total.get(record, 0) + scores[row].astype(np.float64)
+            total[record] = total.get(record, 0) + scores[row, :classes].astype(np.float64)
             views[record] = views.get(record, 0) + 1
             labels[record] = batch['label'][row]
             names[record] = batch['name'][row] if 'name' in batch else str(record)
 
-    clips = spec.evaluation_records * spec.views / jax.process_count()
-    countdown, reported, done = Countdown(round(clips)), time.monotonic(), 0
-    waiting = None
-    batches = parallel.prefetch(
-        source.evaluation_batches(dataset), lambda batch: (batch, parallel.to_devices(model_inputs(batch), mesh))
-    )
-    for batch, share in batches:
-        scores = eval_step(params, share)
-        if waiting is not None:  # the one before, while this one runs
-            collect(*waiting)
-        waiting = (batch, scores)
-        done += int((batch['weight'] > 0).sum())
-        if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
-            rate, left = countdown.update(done)
-            _log.info('  %s: %d of %d views, %.0f views/s, %s left', spec.name, done, clips, rate, duration(left))
-            reported = time.monotonic()
-    if waiting is not None:
-        collect(*waiting)
+    run_views(eval_step, params, source, dataset, mesh, collect)
     uneven = {record: count for record, count in views.items() if count != spec.views}
     if uneven:
         record, count = next(iter(uneven.items()))
@@ -93,25 +84,42 @@ def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int
         label=label,
         name=tuple(names[record] for record in order),
     )
-    return _gather_hosts(scores, spec)
+    return _gather_hosts(scores)
+
+
+def run_views(
+    eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh, collect: Callable[[Batch, np.ndarray], None]
+) -> None:
+    """Runs all views of a dataset that this host has: collect(batch, scores [B, ...]) for every batch, in order."""
+    spec = source.datasets[dataset]
+
+    def collect_local(batch, scores: jax.Array) -> None:
+        scores = _local(scores)  # [devices, B / devices, ...]
+        collect(batch, scores.reshape(-1, *scores.shape[2:]))
+
+    clips = spec.evaluation_records * spec.views / jax.process_count()
+    countdown, reported, done = Countdown(round(clips)), time.monotonic(), 0
+    waiting = None
+    batches = parallel.prefetch(
+        source.evaluation_batches(dataset), lambda batch: (batch, parallel.to_devices(model_inputs(batch), mesh))
+    )
+    for batch, share in batches:
+        scores = eval_step(params, share)
+        if waiting is not None:  # the one before, while this one runs
+            collect_local(*waiting)
+        waiting = (batch, scores)
+        done += int((batch['weight'] > 0).sum())
+        if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+            rate, left = countdown.update(done)
+            _log.info('  %s: %d of %d views, %.0f views/s, %s left', spec.name, done, clips, rate, duration(left))
+            reported = time.monotonic()
+    if waiting is not None:
+        collect_local(*waiting)
 
 
 def model_inputs(batch) -> dict[str, np.ndarray]:
     """What the device needs of an evaluation batch."""
-    return {name: batch[name] for name in ('video', 'dataset')}
-
-
-def evaluate(eval_step: Callable, params, source: BatchSource, mesh: Mesh) -> dict[str, DatasetResult]:
-    """Accuracy on every dataset that has evaluation records."""
-    results = {}
-    for number, spec in enumerate(source.datasets):
-        if not spec.evaluation_records:
-            _log.warning('%s: no evaluation records', spec.name)
-            continue
-        scores = score_dataset(eval_step, params, source, number, mesh)
-        results[spec.name] = summarise(scores, spec)
-        _log.info('  %s: %s', spec.name, describe(results[spec.name]))
-    return results
+    return {name: batch[name] for name in ('video', 'dataset', 'boxes') if name in batch}
 
 
 def _local(array: jax.Array) -> np.ndarray:
@@ -120,26 +128,13 @@ def _local(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def _gather_hosts(scores: Scores, spec: DatasetSpec) -> Scores:
+def _gather_hosts(scores: Scores) -> Scores:
     """All hosts' videos together."""
     if jax.process_count() == 1:
         return scores
-    counts = multihost_utils.process_allgather(np.array([len(scores.record)]))
-    longest = int(counts.max())
-
-    def gather(array: np.ndarray) -> np.ndarray:
-        padded = np.zeros((longest, *array.shape[1:]), array.dtype)
-        padded[: len(array)] = array
-        everyone = multihost_utils.process_allgather(padded)  # [hosts, longest, ...]
-        return np.concatenate([rows[:count] for rows, count in zip(everyone, counts.ravel())])
-
-    names = np.array([name.encode() for name in scores.name], np.bytes_)
-    longest_name = int(multihost_utils.process_allgather(np.array(names.itemsize)).max())
-    characters = np.zeros((len(names), longest_name), np.uint8)
-    characters[:, : names.itemsize] = names.view(np.uint8).reshape(len(names), names.itemsize)
     return Scores(
-        gather(scores.record.astype(np.int32)),
-        gather(scores.score),
-        gather(scores.label),
-        tuple(row.tobytes().rstrip(b'\0').decode() for row in gather(characters)),
+        gather_rows(scores.record.astype(np.int32)),
+        gather_rows(scores.score),
+        gather_rows(scores.label),
+        gather_names(scores.name),
     )

@@ -14,7 +14,7 @@ from flax import nnx
 import jax
 import optax
 
-from multitrain_jax import checkpoints, export, initialise, metrics, parallel, results, scoring, train_step
+from multitrain_jax import checkpoints, evaluation, export, initialise, metrics, parallel, results, scoring, train_step
 from multitrain_jax.accuracy import DatasetResult
 from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch
 from multitrain_jax.config import Config, with_datasets
@@ -212,7 +212,7 @@ def _to_devices_checked(run: _Run, batch, first: list[bool]):
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResult]:
     with timed(f'evaluating at step {step}'):
-        accuracy = scoring.evaluate(run.eval_step, train_step.inference_params(state), run.source, run.mesh)
+        accuracy = evaluation.evaluate(run.eval_step, train_step.inference_params(state), run.source, run.mesh)
     run.writer.write_scalars(step, results.scalars(accuracy))
     return accuracy
 

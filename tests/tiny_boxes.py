@@ -18,7 +18,7 @@ def config(**changes: Any) -> configs.Config:
     """The tiny config with boxes and with changes, see `tiny.config`."""
     dataset = {'sampling': 'key_frame', 'stride': 1, 'target_frame_rate': None, 'flip': False}
     datasets = {f'datasets__{name}': {'path': name, **dataset} for name in ACTIONS}
-    return tiny.config(**{'localisation': {'max_boxes': MOST_BOXES}, **datasets, **changes})
+    return tiny.config(**{'localisation': {'max_boxes': MOST_BOXES, 'head': {'dropout': 0.0}}, **datasets, **changes})
 
 
 def draw_boxes(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -1,0 +1,82 @@
+"""Figures of scored boxes: mean average precision as the official evaluation of AVA has it; files of detections."""
+
+import csv
+import dataclasses
+import os
+
+import numpy as np
+
+from multitrain_jax.accuracy import DatasetResult
+from multitrain_jax.ava_eval import check_some_match
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.errors import UserError
+from multitrain_jax.localisation_metrics import average_precisions, frequency_thirds
+from multitrain_jax.localisation_scoring import BoxScores
+
+THIRDS = ('frequent', 'middle', 'rare')
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionResult:
+    """Figures of one action.
+
+    Attributes:
+        name: of the action.
+        boxes: that show it in the test, each person once.
+        training_boxes: likewise in training; None: not known.
+        third: of the actions by training boxes: 'frequent', 'middle' or 'rare'; None: not known.
+        average_precision: None where no box shows it.
+    """
+
+    name: str
+    boxes: int
+    training_boxes: int | None
+    third: str | None
+    average_precision: float | None
+
+
+def per_action(scores: BoxScores, spec: DatasetSpec) -> list[ActionResult]:
+    """Figures of every action, in the order of their numbers."""
+    count = len(spec.classes)
+    precision = average_precisions(scores.truth, scores.detections, np.arange(count))
+    boxes = np.bincount(scores.truth.action, minlength=count)
+    third: dict[int, str] = {}
+    if spec.train_counts:
+        third = {action: name for name, which in zip(THIRDS, frequency_thirds(spec.train_counts)) for action in which.tolist()}
+    return [
+        ActionResult(
+            name, int(boxes[action]), spec.train_counts[action] if spec.train_counts else None, third.get(action),
+            None if np.isnan(precision[action]) else float(precision[action]),
+        )
+        for action, name in enumerate(spec.classes)
+    ]  # fmt: skip
+
+
+def summarise_boxes(scores: BoxScores, spec: DatasetSpec) -> DatasetResult:
+    """The figures of a dataset. Without any overlap of detections and truth there is no mAP, but the reason why."""
+    counts = {'videos': len(scores.name), 'boxes': len(scores.score), 'unseen_boxes': scores.unseen}
+    try:
+        check_some_match(scores.truth, scores.detections)
+    except UserError as error:
+        return DatasetResult(**counts, problem=str(error))
+    actions = per_action(scores, spec)
+
+    def mean(third: str | None) -> float | None:
+        known = [a.average_precision for a in actions if a.average_precision is not None and third in (None, a.third)]
+        return float(np.mean(known)) if known else None
+
+    return DatasetResult(**counts, mean_average_precision=mean(None), **{third: mean(third) for third in THIRDS})
+
+
+def write_detections(path: str | os.PathLike, scores: BoxScores, spec: DatasetSpec) -> None:
+    """Writes the official csv: video, timestamp (seconds), x1, y1, x2, y2, action, score; no header.
+
+    Actions have the numbers of the dataset's own annotations, or count from 1.
+    """
+    ids = spec.action_ids or range(1, len(spec.classes) + 1)
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        for frame, box, score in zip(scores.frame, scores.box, scores.score):
+            video, _, timestamp = scores.name[frame].rpartition(',')
+            sides = [f'{side:.6g}' for side in box]
+            writer.writerows((video, timestamp, *sides, action, f'{value:.6g}') for action, value in zip(ids, score.tolist()))
