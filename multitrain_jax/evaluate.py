@@ -10,6 +10,8 @@ Prints a table, and writes into --output for every dataset
     NAME_classes.csv                the same class by class
     NAME_confusion.csv, .png        videos of each class (row) taken for each class (column)
     NAME_predictions.npz            video names, labels, classes, averaged scores
+and for datasets with boxes, instead of the last two,
+    detections_NAME.csv             video,timestamp,x1,y1,x2,y2,action,score, for multitrain_jax.ava_eval
 
 Data and protocol come from --config; without it, from the config that the run was trained with. The model
 always comes from the checkpoint.
@@ -29,8 +31,10 @@ import numpy as np
 
 from multitrain_jax import config_file
 from multitrain_jax.accuracy import DatasetResult, accuracy_table, confusion_matrix, per_class, summarise
+from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError, run_command
 from multitrain_jax.heat_map import MOST_NAMES, heat_map
+from multitrain_jax.localisation_accuracy import ActionResult, BoxScores, per_action, summarise_boxes, write_detections
 from multitrain_jax.predictions import Predictions, ensemble, save
 from multitrain_jax.progress import set_up_logging, timed
 
@@ -55,6 +59,9 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--split', help="(default: the config's evaluation_split, else validation)")
     parser.add_argument('--temporal_views', type=int, help='clips along the video')
     parser.add_argument('--spatial_views', type=int, choices=(1, 3), help='crops of each clip')
+    parser.add_argument(
+        '--candidates', choices=('proposals', 'ground_truth'), help='boxes that are scored, where clips have boxes'
+    )
     parser.add_argument('--short_side', type=int, help='pixels, before cropping')
     parser.add_argument('--batch_size', type=int, help='views per batch, over all devices of all hosts')
     parser.add_argument('--output', help='directory of the files (default: "evaluation" beside the checkpoint)')
@@ -94,6 +101,7 @@ def main() -> int:
             for name in ('temporal_views', 'spatial_views', 'short_side', 'batch_size')
             if getattr(args, name) is not None
         },
+        candidates=args.candidates,
     )
     output = Path(args.output or setup.default_output).expanduser()
     main_host = jax.process_index() == 0
@@ -102,20 +110,35 @@ def main() -> int:
     results, details = {}, {}
     for head in setup.tested:
         spec = setup.source.datasets[head]
-        with timed(f'testing {spec.name} ({spec.evaluation_records} videos, {spec.views} views of each)'):
-            predictions = Predictions(spec, setup.score(head))
-        unreadable = spec.evaluation_records - len(predictions.scores.record)
+        videos = 'key frames' if spec.localisation else 'videos'
+        with timed(f'testing {spec.name} ({spec.evaluation_records} {videos}, {spec.views} views of each)'):
+            scores = setup.score(head)
+        unreadable = spec.evaluation_records - len(scores.name)
         if unreadable:
-            _log.warning('%s: %d of %d videos are damaged and do not count', spec.name, unreadable, spec.evaluation_records)
+            _log.warning('%s: %d of %d %s are damaged and do not count', spec.name, unreadable, spec.evaluation_records, videos)
         details[spec.name] = {'views': spec.views, 'damaged': unreadable, **setup.describe(head)}
-        results[spec.name] = (
-            write_dataset(output, predictions) if main_host else summarise(predictions.scores, spec)
-        )
+        if spec.localisation:
+            results[spec.name] = write_boxes(output, spec, scores) if main_host else summarise_boxes(scores, spec)
+        else:
+            results[spec.name] = (
+                write_dataset(output, Predictions(spec, scores)) if main_host else summarise(scores, spec)
+            )
     if main_host:
         _write_metrics(output, results, setup.about, details)
         print(accuracy_table(results))
         print(f'\nfiles: {output}')
+    problems = [f'{name}: {result.problem}' for name, result in results.items() if result.problem]
+    if problems:
+        raise UserError('; '.join(problems))
     return 0
+
+
+def write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores) -> DatasetResult:
+    """As `write_dataset`, of a dataset whose clips have boxes."""
+    write_detections(output / f'detections_{spec.name}.csv', scores, spec)
+    fields = [field.name for field in dataclasses.fields(ActionResult)]
+    _write_csv(output / f'{spec.name}_classes.csv', fields, [dataclasses.astuple(action) for action in per_action(scores, spec)])
+    return summarise_boxes(scores, spec)
 
 
 def write_dataset(output: Path, predictions: Predictions) -> DatasetResult:
@@ -159,7 +182,8 @@ def _write_metrics(
         | (details or {}).get(name, {})
         for name, result in results.items()
     }
-    average = sum(result.primary for result in results.values()) / len(results)
+    known = [result.primary for result in results.values() if result.primary is not None]
+    average = sum(known) / len(known) if known else None
     content = {**about, 'datasets': datasets, 'average': average}
     (output / 'metrics.json').write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 

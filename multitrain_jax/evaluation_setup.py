@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from multitrain_jax import parallel, scoring
 from multitrain_jax.accuracy import Scores
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import BatchSource, DatasetSpec
-from multitrain_jax.config import Config, DatasetConfig, EvaluationConfig, InputConfig, read_config
+from multitrain_jax.config import Config, DatasetConfig, EvaluationConfig, InputConfig, LocalisationConfig, read_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.export import is_export, read_export
+from multitrain_jax.localisation_accuracy import BoxScores
+from multitrain_jax.localisation_scoring import score_boxes
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.trained_run import find_run, read_run
-
-_log = logging.getLogger('multitrain_jax')
 
 _EXPORT_BATCH_SIZE = 16  # views, for an export without a config
 
@@ -40,6 +39,7 @@ class _Trained:
         data_root: of those paths; None: they are not known.
         evaluation: the protocol.
         input_config: how data are read.
+        localisation: which boxes are tested, of heads that localise.
     """
 
     about: dict[str, Any]
@@ -53,6 +53,7 @@ class _Trained:
     data_root: str | None
     evaluation: EvaluationConfig
     input_config: InputConfig
+    localisation: LocalisationConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Evaluation:
 
     source: BatchSource
     tested: tuple[int, ...]
-    score: Callable[[int], Scores]
+    score: Callable[[int], Scores | BoxScores]
     about: dict[str, Any]
     default_output: Path
     data: Mapping[str, DatasetConfig]
@@ -90,6 +91,7 @@ def open_evaluation(
     chosen: Sequence[str] | None = None,
     split: str | None = None,
     protocol: Mapping[str, Any] | None = None,
+    candidates: str | None = None,
 ) -> Evaluation:
     """Reads the checkpoint and opens the data.
 
@@ -101,6 +103,7 @@ def open_evaluation(
         chosen: datasets, each NAME, NAME=DIR or DIR; None: all.
         split: to test on; None: each dataset's own.
         protocol: fields of the EvaluationConfig to change.
+        candidates: boxes that are scored, as in the LocalisationConfig; None: what that says.
 
     Raises:
         ValueError: a checkpoint or data that cannot be read, or that do not fit together.
@@ -119,6 +122,12 @@ def open_evaluation(
     if split is not None:
         data = {name: dataclasses.replace(entry, evaluation_split=split) for name, entry in data.items()}
 
+    localisation = trained.localisation
+    if candidates is not None:
+        if not any(spec.localisation for spec in trained.heads):
+            raise UserError(f'--candidates={candidates}: no dataset of the checkpoint has boxes')
+        localisation = dataclasses.replace(localisation, candidates=candidates)
+
     mesh = parallel.data_mesh()
     parallel.check_divides(evaluation.batch_size, mesh, 'batch_size')
     from multitrain_jax.record_data import EvaluationData  # the only door to data_pipelines
@@ -126,18 +135,24 @@ def open_evaluation(
     source = EvaluationData(
         trained.heads, data, data_root=trained.data_root or '', num_frames=trained.model.backbone.num_frames,
         image_size=image_size, evaluation=evaluation, input_config=trained.input_config,
-        host=jax.process_index(), num_hosts=jax.process_count(),
+        localisation=localisation, host=jax.process_index(), num_hosts=jax.process_count(),
     )  # fmt: skip
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: MultiTrainModel(trained.model, rngs=nnx.Rngs(0))))
     eval_step = scoring.make_eval_step(graphdef, trained.heads, trained, mesh)
     params = parallel.replicate(trained.params, mesh)
+
+    def score(head: int) -> Scores | BoxScores:
+        of_kind = score_boxes if source.datasets[head].localisation else scoring.score_dataset
+        return of_kind(eval_step, params, source, head, mesh)
+
+    about = {field: getattr(evaluation, field) for field in ('temporal_views', 'spatial_views', 'short_side')}
+    if localisation is not None:
+        about |= {field: getattr(localisation, field) for field in ('candidates', 'min_candidate_score')}
     return Evaluation(
         source=source,
         tested=tuple(number for number, spec in enumerate(source.datasets) if spec.name in data),
-        score=lambda head: scoring.score_dataset(eval_step, params, source, head, mesh),
-        about={**trained.about, **{
-            field: getattr(evaluation, field) for field in ('temporal_views', 'spatial_views', 'short_side')
-        }},
+        score=score,
+        about={**trained.about, **about},
         default_output=trained.directory / 'evaluation',
         data=data,
     )  # fmt: skip
@@ -154,7 +169,13 @@ def _read(path: str | os.PathLike, argument: str, step: int | None) -> _Trained:
             directory=Path(path).expanduser(),
             model=info.model,
             params=params,
-            heads=tuple(DatasetSpec(name, entry.classes, entry.multi_label) for name, entry in info.datasets.items()),
+            heads=tuple(
+                DatasetSpec(
+                    name, entry.classes, entry.multi_label, localisation=entry.localisation,
+                    train_counts=entry.train_counts, action_ids=entry.action_ids,
+                )
+                for name, entry in info.datasets.items()
+            ),
             mean=info.mean,
             std=info.std,
             data={
@@ -164,6 +185,7 @@ def _read(path: str | os.PathLike, argument: str, step: int | None) -> _Trained:
             data_root=None,
             evaluation=EvaluationConfig(0, _EXPORT_BATCH_SIZE, info.short_side, info.temporal_views, info.spatial_views),
             input_config=InputConfig((size, size)),
+            localisation=info.localisation,
         )
     if find_run(path) is None:
         raise UserError(f'{argument}={path}: neither a run (directory "checkpoints") nor an export (file model.json)')
@@ -172,6 +194,7 @@ def _read(path: str | os.PathLike, argument: str, step: int | None) -> _Trained:
     return _Trained(
         {'checkpoint': str(run.workdir), 'step': run.step}, run.workdir, run.model, run.params, run.datasets,
         config.augment.mean, config.augment.std, config.datasets, config.data_root, config.evaluation, config.input,
+        config.localisation,
     )  # fmt: skip
 
 
@@ -185,8 +208,9 @@ def _with_config(trained: _Trained, config: Config, *, named: bool) -> _Trained:
             'choose some of them with --datasets'
         )
     return dataclasses.replace(
-        trained, data=config.datasets, data_root=config.data_root, evaluation=config.evaluation, input_config=config.input
-    )
+        trained, data=config.datasets, data_root=config.data_root, evaluation=config.evaluation, input_config=config.input,
+        localisation=config.localisation or trained.localisation,
+    )  # fmt: skip
 
 
 def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, DatasetConfig]:
@@ -198,10 +222,7 @@ def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, Datase
                 f'{trained.directory}: an export does not know where data are; give --config=FILE, '
                 f'or --datasets {next(iter(heads))}=DIR'
             )
-        boxes = [name for name in trained.data if heads[name].localisation]
-        if boxes:
-            _log.warning('%s: not tested, its clips have boxes; run.py reports their mAP', ', '.join(boxes))
-        return {name: entry for name, entry in trained.data.items() if name not in boxes}
+        return dict(trained.data)
     found = {}
     for text in chosen:
         name, equals, directory = text.partition('=')
@@ -209,8 +230,6 @@ def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, Datase
             name, directory = _head_with_classes(text, heads), text
         if name not in heads:
             raise UserError(f'--datasets {text}: the checkpoint has no dataset {name!r}, only {", ".join(heads)}')
-        if heads[name].localisation:
-            raise UserError(f'--datasets {text}: clips of {name} have boxes; run.py reports their mAP, this command classes')
         if name in found:
             raise UserError(f'--datasets {text}: {name} is named twice; test one after the other')
         if name not in trained.data:

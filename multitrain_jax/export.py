@@ -17,7 +17,7 @@ from flax import nnx
 from multitrain_jax import checkpoints, dataclass_config
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import Config, with_datasets
+from multitrain_jax.config import Config, LocalisationConfig, with_datasets
 from multitrain_jax.errors import UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.trained_run import read_run
@@ -32,9 +32,12 @@ class ExportedDataset:
 
     classes: tuple[str, ...]
     multi_label: bool
-    sampling: Literal['strided', 'uniform']
+    sampling: Literal['strided', 'uniform', 'key_frame']
     stride: int
     target_frame_rate: float | None
+    localisation: bool = False  # the classes are actions in boxes
+    train_counts: tuple[int, ...] = ()  # boxes with each action in training
+    action_ids: tuple[int, ...] = ()  # numbers of the actions in files of the official format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +45,13 @@ class ExportInfo:
     """`model.json`: architecture, datasets, preprocessing."""
 
     model: MultiTrainConfig
-    datasets: Mapping[str, ExportedDataset]  # in the order of the heads
+    datasets: Mapping[str, ExportedDataset]  # in the order of the heads: classification and localisation each in this one
     mean: Rgb  # of pixels scaled to 0..1
     std: Rgb
     short_side: int  # pixels, before cropping to the backbone's image size
     temporal_views: int
     spatial_views: Literal[1, 3]
+    localisation: LocalisationConfig | None = None  # which boxes are tested
 
 
 def write_export(
@@ -62,7 +66,8 @@ def write_export(
         ),
         datasets={
             spec.name: ExportedDataset(
-                spec.classes, spec.multi_label, entry.sampling, entry.stride, entry.target_frame_rate
+                spec.classes, spec.multi_label, entry.sampling, entry.stride, entry.target_frame_rate,
+                spec.localisation, spec.train_counts, spec.action_ids,
             )
             for spec, entry in ((spec, config.datasets[spec.name]) for spec in datasets)
         },
@@ -71,8 +76,9 @@ def write_export(
         short_side=config.evaluation.short_side,
         temporal_views=config.evaluation.temporal_views,
         spatial_views=config.evaluation.spatial_views,
+        localisation=config.localisation,
     )  # fmt: skip
-    parts = {'backbone', 'heads'} | ({'projections'} if info.model.projections else set())
+    parts = {'backbone', 'heads', 'localisation_heads'} | ({'projections'} if info.model.projections else set())
     write_model(output, info, {name: value for name, value in params.items() if name in parts})
 
 

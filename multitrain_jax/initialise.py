@@ -17,7 +17,7 @@ import numpy as np
 
 from multitrain_jax import export
 from multitrain_jax.augment.normalize import Rgb
-from multitrain_jax.batch import DatasetSpec, classifying
+from multitrain_jax.batch import DatasetSpec, classifying, localising
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainConfig
@@ -41,7 +41,8 @@ class Weights:
     Attributes:
         where: what the user called it.
         model: its architecture.
-        classes: class names of its datasets, in the order of the heads.
+        classes: class names of its classifying datasets, in the order of the heads.
+        actions: likewise of its localising datasets.
         mean: of the pixels (scaled to 0..1) that it was trained on.
         std: likewise.
         params: its parameters by path.
@@ -53,6 +54,7 @@ class Weights:
     mean: Rgb
     std: Rgb
     params: Mapping[str, np.ndarray]
+    actions: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +93,11 @@ def read_weights(path: str | os.PathLike) -> Weights:
         )
     if (directory / 'model.json').exists():
         info, _, params = export.read_export(directory)
-        classes = {name: dataset.classes for name, dataset in info.datasets.items()}
-        return Weights(str(path), info.model, classes, info.mean, info.std, flatten(params))
+        classes, actions = (
+            {name: dataset.classes for name, dataset in info.datasets.items() if dataset.localisation == localises}
+            for localises in (False, True)
+        )
+        return Weights(str(path), info.model, classes, info.mean, info.std, flatten(params), actions)
     if find_run(path) is not None:
         run = read_run(path, argument='config.init_from')
         classes = {spec.name: spec.classes for spec in classifying(run.datasets)}
@@ -133,6 +138,7 @@ def initialise(
     rows = _fill_backbone(params, weights)
     ours = {spec.name: spec.classes for spec in classifying(datasets)}
     rows += _fill_heads(params, model, ours, weights)
+    rows += _fill_localisation_heads(params, model, _classes(localising(datasets)), weights)
     rows += _fill_projections(params, model, ours, weights)
     rows += _fill_expander(params, weights)
     rows += [Row(path, 'fresh', 'always starts anew') for path in params if path.split('/')[0] not in _PARTS]
@@ -221,6 +227,39 @@ def _fill_heads(
         Row(f'heads/{name}', 'ignored', 'no dataset of this name in this model') for name in theirs if name not in ours
     ]
     return rows
+
+
+def _fill_localisation_heads(
+    params: dict[str, np.ndarray], model: MultiTrainConfig, ours: Mapping[str, tuple[str, ...]], weights: Weights
+) -> list[Row]:
+    """Fills the localisation heads of datasets that the source has too, in place."""
+    rows, theirs = [], weights.actions
+    for d, (name, classes) in enumerate(ours.items()):
+        here, there = _common_classes(ours, theirs, name)
+        row_name = f'localisation_heads/{name}'
+        if not len(here):
+            rows.append(Row(row_name, 'fresh', _why_fresh(theirs, name, f'{len(classes)} actions') if theirs else 'the source has none'))
+            continue
+        of_ours, of_theirs = f'localisation_heads/{d}/', f'localisation_heads/{list(theirs).index(name)}/'
+        parts = [path.removeprefix(of_ours) for path in params if path.startswith(of_ours)]
+        if model.localisation_head.context != weights.model.localisation_head.context:
+            rows.append(Row(row_name, 'fresh', f'head.context is {model.localisation_head.context} here, not there'))
+            continue
+        for part in parts:
+            array = np.asarray(weights.params[of_theirs + part])
+            if part.startswith('output/'):  # one column for each action
+                params[of_ours + part][..., here] = array[..., there]
+            else:
+                params[of_ours + part] = array
+        rows.append(Row(row_name, 'used', _kept(here, there, classes, theirs[name])))
+    rows += [
+        Row(f'localisation_heads/{name}', 'ignored', 'no dataset of this name in this model') for name in theirs if name not in ours
+    ]
+    return rows
+
+
+def _classes(datasets: Sequence[DatasetSpec]) -> dict[str, tuple[str, ...]]:
+    return {spec.name: spec.classes for spec in datasets}
 
 
 def _fill_projections(

@@ -10,10 +10,39 @@ from multitrain_jax.accuracy import DatasetResult
 from multitrain_jax.ava_eval import check_some_match
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
-from multitrain_jax.localisation_metrics import average_precisions, frequency_thirds
-from multitrain_jax.localisation_scoring import BoxScores
+from multitrain_jax.localisation_metrics import Rows, average_precisions, frequency_thirds
 
 THIRDS = ('frequent', 'middle', 'rare')
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxScores:
+    """Scored boxes and the truth of the key frames of one dataset.
+
+    Attributes:
+        name: what the dataset calls the n key frames: `video,timestamp`.
+        frame: i64[d], which of them each detected box is on.
+        box: f32[d, 4], as shares of the frame.
+        score: f32[d, A], of every action.
+        unseen: candidates that no view shows: they have no score and are not among the d.
+        truth: all labelled boxes, one row for each of their actions.
+    """
+
+    name: tuple[str, ...]
+    frame: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+    unseen: int
+    truth: Rows
+
+    @property
+    def detections(self) -> Rows:
+        """A row for every box with every action."""
+        boxes, actions = self.score.shape
+        return Rows(
+            np.repeat(self.frame, actions), np.tile(np.arange(actions), boxes), np.repeat(self.box, actions, axis=0),
+            self.score.ravel(),
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,45 +1,15 @@
 """Test of a localising dataset: every candidate box is scored in the views that show it, and the scores averaged."""
 
 from collections.abc import Callable
-import dataclasses
 
 from jax.sharding import Mesh
 import numpy as np
 
 from multitrain_jax.batch import BatchSource
 from multitrain_jax.gather import gather_names, gather_rows
+from multitrain_jax.localisation_accuracy import BoxScores
 from multitrain_jax.localisation_metrics import Rows
 from multitrain_jax.scoring import run_views
-
-
-@dataclasses.dataclass(frozen=True)
-class BoxScores:
-    """Scored boxes and the truth of the key frames of one dataset.
-
-    Attributes:
-        name: what the dataset calls the n key frames: `video,timestamp`.
-        frame: i64[d], which of them each detected box is on.
-        box: f32[d, 4], as shares of the frame.
-        score: f32[d, A], of every action.
-        unseen: candidates that no view shows: they have no score and are not among the d.
-        truth: all labelled boxes, one row for each of their actions.
-    """
-
-    name: tuple[str, ...]
-    frame: np.ndarray
-    box: np.ndarray
-    score: np.ndarray
-    unseen: int
-    truth: Rows
-
-    @property
-    def detections(self) -> Rows:
-        """A row for every box with every action."""
-        boxes, actions = self.score.shape
-        return Rows(
-            np.repeat(self.frame, actions), np.tile(np.arange(actions), boxes), np.repeat(self.box, actions, axis=0),
-            self.score.ravel(),
-        )  # fmt: skip
 
 
 class _KeyFrame:

@@ -19,6 +19,7 @@ from typing import Any
 from flax import nnx
 import numpy as np
 
+from multitrain_jax.batch import classifying
 from multitrain_jax.errors import UserError, run_command
 from multitrain_jax.export import is_export, read_export
 from multitrain_jax.heat_map import MOST_NAMES, heat_map
@@ -93,15 +94,16 @@ def read_projections(path: str | os.PathLike, step: int | None = None) -> list[P
                 f'--checkpoint={path}: an export, which has no projections (they are for training); '
                 'give the workdir of the run, or one of its checkpoints'
             )
-        datasets = [(name, dataset.classes) for name, dataset in info.datasets.items()]
+        datasets = [(name, dataset.classes) for name, dataset in info.datasets.items() if not dataset.localisation]
     else:
         run = read_run(path, step, argument='--checkpoint')
-        if not run.model.projections or len(run.datasets) < 2:
+        with_labels = classifying(run.datasets)
+        if not run.model.projections or len(with_labels) < 2:
             raise UserError(
                 f'--checkpoint={path}: a model without projections: '
-                + ('config.model.projections was off' if len(run.datasets) > 1 else 'it was trained on one dataset')
+                + ('config.model.projections was off' if len(with_labels) > 1 else 'it was trained on one dataset')
             )
-        datasets = [(spec.name, spec.classes) for spec in run.datasets]
+        datasets = [(spec.name, spec.classes) for spec in with_labels]
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: MultiTrainModel(run.model, rngs=nnx.Rngs(0))))
         params = run.params
     matrices = np.asarray(nnx.merge(graphdef, params).projections.matrices())  # [N, N - 1, C, C]

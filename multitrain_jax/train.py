@@ -16,7 +16,7 @@ import optax
 
 from multitrain_jax import checkpoints, evaluation, export, initialise, metrics, parallel, results, scoring, train_step
 from multitrain_jax.accuracy import DatasetResult
-from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch
+from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch, classifying
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.dataclass_config import to_dict
 from multitrain_jax.errors import UserError
@@ -150,7 +150,7 @@ def _first_state(
         _log.info('parameters, and where they come from:\n%s', report)
         state = train_step.start_from(state, config, jax.tree.map(jax.numpy.asarray, params))
     if config.projections_from is not None:
-        start = start_projections(config.projections_from, state.params['projections'], datasets)
+        start = start_projections(config.projections_from, state.params['projections'], classifying(datasets))
         state = train_step.start_from(state, config, {'projections': jax.tree.map(jax.numpy.asarray, start)})
     return state
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import parallel, scoring, train_step
+from multitrain_jax import gather as gather_hosts, parallel, scoring, train_step
 from multitrain_jax.accuracy import Scores, summarise
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
@@ -127,7 +127,7 @@ def test_hosts_gather_everyones_videos(monkeypatch):
         return both
 
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    monkeypatch.setattr(scoring.multihost_utils, 'process_allgather', allgather)
+    monkeypatch.setattr(gather_hosts.multihost_utils, 'process_allgather', allgather)
     score = np.random.default_rng(0).random((4, 5)).astype(np.float32)
     names = ('a.mp4', 'ordner/ä.mp4', 'c', 'a long name.mp4')
     shares = [
@@ -137,7 +137,7 @@ def test_hosts_gather_everyones_videos(monkeypatch):
     found = {}
 
     def gather(host):
-        found[host] = scoring._gather_hosts(shares[host], spec())
+        found[host] = scoring._gather_hosts(shares[host])
 
     threads = [threading.Thread(target=gather, args=(host,), name=str(host)) for host in (0, 1)]
     for thread in threads:
