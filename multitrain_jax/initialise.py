@@ -27,7 +27,7 @@ from multitrain_jax.weight_report import Row, shape_text, summary, table
 
 TABLE_FILE = 'init_from.txt'
 
-_PARTS = ('backbone', 'heads', 'projections', 'expander')  # that may be taken over
+_PARTS = ('backbone', 'heads', 'localisation_heads', 'projections', 'expander')  # that may be taken over
 # Of the backbone's parameters, those that one model may have and the other lack.
 _OPTIONAL = ('class_token', 'class_position')
 # Fields of the backbone that change what its parameters mean, though not their shapes.
@@ -100,9 +100,9 @@ def read_weights(path: str | os.PathLike) -> Weights:
         return Weights(str(path), info.model, classes, info.mean, info.std, flatten(params), actions)
     if find_run(path) is not None:
         run = read_run(path, argument='config.init_from')
-        classes = {spec.name: spec.classes for spec in classifying(run.datasets)}
+        classes, actions = _classes(classifying(run.datasets)), _classes(localising(run.datasets))
         augment = run.config.augment
-        return Weights(str(path), run.model, classes, augment.mean, augment.std, flatten(run.params))
+        return Weights(str(path), run.model, classes, augment.mean, augment.std, flatten(run.params), actions)
     raise UserError(
         f'config.init_from={path}: neither an export (with model.json), nor a workdir (with checkpoints), '
         'nor WORKDIR/checkpoints/STEP'
@@ -123,7 +123,7 @@ def initialise(
     Args:
         fresh: the new model's own initial parameters, a tree of arrays; they are not written to.
         model: its architecture.
-        datasets: in the order of its heads; those that localise start anew.
+        datasets: in the order of its heads.
         weights: the source.
         mean: of the pixels that the new model sees.
         std: likewise.
@@ -136,7 +136,7 @@ def initialise(
     """
     params = {path: np.array(array) for path, array in flatten(fresh).items()}
     rows = _fill_backbone(params, weights)
-    ours = {spec.name: spec.classes for spec in classifying(datasets)}
+    ours = _classes(classifying(datasets))
     rows += _fill_heads(params, model, ours, weights)
     rows += _fill_localisation_heads(params, model, _classes(localising(datasets)), weights)
     rows += _fill_projections(params, model, ours, weights)
@@ -238,7 +238,8 @@ def _fill_localisation_heads(
         here, there = _common_classes(ours, theirs, name)
         row_name = f'localisation_heads/{name}'
         if not len(here):
-            rows.append(Row(row_name, 'fresh', _why_fresh(theirs, name, f'{len(classes)} actions') if theirs else 'the source has none'))
+            why = _why_fresh(theirs, name, f'{len(classes)} actions') if theirs else 'the source has no such heads'
+            rows.append(Row(row_name, 'fresh', why))
             continue
         of_ours, of_theirs = f'localisation_heads/{d}/', f'localisation_heads/{list(theirs).index(name)}/'
         parts = [path.removeprefix(of_ours) for path in params if path.startswith(of_ours)]
@@ -253,7 +254,9 @@ def _fill_localisation_heads(
                 params[of_ours + part] = array
         rows.append(Row(row_name, 'used', _kept(here, there, classes, theirs[name])))
     rows += [
-        Row(f'localisation_heads/{name}', 'ignored', 'no dataset of this name in this model') for name in theirs if name not in ours
+        Row(f'localisation_heads/{name}', 'ignored', 'no dataset of this name in this model')
+        for name in theirs
+        if name not in ours
     ]
     return rows
 

@@ -1,0 +1,186 @@
+"""Datasets with labels and one with boxes, from records to the figures, the export and the csv of detections."""
+
+import csv
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import multitrain_jax as mt
+from data_pipelines import dataset_info
+from multitrain_jax import evaluate as evaluate_command, initialise, train
+from multitrain_jax.errors import UserError
+from tests import tiny
+from tests.data_pipelines.tiny_boxes import box_dataset, normalised
+from tests.tiny import quick_compile  # noqa: F401
+
+RECTANGLES = [[(10, 10, 60, 50), (90, 60, 150, 110)], [(20, 0, 60, 120)], []]
+SCENES = {'path': 'scenes', 'sampling': 'key_frame', 'stride': 1, 'target_frame_rate': None, 'flip': True}
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    root = tiny.write_datasets(tmp_path_factory.mktemp('data'))
+    splits = {}
+    for split, records in (('train', RECTANGLES * 4), ('validation', RECTANGLES * 2)):
+        proposals = [([normalised(box) for box in record], [0.9] * len(record)) for record in records]
+        box_dataset(root / 'scenes', records, proposals=proposals, split=split, num_classes=3)
+        splits |= dataset_info.load_dataset_info(root / 'scenes').splits
+    splits['train'] = dataclasses.replace(splits['train'], class_counts=(8, 4, 0), box_counts=(8, 4, 0))
+    info = dataclasses.replace(
+        dataset_info.load_dataset_info(root / 'scenes'), splits=splits, arguments={'action_ids': [4, 9, 80]}
+    )
+    dataset_info.save_dataset_info(root / 'scenes', info)
+    return root
+
+
+def config(root, **changes):
+    defaults = {
+        'data_root': str(root), 'localisation': {'max_boxes': 2}, 'datasets__scenes': SCENES, 'epochs': 0.6,
+        'evaluation__temporal_views': 1, 'evaluation__spatial_views': 1, 'checkpoint__every_steps': 1,
+    }  # fmt: skip
+    return tiny.config(**{**defaults, **changes})
+
+
+@pytest.fixture(scope='module')
+def run(root, tmp_path_factory):
+    """A finished run of two steps, each with a batch of every dataset."""
+    workdir = tmp_path_factory.mktemp('run')
+    settings = config(
+        root, schedule={'kind': 'accumulated'}, datasets__scenes__batch_size=4, datasets__colours__batch_size=8,
+        datasets__shades__batch_size=4, accumulation_steps=2, accumulation='two_pass',
+    )  # fmt: skip
+    return settings, workdir, train.train_and_evaluate(settings, workdir, devices=jax.devices()[:1])
+
+
+def test_a_run_reports_map(run):
+    _, workdir, outcome = run
+    assert outcome.steps == 2
+    scenes = outcome.accuracy['scenes']
+    assert scenes.videos == 6 and scenes.boxes > 0 and 0 <= scenes.mean_average_precision <= 1
+    assert scenes.top1 is None and outcome.accuracy['colours'].boxes is None
+    assert json.loads((workdir / 'results.json').read_text())['accuracy']['scenes']['boxes'] == scenes.boxes
+
+
+def test_interrupted_is_uninterrupted(run, root, tmp_path):
+    settings, workdir, _ = run
+
+    class Stop(Exception):
+        pass
+
+    data = train.parallel.map_train_step
+    calls = []
+
+    def mapped(step, mesh):
+        inner = data(step, mesh)
+
+        def counted(state, share):
+            calls.append(1)
+            if len(calls) == 2:
+                raise Stop
+            return inner(state, share)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.parallel, 'map_train_step', mapped)
+        with pytest.raises(Stop):
+            train.train_and_evaluate(settings, tmp_path / 'cut', devices=jax.devices()[:1])
+    assert [path.name for path in (tmp_path / 'cut' / 'checkpoints').iterdir() if path.name.isdigit()] == ['1']
+    train.train_and_evaluate(settings, tmp_path / 'cut', devices=jax.devices()[:1])
+    whole, cut = (train.export.read_export(where / 'export')[2] for where in (workdir, tmp_path / 'cut'))
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
+def test_the_export_localises(run):
+    _, workdir, _ = run
+    model = mt.load(workdir / 'export')
+    assert model.info.datasets['scenes'].action_ids == (4, 9, 80)
+    clips = np.random.default_rng(0).integers(0, 256, (2, *model.clip_shape), np.uint8)
+    boxes = np.array([[[0, 0, 0.5, 1], [0.1, 0.2, 0.9, 0.8]]] * 2, np.float32)
+    found = model.localise(clips, boxes)
+    assert set(found) == {'scenes'} and found['scenes'].shape == (2, 2, 3)
+    assert ((found['scenes'] > 0) & (found['scenes'] < 1)).all()
+    np.testing.assert_allclose(model.localise(clips[:1], boxes[:1, 1:])['scenes'][0, 0], found['scenes'][0, 1], rtol=1e-4)
+    assert {name: own.shape for name, own in model.logits(clips).items()} == {'colours': (2, 3), 'shades': (2, 5)}
+    whole = model._scores_with_whole_frame(clips)
+    np.testing.assert_allclose(whole['scenes'], model.localise(clips, [[[0, 0, 1, 1]]] * 2)['scenes'][:, 0], rtol=1e-4)
+    np.testing.assert_allclose(whole['shades'], model.scores(clips)['shades'], rtol=1e-4)
+    with pytest.raises(UserError, match='not pixels'):
+        model.localise(clips, 100 * boxes)
+    with pytest.raises(UserError, match='must be .2, M, 4.'):
+        model.localise(clips, boxes[0])
+
+
+@pytest.mark.parametrize('candidates', ['ground_truth', 'proposals'])
+def test_the_evaluate_command(run, tmp_path, monkeypatch, capsys, candidates):
+    settings, workdir, outcome = run
+    monkeypatch.setattr(train.parallel, 'data_mesh', lambda: train.jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',)))
+    monkeypatch.setattr(sys, 'argv', [
+        'evaluate', f'--workdir={workdir}', '--datasets', 'scenes', f'--candidates={candidates}', f'--output={tmp_path}',
+    ])  # fmt: skip
+    assert evaluate_command.main() == 0
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert metrics['candidates'] == candidates
+    # The proposals are the annotated boxes.
+    scenes = outcome.accuracy['scenes']
+    assert metrics['datasets']['scenes']['mean_average_precision'] == pytest.approx(scenes.mean_average_precision)
+    assert f'{100 * scenes.mean_average_precision:.1f}' in capsys.readouterr().out
+    with open(tmp_path / 'detections_scenes.csv', newline='') as file:
+        lines = list(csv.reader(file))
+    assert len(lines) == 3 * scenes.boxes and {line[6] for line in lines} == {'4', '9', '80'}
+    with open(tmp_path / 'scenes_classes.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert [row['third'] for row in rows] == ['frequent', 'middle', 'rare']
+
+
+def test_heads_are_kept_by_names_of_datasets_and_actions(run, root):
+    _, workdir, _ = run
+    weights = initialise.read_weights(workdir / 'export')
+    settings = config(root)
+    source = train.train_step
+    specs = [
+        source.DatasetSpec('colours', ('red', 'green', 'blue')),
+        source.DatasetSpec('other', ('a', 'b'), localisation=True),
+        source.DatasetSpec('scenes', ('class 2', 'new', 'class 0'), localisation=True),
+    ]
+    model = source.build_model(settings, specs, jax.random.key(5))
+    fresh = jax.device_get(source.nnx.to_pure_dict(source.nnx.state(model)))
+    params, report = initialise.initialise(
+        fresh, model.config, specs, weights, mean=settings.augment.mean, std=settings.augment.std
+    )
+    theirs = train.export.read_export(workdir / 'export')[2]['localisation_heads'][0]['output']['kernel']
+    ours = params['localisation_heads'][1]['output']['kernel']
+    np.testing.assert_array_equal(ours[:, [0, 2]], np.asarray(theirs)[:, [2, 0]])
+    np.testing.assert_array_equal(ours[:, 1], fresh['localisation_heads'][1]['output']['kernel'][:, 1])
+    outcomes = {row.name: row.outcome for row in report.rows if row.name.startswith('localisation')}
+    assert outcomes == {'localisation_heads/other': 'fresh', 'localisation_heads/scenes': 'used'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'schedule',
+    [{'kind': 'concatenate'}, {'kind': 'alternating'}, {'kind': 'task_by_task', 'order': ('colours', 'shades', 'scenes')}],
+    ids=lambda schedule: schedule['kind'],
+)
+def test_schedules_train(root, tmp_path, schedule):
+    settings = config(root, schedule=schedule, epochs=1.0)
+    outcome = train.train_and_evaluate(settings, tmp_path, devices=jax.devices()[:1])
+    assert outcome.steps >= 3 and 0 <= outcome.accuracy['scenes'].mean_average_precision <= 1
+
+
+@pytest.mark.slow
+def test_boxes_alone(root, tmp_path):
+    """The downstream-only baseline: no classification head."""
+    settings = config(root)
+    settings = dataclasses.replace(
+        settings, datasets={'scenes': settings.datasets['scenes']}, epochs=2.0, batch_size=4,
+        objective=dataclasses.replace(settings.objective, lambda_proj=0.0),
+    )  # fmt: skip
+    outcome = train.train_and_evaluate(settings, tmp_path, devices=jax.devices()[:1])
+    assert set(outcome.accuracy) == {'scenes'}
+    model = mt.load(tmp_path / 'export')
+    assert model.logits(np.zeros((1, *model.clip_shape), np.uint8)) == {}
