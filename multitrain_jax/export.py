@@ -45,7 +45,7 @@ class ExportInfo:
     """`model.json`: architecture, datasets, preprocessing."""
 
     model: MultiTrainConfig
-    datasets: Mapping[str, ExportedDataset]  # in the order of the heads: classification and localisation each in this one
+    datasets: Mapping[str, ExportedDataset]  # the heads of either kind are in this order
     mean: Rgb  # of pixels scaled to 0..1
     std: Rgb
     short_side: int  # pixels, before cropping to the backbone's image size

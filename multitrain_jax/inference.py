@@ -146,7 +146,8 @@ class Model:
 
         best, damage = {}, ''
         for name, dataset in self.info.datasets.items():
-            sampling = 'strided' if dataset.sampling == 'key_frame' else dataset.sampling  # no frame is known as the key frame
+            # Of a video no frame is known as the key frame.
+            sampling = 'strided' if dataset.sampling == 'key_frame' else dataset.sampling
             scores, damage = scores_of(sampling, dataset.stride, dataset.target_frame_rate)
             order = np.argsort(-scores[name], kind='stable')[:top]
             best[name] = [(dataset.classes[c], float(scores[name][c])) for c in order]

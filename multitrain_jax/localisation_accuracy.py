@@ -71,7 +71,8 @@ def per_action(scores: BoxScores, spec: DatasetSpec) -> list[ActionResult]:
     boxes = np.bincount(scores.truth.action, minlength=count)
     third: dict[int, str] = {}
     if spec.train_counts:
-        third = {action: name for name, which in zip(THIRDS, frequency_thirds(spec.train_counts)) for action in which.tolist()}
+        for name, which in zip(THIRDS, frequency_thirds(spec.train_counts)):
+            third |= dict.fromkeys(which.tolist(), name)
     return [
         ActionResult(
             name, int(boxes[action]), spec.train_counts[action] if spec.train_counts else None, third.get(action),
@@ -107,5 +108,5 @@ def write_detections(path: str | os.PathLike, scores: BoxScores, spec: DatasetSp
         writer = csv.writer(file)
         for frame, box, score in zip(scores.frame, scores.box, scores.score):
             video, _, timestamp = scores.name[frame].rpartition(',')
-            sides = [f'{side:.6g}' for side in box]
-            writer.writerows((video, timestamp, *sides, action, f'{value:.6g}') for action, value in zip(ids, score.tolist()))
+            where = (video, timestamp, *(f'{side:.6g}' for side in box))
+            writer.writerows((*where, action, f'{value:.6g}') for action, value in zip(ids, score.tolist()))

@@ -20,8 +20,8 @@ class _KeyFrame:
         self.name = str(batch['name'][row]) if 'name' in batch else str(batch['record'][row])
         self.box = batch['candidate'][row][real]
         self.total, self.views, self.shown = np.zeros((real.sum(), actions)), 0, np.zeros(real.sum())
-        self.truth_box, self.truth_label = batch['truth_box'][row][labelled], batch['truth_label'][row][labelled, :actions]
-        self.truth_label = self.truth_label > 0
+        self.truth_box = batch['truth_box'][row][labelled]
+        self.truth_label = batch['truth_label'][row][labelled, :actions] > 0
 
     def add(self, batch, row: int, scores: np.ndarray) -> None:
         real = batch['candidate_mask'][row] > 0

@@ -32,7 +32,17 @@ class StepLog:
         saved: RunCheckpoints,
         writer: Any,
     ):
-        """`clips_per_step`: the mean of the run; `saved` is named where a loss is not finite; `writer` gets the metrics and the `schedule`'s rate."""
+        """Starts counting.
+
+        Args:
+            config: the experiment.
+            source: names of the datasets, size of an epoch.
+            clips_per_step: in the mean of the run.
+            first_step, total_steps: of this run.
+            schedule: learning rate of a step.
+            saved: named where a loss is not finite.
+            writer: gets the metrics.
+        """
         self._config, self._source, self._total_steps = config, source, total_steps
         self._clips_per_step = clips_per_step
         self._schedule, self._saved, self._writer = schedule, saved, writer

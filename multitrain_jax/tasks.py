@@ -29,15 +29,14 @@ class Tasks:
         self._config = config.objective
         numbers = {spec.name: number for number, spec in enumerate(datasets)}
         factors = _factors(config)
+        weights = {spec.name: config.datasets[spec.name].loss_weight for spec in datasets}
         self._classify = [
-            DatasetObjective(
-                spec.name, len(spec.classes), config.datasets[spec.name].loss_weight, spec.multi_label, factors[spec.name]
-            )
+            DatasetObjective(spec.name, len(spec.classes), weights[spec.name], spec.multi_label, factors[spec.name])
             for spec in classifying(datasets)
         ]
         self._localise = [
             LocalisationObjective(
-                spec.name, numbers[spec.name], len(spec.classes), config.datasets[spec.name].loss_weight, factors[spec.name]
+                spec.name, numbers[spec.name], len(spec.classes), weights[spec.name], factors[spec.name]
             )
             for spec in localising(datasets)
         ]
@@ -76,7 +75,7 @@ class Tasks:
         """
         dataset, real = share['dataset'], share['weight'] > 0
         terms = {
-            f'share/{name}': Term(jnp.sum(real & (dataset == number), dtype=jnp.float32), jnp.sum(real, dtype=jnp.float32))
+            f'share/{name}': Term(*(jnp.sum(which, dtype=jnp.float32) for which in (real & (dataset == number), real)))
             for number, name in enumerate(self._names)
         }
         learned = (log_variances or {}).get('dataset')
@@ -97,7 +96,7 @@ class Tasks:
 
 
 def _factors(config: Config) -> dict[str, float]:
-    """What makes the mean over the clips of a batch the sum of the datasets' own means, where gradients are to be summed."""
+    """Where gradients are to be summed: what makes the mean over a batch's clips the sum of the datasets' own means."""
     sizes = config.batch_sizes
     if config.schedule.kind != 'accumulated':
         return dict.fromkeys(sizes, 1.0)
