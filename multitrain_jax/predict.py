@@ -2,8 +2,14 @@
 
     python -m multitrain_jax.predict --checkpoint=runs/quickstart/export a.mp4 b.avi
     python -m multitrain_jax.predict --checkpoint=runs/quickstart/export --json a.mp4 > predictions.json
+    python -m multitrain_jax.predict --checkpoint=runs/ava/export --overlay=out.mp4 --boxes=boxes.csv a.mp4
 
 Scores are averaged over several views of each video. Exit code 2 when a video could not be read.
+
+--overlay writes the video with the best class of every dataset in its corner, and, for datasets with boxes, with the
+best actions at each box. Boxes come from a csv file with lines `video,timestamp,x1,y1,x2,y2` (name of the video
+without suffix, seconds, shares of width and height; further columns are ignored), and are shown from half a second
+before their moment to half a second after it. Without a file the box is the whole frame, once a second.
 """
 
 import argparse
@@ -20,10 +26,16 @@ def main() -> int:
     parser.add_argument('--checkpoint', required=True, help='an export: WORKDIR/export, or made by multitrain_jax.export')
     parser.add_argument('--top', type=int, default=5, help='classes per dataset (default: 5)')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.add_argument('--overlay', metavar='MP4', help='write the (one) video with the answers drawn on it')
+    parser.add_argument('--boxes', metavar='CSV', help='with --overlay: boxes whose actions to tell')
     parser.add_argument('videos', nargs='+', metavar='VIDEO', help='any file that PyAV (FFmpeg) decodes')
     args = parser.parse_args()
     if args.top < 1:
         parser.error(f'--top={args.top} must be at least 1')
+    if args.overlay and len(args.videos) > 1:
+        parser.error(f'--overlay={args.overlay} is of one video, but {len(args.videos)} are given')
+    if args.boxes and not args.overlay:
+        parser.error(f'--boxes={args.boxes} needs --overlay')
 
     from multitrain_jax.inference import load  # after the arguments: --help stays fast
 
@@ -48,6 +60,11 @@ def main() -> int:
         })
         if not args.json:
             print(_table(video, best))
+        if args.overlay:
+            from multitrain_jax.overlay import write_overlay
+
+            write_overlay(model, video, args.overlay, boxes_csv=args.boxes, best=best)
+            print(f'{args.overlay}: written', file=sys.stderr)
     if args.json:
         print(json.dumps(everything, indent=1, ensure_ascii=False))
     return EXIT_USER_ERROR if unreadable else 0
