@@ -128,7 +128,7 @@ def judge(
 
 
 def _scores(model: Model, clips: np.ndarray, boxes: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    """{dataset: f32[M, A]}, sigmoid scores averaged over the views that show each box."""
+    """{dataset: f32[M, A]}, probabilities averaged over the views that show each box."""
     count = boxes.shape[1]
     padded = np.zeros((len(boxes), -(-count // 8) * 8, 4), np.float32)  # few shapes to compile
     padded[:, :count] = boxes
@@ -136,15 +136,9 @@ def _scores(model: Model, clips: np.ndarray, boxes: np.ndarray, mask: np.ndarray
     views = [model.localise(clip[None], those[None]) for clip, those in zip(clips, padded)]
     with np.errstate(invalid='ignore'):
         return {
-            name: sum(
-                _sigmoid(view[name][0, :count]) * seen[:, None] for view, seen in zip(views, mask)
-            ) / mask.sum(0)[:, None]
+            name: sum(view[name][0, :count] * seen[:, None] for view, seen in zip(views, mask)) / mask.sum(0)[:, None]
             for name in views[0]
-        }  # fmt: skip
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * logits))
+        }
 
 
 def draw(

@@ -13,7 +13,7 @@ RATE, COUNT, HEIGHT, WIDTH = 10, 35, 64, 96
 
 
 class StubModel:
-    """Says that actions are as probable as a box's left end, and remembers what it was shown."""
+    """Tells more of boxes whose right end is further right, and remembers what it was shown."""
 
     def __init__(self, localisation=True):
         scenes = types.SimpleNamespace(
@@ -28,7 +28,7 @@ class StubModel:
     def localise(self, clips, boxes):
         assert clips.shape == (1, 4, 32, 32, 3) and boxes.shape[0] == 1 and boxes.shape[2] == 4
         self.shown.append((clips, boxes))
-        return {'scenes': np.stack([boxes[..., 0] * 0 - 2.0, boxes[..., 0] * 0 + 2.0], -1)}
+        return {'scenes': np.stack([boxes[..., 2] / 2, boxes[..., 2] / 2 + 0.5], -1)}  # by the right end of a box
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,9 @@ def test_scores_are_means_over_the_views_that_show_a_box(video):
     boxes = {1.0: np.array([[0.0, 0.1, 0.2, 0.9], [0.4, 0.1, 0.6, 0.9]], np.float32), 9.0: np.zeros((1, 4), np.float32)}
     judged, damage = overlay.judge(model, video, boxes)
     assert not damage and [entry.seconds for entry in judged] == [1.0]  # the other moment is after the end
-    np.testing.assert_allclose(judged[0].scores['scenes'], np.tile(1 / (1 + np.exp([2.0, -2.0])), (2, 1)), atol=1e-6)
+    # The second box ends at 28.8 of 48 pixels: in the three crops (from 0, 8 and 16) at 28.8, 20.8 and 12.8 of 32.
+    ends = np.array([9.6 / 32, (28.8 + 20.8 + 12.8) / 3 / 32])
+    np.testing.assert_allclose(judged[0].scores['scenes'], np.stack([ends / 2, ends / 2 + 0.5], 1), atol=1e-5)
     assert len(model.shown) == 3  # crops
     clip, seen = model.shown[0]
     np.testing.assert_allclose(clip[0].mean((1, 2, 3)), [40 + 4 * i for i in (6, 8, 10, 12)], atol=2)
