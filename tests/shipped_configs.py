@@ -9,7 +9,8 @@ from multitrain_jax import config_file
 DIRECTORY = pathlib.Path(__file__).parent.parent / 'configs'
 CONFIGS = (
     'quickstart.py', 'multitrain.py', 'multitrain.py:k700', 'multitrain.py:312p', 'multitrain.py:16x4',
-    'kinetics_pretrain.py', 'kinetics_pretrain.py:imagenet',
+    'kinetics_pretrain.py', 'kinetics_pretrain.py:imagenet', 'quickstart_cofinetune.py',
+    'cofinetune_ava.py', 'cofinetune_ava.py:ava_kinetics,transfer',
 )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import jax
 import ml_collections
 import pytest
 
-from data_pipelines import dataset_info
+from data_pipelines import dataset_info, regions
+from data_pipelines.annotations import KeyFrame
 from multitrain_jax import export, train, train_step
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, read_config
@@ -62,9 +63,9 @@ def test_what_the_variants_are():
         assert round(count_parameters(model)['backbone'] / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize('name', ['multitrain.py:k800', 'kinetics_pretrain.py:imagnet', 'quickstart.py:large'])
+@pytest.mark.parametrize('name', ['multitrain.py:k800', 'kinetics_pretrain.py:imagnet', 'quickstart.py:large', 'cofinetune_ava.py:ava2'])
 def test_unknown_variants_are_told_in_one_line(name):
-    with pytest.raises(UserError, match=r'no variants?\b.*(only k700, 312p, 16x4|only imagenet|leave out)') as error:
+    with pytest.raises(UserError, match=r'no variants?\b.*(only k700, 312p, 16x4|only imagenet|leave out|only ava_kinetics, transfer)') as error:
         load(name)
     assert '\n' not in str(error.value) and 'Traceback' not in str(error.value)
 
@@ -96,11 +97,18 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
     frames = [tiny_records.flat_frame(0, frame) for frame in range(6)]
     paths = {entry.path for name in CONFIGS for entry in read_config(load(name)).datasets.values()}
+    box = ((0.2, 0.1, 0.9, 0.8),)
     for path in sorted(paths):
         splits = {}
+        boxes = path in ('ava', 'ava_kinetics', 'scenes')
         for split, count in (('train', 6), ('validation', 2)):
             labels = [[number % len(CLASSES)] for number in range(count)]
-            tiny_records.write_records(root / path, [frames] * count, labels, num_classes=len(CLASSES), split=split)
+            key_frames = [KeyFrame(0.3, box, (number % len(CLASSES),), (0,), box, (0.9,)) for number in range(count)]
+            tiny_records.write_records(
+                root / path, [frames] * count, labels, num_classes=len(CLASSES), split=split,
+                multi_label=boxes, localisation=boxes,
+                contexts=[regions.region_features(key_frame, 3) for key_frame in key_frames] if boxes else None,
+            )  # fmt: skip
             info = dataset_info.load_dataset_info(root / path)
             splits |= info.splits
         dataset_info.save_dataset_info(root / path, dataclasses.replace(info, classes=CLASSES, splits=splits))
