@@ -469,16 +469,4 @@ class RecordReader(ShardReader):
         Raises:
           RecordError: no or missing shards, or an index that does not belong to them.
         """
-        index = load_index(directory, split)
-        if index is None:
-            index = build_index(directory, split)
-            try:
-                save_index(directory, split, index)
-            except OSError as error:
-                logging.warning(
-                    '%s: the index of %r stays in memory, it cannot be written: %s',
-                    directory,
-                    split,
-                    error,
-                )
-        super().__init__(directory, index)
+        super().__init__(directory, _open_index(directory, split))
