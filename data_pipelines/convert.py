@@ -25,6 +25,9 @@ from data_pipelines.annotations import moments_in_time
 from data_pipelines.annotations import pyslowfast
 from data_pipelines.annotations import something_v2
 from data_pipelines.annotations import ucf101
+from data_pipelines.command_line import ArgumentParser
+from data_pipelines.command_line import EXIT_INTERRUPTED
+from data_pipelines.command_line import exit_code
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.dataset import DAMAGED
 from data_pipelines.conversion.dataset import FAILURES
@@ -132,7 +135,7 @@ def _number(text: str, accept: Callable[[float], bool], wanted: str) -> float:
 
 
 def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='python -m data_pipelines.convert',
         description='Converts videos and annotations to record shards that training reads.',
         epilog='example: python -m data_pipelines.convert folder --videos=my_videos '
@@ -148,6 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     common = _common_arguments()
     args = _parser(common).parse_args(argv)
+    return exit_code(lambda: _run(args, common))
+
+
+def _run(args: argparse.Namespace, common: argparse.ArgumentParser) -> int:
     began = time.monotonic()
     not_of_format = {'read', *(action.dest for action in common._actions)}
     source = {key: value for key, value in vars(args).items() if key not in not_of_format}
@@ -179,13 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             beam=None if args.beam is None else shlex.split(args.beam),
             **settings,
         )
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         goes_on = '' if args.dry_run else '; the same command goes on where this one stopped'
         print(f'interrupted{goes_on}', file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
     splits = [f'{split.records} {name}' for name, split in info.splits.items()]
     print(
         f'{args.output}: {" + ".join(splits)} clips of {len(info.classes)} classes '

@@ -3,7 +3,7 @@
     python -m data_pipelines.inspect DIR
     python -m data_pipelines.inspect DIR --quick --json --no_sheet
 
-The exit code is 0 where all is well, 1 where something is damaged or DIR holds no records.
+The exit code is 0 where all is well, 1 where something is damaged, 2 where DIR holds no records.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import tqdm
 
 from data_pipelines import files
 from data_pipelines import inspection
+from data_pipelines.command_line import ArgumentParser
+from data_pipelines.command_line import exit_code
 from data_pipelines.contact_sheet import contact_sheet
 from data_pipelines.inspection import Report
 from data_pipelines.inspection import SplitReport
@@ -196,7 +198,7 @@ def _bytes(size: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='python -m data_pipelines.inspect',
         description='Counts what a directory of records holds, checks every record (checksums, '
         'format, that every frame decodes, index and dataset.json) and draws sample clips. Exits '
@@ -234,31 +236,28 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
-    try:
-        for name, value, least in (
-            ('threads', args.threads, 1),
-            ('clips', args.clips, 1),
-            ('seed', args.seed, 0),
-            ('top', args.top, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f'--{name}={value}: must be at least {least}')
-        report = _inspect(args)
-        if args.json:
-            print(json.dumps(_as_json(report), indent=1, ensure_ascii=False))
-        else:
-            _print_report(report, args.top)
-            for name, split in report.splits.items():
-                for note in split.notes:
-                    print(f'note: {name}: {note}')
-        if not args.no_sheet:
-            _draw(report, args)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        return 130
+    return exit_code(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    for name, value, least in (
+        ('threads', args.threads, 1),
+        ('clips', args.clips, 1),
+        ('seed', args.seed, 0),
+        ('top', args.top, 0),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f'--{name}={value}: must be at least {least}')
+    report = _inspect(args)
+    if args.json:
+        print(json.dumps(_as_json(report), indent=1, ensure_ascii=False))
+    else:
+        _print_report(report, args.top)
+        for name, split in report.splits.items():
+            for note in split.notes:
+                print(f'note: {name}: {note}')
+    if not args.no_sheet:
+        _draw(report, args)
     problems = report.all_problems()
     if not args.json:
         print()

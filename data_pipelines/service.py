@@ -33,6 +33,7 @@ import numpy as np
 
 from data_pipelines.boxes import BoxOptions
 from data_pipelines.clips import dataset_path, Source
+from data_pipelines.command_line import ArgumentParser, exit_code, EXIT_INTERRUPTED
 from data_pipelines.order import ScheduleOptions
 from data_pipelines.pipeline import TrainingPlan
 from data_pipelines.prefetch import available_cores, Batch, Damage, DamageLog
@@ -295,7 +296,7 @@ def start_dispatcher(port: int):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='python -m data_pipelines.service',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -311,22 +312,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     role.add_argument('--threads', type=int, help='that decode (default: one per core)')
     args = parser.parse_args(arguments)
-    try:
-        if args.role == 'dispatcher':
-            server = start_dispatcher(args.port)
-            print(f'dispatcher at {server.target}', flush=True)
-        else:
-            server = start_worker(
-                args.dispatcher, port=args.port, host=args.host, num_threads=args.threads
-            )
-            print(f'worker for {args.dispatcher}', flush=True)
-    except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    return exit_code(lambda: _serve(args))
+
+
+def _serve(args: argparse.Namespace) -> int:
+    if args.role == 'dispatcher':
+        server = start_dispatcher(args.port)
+        print(f'dispatcher at {server.target}', flush=True)
+    else:
+        server = start_worker(
+            args.dispatcher, port=args.port, host=args.host, num_threads=args.threads
+        )
+        print(f'worker for {args.dispatcher}', flush=True)
     try:
         server.join()
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     return 0
 
 

@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 
 from data_pipelines import synthetic_files, synthetic_pixels, synthetic_scene
+from data_pipelines.command_line import ArgumentParser, exit_code
 from data_pipelines.synthetic_scene import PATHS, Scene, SceneConfig
 
 
@@ -207,8 +208,8 @@ def _into_square(frame: np.ndarray, side: int) -> np.ndarray:
     return square
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+def main(arguments: list[str] | None = None) -> int:
+    parser = ArgumentParser(
         prog='python -m data_pipelines.synthetic', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='Example:\n  python -m data_pipelines.synthetic --output=data/synthetic')
@@ -224,19 +225,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--sheet', metavar='FILE.png', default=None,
                         help='also draw a picture with one video of every class')
     flags = parser.parse_args(arguments)
+    return exit_code(lambda: _render(flags))
+
+
+def _render(flags: argparse.Namespace) -> int:
     try:
         paths = render_datasets(flags.output, train_videos=flags.train_videos,
                                 validation_videos=flags.validation_videos, seed=flags.seed,
                                 workers=flags.workers)
         if flags.sheet and not cv2.imwrite(flags.sheet, contact_sheet(seed=flags.seed)[..., ::-1]):
             raise ValueError(f'cannot write {flags.sheet}')
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    except cv2.error:
-        sys.exit(f'error: cannot write {flags.sheet}: its name must end in .png or .jpg')
-    except concurrent.futures.process.BrokenProcessPool:
-        sys.exit('error: a worker process was killed (out of memory?); run the same command again, '
-                 'it goes on where it stopped')
+    except cv2.error as error:
+        raise ValueError(f'cannot write {flags.sheet}: its name must end in .png or .jpg') from error
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise OSError('a worker process was killed (out of memory?); run the same command again, '
+                      'it goes on where it stopped') from error
     motions, directions = paths['motions']['train'].parent, paths['directions']
     print(f'''{flags.output} is complete. To train on it, convert both datasets next:
 
@@ -244,7 +247,8 @@ def main(arguments: list[str] | None = None) -> None:
   python -m data_pipelines.convert pyslowfast --csv train={directions['train']} \\
       --csv validation={directions['validation']} --classes={directions['classes']} \\
       --path_prefix={directions['train'].parent} --output=RECORDS/directions''')
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

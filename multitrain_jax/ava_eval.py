@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.localisation_metrics import (
     OFFICIAL,
     PYSLOWFAST,
@@ -188,7 +188,7 @@ def _table(result: dict) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='python -m multitrain_jax.ava_eval', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--groundtruth', required=True, metavar='CSV')

@@ -1,5 +1,6 @@
 """The error for a user's mistake, and how a command shows it: one line, exit code 2, no traceback."""
 
+import argparse
 import os
 import sys
 import traceback
@@ -10,10 +11,18 @@ _OUR_CODE = Path(__file__).resolve().parent.parent
 _OUR_ROOMS = ('multitrain_jax', 'data_pipelines', 'configs', 'run.py')
 
 EXIT_USER_ERROR = 2
+_EXIT_NO_READER = 141  # as a shell says of a program that a closed pipe ended
 
 
 class UserError(ValueError):
     """Something the user can mend. Its text says what is wrong, where, and how to mend it."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """One whose complaints are one line, without the usage."""
+
+    def error(self, message: str):
+        self.exit(EXIT_USER_ERROR, f'error: {message} (help: {self.prog} --help)\n')
 
 
 def _raised_by_us(error: BaseException) -> bool:
@@ -28,16 +37,23 @@ def _raised_by_us(error: BaseException) -> bool:
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command's main function and exits: 0 or its return value, 2 with one line on a user's mistake.
 
-    ValueError and OSError raised by this project's own statements carry a text for the user; anything
-    else is a defect and keeps its traceback. MULTITRAIN_TRACEBACK=1 shows the traceback always.
+    ValueError and OSError raised by this project's own statements carry a text for the user, and so do the operating
+    system's complaints about a file (missing, not writable, disk full); anything else is a defect and keeps its
+    traceback. MULTITRAIN_TRACEBACK=1 shows the traceback always.
     """
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        sys.exit(_EXIT_NO_READER)
     except (ValueError, OSError) as error:
-        user_mistake = isinstance(error, (UserError, FileNotFoundError, PermissionError))
-        if os.environ.get('MULTITRAIN_TRACEBACK') or not (user_mistake or _raised_by_us(error)):
+        of_a_file = isinstance(error, OSError) and isinstance(error.filename, (str, bytes))
+        user_mistake = isinstance(error, (UserError, FileNotFoundError, PermissionError)) or of_a_file or _raised_by_us(error)
+        if os.environ.get('MULTITRAIN_TRACEBACK') or not user_mistake:
             raise
-        print(f'error: {error}', file=sys.stderr)
+        text = f'{os.fsdecode(error.filename)}: {error.strerror}' if of_a_file else str(error)
+        print(f'error: {" ".join(text.splitlines())}', file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

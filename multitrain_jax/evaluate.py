@@ -32,7 +32,7 @@ import numpy as np
 from multitrain_jax import config_file
 from multitrain_jax.accuracy import DatasetResult, accuracy_table, confusion_matrix, per_class, summarise
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.heat_map import MOST_NAMES, heat_map
 from multitrain_jax.localisation_accuracy import ActionResult, BoxScores, per_action, summarise_boxes, write_detections
 from multitrain_jax.predictions import Predictions, ensemble, save
@@ -42,7 +42,7 @@ _log = logging.getLogger('multitrain_jax')
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='python -m multitrain_jax.evaluate', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     model = parser.add_mutually_exclusive_group(required=True)

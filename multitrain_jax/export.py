@@ -18,7 +18,7 @@ from multitrain_jax import checkpoints, dataclass_config
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, LocalisationConfig, with_datasets
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.trained_run import read_run
 
@@ -168,7 +168,7 @@ def export_run(workdir: str | os.PathLike, output: str | os.PathLike, step: int 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='python -m multitrain_jax.export', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('--workdir', required=True, help='of the run')

@@ -21,7 +21,7 @@ import numpy as np
 
 from multitrain_jax import export, initialise, torch_inflate, torch_names
 from multitrain_jax.augment.normalize import MEAN, STD, Rgb
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.ops.windows import Triple
 from multitrain_jax.positions import resize_positions
@@ -322,7 +322,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=_SCRIPT, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = ArgumentParser(prog=_SCRIPT, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add = parser.add_argument
     add('--checkpoint', required=True, help='.pyth, .pth or .pt file')
     add('--output', required=True, help='directory of the import; an older one there is replaced')

@@ -16,11 +16,11 @@ import argparse
 import json
 import sys
 
-from multitrain_jax.errors import EXIT_USER_ERROR, run_command
+from multitrain_jax.errors import EXIT_USER_ERROR, ArgumentParser, run_command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='python -m multitrain_jax.predict', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('--checkpoint', required=True, help='an export: WORKDIR/export, or made by multitrain_jax.export')

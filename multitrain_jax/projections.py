@@ -20,7 +20,7 @@ from flax import nnx
 import numpy as np
 
 from multitrain_jax.batch import classifying
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.export import is_export, read_export
 from multitrain_jax.heat_map import MOST_NAMES, heat_map
 from multitrain_jax.models.heads import Projections
@@ -234,7 +234,7 @@ def _shown(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='python -m multitrain_jax.projections', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument('--checkpoint', required=True, help='workdir of a run, or WORKDIR/checkpoints/STEP')

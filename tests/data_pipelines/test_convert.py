@@ -582,7 +582,7 @@ def test_command_pyslowfast(videos, tmp_path, capsys):
     ],
 )
 def test_command_mistakes(tmp_path, capsys, argv, message):
-    assert main([*argv, f'--output={tmp_path / "out"}']) == 1
+    assert main([*argv, f'--output={tmp_path / "out"}']) == 2
     said = capsys.readouterr().err
     assert said.startswith('error: ') and message in said and said.count('\n') == 1
 
@@ -605,7 +605,7 @@ def test_command_numbers(capsys, argument, message):
 
 def test_command_on_a_file_as_output(videos, tmp_path, capsys):
     (tmp_path / 'file').write_text('')
-    assert main(['folder', f'--videos={videos}', f'--output={tmp_path / "file"}']) == 1
+    assert main(['folder', f'--videos={videos}', f'--output={tmp_path / "file"}']) == 2
     assert 'exists and is no directory' in capsys.readouterr().err
 
 

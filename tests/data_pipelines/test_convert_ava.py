@@ -258,15 +258,15 @@ def test_missing_movie_is_reported(files, command, tmp_path, capsys):
 @pytest.mark.parametrize('more', [[], ['--dry_run']])
 def test_remote_output_is_refused(files, command, tmp_path, monkeypatch, capsys, more):
     monkeypatch.chdir(tmp_path)
-    assert main([*command, '--output=gs://bucket/ava', *more]) == 1
+    assert main([*command, '--output=gs://bucket/ava', *more]) == 2
     assert 'gs://bucket/ava: records are converted to a local' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_arguments_that_make_no_sense(files, command, tmp_path, capsys):
-    assert main([*command, f'--output={tmp_path}', '--max_seconds=1']) == 1
+    assert main([*command, f'--output={tmp_path}', '--max_seconds=1']) == 2
     assert '--max_seconds would cut key frames off' in capsys.readouterr().err
-    assert main([*command, f'--output={tmp_path}', '--boxes=train.csv']) == 1
+    assert main([*command, f'--output={tmp_path}', '--boxes=train.csv']) == 2
     assert '--boxes=train.csv: wanted SPLIT=FILE' in capsys.readouterr().err
 
 
@@ -277,7 +277,7 @@ def test_example_of_the_help_parses(name, capsys, tmp_path, monkeypatch):
         main([name, '--help'])
     example = capsys.readouterr().out.splitlines()[-1].split('data_pipelines.convert ')[1]
     monkeypatch.chdir(tmp_path)
-    assert main(example.split()) == 1
+    assert main(example.split()) == 2
     assert 'ava_action_list_v2.2.pbtxt: no such file' in capsys.readouterr().err
 
 

@@ -90,7 +90,7 @@ def test_beam_workers_in_other_processes(videos, local, tmp_path, monkeypatch):
 
 @needs_beam
 def test_pipeline_that_fails(videos, tmp_path, capsys):
-    assert main(arguments(videos, tmp_path, '--beam=--runner=NoSuchRunner')) == 1
+    assert main(arguments(videos, tmp_path, '--beam=--runner=NoSuchRunner')) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert 'the Beam pipeline failed: ' in error and 'NoSuchRunner' in error
     assert not (tmp_path / 'dataset.json').exists()
@@ -102,7 +102,7 @@ def test_shard_that_cannot_be_written(videos, tmp_path, monkeypatch, capsys):
         raise OSError('the disk is full')
 
     monkeypatch.setattr(beam, 'run_jobs', no_room)
-    assert main(arguments(videos, tmp_path, '--beam')) == 1
+    assert main(arguments(videos, tmp_path, '--beam')) == 2
     assert 'the Beam pipeline failed: ' in capsys.readouterr().err
     assert not (tmp_path / '.convert' / 'jobs').exists()
 
@@ -119,12 +119,12 @@ def test_beam_is_missing(videos, tmp_path, capsys):
     """Nothing that is there is touched."""
     main(arguments(videos, tmp_path, '--workers=1'))
     before = contents(tmp_path)
-    assert main(arguments(videos, tmp_path, '--beam', '--quality=50')) == 1
+    assert main(arguments(videos, tmp_path, '--beam', '--quality=50')) == 2
     assert 'pip install -r requirements-beam.txt' in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 
 def test_workers_are_those_of_beam(videos, tmp_path, capsys):
-    assert main(arguments(videos, tmp_path, '--beam', '--workers=2')) == 1
+    assert main(arguments(videos, tmp_path, '--beam', '--workers=2')) == 2
     assert '--workers has no effect with --beam' in capsys.readouterr().err
 

@@ -188,7 +188,7 @@ def test_examples_parse(capsys, tmp_path, monkeypatch, name):
         'example: python -m data_pipelines.convert '
     )
     monkeypatch.chdir(tmp_path)
-    assert main(example.split()) == 1
+    assert main(example.split()) == 2
     assert 'no such' in capsys.readouterr().err
 
 
@@ -199,5 +199,5 @@ def test_commands_of_the_readme_parse(capsys, tmp_path, monkeypatch):
     assert {command.split()[0] for command in commands} >= {'folder', 'pyslowfast', *FORMATS}
     monkeypatch.chdir(tmp_path)
     for command in commands:
-        assert main(command.split()) == 1
+        assert main(command.split()) == 2
         assert 'no such' in capsys.readouterr().err

@@ -301,15 +301,15 @@ def test_sheet_of_damaged_dataset(dataset):
     ],
 )
 def test_bad_arguments(dataset, capsys, arguments, message):
-    assert main([str(dataset), *arguments]) == 1
+    assert main([str(dataset), *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('error: ') and message in error
 
 
 def test_directories_without_records(tmp_path, capsys):
-    assert main([str(tmp_path / 'none')]) == 1
+    assert main([str(tmp_path / 'none')]) == 2
     assert 'no such directory' in capsys.readouterr().err
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert 'no records in it (files such as train-00000-of-00016)' in capsys.readouterr().err
 
 
