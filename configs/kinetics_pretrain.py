@@ -54,6 +54,9 @@ def kinetics_pretrain() -> ml_collections.ConfigDict:
     config.log_every_steps = 20
     config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
     config.cpu_devices = placeholder(int)  # a CPU counts as one device
+    config.parallel = dict(
+        model=1,  # devices that share a replica (tensor parallelism): attention heads and hidden units; 1: a replica is a device
+    )
     config.synthetic = None  # no data is rendered
 
     config.datasets = dict(

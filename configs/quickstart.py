@@ -24,6 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.projections_from = placeholder(str)  # npz, json or export that projections start from; None: random
     config.log_every_steps = 50
     config.cpu_devices = 2  # a CPU counts as two devices, so that two cores are busy; no effect on accelerators
+    config.parallel = dict(
+        model=1,  # devices that share a replica (tensor parallelism): attention heads and hidden units; 1: a replica is a device
+    )
     config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
 
     config.synthetic = dict(  # rendered under data_root when they are not there yet

@@ -142,6 +142,17 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How devices divide the work. Devices that share no replica each have their own clips of the batch."""
+
+    model: int = 1  # devices that share one replica: attention heads, hidden units and their parameters
+
+    def __post_init__(self):
+        if self.model < 1:
+            raise ValueError(f'model={self.model} must be at least 1')
+
+
+@dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
     """Synthetic videos to be rendered and converted under `data_root` when they are not there yet."""
 
@@ -186,6 +197,7 @@ class Config:
     synthetic: SyntheticConfig | None = None
     localisation: LocalisationConfig | None = None  # needed where a dataset has boxes
     schedule: ScheduleConfig = ScheduleConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     @property
     def batch_sizes(self) -> dict[str, int]:

@@ -1,7 +1,13 @@
-"""Devices and hosts: the driver that runs one per-replica step on all of them, and how a host's batch reaches them.
+"""Devices and hosts: the two drivers that run one per-replica step on all of them, and how a host's batch reaches them.
 
 A step is written once for one replica's share, with the named axis `DATA_AXIS` for its collectives
-(`pmean`, `psum`, `all_gather`); here it is mapped over the devices.
+(`pmean`, `psum`, `all_gather`); here it is mapped over the devices. The mesh says which driver does it:
+
+* `data_mesh`, one axis: `jax.pmap`, a replica is a device, every device has the whole state;
+* `grid_mesh`, axes `data` and `model`: `jax.jit` of `jax.shard_map`, a replica is a row of devices, which share its
+  work and the state as the annotations in the model (`ops.tensor_parallel`) and the `layout` of the state say.
+
+Both give the same numbers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from multitrain_jax.errors import UserError
+from multitrain_jax.ops.tensor_parallel import MODEL_AXIS
 
 DATA_AXIS = 'data'
 _CPU_THREADS_PER_DEVICE = 4
@@ -34,41 +41,92 @@ def use_cpu_devices(count: int) -> None:
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """One mesh axis, `data`, over all devices of all hosts (or over the given ones)."""
-    devices = jax.devices() if devices is None else devices
-    return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(np.asarray(_by_host(devices)), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def grid_mesh(model: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh axes `data` and `model`: replicas of `model` devices each, that lie beside each other on one host.
+
+    Args:
+        model: devices of a replica; 1 is possible.
+        devices: None: all devices of all hosts.
+
+    Raises:
+        UserError: `model` does not divide the devices of a host.
+    """
+    devices = _by_host(devices)
+    for host in {device.process_index for device in devices}:
+        count = sum(device.process_index == host for device in devices)
+        if count % model:
+            raise UserError(f'config.parallel.model={model} does not divide the {count} devices of a host; use a divisor')
+    grid = np.asarray(devices).reshape(-1, model)
+    return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto,) * 2)
+
+
+def _by_host(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
+    """The replicas of a host follow each other, as its clips do in the global batch."""
+    return sorted(jax.devices() if devices is None else devices, key=lambda device: (device.process_index, device.id))
 
 
 def check_divides(batch_size: int, mesh: Mesh, what: str, pieces: int = 1) -> int:
-    """The number of clips of a (global) batch that one device sees at a time.
+    """The number of clips of a (global) batch that one replica sees at a time.
 
     Args:
         batch_size: clips of the global batch.
         mesh: the devices.
         what: the field that holds `batch_size`, for the message.
-        pieces: parts that every device's share is cut into (gradient accumulation).
+        pieces: parts that every replica's share is cut into (gradient accumulation).
 
     Raises:
         UserError: the batch does not divide.
     """
-    devices = mesh.size
+    devices = mesh.shape[DATA_AXIS]
     if batch_size % (devices * pieces):
         step = devices * pieces
         near = max(step, round(batch_size / step) * step)
-        parts = f'{devices} devices' + (f' x {pieces} accumulation steps' if pieces > 1 else '')
+        model = mesh.shape.get(MODEL_AXIS, 1)
+        parts = f'{devices} {"devices" if model == 1 else f"replicas of {model} devices"}' + (f' x {pieces} accumulation steps' if pieces > 1 else '')
         raise UserError(f'{what}={batch_size} does not divide over {parts}; use a multiple of {step}, such as {near}')
     return batch_size // (devices * pieces)
 
 
-def map_train_step(step: Callable, mesh: Mesh) -> Callable:
-    """`step(state, share) -> (state, metrics)` on every device: the state replicated and donated, metrics equal."""
-    return jax.pmap(
-        step, axis_name=DATA_AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=list(mesh.devices.flat)
+def map_train_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callable:
+    """`step(state, share) -> (state, metrics)` on every replica: the state donated, metrics equal.
+
+    Args:
+        step: of one replica.
+        mesh: chooses the driver, see above.
+        shardings: of the state, from `layout.state_shardings`; only read for a mesh with the axis `model`.
+
+    Returns:
+        The compiled step of the state and the global batch, see `to_devices`. It has `.lower(state, batch)`, which also
+        takes shapes, and a mesh of devices that are only described.
+    """
+    if MODEL_AXIS not in mesh.shape:
+        return jax.pmap(
+            step, axis_name=DATA_AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=list(mesh.devices.flat)
+        )
+    return jax.jit(
+        _per_replica(step, mesh, PartitionSpec()),
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+        donate_argnums=0,
     )
 
 
 def map_eval_step(step: Callable, mesh: Mesh) -> Callable:
-    """`step(params, share) -> result` on every device: parameters replicated, results stacked [devices, ...]."""
-    return jax.pmap(step, axis_name=DATA_AXIS, in_axes=(None, 0), out_axes=0, devices=list(mesh.devices.flat))
+    """`step(params, share) -> result` on every replica: parameters equal; `local_rows` of the results are the host's."""
+    if MODEL_AXIS not in mesh.shape:
+        return jax.pmap(step, axis_name=DATA_AXIS, in_axes=(None, 0), out_axes=0, devices=list(mesh.devices.flat))
+    return jax.jit(_per_replica(step, mesh, PartitionSpec(DATA_AXIS)))
+
+
+def _per_replica(step: Callable, mesh: Mesh, out_specs: PartitionSpec) -> Callable:
+    """`data` is written out in the step, as pmap has it; what `model` does is left to the compiler."""
+    return jax.shard_map(
+        step, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)), out_specs=out_specs, axis_names={DATA_AXIS},
+        check_vma=False,  # types that follow which values are equal on all replicas: each loop in the model would need casts
+    )  # fmt: skip
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -76,16 +134,34 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of the arrays of a batch: divided over the replicas along their first axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A host's share [B, ...] as arrays [devices, B / devices, ...], spread over the devices."""
+    """A host's share [B, ...] of the batch, spread over the replicas.
+
+    Returns:
+        Global arrays [all hosts' B, ...]; for pmap [devices, B / local devices, ...].
+    """
     local = len([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
-    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
     def spread(array: np.ndarray) -> jax.Array:
-        shares = array.reshape(local, array.shape[0] // local, *array.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, shares)
+        if MODEL_AXIS not in mesh.shape:
+            array = array.reshape(local, array.shape[0] // local, *array.shape[1:])
+        return jax.make_array_from_process_local_data(batch_sharding(mesh), array)
 
     return {name: spread(np.asarray(array)) for name, array in batch.items()}
+
+
+def local_rows(array: jax.Array, mesh: Mesh) -> np.ndarray:
+    """What a mapped evaluation step gave for the rows [B, ...] of this host's share of the batch."""
+    shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+    rows = [np.asarray(shard.data) for shard in sorted(shards, key=lambda shard: shard.index[0].start or 0)]
+    if MODEL_AXIS not in mesh.shape:  # [1, B / local devices, ...] of each device
+        rows = [row[0] for row in rows]
+    return np.concatenate(rows)
 
 
 def prefetch(items: Iterator[Any], transform: Callable[[Any], Any], depth: int = 2) -> Iterator[Any]:

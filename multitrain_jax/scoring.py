@@ -24,7 +24,8 @@ _SECONDS_BETWEEN_REPORTS = 5
 def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, mesh: Mesh) -> Callable:
     """`step(params, share) -> scores`: of the head of the clip's own dataset.
 
-    f32[devices, B, C], softmax or sigmoid; where the share has boxes, f32[devices, B, M, A], sigmoid, of every box.
+    f32[B, C], softmax or sigmoid; where the share has boxes, f32[B, M, A], sigmoid, of every box. `parallel.local_rows`
+    of what the mapped step returns are those of the host's share.
     """
     localises = np.array([dataset.localisation for dataset in datasets])
     multi_label = np.array([dataset.multi_label for dataset in classifying(datasets)])
@@ -94,8 +95,7 @@ def run_views(
     spec = source.datasets[dataset]
 
     def collect_local(batch, scores: jax.Array) -> None:
-        scores = _local(scores)  # [devices, B / devices, ...]
-        collect(batch, scores.reshape(-1, *scores.shape[2:]))
+        collect(batch, parallel.local_rows(scores, mesh))
 
     clips = spec.evaluation_records * spec.views / jax.process_count()
     countdown, reported, done = Countdown(round(clips)), time.monotonic(), 0
@@ -120,12 +120,6 @@ def run_views(
 def model_inputs(batch) -> dict[str, np.ndarray]:
     """What the device needs of an evaluation batch."""
     return {name: batch[name] for name in ('video', 'dataset', 'boxes') if name in batch}
-
-
-def _local(array: jax.Array) -> np.ndarray:
-    """The rows [local devices, ...] of an array stacked over devices that this host holds, in device order."""
-    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def _gather_hosts(scores: Scores) -> Scores:

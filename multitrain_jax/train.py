@@ -14,7 +14,7 @@ from flax import nnx
 import jax
 import optax
 
-from multitrain_jax import checkpoints, evaluation, export, initialise, metrics, parallel, results, scoring, train_step
+from multitrain_jax import checkpoints, evaluation, export, initialise, layout, metrics, parallel, results, scoring, train_step
 from multitrain_jax.accuracy import DatasetResult
 from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch, classifying
 from multitrain_jax.config import Config, with_datasets
@@ -65,7 +65,8 @@ def train_and_evaluate(
     Raises:
         UserError: a mistake in the config or the data, or a workdir of another run.
     """
-    mesh = parallel.data_mesh(devices)
+    model_devices = config.parallel.model
+    mesh = parallel.data_mesh(devices) if model_devices == 1 else parallel.grid_mesh(model_devices, devices)
     for size in _step_sizes(config):
         config.augment.check_batch(parallel.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
     parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
@@ -86,6 +87,8 @@ def train_and_evaluate(
     tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, abstract_params))
     _describe(config, source, mesh, total_steps, count_parameters(nnx.merge(graphdef, abstract_params)))
 
+    shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
+    shardings = layout.state_shardings(shapes, mesh, with_datasets(config, source.datasets))
     meta = run_meta(config, source)
     saved = checkpoints.RunCheckpoints(workdir, keep=config.checkpoint.keep)
     finished = results.load(workdir)
@@ -103,19 +106,21 @@ def train_and_evaluate(
                 f'{workdir} holds a run at step {latest}, beyond the {total_steps} steps of config.epochs={config.epochs:g}; '
                 'raise config.epochs, or use another --workdir'
             )
-        state = saved.restore(latest, jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx)))
+        state = saved.restore(latest, shapes)
         _log.info('resuming at step %d of %d from %s', latest, total_steps, saved.directory)
 
     importing.result()
     writer = metrics.open_writer(str(workdir), is_main_host=jax.process_index() == 0)
     run = _Run(
         config, source, workdir, mesh, total_steps, schedule,
-        train_step=parallel.map_train_step(train_step.make_train_step(config, source.datasets, graphdef, tx), mesh),
+        train_step=parallel.map_train_step(
+            train_step.make_train_step(config, source.datasets, graphdef, tx), mesh, shardings
+        ),
         eval_step=scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh),
         saved=saved, meta=meta, writer=writer,
     )  # fmt: skip
     try:
-        state, clips_per_second = _train(run, parallel.replicate(state, mesh), int(state.step))
+        state, clips_per_second = _train(run, jax.device_put(state, shardings), int(state.step))
         accuracy = _evaluate(run, state, total_steps)
         saved.wait()
         _log.info('exporting to %s', workdir / 'export')
@@ -275,6 +280,12 @@ def _describe(
 ) -> None:
     device = mesh.devices.flat[0]
     _log.info('%d x %s (%s), %d process(es)', mesh.size, device.device_kind, device.platform, jax.process_count())
+    undivided = layout.undivided_stages(config.model, mesh)
+    if undivided:
+        _log.info(
+            'parallel.model=%d does not divide the attention heads of stage %s: each device computes all of that '
+            'attention, and shares the rest', config.parallel.model, ', '.join(map(str, undivided)),
+        )  # fmt: skip
     _log.info(
         'model: %s parameters (%s)',
         f'{parameters["total"]:,}',

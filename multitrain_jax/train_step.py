@@ -113,7 +113,9 @@ def make_train_step(
         # Augmentation follows from a clip's place in the global batch, however the batch is cut.
         first_slots = (replica * pieces + jnp.arange(pieces)) * size
         parts = {name: x.reshape(pieces, size, *x.shape[1:]) for name, x in share.items()}
-        trainable, frozen = split(state.params, config.optimizer.frozen)
+        # Each replica's own copy, or shard_map would sum the gradients over the replicas by itself.
+        varying = jax.lax.pcast(state.params, parallel.DATA_AXIS, to='varying')
+        trainable, frozen = split(varying, config.optimizer.frozen)
 
         def clip_loss(trainable, piece):
             first_slot, part = piece
@@ -138,6 +140,7 @@ def make_train_step(
         grads = jax.lax.pmean(grads, parallel.DATA_AXIS)
         terms = jax.lax.psum(terms, parallel.DATA_AXIS)
         terms['gradient_norm'] = (optax.global_norm(grads), 1.0)
+        trainable, frozen = split(state.params, config.optimizer.frozen)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
         ema = average(state.ema, trainable, state.step, config.optimizer)

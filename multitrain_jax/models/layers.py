@@ -6,6 +6,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from multitrain_jax.ops.tensor_parallel import split
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
@@ -82,7 +84,7 @@ def linear(
 
 
 class MLP(nnx.Module):
-    """Linear, exact GELU, linear."""
+    """Linear, exact GELU, linear. The devices along the mesh axis `model` share the hidden units."""
 
     def __init__(
         self,
@@ -97,7 +99,8 @@ class MLP(nnx.Module):
         self.fc2 = linear(hidden, width, init_std=init_std, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+        hidden = split(self.fc1(x), axis=-1)
+        return self.fc2(jax.nn.gelu(hidden, approximate=False))
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

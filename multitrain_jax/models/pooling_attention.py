@@ -10,6 +10,7 @@ from multitrain_jax.models.layers import LayerNorm, MLP, layer_norm, linear, tor
 from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
 from multitrain_jax.ops.relative_position import key_selector, position_terms
+from multitrain_jax.ops.tensor_parallel import parts, split
 from multitrain_jax.ops.windows import Triple, pooled_size
 
 
@@ -59,6 +60,10 @@ class PoolingAttention(nnx.Module):
 
     The pooling kernels are shared by the heads. Parameters of the three poolings are stacked in the
     order q, k, v, so that poolings of the same stride are one operation.
+
+    The devices along the mesh axis `model` share the heads, each with a group of them. For that the channels of
+    queries, keys and values are put in the order group, q/k/v, head: then a device's part is in one piece. Where the
+    number of devices does not divide the heads, all of them are one group, on every device.
     """
 
     def __init__(self, shape: BlockShape, options: BlockOptions, *, rngs: nnx.Rngs):
@@ -92,14 +97,12 @@ class PoolingAttention(nnx.Module):
         """
         shape = self.shape
         batch, width = x.shape[0], shape.width
-        qkv = self.qkv(x)  # [B, S, 3 * width]
+        qkv = self._project(x)  # [B, S, groups, 3, width / groups]
         if shape.query_stride == shape.kv_stride:
-            pooled = self._pool(qkv, slice(0, 3), thw, shape.query_stride)
-            q, k, v = (pooled[:, :, i] for i in range(3))  # each [B, S', heads, d]
+            q, k, v = self._pool(qkv, slice(0, 3), thw, shape.query_stride)  # each [B, S', heads, d]
         else:
-            q = self._pool(qkv[..., :width], slice(0, 1), thw, shape.query_stride)[:, :, 0]
-            kv = self._pool(qkv[..., width:], slice(1, 3), thw, shape.kv_stride)
-            k, v = kv[:, :, 0], kv[:, :, 1]
+            (q,) = self._pool(qkv, slice(0, 1), thw, shape.query_stride)
+            k, v = self._pool(qkv, slice(1, 3), thw, shape.kv_stride)
         q_thw = pooled_size(thw, shape.query_stride)
 
         scaled = q * (width // shape.heads) ** -0.5
@@ -115,35 +118,53 @@ class PoolingAttention(nnx.Module):
         y = y + q.at[:, :first].set(0) if first else y + q
         return self.output(y.reshape(batch, -1, width)), q_thw
 
-    def _pool(self, x: jax.Array, parts: slice, thw: Triple, stride: Triple) -> jax.Array:
+    def _project(self, x: jax.Array) -> jax.Array:
+        """Queries, keys and values [B, S, groups, 3, width / groups] of tokens [B, S, width_in]."""
+        groups, width = parts(self.shape.heads), self.shape.width
+        dtype = jnp.dtype(self.options.dtype)
+
+        def grouped(array: jax.Array) -> jax.Array:
+            """[..., 3 * width] in the order q/k/v, group, head -> group, q/k/v, head."""
+            array = array.astype(dtype).reshape(*array.shape[:-1], 3, groups, width // groups)
+            array = split(array.swapaxes(-3, -2), axis=-3)
+            return array.reshape(*array.shape[:-3], -1)
+
+        qkv = x.astype(dtype) @ grouped(self.qkv.kernel[...]) + grouped(self.qkv.bias[...])[None, None]
+        return qkv.reshape(*qkv.shape[:-1], groups, 3, width // groups)
+
+    def _pool(self, qkv: jax.Array, which: slice, thw: Triple, stride: Triple) -> list[jax.Array]:
         """Pools and normalises some of q, k, v.
 
         Args:
-          x: [B, S, P * width], the P parts one after the other.
-          parts: which of q, k, v they are.
+          qkv: [B, S, groups, 3, width / groups].
+          which: of q, k, v.
           thw: token grid.
           stride: of the pooling.
 
         Returns:
-          [B, S', P, heads, head width].
+          Each of them, [B, S', heads, head width].
         """
-        heads = self.shape.heads
         kernel, scale, bias = (
-            p[...][parts] for p in (self.pool_kernel, self.pool_scale, self.pool_bias)
+            p[...][which] for p in (self.pool_kernel, self.pool_scale, self.pool_bias)
         )
-        count, head_width = scale.shape
-        kernel = jnp.moveaxis(kernel, 0, -2)[..., None, :]  # [3, 3, 3, P, 1, d]
-        kernel = jnp.broadcast_to(kernel, (*KERNEL, count, heads, head_width))
+        x = qkv[..., which, :]  # [B, S, groups, P, width / groups]
+        groups, (count, head_width) = x.shape[2], scale.shape
+        heads = self.shape.heads // groups
+        kernel = jnp.moveaxis(kernel, 0, -2)[..., None, :, None, :]  # [3, 3, 3, 1, P, 1, d]
+        kernel = jnp.broadcast_to(kernel, (*KERNEL, groups, count, heads, head_width))
+        x = x.reshape(*x.shape[:2], -1)
         first, grid = split_class_token(x, self.options.class_token)
-        grid = grid.reshape(x.shape[0], *thw, -1)  # [B, t, h, w, P * width]
+        grid = grid.reshape(x.shape[0], *thw, -1)  # [B, t, h, w, P * width], in the order of x
         grid = depthwise_pool(grid, kernel.reshape(*KERNEL, -1), stride)
         pooled = grid.reshape(x.shape[0], -1, x.shape[-1])
         if first is not None:
             pooled = jnp.concatenate([first, pooled], 1)
-        pooled = pooled.reshape(*pooled.shape[:2], count, heads, head_width)
-        return layer_norm(
-            pooled, scale[:, None], bias[:, None], self.options.pool_norm_epsilon
+        pooled = pooled.reshape(*pooled.shape[:2], groups, count, heads, head_width)
+        pooled = layer_norm(
+            split(pooled, axis=2), scale[:, None], bias[:, None], self.options.pool_norm_epsilon
         )
+        shape = (*pooled.shape[:2], groups * heads, head_width)
+        return [pooled[:, :, :, i].reshape(shape) for i in range(count)]
 
     def _append_positions(
         self, q: jax.Array, scaled: jax.Array, k: jax.Array, q_thw: Triple, k_thw: Triple
