@@ -1,37 +1,56 @@
 """Checkpoints of a run by Orbax: save, find, check, restore.
 
-A checkpoint `WORKDIR/checkpoints/STEP` holds `state` (parameters, their moving average, optimizer, step, key) and
-`meta` (architecture, datasets with class names, data position, config). The step number is the data position: batch
-number n is a function of the config and n alone.
+A checkpoint `WORKDIR/checkpoints/STEP` holds `state` (parameters, their moving average, optimizer, step, key), `meta`
+(architecture, datasets with class names, data position, config) and `checksums` of both. The step number is the data
+position: batch number n is a function of the config and n alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Any
+import shutil
+from typing import Any, TypeVar
 
 from flax import traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from multitrain_jax.errors import UserError
-from multitrain_jax.parameters import merge
+from multitrain_jax.checksums import array_checksums, first_difference, text_checksum
+from multitrain_jax.errors import UserError, storage_problem
+from multitrain_jax.gather import barrier, on_all_hosts
+from multitrain_jax.parameters import merge, named_leaves
+
+_log = logging.getLogger('multitrain_jax')
+T = TypeVar('T')
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read, or in which something else stands than what was saved."""
 
 
 class RunCheckpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int):
-        """Opens (or makes) `workdir/checkpoints`; `keep`: newest ones to keep."""
+    def __init__(self, workdir: str | os.PathLike, *, keep: int | None):
+        """Opens `workdir/checkpoints`.
+
+        Args:
+            workdir: of the run.
+            keep: newest ones to keep; what a killed run has left half-written is deleted. None: only to read.
+        """
         self.directory = Path(workdir).expanduser().resolve() / 'checkpoints'
+        reading = keep is None
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=True
+                max_to_keep=keep, create=not reading, cleanup_tmp_directories=not reading, read_only=reading,
+                enable_async_checkpointing=not reading,
             ),
-        )
+        )  # fmt: skip
 
     def latest_step(self) -> int | None:
         """Step of the newest finished checkpoint; None when there is none."""
@@ -42,32 +61,60 @@ class RunCheckpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
-        """Saves in the background; False when `step` is there already. Arrays are copied first."""
+        """Saves in the background; False when `step` is there already. Arrays are copied first.
+
+        Raises:
+            UserError: this save, or the one before it, could not be written.
+        """
         if step in self._manager.all_steps():
             return False
-        return self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(_storable(state)), meta=ocp.args.JsonSave(dict(meta))),
-            force=True,  # the loop decides when
-        )
+        state, meta = _storable(state), dict(meta)
+        checksums = {'state': array_checksums(state), 'meta': text_checksum(meta)}
+        with self._writing():
+            return self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta), checksums=ocp.args.JsonSave(checksums)
+                ),
+                force=True,  # the loop decides when
+            )
 
     def read_meta(self, step: int) -> dict[str, Any]:
-        """What the checkpoint says of itself."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+        """What the checkpoint says of itself.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read.
+        """
+        with self._reading(step):
+            meta = self._read_json(step, 'meta')
+            stored = self._read_checksums(step)
+            if stored is not None and stored['meta'] != text_checksum(meta):
+                raise ValueError('its description is not what was saved')
+        return meta
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of `step`, as NumPy arrays in the structure of `like` (arrays or ShapeDtypeStructs)."""
+        """The state of `step`, as NumPy arrays in the structure of `like` (arrays or ShapeDtypeStructs).
+
+        Raises:
+            DamagedCheckpoint: it cannot be read.
+        """
         target = _storable(like)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_on_host, target)))
-        )['state']
+        with self._reading(step):
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_on_host, target)))
+            )['state']
+            self._check(step, restored)
         return _unstorable(restored, like)
 
     def restore_params(self, step: int, like: Any) -> Any:
-        """The model's parameters to use, NumPy arrays in the structure of `like`: the moving average where kept."""
+        """The model's parameters to use, NumPy arrays in the structure of `like`: the moving average where kept.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read.
+        """
         path = self.directory / str(step) / 'state'
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            averaged = _named_leaves(checkpointer.metadata(path).item_metadata.tree.get('ema') or {})
+        with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
+            averaged = dict(named_leaves(checkpointer.metadata(path).item_metadata.tree.get('ema') or {}))
             flat = traverse_util.flatten_dict(jax.tree.map(_on_host, like))
             parts = {'params': {}, 'ema': {}}
             for leaf_path, leaf in flat.items():
@@ -79,16 +126,94 @@ class RunCheckpoints:
                 partial_restore=True,
             )
             restored = checkpointer.restore(path, args=args)
+            self._check(step, restored)
         return merge(*restored.values())
+
+    def read_newest(self, read: Callable[[int], T]) -> T | None:
+        """`read(step)` of the newest checkpoint that can be read, on all hosts; None when there is none at all.
+
+        Damaged ones are named in the log.
+
+        Raises:
+            UserError: there are checkpoints, and all are damaged.
+        """
+        problem = None
+        for step in reversed(self.all_steps()):
+            result, own = None, None
+            try:
+                result = read(step)
+            except DamagedCheckpoint as error:
+                own = error
+            if on_all_hosts(own is None):
+                return result
+            problem = own or DamagedCheckpoint(f'checkpoint {self.directory / str(step)}: another host cannot read it')
+            _log.warning('%s; trying the one before it', problem)
+        if problem is not None:
+            raise UserError(
+                f'no checkpoint in {self.directory} can be read: {problem}. Bring one back, or start anew in another --workdir'
+            )
+        return None
+
+    def set_aside_after(self, step: int) -> None:
+        """Moves checkpoints of later steps, which are damaged, to `WORKDIR/damaged_checkpoints`: their places are needed."""
+        for later in (other for other in self.all_steps() if other > step):
+            aside = self.directory.with_name('damaged_checkpoints') / str(later)
+            if jax.process_index() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.parent.mkdir(exist_ok=True)
+                os.replace(self.directory / str(later), aside)
+            _log.warning('moved the damaged checkpoint of step %d to %s', later, aside)
+        barrier('damaged checkpoints')
+        self._manager.reload()
 
     def wait(self) -> None:
         """Returns when all saves are on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, then ends the background threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tells in one line that the disk does not take a checkpoint, and which one is still good."""
+        try:
+            yield
+        except Exception as error:
+            reason = storage_problem(error)
+            if reason is None:
+                raise
+            self._manager.reload()  # it counts the failed one, which is not there
+            last = self.latest_step()
+            raise UserError(
+                f'a checkpoint could not be written to {self.directory}: {reason}. The last good one is '
+                f'{"none" if last is None else f"step {last}"}; make room there, then the same command goes on from it'
+            ) from error
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Whatever the libraries make of damaged files: the checkpoint is named."""
+        try:
+            yield
+        except Exception as error:
+            raise DamagedCheckpoint(f'checkpoint {self.directory / str(step)} is damaged: {_first_line(error)}') from error
+
+    def _read_json(self, step: int, item: str) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+
+    def _read_checksums(self, step: int) -> dict[str, Any] | None:
+        """None: a checkpoint of an earlier version, which has none."""
+        return self._read_json(step, 'checksums') if (self.directory / str(step) / 'checksums').exists() else None
+
+    def _check(self, step: int, restored: Any) -> None:
+        stored = self._read_checksums(step)
+        changed = stored and first_difference(stored['state'], restored)
+        if changed:
+            raise ValueError(f'the numbers of {changed} are not those that were saved')
 
 
 def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where: Any) -> None:
@@ -117,7 +242,7 @@ def load_tree(directory: str | os.PathLike, like: Any) -> Any:
     """Reads what `save_tree` wrote into the structure of `like`, as NumPy arrays.
 
     Raises:
-        UserError: the checkpoint is of another structure or other shapes.
+        UserError: the checkpoint is of another structure or other shapes, or damaged.
     """
     directory = Path(directory).resolve()
     with ocp.StandardCheckpointer() as checkpointer:
@@ -128,12 +253,19 @@ def load_tree(directory: str | os.PathLike, like: Any) -> Any:
         problem = _shape_problem(stored, like)
         if problem:
             raise UserError(f'{directory}: checkpoint of another architecture: {problem}')
-        return checkpointer.restore(directory, jax.tree.map(_on_host, like))
+        try:
+            return checkpointer.restore(directory, jax.tree.map(_on_host, like))
+        except Exception as error:  # whatever the libraries make of damaged files
+            raise UserError(f'{directory}: damaged: {_first_line(error)}') from error
 
 
 def _on_host(leaf: Any) -> Any:
     """Orbax restores to NumPy where the target is a NumPy array: no device layout is stored or asked for."""
     return np.empty(leaf.shape, leaf.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
 def _is_key(leaf: Any) -> bool:
@@ -175,17 +307,8 @@ def _first_difference(old: Any, new: Any, path: str) -> tuple[str, Any, Any] | N
     return None if old == new else (path, old, new)
 
 
-def _named_leaves(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes by name, `backbone.stages.0.first...`, of arrays or what describes them."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: hasattr(node, 'shape'))[0]
-    return {
-        '.'.join(str(getattr(key, 'key', getattr(key, 'idx', key))) for key in path): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
-
-
 def _shape_problem(stored: Any, like: Any) -> str | None:
-    have, want = _named_leaves(stored), _named_leaves(like)
+    have, want = ({name: tuple(leaf.shape) for name, leaf in named_leaves(tree)} for tree in (stored, like))
     for name in want:
         if name not in have:
             return f'parameter {name} is missing'

@@ -1,6 +1,7 @@
 """The error for a user's mistake, and how a command shows it: one line, exit code 2, no traceback."""
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -25,6 +26,16 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(EXIT_USER_ERROR, f'error: {message} (help: {self.prog} --help)\n')
 
 
+def storage_problem(error: BaseException | None) -> str | None:
+    """What a disk that is full or beyond a limit has said, however the libraries have wrapped it; None: nothing of that kind."""
+    while error is not None:
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
+                return os.strerror(code)
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _raised_by_us(error: BaseException) -> bool:
     """Whether the raise statement stands in this project, so that its text was written for a user."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -32,6 +43,18 @@ def _raised_by_us(error: BaseException) -> bool:
         return False
     path = Path(frames[-1].filename).resolve()
     return any((_OUR_CODE / room) in (path, *path.parents) for room in _OUR_ROOMS)
+
+
+def _text_for_user(error: Exception) -> str | None:
+    """What a user can do something about; None: the error is a defect."""
+    if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):
+        return f'{os.fsdecode(error.filename)}: {error.strerror}'
+    if isinstance(error, (UserError, FileNotFoundError, PermissionError)):
+        return str(error)
+    if isinstance(error, (ValueError, OSError)) and _raised_by_us(error):
+        return str(error)
+    reason = storage_problem(error)
+    return reason and f'{reason}: {error}'
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -47,12 +70,10 @@ def run_command(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         sys.exit(_EXIT_NO_READER)
-    except (ValueError, OSError) as error:
-        of_a_file = isinstance(error, OSError) and isinstance(error.filename, (str, bytes))
-        user_mistake = isinstance(error, (UserError, FileNotFoundError, PermissionError)) or of_a_file or _raised_by_us(error)
-        if os.environ.get('MULTITRAIN_TRACEBACK') or not user_mistake:
+    except Exception as error:
+        text = _text_for_user(error)
+        if os.environ.get('MULTITRAIN_TRACEBACK') or text is None:
             raise
-        text = f'{os.fsdecode(error.filename)}: {error.strerror}' if of_a_file else str(error)
         print(f'error: {" ".join(text.splitlines())}', file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:

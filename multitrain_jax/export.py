@@ -17,6 +17,7 @@ from flax import nnx
 from multitrain_jax import checkpoints, dataclass_config
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checksums import array_checksums, first_difference
 from multitrain_jax.config import Config, LocalisationConfig, with_datasets
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
@@ -111,12 +112,15 @@ def write_model(output: str | os.PathLike, info: ExportInfo, params: Mapping[str
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     checkpoints.save_tree(unfinished / _PARAMS, params)
-    content = {'format': _FORMAT, 'version': _VERSION, **dataclass_config.to_dict(info)}
+    content = {'format': _FORMAT, 'version': _VERSION, **dataclass_config.to_dict(info), 'checksums': array_checksums(params)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     (unfinished / _MODEL_FILE).write_text(text + '\n', encoding='utf-8')
+    replaced = output.with_name(output.name + '.replaced')
+    shutil.rmtree(replaced, ignore_errors=True)
     if output.exists():
-        shutil.rmtree(output)
+        os.replace(output, replaced)
     os.replace(unfinished, output)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def is_export(directory: str | os.PathLike) -> bool:
@@ -145,10 +149,15 @@ def read_export(directory: str | os.PathLike) -> tuple[ExportInfo, nnx.GraphDef,
         raise UserError(f'{path}: not the description of an export')
     if content.pop('version', None) != _VERSION:
         raise UserError(f'{path}: an export of another version; this code reads version {_VERSION}')
+    stored = content.pop('checksums', None)  # an export of an earlier version has none
     info = dataclass_config.build(ExportInfo, content, str(path))
     model = nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(model)
-    return info, graphdef, checkpoints.load_tree(directory / _PARAMS, nnx.to_pure_dict(state))
+    params = checkpoints.load_tree(directory / _PARAMS, nnx.to_pure_dict(state))
+    changed = stored and first_difference(stored, params)
+    if changed:
+        raise UserError(f'{directory}: damaged: the numbers of {changed} are not those that were exported; export again')
+    return info, graphdef, params
 
 
 def export_run(workdir: str | os.PathLike, output: str | os.PathLike, step: int | None = None) -> int:

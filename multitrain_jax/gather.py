@@ -1,4 +1,4 @@
-"""Results of all hosts put together, in the order of the hosts."""
+"""Results of all hosts put together, in the order of the hosts; what hosts agree on."""
 
 from collections.abc import Sequence
 
@@ -19,6 +19,17 @@ def gather_rows(array: np.ndarray) -> np.ndarray:
     padded[: len(array)] = array
     everyone = multihost_utils.process_allgather(padded)  # [hosts, most, ...]
     return np.concatenate([rows[:count] for rows, count in zip(everyone, counts.ravel())])
+
+
+def on_all_hosts(flag: bool) -> bool:
+    """Whether it is true on every host."""
+    return jax.process_count() == 1 or bool(multihost_utils.process_allgather(np.array(flag)).all())
+
+
+def barrier(name: str) -> None:
+    """Returns when all hosts have come to it."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def gather_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Parameters by name: which of them train, at what factor of the learning rate.
+"""Parameters by name: which of them train, and the parts of a tree.
 
 Parameters are nested dicts. The name of one is its path, `backbone/stages/0/first/mlp/fc1/kernel`.
 """
@@ -8,6 +8,7 @@ import fnmatch
 from typing import Any
 
 from flax import traverse_util
+import jax
 
 from multitrain_jax.errors import UserError
 
@@ -46,6 +47,16 @@ def merge(*parts: Mapping[Any, Any]) -> dict[Any, Any]:
     for part in parts:
         flat |= traverse_util.flatten_dict(part)
     return traverse_util.unflatten_dict(flat)
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves by name, `params.backbone.stages.0.first...`; whatever has a shape is a leaf."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: hasattr(node, 'shape'))[0]
+    return [('.'.join(map(_part, path)), leaf) for path, leaf in leaves]
+
+
+def _part(key: Any) -> str:
+    return str(next(getattr(key, field) for field in ('key', 'idx', 'name') if hasattr(key, field)))
 
 
 def _matches(path: list[str], pattern: list[str]) -> bool:

@@ -7,15 +7,21 @@ import math
 from pathlib import Path
 import sys
 import time
+from typing import Any
 
 _log = logging.getLogger('multitrain_jax')
 
 
 def set_up_logging(workdir: str | Path | None = None) -> None:
-    """Our own lines, and errors of the libraries, on standard error; everything they all say in `WORKDIR/log.txt`."""
+    """Our own lines, and errors of the libraries, on standard error; everything they all say in `WORKDIR/log.txt`.
+
+    An exception that a library logs is raised too, and told once, by us: the console does not show it twice.
+    """
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter('[%(asctime)s] %(message)s', datefmt='%H:%M:%S'))
-    console.addFilter(lambda record: record.name == _log.name or record.levelno >= logging.ERROR)
+    console.addFilter(
+        lambda record: record.name == _log.name or (record.levelno >= logging.ERROR and not record.exc_info)
+    )
     handlers: list[logging.Handler] = [console]
     if workdir is not None:
         file = logging.FileHandler(Path(workdir) / 'log.txt', encoding='utf-8')
@@ -25,7 +31,15 @@ def set_up_logging(workdir: str | Path | None = None) -> None:
 
         absl_logging.set_verbosity(absl_logging.INFO)
     logging.getLogger().handlers[:] = handlers
+    logging.raiseExceptions = False  # a log file on a full disk must not cover the terminal with tracebacks
+    sys.unraisablehook = _log_unraisable
     _log.setLevel(logging.INFO)
+
+
+def _log_unraisable(unraisable: Any) -> None:
+    """To the log file: TensorStore prints hundreds of lines from threads of its own when one write fails."""
+    exception = (unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
+    logging.getLogger('background').error('%s', unraisable.err_msg or 'in the background', exc_info=exception)
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from multitrain_jax.accuracy import DatasetResult, accuracy_table
+from multitrain_jax.errors import UserError
 
 _FILE = 'results.json'
 
@@ -54,11 +55,18 @@ def save(workdir: str | os.PathLike, outcome: RunResults) -> None:
 
 
 def load(workdir: str | os.PathLike) -> RunResults | None:
-    """Reads `results.json`; None when the run has not finished."""
+    """Reads `results.json`; None when the run has not finished.
+
+    Raises:
+        UserError: it is not what `save` wrote.
+    """
     path = Path(workdir) / _FILE
     if not path.exists():
         return None
-    content = json.loads(path.read_text(encoding='utf-8'))
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise UserError(f'{path}: damaged ({error}); delete it, then the same command evaluates and writes it anew') from error
     content['accuracy'] = {name: DatasetResult(**result) for name, result in content['accuracy'].items()}
     if content['clips_per_second'] is None:
         content['clips_per_second'] = float('nan')

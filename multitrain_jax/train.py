@@ -92,21 +92,30 @@ def train_and_evaluate(
     meta = run_meta(config, source)
     saved = checkpoints.RunCheckpoints(workdir, keep=config.checkpoint.keep)
     finished = results.load(workdir)
-    latest = saved.latest_step()
-    if latest is None:
+    if finished is not None and not saved.all_steps():
+        raise UserError(f'{workdir} holds the results of a run, but no checkpoints; to train anew use another --workdir')
+
+    def continue_from(step: int) -> tuple[int, TrainState | None]:
+        checkpoints.check_same_run(saved.read_meta(step), meta, workdir)
+        if step > total_steps:
+            raise UserError(
+                f'{workdir} holds a run at step {step}, beyond the {total_steps} steps of config.epochs={config.epochs:g}; '
+                'raise config.epochs, or use another --workdir'
+            )
+        if finished is not None and step == total_steps == finished.steps:
+            return step, None
+        return step, saved.restore(step, shapes)
+
+    found = saved.read_newest(continue_from)
+    if found is None:
         with timed('initialising'):
             state = _first_state(config, source.datasets, tx, workdir)
     else:
-        checkpoints.check_same_run(saved.read_meta(latest), meta, workdir)
-        if finished is not None and latest == total_steps == finished.steps:
+        latest, state = found
+        if state is None:
             _log.info('this run is finished (step %d of %d); choose another --workdir to train anew', latest, total_steps)
             return finished
-        if latest > total_steps:
-            raise UserError(
-                f'{workdir} holds a run at step {latest}, beyond the {total_steps} steps of config.epochs={config.epochs:g}; '
-                'raise config.epochs, or use another --workdir'
-            )
-        state = saved.restore(latest, shapes)
+        saved.set_aside_after(latest)
         _log.info('resuming at step %d of %d from %s', latest, total_steps, saved.directory)
 
     importing.result()

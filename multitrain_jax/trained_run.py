@@ -65,7 +65,7 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
     if named is not None and step is not None and named != step:
         raise UserError(f'{argument}={path} names another checkpoint than --step={step}; give one of the two')
     step = named if step is None else step
-    saved = checkpoints.RunCheckpoints(workdir, keep=10**6)
+    saved = checkpoints.RunCheckpoints(workdir, keep=None)
     try:
         steps = saved.all_steps()
         if not steps or (step is not None and step not in steps):
