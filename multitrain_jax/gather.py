@@ -23,7 +23,9 @@ def gather_rows(array: np.ndarray) -> np.ndarray:
 
 def on_all_hosts(flag: bool) -> bool:
     """Whether it is true on every host."""
-    return jax.process_count() == 1 or bool(multihost_utils.process_allgather(np.array(flag)).all())
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).all())
 
 
 def barrier(name: str) -> None:
