@@ -38,7 +38,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from data_pipelines import convert, decode, dmvr_source, frames, mp4, pipeline, synthetic_scene  # noqa: E402
 from data_pipelines.annotations import Annotations, Clip  # noqa: E402
-from data_pipelines.clips import RecordDataset, Source, TrainingSpec  # noqa: E402
+from data_pipelines.clips import Source, TrainingSpec  # noqa: E402
+from data_pipelines.datasets import RecordDataset  # noqa: E402
 
 NUM_FRAMES, STRIDE = 16, 4
 BATCH_SIZE = 16

@@ -45,7 +45,8 @@ import logging
 from data_pipelines import batch_arrays
 from data_pipelines import sampling
 from data_pipelines.array_pool import ArrayPool
-from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec, open_dataset
+from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec
+from data_pipelines.datasets import open_dataset
 from data_pipelines.decode import FrameError
 from data_pipelines.order import ScheduleOptions, make_order
 from data_pipelines.prefetch import Batch, Batches, Damage, ElementSpec, Task

@@ -32,8 +32,9 @@ import cv2
 import numpy as np
 
 from data_pipelines.boxes import BoxOptions
-from data_pipelines.clips import dataset_path, Source
+from data_pipelines.clips import Source
 from data_pipelines.command_line import ArgumentParser, exit_code, EXIT_INTERRUPTED
+from data_pipelines.datasets import dataset_path
 from data_pipelines.order import ScheduleOptions
 from data_pipelines.pipeline import TrainingPlan
 from data_pipelines.prefetch import available_cores, Batch, Damage, DamageLog

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from data_pipelines import boxes, clips, dataset_info, files, order, pipeline, prepare
+from data_pipelines import boxes, clips, dataset_info, datasets, files, order, pipeline, prepare
 import numpy as np
 
 from multitrain_jax.batch import Batch, DatasetSpec
@@ -223,7 +223,7 @@ def _source(
     root: str, name: str, entry: DatasetConfig, split: str, localisation: LocalisationConfig | None
 ) -> clips.Source:
     return clips.Source(
-        path=clips.dataset_path(root, entry.path), name=name, split=split, sampling=entry.sampling,
+        path=datasets.dataset_path(root, entry.path), name=name, split=split, sampling=entry.sampling,
         stride=entry.stride, target_frame_rate=entry.target_frame_rate, flip=entry.flip,
         task=entry.task, boxes=_box_options(localisation),
     )  # fmt: skip
@@ -273,7 +273,7 @@ def _views(evaluation: EvaluationConfig) -> dict[str, Any]:
 @contextlib.contextmanager
 def _open(where: str, source: clips.Source, spec) -> Iterator[clips.ClipDataset]:
     try:
-        dataset = clips.open_dataset(source, spec)
+        dataset = datasets.open_dataset(source, spec)
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from error
     try:

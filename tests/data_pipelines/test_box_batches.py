@@ -7,7 +7,8 @@ import pytest
 
 from data_pipelines import frames
 from data_pipelines.boxes import BoxOptions, overlaps
-from data_pipelines.clips import RecordDataset, TestSpec
+from data_pipelines.clips import TestSpec
+from data_pipelines.datasets import RecordDataset
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
 from tests.data_pipelines.tiny_boxes import (
     SIZE,

@@ -11,7 +11,8 @@ from data_pipelines import pipeline
 from data_pipelines import records
 from data_pipelines import regions
 from data_pipelines.annotations import KeyFrame
-from data_pipelines.clips import RecordDataset, TestSpec
+from data_pipelines.clips import TestSpec
+from data_pipelines.datasets import RecordDataset
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
 from tests.data_pipelines.tiny_records import (
     flat_dataset,

@@ -1,0 +1,114 @@
+"""Datasets by path: a directory of records, ``tfds:NAME`` or ``dmvr:MODULE:FUNCTION``."""
+
+import os
+
+import numpy as np
+
+from data_pipelines import files
+from data_pipelines import records
+from data_pipelines import regions
+from data_pipelines.clips import Clip, ClipDataset, EncodedDataset, Source, TestSpec, TrainingSpec
+from data_pipelines.dataset_info import load_dataset_info
+
+
+class RecordDataset(EncodedDataset):
+    """A split of a directory of records."""
+
+    def __init__(self, source: Source, spec: TrainingSpec | TestSpec):
+        """Opens the shards.
+
+        Raises:
+            ValueError: the directory holds no such records, or not those that it describes.
+        """
+        super().__init__(source, spec)
+        self.info = load_dataset_info(source.path)
+        if source.split not in self.info.splits:
+            raise ValueError(
+                f'{source.path} has no split {source.split!r}, '
+                f'only {", ".join(sorted(self.info.splits))}'
+            )
+        self.reader = records.RecordReader(source.path, source.split)
+        stated = self.info.splits[source.split].records
+        if stated != len(self.reader):
+            raise ValueError(
+                f'{source.path}: dataset.json states {stated} records in split '
+                f'{source.split!r}, the shards hold {len(self.reader)}; convert again'
+            )
+        self.classes = self.info.classes
+        self.multi_label = self.info.multi_label or self.info.localisation
+        self.num_records = len(self.reader)
+        counts = self.info.splits[source.split]
+        self.class_counts = counts.class_counts
+        if self.info.localisation and source.task == 'auto':
+            self._localise(counts.box_counts)
+
+    def _localise(self, box_counts: tuple[int, ...] | None) -> None:
+        source = self.source
+        if source.sampling != 'key_frame':
+            raise ValueError(
+                f'{source.path} has boxes on key frames, and sampling={source.sampling!r} may miss '
+                "them: use sampling='key_frame', or task='classification' for labels without boxes"
+            )
+        self.localises = True
+        self.class_counts = box_counts or self.class_counts
+        self.action_ids = tuple(self.info.arguments.get('action_ids', ()))
+        if isinstance(self.spec, TestSpec):
+            options = source.boxes
+            self._test_at(options.test_short_sides or self._short_sides, flip=options.test_flip)
+
+    def load(self, record: int) -> Clip:
+        where = self.where(record)
+        example = records.decode_clip(self.reader.read(record), where)
+        found = None
+        if self.info.localisation:
+            found = regions.regions(example, len(self.classes), where)
+            labels = np.flatnonzero(found.labels.any(axis=0))  # Whoever does them.
+        else:
+            labels = records.label_indices(example, where)
+            self._check_labels(labels, where)
+        rate = example.context.get(records.IMAGE_FRAME_RATE)
+        has_rate = isinstance(rate, np.ndarray) and len(rate) == 1 and rate[0] > 0
+        return Clip(
+            frames=records.encoded_frames(example, where),
+            labels=labels,
+            frame_rate=float(rate[0]) if has_rate else self.info.frame_rate,
+            key_frame=None if found is None else found.key_frame,
+            key_frame_regions=found,
+            name=_text(example.context.get(records.VIDEO_FILENAME)),
+        )
+
+    def where(self, record: int) -> str:
+        return self.reader.where(record)
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+def _text(feature: object) -> str:
+    """The first of a feature's byte strings; empty where it is none."""
+    if isinstance(feature, list) and feature and isinstance(feature[0], bytes):
+        return feature[0].decode('utf-8', errors='replace')
+    return ''
+
+
+def dataset_path(root: str | os.PathLike, path: str) -> str:
+    """``path`` as a source wants it: directories of records are under ``root``."""
+    return path if path.startswith(('tfds:', 'dmvr:')) else files.join(root, path)
+
+
+def open_dataset(source: Source, spec: TrainingSpec | TestSpec) -> ClipDataset:
+    """Opens a dataset of any kind.
+
+    Raises:
+        ValueError: there is no such dataset, or not what the source says about it.
+    """
+    path = os.fspath(source.path)
+    if path.startswith('tfds:'):
+        from data_pipelines import tfds_source  # These bring packages that others do not need.
+
+        return tfds_source.TfdsDataset(source, spec)
+    if path.startswith('dmvr:'):
+        from data_pipelines import dmvr_source
+
+        return dmvr_source.DmvrDataset(source, spec)
+    return RecordDataset(source, spec)
