@@ -4,7 +4,7 @@ What all kinds of datasets have in common; ``datasets.py`` opens one by its path
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 
@@ -14,6 +14,7 @@ from data_pipelines import decode
 from data_pipelines import frames
 from data_pipelines import regions
 from data_pipelines.boxes import BoxOptions, LabelledBoxes, ViewBoxes, boxes_in_views, training_boxes
+from data_pipelines.frame_index import StoredFrames
 from data_pipelines.prefetch import Damage
 from data_pipelines.records import RecordError
 
@@ -185,7 +186,7 @@ class Clip:
     """One parsed record.
 
     Attributes:
-        frames: each stored frame, encoded.
+        frames: each stored frame, encoded; in memory or still in its file.
         labels: i64[number of labels], class numbers.
         frame_rate: stored frames per second; None where unknown.
         key_frame: number of the key frame among the stored frames; None: the record has none.
@@ -199,6 +200,16 @@ class Clip:
     key_frame: int | None = None
     name: str = ''
     key_frame_regions: regions.Regions | None = None
+
+    def encoded(self, numbers: np.ndarray) -> Sequence[bytes | memoryview] | Mapping[int, memoryview]:
+        """The frames of these numbers, in memory, by number.
+
+        Raises:
+            RecordError: one is damaged.
+        """
+        if isinstance(self.frames, StoredFrames):
+            return self.frames.read(numbers.ravel().tolist())
+        return self.frames
 
 
 class EncodedDataset(ClipDataset):
@@ -240,10 +251,11 @@ class EncodedDataset(ClipDataset):
             numbers = frames.random_strided_frames(
                 rng, num_stored, spec.num_frames, self._span(clip)
             )
-        height, width = decode.frame_size(clip.frames, int(numbers[0]))
+        encoded = clip.encoded(numbers)
+        height, width = decode.frame_size(encoded, int(numbers[0]))
         window = frames.random_window(rng, height, width, spec.short_side, spec.crop_size)
         flip = self.source.flip and rng.random() < 0.5
-        decode.decode_window(clip.frames, numbers, window, out, flip=flip, reduced=spec.reduced)
+        decode.decode_window(encoded, numbers, window, out, flip=flip, reduced=spec.reduced)
         if self.localises:
             return training_boxes(
                 rng, clip.key_frame_regions, window, (height, width), flip, self.source.boxes
@@ -260,14 +272,15 @@ class EncodedDataset(ClipDataset):
             numbers = frames.strided_views(  # [V, T]
                 len(clip.frames), spec.num_frames, self._span(clip), spec.temporal_views
             )
-        size = decode.frame_size(clip.frames, int(numbers[0, 0]))
+        encoded = clip.encoded(numbers)
+        size = decode.frame_size(encoded, int(numbers[0, 0]))
         windows = []  # Of each view: where, in a picture of which size, mirrored or not.
         for short_side in self._short_sides:
             scaled = frames.scaled_size(*size, short_side)
             corners = frames.crop_corners(*scaled, spec.crop_size, spec.spatial_views)
             count, first = len(numbers) * len(corners), len(windows)
             plain = out[first : first + count]
-            decode.decode_views(clip.frames, numbers, scaled, corners, plain, reduced=spec.reduced)
+            decode.decode_views(encoded, numbers, scaled, corners, plain, reduced=spec.reduced)
             for flip in self._flips:
                 if flip:
                     for view, mirrored in zip(plain, out[first + count :]):

@@ -58,7 +58,7 @@ class RecordDataset(EncodedDataset):
 
     def load(self, record: int) -> Clip:
         where = self.where(record)
-        example = records.decode_clip(self.reader.read(record), where)
+        example = self.reader.read_clip(record)
         found = None
         if self.info.localisation:
             found = regions.regions(example, len(self.classes), where)

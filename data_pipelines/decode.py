@@ -12,7 +12,7 @@ not equal to the reference: unlike plain bilinear shrinking it is antialiased, a
 to half a pixel of the reduced frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import struct
 
@@ -21,6 +21,9 @@ import numpy as np
 import simplejpeg
 
 from data_pipelines.frames import Window
+
+
+Frames = Sequence[bytes | memoryview] | Mapping[int, bytes | memoryview]  # encoded, by number
 
 
 class FrameError(ValueError):
@@ -45,7 +48,7 @@ def _is_png(frame: bytes | memoryview) -> bool:
     return frame[:8] == _PNG_SIGNATURE
 
 
-def frame_size(frames: Sequence[bytes | memoryview], number: int = 0) -> tuple[int, int]:
+def frame_size(frames: Frames, number: int = 0) -> tuple[int, int]:
     """(height, width) of a stored frame in pixels, from its header.
 
     Raises:
@@ -71,7 +74,7 @@ def _reduction(available: tuple[int, int], needed: tuple[int, int]) -> int:
 
 
 def _decode(
-    frames: Sequence[bytes | memoryview], number: int, size: tuple[int, int], factor: int
+    frames: Frames, number: int, size: tuple[int, int], factor: int
 ) -> np.ndarray:
     """One frame, stored as ``size`` = (H, W), as RGB u8[ceil(H/factor), ceil(W/factor), 3]."""
     height, width = -(-size[0] // factor), -(-size[1] // factor)
@@ -113,7 +116,7 @@ def _refuse_size(number: int, found: tuple[int, int], wanted: tuple[int, int]):
 
 
 def decode_frame(
-    frames: Sequence[bytes | memoryview], number: int, factor: int = 1
+    frames: Frames, number: int, factor: int = 1
 ) -> np.ndarray:
     """One whole frame, RGB u8[ceil(H/factor), ceil(W/factor), 3]; factor 1, 2, 4 or 8.
 
@@ -124,7 +127,7 @@ def decode_frame(
 
 
 def decode_window(
-    frames: Sequence[bytes | memoryview],
+    frames: Frames,
     numbers: np.ndarray,
     window: Window,
     out: np.ndarray,
@@ -135,7 +138,7 @@ def decode_window(
     """Decodes a training clip: of each frame the pixels in ``window``, resized to ``out``.
 
     Args:
-        frames: all stored frames, encoded.
+        frames: encoded, at least those of ``numbers``.
         numbers: i64[T], which frames; a frame that occurs again is decoded once.
         window: in pixels of the stored frame, inside it.
         out: u8[T, h, w, 3], contiguous; receives the clip.
@@ -167,7 +170,7 @@ def decode_window(
 
 
 def decode_views(
-    frames: Sequence[bytes | memoryview],
+    frames: Frames,
     numbers: np.ndarray,
     scaled: tuple[int, int],
     corners: Sequence[tuple[int, int]],
@@ -178,7 +181,7 @@ def decode_views(
     """Decodes the test views of a record: V clips of S crops each; each frame is decoded once.
 
     Args:
-        frames: all stored frames, encoded.
+        frames: encoded, at least those of ``numbers``.
         numbers: i64[V, T], which frames make each temporal clip.
         scaled: (height, width) to which whole frames are resized.
         corners: S times (top, left) of a crop in the resized frame; its size is that of ``out``.

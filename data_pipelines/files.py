@@ -63,8 +63,8 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a small file; readers (and other writers) see the old or the new one, never a part.
+def write_atomically(path: Path, *parts: bytes) -> None:
+    """Writes a file, one part after the other; readers (and other writers) see the old or the new one, never a piece.
 
     Raises:
         OSError: it cannot be written.
@@ -72,7 +72,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     if is_remote(path):
         # An object appears when its writing ends. (TensorFlow's errors are no OSErrors.)
         try:
-            _remote(path).write_bytes(content)
+            _remote(path).write_bytes(b''.join(parts))
         except OSError:
             raise
         except Exception as error:
@@ -82,7 +82,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = os.path.join(directory, f'.{name}.{uuid.uuid4().hex}.tmp')
     try:
         with open(temporary, 'xb') as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -21,6 +21,7 @@ from data_pipelines.dataset_info import DatasetInfo
 from data_pipelines.dataset_info import FILE_NAME
 from data_pipelines.dataset_info import load_dataset_info
 from data_pipelines.dataset_info import SplitInfo
+from data_pipelines.frame_index import find_places, frame_index_path, FrameIndex, load_frame_index
 from data_pipelines.records import RecordError
 
 _AHEAD = 8  # records under way per thread
@@ -222,6 +223,7 @@ class _Check:
             report.problems.append(_problem(self._directory, None, error))
         else:
             self._check_index(index)
+        stored = self._open_frame_index(index)
         pending: deque = deque()
 
         def collect() -> None:
@@ -235,7 +237,7 @@ class _Check:
         reader = records.ShardReader(self._directory, index)
         with contextlib.closing(reader):
             for number in range(len(reader)):
-                pending.append(pool.submit(self._check_record, reader, number))
+                pending.append(pool.submit(self._check_record, reader, stored, number))
                 if len(pending) >= ahead:
                     collect()
             while pending:
@@ -291,15 +293,33 @@ class _Check:
             message = 'does not say where the records are; delete it and it is built anew'
             self._report.problems.append(Problem(path, None, message))
 
+    def _open_frame_index(self, scanned: records.RecordIndex) -> FrameIndex | None:
+        try:
+            stored = load_frame_index(self._directory, self._split, scanned)
+        except RecordError as error:
+            path = frame_index_path(self._directory, self._split)
+            self._report.problems.append(_problem(path, None, error))
+            return None
+        if stored is None and not files.is_remote(self._directory):
+            self._report.notes.append(
+                f'no {self._split}.frames, so records are read whole: python -m data_pipelines.index '
+                f'{self._directory} writes it'
+            )
+        return stored
+
     def _check_record(
-        self, reader: records.RecordReader, number: int
+        self, reader: records.ShardReader, stored: FrameIndex | None, number: int
     ) -> tuple[int, RecordFacts | Problem]:
         """Checks one record; the first result is its size in bytes."""
         file = files.join(self._directory, reader.shard_of(number))
         offset = int(reader.index.offsets[number])
         size = records.framed_size(int(reader.index.lengths[number]))
         try:
-            example = records.decode_clip(reader.read(number), file)
+            data = reader.read(number)
+            if stored is not None and not np.array_equal(stored.places(number), find_places(data)):
+                message = f'does not say where the frames of record {number} are; delete it, or write it anew'
+                return size, Problem(frame_index_path(self._directory, self._split), None, message)
+            example = records.decode_clip(data, file)
             return size, self._facts(example, file, offset, number)
         except (ValueError, OSError) as error:
             return size, _problem(file, offset, error)

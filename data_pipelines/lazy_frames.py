@@ -26,7 +26,12 @@ class EncodedFrames(Sequence):
         return len(self._starts)
 
     def __getitem__(self, number: int) -> memoryview:
-        """Bytes of one frame.
+        """Bytes of one frame; raises as ``place``."""
+        start, end = self.place(number)
+        return self._data[start:end]
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Where the bytes of one frame begin and end in the buffer.
 
         Raises:
             ValueError: the step does not hold exactly one value of bytes.
@@ -37,10 +42,10 @@ class EncodedFrames(Sequence):
             length, position = _varint(data, position + 1) if tag == _FIRST else (0, position)
             if tag != _FIRST or position + length != end:
                 raise ValueError(f'step {number} does not hold exactly one image')
-        return data[position:end]
+        return position, end
 
 
-def split_example(data: memoryview, list_name: bytes) -> tuple[memoryview, EncodedFrames]:
+def split_example(data: memoryview, list_name: bytes) -> tuple[tuple[int, int], EncodedFrames]:
     """Finds the context and one feature list in the bytes of a tf.train.SequenceExample.
 
     Args:
@@ -48,7 +53,7 @@ def split_example(data: memoryview, list_name: bytes) -> tuple[memoryview, Encod
         list_name: of the feature list.
 
     Returns:
-        context: the bytes of a SequenceExample that has nothing but the context.
+        context: where the bytes begin and end that are a SequenceExample with nothing but the context.
         frames: the steps of the feature list.
 
     Raises:
@@ -60,7 +65,7 @@ def split_example(data: memoryview, list_name: bytes) -> tuple[memoryview, Encod
         raise UnusualLayout from error
 
 
-def _split(data: memoryview, list_name: bytes) -> tuple[memoryview, EncodedFrames]:
+def _split(data: memoryview, list_name: bytes) -> tuple[tuple[int, int], EncodedFrames]:
     context = frames = None
     position, size = 0, len(data)
     while position < size:
@@ -70,7 +75,7 @@ def _split(data: memoryview, list_name: bytes) -> tuple[memoryview, EncodedFrame
         if end > size:
             raise UnusualLayout
         if tag == _FIRST and context is None:
-            context = data[begin:end]
+            context = begin, end
         elif tag == _SECOND and frames is None:
             frames = _find_list(data, position, end, list_name)
         else:

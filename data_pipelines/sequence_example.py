@@ -169,10 +169,10 @@ def decode_clip(data: memoryview, where: str = 'record') -> Example:
       RecordError: the bytes are not a SequenceExample.
     """
     try:
-        context, frames = lazy_frames.split_example(data, IMAGE_ENCODED.encode())
+        (start, end), frames = lazy_frames.split_example(data, IMAGE_ENCODED.encode())
     except lazy_frames.UnusualLayout:
         return decode_sequence_example(data, where)
-    example = decode_sequence_example(context, where)
+    example = decode_sequence_example(data[start:end], where)
     return Example(example.context, {IMAGE_ENCODED: frames})
 
 
@@ -230,9 +230,8 @@ def encoded_frames(example: Example, where: str = 'record') -> Sequence[bytes | 
         raise RecordError(
             f'{where}: the feature list {IMAGE_ENCODED!r} is empty, so there are no frames'
         )
-    if isinstance(frames, lazy_frames.EncodedFrames):
-        return frames  # It checks each one when it is asked for.
-    if not all(isinstance(frame, bytes) for frame in frames):
+    # Frames that are not in memory yet are checked when they are asked for.
+    if isinstance(frames, list) and not all(isinstance(frame, bytes) for frame in frames):
         raise RecordError(f'{where}: {IMAGE_ENCODED!r} does not hold exactly one image per step')
     return frames
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import os
 import pathlib
@@ -11,6 +12,7 @@ from typing import Any
 
 import tqdm
 
+from data_pipelines import files
 from data_pipelines import records
 from data_pipelines.annotations import Annotations
 from data_pipelines.conversion import plan as planning
@@ -22,6 +24,7 @@ from data_pipelines.conversion.workers import run_jobs
 from data_pipelines.dataset_info import DatasetInfo
 from data_pipelines.dataset_info import save_dataset_info
 from data_pipelines.dataset_info import SplitInfo
+from data_pipelines.indexing import write_frame_index
 
 FAILURES = 'failures.csv'
 DAMAGED = 'damaged.csv'
@@ -122,7 +125,9 @@ def convert(
         _write_list(output / DAMAGED, 'damage', {s: i.damaged for s, i in everything.items()})
         _check_failures(output, splits, max_failures)
         for split in splits:
-            records.save_index(output, split, records.build_index(output, split))
+            index = records.build_index(output, split)
+            records.save_index(output, split, index)
+            write_frame_index(output, split, index, known=functools.partial(planning.frames_path, output))
         info = DatasetInfo(
             name=name or output.name,
             classes=annotations.classes,
@@ -203,7 +208,7 @@ def _write_list(
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(('split', 'file', column))
     writer.writerows(rows)
-    records.write_atomically(path, text.getvalue().encode(errors='backslashreplace'))
+    files.write_atomically(path, text.getvalue().encode(errors='backslashreplace'))
 
 
 def _check_failures(

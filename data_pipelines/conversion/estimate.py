@@ -147,7 +147,7 @@ def _convert_sample(
         jobs = []
         for number, clip in enumerate(sample):
             (plan,) = planning.plan_split(f'clip{number}', [clip], classes, options, 1)
-            jobs.append((plan, plan.job(pathlib.Path(folder), options)))
+            jobs.append((plan, {**plan.job(pathlib.Path(folder), options), 'frames_path': None}))
 
         def on_result(plan: planning.ShardPlan, result: dict) -> None:
             path = pathlib.Path(folder) / plan.name

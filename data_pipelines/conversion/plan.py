@@ -23,6 +23,7 @@ from data_pipelines.dataset_info import FILE_NAME
 from data_pipelines.dataset_info import load_dataset_info
 from data_pipelines.dataset_info import save_dataset_info
 from data_pipelines.dataset_info import SplitInfo
+from data_pipelines.frame_index import frame_index_path
 
 NOTES = '.convert'  # folder beside the shards: what is known of finished ones, for restarts
 _VERSION = 2  # raise it when the same arguments come to give other shards
@@ -48,6 +49,7 @@ class ShardPlan:
             'clips': [dataclasses.asdict(clip) for clip in self.clips],
             'classes': self.classes,
             'options': dataclasses.asdict(options),
+            'frames_path': frames_path(output, self.name),
             'known_failures': {},
         }
 
@@ -73,11 +75,16 @@ class ShardPlan:
         return None if retry else note['result']
 
 
+def frames_path(output: pathlib.Path, shard: str) -> str:
+    """Where the frame index of one shard is kept."""
+    return str(output / NOTES / f'{shard}.frames')
+
+
 def write_note(shard: pathlib.Path, fingerprint: str, result: dict) -> None:
     """Notes that a shard is finished: how it was planned, and the result."""
     note = {'fingerprint': fingerprint, 'bytes': shard.stat().st_size, 'result': result}
     path = shard.parent / NOTES / f'{shard.name}.json'
-    records.write_atomically(path, json.dumps(note).encode())
+    files.write_atomically(path, json.dumps(note).encode())
 
 
 def plan_split(
@@ -240,12 +247,14 @@ def remove_leftovers(
                     )
                 path.unlink()
                 note.unlink()
+                pathlib.Path(frames_path(output, path.name)).unlink(missing_ok=True)
 
 
 def forget(output: pathlib.Path, annotations: Annotations, kept: Mapping[str, SplitInfo]) -> None:
     """Takes back what was said about splits whose shards are about to change."""
     for split in annotations.splits:
         (output / f'{split}.index').unlink(missing_ok=True)
+        pathlib.Path(frame_index_path(output, split)).unlink(missing_ok=True)
     if kept:
         info = load_dataset_info(output)
         save_dataset_info(output, dataclasses.replace(info, splits=kept))

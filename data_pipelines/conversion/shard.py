@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 import sys
 import time
 
@@ -24,6 +25,8 @@ from data_pipelines import records
 from data_pipelines import regions
 from data_pipelines.annotations import Clip
 from data_pipelines.annotations import KeyFrame
+from data_pipelines.frame_index import find_places
+from data_pipelines.frame_index import save_frame_index
 from data_pipelines.video_file import FrameStream
 from data_pipelines.video_file import TIME_TOLERANCE
 from data_pipelines.video_file import VideoError
@@ -156,6 +159,7 @@ def convert_shard(
     classes: Mapping[int, str],
     options: Options,
     *,
+    frames_path: str | os.PathLike | None = None,
     known_failures: Mapping[int, str] | None = None,
     before_clip: Callable[[int], None] = lambda number: None,
     after_clip: Callable[[bool], None] = lambda good: None,
@@ -167,6 +171,7 @@ def convert_shard(
       clips: its clips, in the order of the records.
       classes: class number -> name.
       options: how to store clips.
+      frames_path: gets the shard's frame index; None: it has none.
       known_failures: clip number -> reason: clips not to be tried.
       before_clip: called with the number of each clip that is tried.
       after_clip: called after each, with whether it was stored.
@@ -179,7 +184,9 @@ def convert_shard(
       OSError: the shard cannot be written.
     """
     seconds = 0.0
-    class_counts, box_counts, failures, damaged = {}, {}, [], []
+    class_counts, box_counts, failures, damaged, places = {}, {}, [], [], []
+    if frames_path is not None:  # that of an earlier shard must not outlive it
+        pathlib.Path(frames_path).unlink(missing_ok=True)
     with records.RecordWriter(path) as writer:
         for number, clip in enumerate(clips):
             before_clip(number)
@@ -194,6 +201,7 @@ def convert_shard(
                     reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
             if reason is None:
                 writer.write(record)
+                places.append(find_places(memoryview(record)))
                 for label in clip.labels:
                     class_counts[label] = class_counts.get(label, 0) + 1
                 for label in clip.key_frame.actions if clip.key_frame else ():
@@ -204,6 +212,9 @@ def convert_shard(
                 failures.append([clip.key, reason])
             seconds += time.perf_counter() - began
             after_clip(reason is None)
+    if frames_path is not None:
+        directory, name = os.path.split(path)
+        save_frame_index(frames_path, records.index_files(directory, [name]), places)
     return {
         'class_counts': class_counts,
         'box_counts': box_counts,
@@ -222,7 +233,7 @@ def _clip_from_json(clip: dict) -> Clip:
 def main() -> None:
     """Serves jobs until the standard input ends.
 
-    A job has the arguments of ``convert_shard``: path, clips, classes, options, known_failures. The
+    A job has the arguments of ``convert_shard``: path, clips, classes, options, frames_path, known_failures. The
     events of a job are {"clip": number} and {"stored": bool} around each clip, then {"result": ...}
     or {"error": text}.
     """
@@ -243,6 +254,7 @@ def main() -> None:
                 [_clip_from_json(clip) for clip in job['clips']],
                 {int(number): name for number, name in job['classes'].items()},
                 Options(**job['options']),
+                frames_path=job['frames_path'],
                 known_failures={
                     int(number): text for number, text in job['known_failures'].items()
                 },

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import records
+from data_pipelines import index, records
 from data_pipelines.annotations import Annotations
 from data_pipelines.annotations import Clip
 from data_pipelines.annotations.folder import read_folder
@@ -64,7 +64,7 @@ def contents(directory):
     return {
         path.name: path.read_bytes()
         for path in sorted(directory.iterdir())
-        if '-of-' in path.name or path.suffix in ('.index', '.csv')
+        if '-of-' in path.name or path.suffix in ('.index', '.frames', '.csv')
     }
 
 
@@ -137,6 +137,9 @@ def test_dataset_json(converted):
             ],
         ]
     assert (output / 'train.index').exists() and (output / 'validation.index').exists()
+    written = {split: (output / f'{split}.frames').read_bytes() for split in ('train', 'validation')}
+    assert index.main([str(output)]) == 0  # Made from the shards, the same.
+    assert written == {split: (output / f'{split}.frames').read_bytes() for split in written}
 
 
 @pytest.mark.parametrize('workers', [1, 3])

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import records
+from data_pipelines import index, records
 from data_pipelines import regions
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.dataset_info import DatasetInfo
@@ -209,12 +209,31 @@ def test_index_of_other_records(dataset, inspected):
     assert code == 1 and 'does not say where the records are' in messages(report)[0]
 
 
+def test_frame_index(dataset, inspected, capsys):
+    """Missing: a note. Right: nothing to say. Of other records: a problem at each."""
+    assert 'data_pipelines.index' in inspected(dataset)[1]['splits']['train']['notes'][0]
+    assert index.main([str(dataset)]) == 0
+    capsys.readouterr()
+    code, report = inspected(dataset)
+    assert code == 0 and not report['splits']['train']['notes']
+    path = dataset / 'train.frames'
+    content = bytearray(path.read_bytes())
+    content[content.index(b'\n') + 9] ^= 1  # the checksum of the first record's context
+    path.write_bytes(content)
+    code, report = inspected(dataset)
+    assert code == 1
+    assert messages(report) == ['does not say where the frames of record 0 are; delete it, or write it anew']
+    path.write_bytes(b'nothing')
+    code, report = inspected(dataset)
+    assert code == 1 and 'not a frame index' in messages(report)[0]
+
+
 def test_clips_in_two_splits_are_noted(dataset, inspected):
     write_shard(dataset, 'validation-00000-of-00001', [encode('2.mp4', 2, frames=4)])
     (dataset / 'validation.index').unlink()
     code, report = inspected(dataset)
     assert code == 0
-    assert report['splits']['validation']['notes'] == [
+    assert report['splits']['validation']['notes'][1:] == [
         "1 clips of 'validation' are in 'train' too (same video, same times)"
     ]
 

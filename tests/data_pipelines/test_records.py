@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from data_pipelines import records
+from data_pipelines import record_index, records
 from tests.golden import shared_path
 
 
@@ -240,7 +240,7 @@ def test_reader(three_shards):
 def test_index_is_used(three_shards, monkeypatch):
     directory, _ = three_shards
     records.RecordReader(directory, 'train')
-    monkeypatch.setattr(records, 'build_index', None)
+    monkeypatch.setattr(record_index, 'build_index', None)
     assert len(records.RecordReader(directory, 'train')) == 5
 
 
@@ -273,7 +273,7 @@ def test_index_in_a_directory_that_cannot_be_written(three_shards, monkeypatch, 
     def refuse(*unused):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(records, 'write_atomically', refuse)
+    monkeypatch.setattr(record_index, 'write_atomically', refuse)
     reader = records.RecordReader(directory, 'train')
     assert [reader[i] for i in range(5)] == contents
     assert not (directory / 'train.index').exists()
