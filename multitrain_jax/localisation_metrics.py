@@ -164,7 +164,11 @@ def _best_boxes(truth: Rows, detections: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes with extent, row by row: f[n, 4], f[n, 4] -> f[n]."""
+    """Intersection over union of boxes with extent, row by row: f[n, 4], f[n, 4] -> f[n].
+
+    `data_pipelines.boxes.overlaps` is the same of all pairs. It stays there: data_pipelines never imports this package, and
+    this package evaluates batches that were handed to it without data_pipelines.
+    """
     low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
     intersection = np.maximum(high - low, 0).prod(1)
     return intersection / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection)

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference import Model
+
+if TYPE_CHECKING:
+    from data_pipelines.video_moments import Times
 
 EVERY_SECONDS = 1.0  # between the moments at which boxes are judged, where no file says when
 _WHOLE_FRAME = np.array([[0.0, 0.0, 1.0, 1.0]], np.float32)
@@ -50,14 +53,16 @@ def write_overlay(
         ValueError: the video, or a line of the boxes, cannot be read.
         UserError: boxes for a model that cannot judge them or of another video; `output` cannot be written.
     """
+    from data_pipelines import video_moments
+
     localising = {name: dataset.classes for name, dataset in model.info.datasets.items() if dataset.localisation}
     if boxes_csv is not None and not localising:
         raise UserError(f'--boxes={boxes_csv}: this model was not trained on boxes (datasets {", ".join(model.info.datasets)})')
-    judged: list[Judged] = []
-    if localising:
-        judged, _ = judge(model, video, None if boxes_csv is None else read_boxes(boxes_csv, video))
+    boxes = None if boxes_csv is None else read_boxes(boxes_csv, video)
+    times = video_moments.video_times(video)
+    judged = judge(model, video, times, boxes) if localising else []
     corner = [f'{name}: {pairs[0][0]} {pairs[0][1]:.0%}' for name, pairs in best.items() if name not in localising]
-    draw(video, output, judged, localising, corner)
+    draw(video, output, judged, localising, corner, frame_rate=times.frame_rate)
 
 
 def read_boxes(path: str | os.PathLike, video: str | os.PathLike) -> dict[float, np.ndarray]:
@@ -86,13 +91,14 @@ def read_boxes(path: str | os.PathLike, video: str | os.PathLike) -> dict[float,
 
 
 def judge(
-    model: Model, video: str | os.PathLike, boxes: Mapping[float, np.ndarray] | None = None
-) -> tuple[list[Judged], str]:
-    """What is done in boxes of a video; and what of it could not be decoded (empty: nothing).
+    model: Model, video: str | os.PathLike, times: 'Times', boxes: Mapping[float, np.ndarray] | None = None
+) -> list[Judged]:
+    """What is done in boxes of a video.
 
     Args:
         model: one with a localising dataset.
         video: any file that PyAV decodes.
+        times: of its frames.
         boxes: f32[M, 4] by seconds; None: the whole frame, every second.
 
     Raises:
@@ -102,7 +108,6 @@ def judge(
     from data_pipelines import boxes as box_geometry
     from data_pipelines import video_moments
 
-    times = video_moments.video_times(video)
     end = times.seconds[-1] + 1 / times.frame_rate
     if boxes is None:
         count = max(1, round(end / EVERY_SECONDS))
@@ -124,7 +129,7 @@ def judge(
         for moment in moments:
             scores = _scores(model, moment.clips, *box_geometry.in_views(inside[moment.seconds], moment.views))
             judged.setdefault(moment.seconds, {}).update({name: scores[name] for name in alike})
-    return [Judged(seconds, inside[seconds], judged[seconds]) for seconds in sorted(judged)], times.damage
+    return [Judged(seconds, inside[seconds], judged[seconds]) for seconds in sorted(judged)]
 
 
 def _scores(model: Model, clips: np.ndarray, boxes: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -148,6 +153,7 @@ def draw(
     actions: Mapping[str, Sequence[str]],
     corner: Sequence[str],
     *,
+    frame_rate: float,
     top: int = 3,
     min_score: float = 0.3,
 ) -> None:
@@ -159,6 +165,7 @@ def draw(
         judged: boxes; each is shown until halfway to the next moment, at most half a second before and after its own.
         actions: names of the actions by dataset.
         corner: lines of text shown in the upper left corner throughout.
+        frame_rate: frames per second of both.
         top: actions shown of each box; those below `min_score` are left out but for the best one.
         min_score: see `top`.
 
@@ -168,13 +175,10 @@ def draw(
     """
     from data_pipelines import drawing, mp4, video_file
 
-    stream = video_file.FrameStream(video)
-    for _ in stream:
-        pass
     moments = np.array([entry.seconds for entry in judged])
 
     def pictures() -> Iterator[np.ndarray]:
-        for timestamp, frame in video_file.FrameStream(video, frame_rate=stream.frame_rate):
+        for timestamp, frame in video_file.FrameStream(video, frame_rate=frame_rate):
             picture = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]).copy()
             scale = max(0.38, min(picture.shape[:2]) / 900)
             if len(moments):
@@ -187,7 +191,7 @@ def draw(
             yield picture
 
     try:
-        mp4.write_video(output, pictures(), Fraction(stream.frame_rate).limit_denominator(1001))
+        mp4.write_video(output, pictures(), Fraction(frame_rate).limit_denominator(1001))
     except OSError as error:
         raise UserError(f'--overlay={os.fspath(output)}: cannot be written ({error.strerror or error})') from error
 

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from data_pipelines import mp4, video_file
+from data_pipelines import mp4, video_file, video_moments
 from multitrain_jax import overlay
 from multitrain_jax.errors import UserError
 
@@ -58,8 +58,9 @@ def test_boxes_of_the_video_once_each(tmp_path, video):
 def test_scores_are_means_over_the_views_that_show_a_box(video):
     model = StubModel()
     boxes = {1.0: np.array([[0.0, 0.1, 0.2, 0.9], [0.4, 0.1, 0.6, 0.9]], np.float32), 9.0: np.zeros((1, 4), np.float32)}
-    judged, damage = overlay.judge(model, video, boxes)
-    assert not damage and [entry.seconds for entry in judged] == [1.0]  # the other moment is after the end
+    times = video_moments.video_times(video)
+    judged = overlay.judge(model, video, times, boxes)
+    assert [entry.seconds for entry in judged] == [1.0]  # the other moment is after the end
     # The second box ends at 28.8 of 48 pixels: in the three crops (from 0, 8 and 16) at 28.8, 20.8 and 12.8 of 32.
     ends = np.array([9.6 / 32, (28.8 + 20.8 + 12.8) / 3 / 32])
     np.testing.assert_allclose(judged[0].scores['scenes'], np.stack([ends / 2, ends / 2 + 0.5], 1), atol=1e-5)
@@ -69,11 +70,11 @@ def test_scores_are_means_over_the_views_that_show_a_box(video):
     # The left crop shows 32 of 48 pixels: the box's right end, 0.2 of the frame, is 0.3 of it.
     np.testing.assert_allclose(seen[0, 0], [0.0, 0.1, 0.3, 0.9], atol=1e-6)
     with pytest.raises(UserError, match='3.5 s long'):
-        overlay.judge(model, video, {9.0: np.zeros((1, 4), np.float32)})
+        overlay.judge(model, video, times, {9.0: np.zeros((1, 4), np.float32)})
 
 
 def test_the_whole_frame_every_second_where_no_boxes_are_given(video):
-    judged, _ = overlay.judge(StubModel(), video)
+    judged = overlay.judge(StubModel(), video, video_moments.video_times(video))
     assert len(judged) == 4 and {tuple(entry.boxes[0]) for entry in judged} == {(0, 0, 1, 1)}
     np.testing.assert_allclose(np.diff([entry.seconds for entry in judged]), 3.5 / 4)
 
