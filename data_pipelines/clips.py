@@ -331,3 +331,11 @@ class EncodedDataset(ClipDataset):
             raise RecordError(
                 f'{where}: several labels, {labels.tolist()}, in a dataset of one label per clip'
             )
+
+
+def boxes_are_not_read(path: str | os.PathLike) -> str:
+    """The mistake of naming a source whose boxes would be overlooked: only records tell how boxes lie in their frames."""
+    return (
+        f'{path} has boxes, which are only read from directories of records (region/bbox/*, see docs/data.md): '
+        'convert it, or set task="classification" for labels without boxes'
+    )

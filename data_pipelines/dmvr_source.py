@@ -29,7 +29,7 @@ import types
 import numpy as np
 
 from data_pipelines import records
-from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec
+from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec, boxes_are_not_read
 from data_pipelines.records import RecordError
 from data_pipelines.tensorflow_import import import_tensorflow
 
@@ -95,7 +95,7 @@ class DmvrDataset(ClipDataset):
         self.classes, self.multi_label = tuple(made.classes), made.multi_label
         self._tf = import_tensorflow()
         self._reader = records.ShardReader('', _index(made.factory, source))
-        self._clip = _clip_function(self._tf, made.factory)
+        self._clip = _clip_function(self._tf, made.factory, source)
         self.num_records = len(self._reader)
         self.views = 1 if isinstance(spec, TrainingSpec) else self._count_views()
 
@@ -211,7 +211,7 @@ def _index(factory, source: Source) -> records.RecordIndex:
     return records.index_files('', [os.fspath(shard) for shard in factory._shards])
 
 
-def _clip_function(tf, factory):
+def _clip_function(tf, factory, source: Source):
     """serialised record -> (clips [V, T, H, W, 3], label [1, ...], whether all filters keep it)."""
     from dmvr import builders
 
@@ -233,6 +233,8 @@ def _clip_function(tf, factory):
             kept &= filters[phase](features)
         if missing := [name for name in names if name not in features]:
             raise ValueError(f'the DMVR factory gives no {" and no ".join(missing)}')
+        if source.task == 'auto' and any('bbox' in name or 'boxes' in name for name in features):
+            raise ValueError(boxes_are_not_read(source.path))
         # Postprocessing is written for batches: here, of one.
         features = postprocess({name: features[name][tf.newaxis] for name in names})
         kept &= filters[builders.Phase.POSTPROCESS](features)

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 
 from data_pipelines import records
-from data_pipelines.clips import Clip, EncodedDataset, Source, TestSpec, TrainingSpec
+from data_pipelines.clips import Clip, EncodedDataset, Source, TestSpec, TrainingSpec, boxes_are_not_read
 from data_pipelines.sequence_example import RecordError, decode_sequence_example
 
 
@@ -48,6 +48,8 @@ class TfdsDataset(EncodedDataset):
             raise ValueError(
                 f'{source.path} has no split {source.split!r}, only {", ".join(sorted(info.splits))}'
             ) from error
+        if source.task == 'auto' and _has_boxes(tfds, info.features):
+            raise ValueError(boxes_are_not_read(source.path))
         self._video, self._label = _find_features(tfds, info.features, source.path)
         label = info.features[self._label]
         self.multi_label = not isinstance(label, tfds.features.ClassLabel)
@@ -82,6 +84,15 @@ def _import_tfds():
             f'datasets named tfds:... need TFDS ({error}); pip install -r requirements-tfds.txt'
         ) from error
     return tfds
+
+
+def _has_boxes(tfds, feature) -> bool:
+    """Whether a feature is a box, or holds one at any depth."""
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return any(_has_boxes(tfds, part) for part in feature.values())
+    if isinstance(feature, tfds.features.Sequence):
+        return _has_boxes(tfds, feature.feature)
+    return isinstance(feature, tfds.features.BBoxFeature)
 
 
 def _find_features(tfds, features, path) -> tuple[str, str]:

@@ -23,15 +23,11 @@ experiments/MULTITRAIN_SMALL.md and its plot from the results alone.
 import argparse
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
-import json
-import logging
-import os
 from pathlib import Path
 import sys
-import time
 
-import jax
 import ml_collections
 import numpy as np
 
@@ -39,17 +35,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs import quickstart  # noqa: E402
+from experiments import small_runs  # noqa: E402
 from experiments.multitrain_small_page import Outcome, read_agreements, training_accuracy, write_page  # noqa: E402
-from multitrain_jax import parallel, progress, results  # noqa: E402
+from experiments.small_runs import Training  # noqa: E402
+from multitrain_jax import progress, results  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
 from multitrain_jax.projections import Agreement  # noqa: E402
 from multitrain_jax.train import train_and_evaluate  # noqa: E402
 
-_log = logging.getLogger('multitrain_jax')
-
 DATASETS = ('directions', 'motions')
-SETTINGS_FILE = 'settings.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,23 +106,24 @@ def workdir_of(output: Path, condition: Condition, seed: int, name: str) -> Path
     return output / condition.directory / f'seed_{seed}' / name
 
 
-def run_all(output: Path, conditions: Sequence[Condition], seeds: int, validation_videos: int) -> None:
-    """Trains what is not finished yet: one condition after the other, in it seed by seed."""
+def unfinished(output: Path, conditions: Sequence[Condition], seeds: int, validation_videos: int) -> list[Training]:
+    """What is to be trained: one condition after the other, in it seed by seed."""
     everything = itertools.product(conditions, range(seeds), RUNS)
-    todo = [what for what in everything if results.load(workdir_of(output, *what)) is None]
-    countdown = progress.Countdown(sum(condition.steps for condition, _, _ in todo))
-    done = 0
-    for number, (condition, seed, name) in enumerate(todo):
-        _, left = countdown.update(done)
-        title = f'{condition.train_videos} videos, {condition.steps} steps, seed {seed}, {name}'
-        _log.info('==== %s: training %d of %d, %s left', title, number + 1, len(todo), progress.duration(left))
-        config = read_config(run_config(RUNS[name], condition, seed, validation_videos, output))
-        started = time.monotonic()
-        outcome = train_and_evaluate(config, workdir_of(output, condition, seed, name))
-        jax.clear_caches()  # dozens of trainings' programs would use up the process's memory mappings
-        accuracy = ', '.join(f'{dataset} {result.top1:.1%}' for dataset, result in outcome.accuracy.items())
-        _log.info('==== %s: %s (%s)', title, accuracy, progress.duration(time.monotonic() - started))
-        done += condition.steps
+    return [
+        Training(
+            f'{condition.train_videos} videos, {condition.steps} steps, seed {seed}, {name}',
+            condition.steps,
+            functools.partial(train, condition, seed, name, validation_videos, output),
+        )
+        for condition, seed, name in everything
+        if results.load(workdir_of(output, condition, seed, name)) is None
+    ]
+
+
+def train(condition: Condition, seed: int, name: str, validation_videos: int, output: Path) -> str:
+    config = read_config(run_config(RUNS[name], condition, seed, validation_videos, output))
+    outcome = train_and_evaluate(config, workdir_of(output, condition, seed, name))
+    return ', '.join(f'{dataset} {result.top1:.1%}' for dataset, result in outcome.accuracy.items())
 
 
 def read_outcome(output: Path, condition: Condition, seeds: int) -> Outcome | None:
@@ -177,23 +173,6 @@ def write_results(page: Path, output: Path, conditions: Sequence[Condition], see
     write_page(page, found, clips_per_step=clips, command=command, finished=finished)
 
 
-def check_validation_videos(output: Path, validation_videos: int) -> None:
-    """Runs that were tested on other videos must not be mixed.
-
-    Raises:
-        UserError: `output` holds such runs.
-    """
-    path = output / SETTINGS_FILE
-    current = {'validation_videos': validation_videos}
-    if path.exists():
-        stored = json.loads(path.read_text(encoding='utf-8'))
-        if stored != current:
-            raise UserError(f'{output} holds runs with {stored}, not {current}; choose another --output')
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(current, indent=1) + '\n', encoding='utf-8')
-
-
 def parse_condition(text: str) -> Condition:
     videos, colon, steps = text.partition(':')
     if not (colon and videos.isdecimal() and steps.isdecimal() and int(videos) and int(steps)):
@@ -207,24 +186,23 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--output', required=True, help='directory of videos and runs')
-    parser.add_argument('--seeds', type=int, default=5, help='(default: %(default)s)')
+    small_runs.add_arguments(parser, page=ROOT / 'experiments' / 'MULTITRAIN_SMALL.md')
     parser.add_argument(
         '--conditions', type=parse_condition, nargs='+', metavar='VIDEOS:STEPS',
         default=[Condition(40, 500), Condition(80, 500)], help='(default: 40:500 80:500)',
     )  # fmt: skip
     parser.add_argument('--validation_videos', type=int, default=200, help='of each dataset (default: %(default)s)')
-    parser.add_argument('--page', default=str(ROOT / 'experiments' / 'MULTITRAIN_SMALL.md'), help='(default: %(default)s)')
-    parser.add_argument('--page_only', action='store_true', help='train nothing; write the page of what is finished')
     args = parser.parse_args()
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    parallel.use_cpu_devices(quickstart.get_config().cpu_devices)
     progress.set_up_logging()
 
     output = Path(args.output).expanduser().resolve()
-    check_validation_videos(output, args.validation_videos)
+    small_runs.check_settings(output, {'validation_videos': args.validation_videos})
     if not args.page_only:
-        run_all(output, args.conditions, args.seeds, args.validation_videos)
+        todo = unfinished(output, args.conditions, args.seeds, args.validation_videos)
+        left = small_runs.run_each(todo, cpu_devices=quickstart.get_config().cpu_devices, at_most=args.at_most)
+        if left:
+            print(f'{left} trainings are left; the same command goes on')
+            return 0
     write_results(Path(args.page), output, args.conditions, args.seeds)
     print(f'results: {args.page}')
     return 0

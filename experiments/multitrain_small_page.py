@@ -2,17 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import datetime
-import os
 from pathlib import Path
-import platform
 
-import jax
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 import numpy as np
-from scipy import stats
 
+from experiments import small_page, small_runs
+from experiments.small_page import difference, plot_arms, row, spread, table_head
 from multitrain_jax.projections import Agreement, agreement, read_projections, read_relations
 
 _BASELINE = 'joint'
@@ -58,13 +53,7 @@ class Outcome:
 
 def training_accuracy(workdir: Path, datasets: Iterable[str]) -> dict[str, float]:
     """Top-1 of the training clips of the last 100 updates, percent, from a run's TensorBoard files."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util import tensor_util
-
-    events = EventAccumulator(str(workdir))
-    events.Reload()
-    last = {name: events.Tensors(f'top1/{name}')[-1].tensor_proto for name in datasets}
-    return {name: 100 * float(tensor_util.make_ndarray(value)) for name, value in last.items()}
+    return {name: 100 * small_runs.logged(workdir, f'top1/{name}')[-1][1] for name in datasets}
 
 
 def read_agreements(workdir: Path, relations: Path) -> dict[str, Agreement]:
@@ -88,9 +77,6 @@ def write_page(
     """
     picture = path.with_suffix('.png')
     _plot(picture, outcomes)
-    day = datetime.datetime.fromtimestamp(finished, datetime.UTC).date().isoformat()
-    versions = f'Python {platform.python_version()}, JAX {jax.__version__}'
-    machine = f'{os.cpu_count()} cores of {_processor()}, {versions}'
     lines = [
         '# MultiTrain at small scale',
         '',
@@ -98,7 +84,7 @@ def write_page(
         '',
         f'    {command}',
         '',
-        f'{day}; {machine}. Top-1 accuracy on the validation videos in percent, mean over seeds ± standard deviation. A seed',
+        f'{small_page.date_and_machine(finished)}. Top-1 accuracy on the validation videos in percent, mean over seeds ± standard deviation. A seed',
         'is another draw of the videos and of the initialisation; within a seed all arms have the same videos. Chance is 10.',
     ]
     for outcome in outcomes:
@@ -115,11 +101,11 @@ def _tables(outcome: Outcome, clips_per_step: float) -> list[str]:
         '',
         f'{clips} clips seen of each dataset: {clips / outcome.train_videos:.0f} of every video.',
         '',
-        *_table_head(['arm', *columns, 'training clips']),
+        *table_head(['arm', *columns, 'training clips']),
     ]
     for arm, top1 in outcome.test.items():
-        cells = [_spread(top1[name]) for name in columns] + [_spread(outcome.train[arm]['average'])]
-        lines.append(_row(_TITLES[arm], cells))
+        cells = [spread(top1[name]) for name in columns] + [spread(outcome.train[arm]['average'])]
+        lines.append(row(_TITLES[arm], cells))
     lines += [
         '',
         '"Training clips" is the average top-1 of the (augmented, mixed) training clips of the last 100 updates: how far the '
@@ -127,12 +113,12 @@ def _tables(outcome: Outcome, clips_per_step: float) -> list[str]:
         '',
         f'Difference from "{_TITLES[_BASELINE]}", seed by seed: mean [95 % interval, Student], seeds that are better.',
         '',
-        *_table_head(['arm', *columns]),
+        *table_head(['arm', *columns]),
     ]
     for arm, top1 in outcome.test.items():
         if arm != _BASELINE:
-            cells = [_difference(top1[name] - outcome.test[_BASELINE][name]) for name in columns]
-            lines.append(_row(_TITLES[arm], cells))
+            cells = [difference(top1[name] - outcome.test[_BASELINE][name]) for name in columns]
+            lines.append(row(_TITLES[arm], cells))
     if outcome.agreements:
         first = next(iter(outcome.agreements.values()))
         lines += [
@@ -140,60 +126,24 @@ def _tables(outcome: Outcome, clips_per_step: float) -> list[str]:
             'Classes whose best match by the projection is truly related, of those that have related classes in the other '
             'dataset (`python -m multitrain_jax.projections --relations=...`), mean over seeds:',
             '',
-            *_table_head(['arm', *first]),
+            *table_head(['arm', *first]),
         ]
         for arm, found in outcome.agreements.items():
             cells = [f'{np.mean([one.right for one in found[name]]):.1f} of {found[name][0].classes}' for name in first]
-            lines.append(_row(_TITLES[arm], cells))
-        lines.append(_row('drawn blindly', [f'{found[0].chance:.1f}' for found in first.values()]))
+            lines.append(row(_TITLES[arm], cells))
+        lines.append(row('drawn blindly', [f'{found[0].chance:.1f}' for found in first.values()]))
     return lines
 
 
-def _table_head(titles: Sequence[str]) -> list[str]:
-    return [f'| {" | ".join(titles)} |', '|---' * len(titles) + '|']
-
-
-def _row(title: str, cells: Sequence[str]) -> str:
-    return f'| {" | ".join([title, *cells])} |'
-
-
-def _spread(values: np.ndarray) -> str:
-    return f'{values.mean():.1f} ± {values.std(ddof=1):.1f}'
-
-
-def _difference(values: np.ndarray) -> str:
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    half = error * stats.t.ppf(0.975, len(values) - 1)
-    return f'{values.mean():+.1f} [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}], {(values > 0).sum()}/{len(values)}'
-
-
 def _plot(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """A panel for each condition and dataset: a dot for each arm and seed, seeds joined, bars at the means."""
+    """A panel for each condition and dataset."""
     columns = [name for name in outcomes[0].test[_BASELINE] if name != 'average']
-    figure = Figure((4.2 * len(columns), 2.4 * len(outcomes) + 0.7), dpi=90, layout='constrained')
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(outcomes), len(columns), squeeze=False, sharey=True, sharex=True)
-    for row, outcome in enumerate(outcomes):
-        arms = list(outcome.test)
-        for column, name in enumerate(columns):
-            axes = panels[row, column]
-            values = np.stack([outcome.test[arm][name] for arm in arms])  # [arms, seeds]
-            axes.plot(values, '.-', linewidth=0.6, markersize=7, alpha=0.8)
-            for place, mean in enumerate(values.mean(axis=1)):
-                axes.plot([place - 0.3, place + 0.3], [mean, mean], color='black', linewidth=2)
-            axes.set_title(f'{name}, {outcome.train_videos} training videos, {outcome.steps} updates', fontsize=9)
-            axes.set_xticks(range(len(arms)), [_TITLES[arm] for arm in arms], rotation=25, ha='right', fontsize=8)
-            axes.axhline(10, color='grey', linewidth=0.8, linestyle=':')
+    figure, panels = small_page.panels(len(outcomes), len(columns))
+    for line, outcome in zip(panels, outcomes):
+        for axes, name in zip(line, columns):
+            figures = {_TITLES[arm]: top1[name] for arm, top1 in outcome.test.items()}
+            title = f'{name}, {outcome.train_videos} training videos, {outcome.steps} updates'
+            plot_arms(axes, figures, title=title, chance=10)
             axes.set_ylim(0, 100)
-            axes.grid(axis='y', linewidth=0.3)
-            if column == 0:
-                axes.set_ylabel('top-1, %')
+        line[0].set_ylabel('top-1, %')
     figure.savefig(path)
-
-
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-        return next(line.partition(': ')[2] for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -68,7 +68,7 @@ def write_overlay(
 def read_boxes(path: str | os.PathLike, video: str | os.PathLike) -> dict[float, np.ndarray]:
     """The boxes of a video by seconds, out of a csv file of AVA's form: `video,timestamp,x1,y1,x2,y2[,...]`.
 
-    Lines belong to the video when they name it without its suffix.
+    Lines belong to the video when they name it, with or without its suffix.
 
     Raises:
         ValueError: a line is damaged.
@@ -80,7 +80,7 @@ def read_boxes(path: str | os.PathLike, video: str | os.PathLike) -> dict[float,
     for where, cells in files.read_csv(path):
         if len(cells) < 6:
             raise ValueError(f'{where}: {len(cells)} columns, wanted video,timestamp,x1,y1,x2,y2')
-        if cells[0] != Path(video).stem:
+        if cells[0] not in (Path(video).stem, Path(video).name):
             continue
         _, microseconds = ava_files.moment(cells, where)
         # A box that is listed for several actions comes once.

@@ -7,8 +7,8 @@
 Scores are averaged over several views of each video. Exit code 2 when a video could not be read.
 
 --overlay writes the video with the best class of every dataset in its corner, and, for datasets with boxes, with the
-best actions at each box. Boxes come from a csv file with lines `video,timestamp,x1,y1,x2,y2` (name of the video
-without suffix, seconds, shares of width and height; further columns are ignored), and are shown from half a second
+best actions at each box. Boxes come from a csv file with lines `video,timestamp,x1,y1,x2,y2` (name of the video,
+seconds, shares of width and height; further columns are ignored), and are shown from half a second
 before their moment to half a second after it. Without a file the box is the whole frame, once a second.
 """
 

@@ -1,12 +1,15 @@
-"""The small experiment: arms differ in what they are named after and in nothing else; its page says what its runs say."""
+"""The small experiments: arms differ in what they are named after and in nothing else; their pages say what their runs say."""
 
 import dataclasses
+import json
+import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import multitrain_small, multitrain_small_page
+from experiments import cofinetuning_small, multitrain_small, small_runs
 from multitrain_jax import results
 from multitrain_jax.accuracy import DatasetResult
 from multitrain_jax.config import read_config
@@ -79,14 +82,106 @@ def test_page_tells_means_and_paired_differences(tmp_path, monkeypatch):
     assert (tmp_path / 'page.png').read_bytes().startswith(b'\x89PNG')
 
 
+TOGETHER = ('concatenate', 'weighted', 'alternating', 'uniform', 'accumulated', 'task_by_task')
+SIZES = cofinetuning_small.Condition(upstream_videos=30, scene_videos=20, steps=70)
+
+
+def stage_configs(arm):
+    stages = cofinetuning_small.arms(SIZES)[arm]
+    make = cofinetuning_small.stage_config
+    return [read_config(make(stages, n, SIZES, 3, 10, pathlib.Path('/out/seed/arm'))) for n in range(len(stages))]
+
+
+def test_every_cofinetuning_arm_has_the_same_updates_and_clips():
+    videos = {'directions': 30, 'motions': 30, 'scenes': 20}
+    assert {'alone', 'transfer', 'transfer_third', *TOGETHER} == set(cofinetuning_small.arms(SIZES))
+    for arm in cofinetuning_small.arms(SIZES):
+        samples = [(config, config.epochs * sum(videos[name] for name in config.datasets)) for config in stage_configs(arm)]
+        assert sum(count for _, count in samples) == pytest.approx(70 * 12)
+        for config, count in samples:
+            assert count / 12 == pytest.approx(round(count / 12))  # whole updates
+            sizes = set(config.batch_sizes.values())
+            assert sizes == ({4} if arm == 'accumulated' else {12}) and config.batch_size == 12
+    by_size, third = (stage_configs(arm) for arm in ('transfer', 'transfer_third'))
+    assert [config.epochs for config in by_size] == pytest.approx([10.4, 10.8])  # 52 and 18 updates
+    assert [config.epochs * len(config.datasets) * size / 12 for config, size in zip(third, (30, 20))] == pytest.approx([47, 23])
+
+
+def test_cofinetuning_arms_differ_in_data_and_schedule_only():
+    base = stage_configs('concatenate')[0]
+    assert list(base.datasets) == ['directions', 'motions', 'scenes'] and base.init_from is None
+    assert base.optimizer.warmup_steps == 4
+    for arm in TOGETHER:
+        (config,) = stage_configs(arm)
+        assert config.schedule.kind == arm
+        datasets = {name: dataclasses.replace(entry, batch_size=None) for name, entry in config.datasets.items()}
+        assert dataclasses.replace(config, schedule=base.schedule, datasets=datasets) == base
+    assert stage_configs('task_by_task')[0].schedule.order[-1] == 'scenes'
+    first, second = stage_configs('transfer')
+    assert list(first.datasets) == ['directions', 'motions'] and list(second.datasets) == ['scenes']
+    assert (first.init_from, second.init_from) == (None, '/out/seed/arm/0')
+    for config in (first, second, *stage_configs('alone')):
+        optimizer = dataclasses.replace(config.optimizer, warmup_steps=base.optimizer.warmup_steps)
+        model = dataclasses.replace(config.model, num_classes=base.model.num_classes)
+        same = {'optimizer': optimizer, 'model': model, 'datasets': base.datasets, 'epochs': base.epochs, 'init_from': None}
+        assert dataclasses.replace(config, **same) == base
+
+
+def test_cofinetuning_page_tells_what_the_lines_say(tmp_path):
+    def write(seed, left_out=None):
+        arms = [arm for arm in cofinetuning_small.arms(SIZES) if arm != left_out]
+        for number, arm in enumerate(arms):
+            line = {
+                **dataclasses.asdict(SIZES), 'seed': seed, 'arm': arm, 'clips': {'scenes': 40 * (number + 1)},
+                'top1': {} if arm == 'alone' else {'directions': 0.5, 'motions': 0.75}, 'mAP': 0.2 + 0.1 * seed, 'boxes': 9,
+                'frequent': 0.5, 'middle': 0.3, 'rare': 0.05 * number * (seed + 1), 'loss': 0.125, 'finished': 1e9 + seed,
+            }  # fmt: skip
+            with open(tmp_path / 'results.jsonl', 'a') as file:
+                file.write(json.dumps(line) + '\n')
+
+    write(0)
+    write(1, left_out='uniform')
+    todo = cofinetuning_small.unfinished(tmp_path, [SIZES], 2, 10)
+    assert [training.title for training in todo] == ['upstream_30_scenes_20_steps_70, seed 1, uniform']
+    page = tmp_path / 'PAGE.md'
+    with pytest.raises(UserError, match='no two seeds'):
+        cofinetuning_small.write_results(page, tmp_path, [SIZES], 5)
+    write(2)
+    cofinetuning_small.write_results(page, tmp_path, [SIZES], 5)
+    text = page.read_text()
+    rows = [line for line in text.splitlines() if line.startswith(('| scenes only', '| transfer |', '| task_by_task'))]
+    third = '| 50.0 ± 0.0 | 30.0 ± 0.0 |'
+    assert rows[0] == f'| scenes only | 30.0 ± 14.1 {third} 0.0 ± 0.0 | 2 | 0.125 |  |  |'
+    assert rows[1] == f'| transfer | 30.0 ± 14.1 {third} 10.0 ± 7.1 | 4 | 0.125 | 50.0 ± 0.0 | 75.0 ± 0.0 |'
+    # Rare, of seeds 0 and 2: 15 - 5 and 45 - 15; mean 20, standard error 10, Student's factor 12.71.
+    assert rows[4] == '| task_by_task | ' + '+0.0 [+0.0, +0.0], 0/2 | ' * 3 + '+20.0 [-107.1, +147.1], 2/2 |'
+    assert '2001-09-09' in text and len((tmp_path / 'PAGE.jsonl').read_text().splitlines()) == 26
+    assert (tmp_path / 'PAGE.png').read_bytes().startswith(b'\x89PNG')
+
+
+def own_process() -> str:
+    assert jax.local_device_count() == 3
+    return str(os.getpid())
+
+
+def test_trainings_run_each_in_a_process_of_its_own(caplog, monkeypatch):
+    monkeypatch.delenv('XLA_FLAGS', raising=False)  # it would say how many devices there are
+    todo = [small_runs.Training(f'number {number}', 10, own_process) for number in range(3)]
+    with caplog.at_level('INFO', 'multitrain_jax'):
+        assert small_runs.run_each(todo, cpu_devices=3, at_most=2) == 1
+    processes = {record.args[1] for record in caplog.records if len(record.args) == 3}
+    assert len(processes) == 2 and str(os.getpid()) not in processes
+
+
 def test_runs_of_other_videos_are_not_mixed(tmp_path):
-    multitrain_small.check_validation_videos(tmp_path, 200)
-    multitrain_small.check_validation_videos(tmp_path, 200)
+    small_runs.check_settings(tmp_path, {'validation_videos': 200})
+    small_runs.check_settings(tmp_path, {'validation_videos': 200})
     with pytest.raises(UserError, match="holds runs with .*'validation_videos': 200.*choose another --output"):
-        multitrain_small.check_validation_videos(tmp_path, 100)
+        small_runs.check_settings(tmp_path, {'validation_videos': 100})
 
 
-def test_the_committed_page_has_its_plot():
-    page = pathlib.Path(multitrain_small_page.__file__).parent / 'MULTITRAIN_SMALL.md'
-    assert '(MULTITRAIN_SMALL.png)' in page.read_text(encoding='utf-8')
+@pytest.mark.parametrize('name', ['MULTITRAIN_SMALL', 'COFINETUNING_SMALL'])
+def test_the_committed_pages_have_their_plots(name):
+    page = pathlib.Path(small_runs.__file__).parent / f'{name}.md'
+    assert f'({name}.png)' in page.read_text(encoding='utf-8')
     assert page.with_suffix('.png').stat().st_size < 300_000

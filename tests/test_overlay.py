@@ -45,7 +45,7 @@ def _csv(tmp_path, text):
 
 
 def test_boxes_of_the_video_once_each(tmp_path, video):
-    path = _csv(tmp_path, 'walk,1,0.1,0.2,0.3,0.4,5,0\nwalk,0001,0.1,0.2,0.3,0.4,7,0\nother,1,0,0,1,1\nwalk,2.0,0.5,0.5,0.9,1\n')
+    path = _csv(tmp_path, 'walk,1,0.1,0.2,0.3,0.4,5,0\nwalk,0001,0.1,0.2,0.3,0.4,7,0\nother,1,0,0,1,1\nwalk.mp4,2.0,0.5,0.5,0.9,1\n')
     found = overlay.read_boxes(path, video)
     assert list(found) == [1.0, 2.0]
     np.testing.assert_allclose(found[1.0], [[0.1, 0.2, 0.3, 0.4]])

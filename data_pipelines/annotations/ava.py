@@ -25,6 +25,7 @@ from data_pipelines.annotations.ava_files import read_timestamps
 from data_pipelines.annotations.command import add_format
 from data_pipelines.annotations.command import add_videos
 from data_pipelines.annotations.command import split_and_file
+from data_pipelines.annotations.folder import VIDEO_SUFFIXES
 from data_pipelines.annotations.locate import VideoFiles
 
 CONTEXT_SECONDS = 3.2  # 32 frames at every third of 30 per second
@@ -174,7 +175,9 @@ class _Locator:
                 f'{where}: {seconds:g} s lies before the {self._video_start:g} s at which the '
                 'files start, as video_start says'
             )
-        return self._files.find(video, where=where), seconds - self._video_start
+        stem, suffix = os.path.splitext(video)  # the official files name videos without it, people's own often with it
+        names = (video, stem) if suffix.lower() in VIDEO_SUFFIXES else (video,)
+        return self._files.find(*names, where=where), seconds - self._video_start
 
 
 def _clip(

@@ -69,3 +69,12 @@ def no_clips(**arguments):
 
 def other_arguments(path):
     return path
+
+
+def with_boxes(**arguments):
+    """As a factory of a dataset with boxes does."""
+    factory = make_factory(**arguments)
+    factory.preprocessor_builder.add_fn(
+        lambda features: {**features, 'bbox': features['label']}, fn_name='boxes'
+    )
+    return DmvrClips(factory, CLASSES)

@@ -114,6 +114,7 @@ def test_damaged_records_cost_themselves_only(name, tmp_path, monkeypatch):
         ('wrong_size', r'gives clips \[1, 4, 16, 16, 3\], wanted are \[1, 3, 16, 16, 3\]'),
         ('no_clips', 'must return a DmvrClips, not Factory'),
         ('other_arguments', 'must take the keywords split, training, num_frames'),
+        ('with_boxes', 'has boxes, which are only read from directories of records'),
         ('nothing', "has no attribute 'nothing'; is its folder on PYTHONPATH"),
     ],
 )

@@ -26,6 +26,8 @@ class TinyVideos(tfds.core.GeneratorBasedBuilder):
         }
         if self.name == 'tiny_unlabelled':
             del features['label']
+        if self.name == 'tiny_boxes':
+            features['actors'] = tfds.features.Sequence({'box': tfds.features.BBoxFeature()})
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict({**features, 'id': np.int64})
         )
@@ -42,6 +44,8 @@ class TinyVideos(tfds.core.GeneratorBasedBuilder):
                 example['label'] = [number % 3, (number + 1) % 3]
             elif self.name != 'tiny_unlabelled':
                 example['label'] = number % 3
+            if self.name == 'tiny_boxes':
+                example['actors'] = [{'box': tfds.features.BBox(0.0, 0.0, 0.5, 1.0)}]
             yield number, example
 
 
@@ -51,6 +55,10 @@ class TinyMany(TinyVideos):
 
 class TinyUnlabelled(TinyVideos):
     """None."""
+
+
+class TinyBoxes(TinyVideos):
+    """Boxes besides."""
 
 
 @pytest.fixture(scope='module')
@@ -159,3 +167,12 @@ def test_mistakes(prepare, tmp_path):
         opened(path=prepare(TinyUnlabelled))
     with pytest.raises(ValueError, match='target_frame_rate=25.* needs it'):
         opened(target_frame_rate=25.0)
+
+
+def test_boxes_are_not_overlooked(prepare):
+    source = Source(prepare(TinyBoxes), 'boxes', 'train')
+    with pytest.raises(ValueError, match='has boxes, which are only read from directories of records'):
+        list(train_batches([source], **SPEC, short_side=(16, 20), batch_size=4, num_steps=1))
+    whole = dataclasses.replace(source, task='classification')
+    (batch,) = train_batches([whole], **SPEC, short_side=(16, 20), batch_size=4, num_steps=1)
+    np.testing.assert_array_equal(batch['label'], _numbers(batch)[0] % 3)

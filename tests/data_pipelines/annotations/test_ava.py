@@ -49,6 +49,14 @@ def test_one_clip_per_key_frame(files):
     assert validation.key_frame.scores == (0.75,)  # once, though listed for two actions
 
 
+def test_videos_may_be_named_with_their_suffix(files, tmp_path):
+    boxes = tmp_path / 'train.csv'
+    boxes.write_text('movie_B.mkv,0902,0,0,1,0.5,1,7\nmovie_B.v2,0902,0,0,1,0.5,1,7\n')
+    first, second = read({**files, 'train': boxes}).splits['train']
+    assert (first.path, first.key) == (str(files['videos'] / 'trainval' / 'movie_B.mkv'), 'movie_B.mkv,0902')
+    assert second.path == str(files['videos'] / 'movie_B.v2.mp4')  # not a suffix: there is no such video
+
+
 def test_clips_are_clamped_to_the_start_of_the_video(files):
     clip = read(files, context_seconds=5).splits['train'][0]
     assert (clip.start, clip.end, clip.key_frame.time) == (0, 4.5, 2)
