@@ -45,7 +45,6 @@ from configs import quickstart_cofinetune  # noqa: E402
 from experiments import small_runs  # noqa: E402
 from experiments.cofinetuning_small_page import read_outcomes, write_page  # noqa: E402
 from experiments.small_runs import Training  # noqa: E402
-from multitrain_jax import progress  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
 from multitrain_jax.train import train_and_evaluate  # noqa: E402
@@ -229,32 +228,11 @@ def parse_condition(text: str) -> Condition:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog='python experiments/cofinetuning_small.py',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    small_runs.add_arguments(parser, page=ROOT / 'experiments' / 'COFINETUNING_SMALL.md')
-    parser.add_argument(
-        '--conditions', type=parse_condition, nargs='+', metavar='UPSTREAM:SCENES:STEPS',
-        default=[Condition(300, 150, 900)], help='(default: 300:150:900)',
+    return small_runs.run_experiment(
+        'cofinetuning_small', __doc__, conditions=parse_condition, metavar='UPSTREAM:SCENES:STEPS', default=('300:150:900',),
+        validation_videos=(100, 'of each upstream dataset; of "scenes" twice as many'),
+        cpu_devices=quickstart_cofinetune.get_config().cpu_devices, unfinished=unfinished, write_results=write_results,
     )  # fmt: skip
-    parser.add_argument('--validation_videos', type=int, default=100, help='of each upstream dataset; of "scenes" twice '
-                        'as many (default: %(default)s)')
-    args = parser.parse_args()
-    progress.set_up_logging()
-    output = Path(args.output).expanduser().resolve()
-    small_runs.check_settings(output, {'validation_videos': args.validation_videos})
-    if not args.page_only:
-        todo = unfinished(output, args.conditions, args.seeds, args.validation_videos)
-        cpu_devices = quickstart_cofinetune.get_config().cpu_devices
-        left = small_runs.run_each(todo, cpu_devices=cpu_devices, at_most=args.at_most)
-        if left:
-            print(f'{left} trainings are left; the same command goes on')
-            return 0
-    write_results(Path(args.page), output, args.conditions, args.seeds)
-    print(f'results: {args.page}')
-    return 0
 
 
 if __name__ == '__main__':

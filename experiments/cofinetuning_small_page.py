@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments import small_page
-from experiments.small_page import difference, plot_arms, row, spread, table_head
+from experiments.small_page import differences, plot_arms, row, spread, table_head
 
 BASELINE = 'transfer'
 _CHANCE = 10  # of ten movements, all equally frequent in validation, each box has one
@@ -120,14 +120,8 @@ def _tables(outcome: Outcome) -> list[str]:
         '"Training loss" is the binary cross-entropy at the boxes of the training clips in the last (at most 100) updates. The last '
         'columns are top-1 on the upstream datasets; of the transfer arms it is that of the first run, as the second has no such heads.',
         '',
-        f'Difference from "{_TITLES[BASELINE]}", seed by seed: mean [95 % interval, Student], seeds that are better.',
-        '',
-        *table_head(['arm', *_FIGURES]),
+        *differences({_TITLES[arm]: figures for arm, figures in outcome.arms.items()}, _TITLES[BASELINE], _FIGURES),
     ]
-    for arm, figures in outcome.arms.items():
-        if arm != BASELINE:
-            cells = [difference(figures[name] - outcome.arms[BASELINE][name]) for name in _FIGURES]
-            lines.append(row(_TITLES[arm], cells))
     return lines
 
 

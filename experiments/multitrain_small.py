@@ -38,7 +38,7 @@ from configs import quickstart  # noqa: E402
 from experiments import small_runs  # noqa: E402
 from experiments.multitrain_small_page import Outcome, read_agreements, training_accuracy, write_page  # noqa: E402
 from experiments.small_runs import Training  # noqa: E402
-from multitrain_jax import progress, results  # noqa: E402
+from multitrain_jax import results  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
 from multitrain_jax.projections import Agreement  # noqa: E402
@@ -181,31 +181,11 @@ def parse_condition(text: str) -> Condition:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog='python experiments/multitrain_small.py',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    small_runs.add_arguments(parser, page=ROOT / 'experiments' / 'MULTITRAIN_SMALL.md')
-    parser.add_argument(
-        '--conditions', type=parse_condition, nargs='+', metavar='VIDEOS:STEPS',
-        default=[Condition(40, 500), Condition(80, 500)], help='(default: 40:500 80:500)',
+    return small_runs.run_experiment(
+        'multitrain_small', __doc__, conditions=parse_condition, metavar='VIDEOS:STEPS', default=('40:500', '80:500'),
+        validation_videos=(200, 'of each dataset'), cpu_devices=quickstart.get_config().cpu_devices,
+        unfinished=unfinished, write_results=write_results,
     )  # fmt: skip
-    parser.add_argument('--validation_videos', type=int, default=200, help='of each dataset (default: %(default)s)')
-    args = parser.parse_args()
-    progress.set_up_logging()
-
-    output = Path(args.output).expanduser().resolve()
-    small_runs.check_settings(output, {'validation_videos': args.validation_videos})
-    if not args.page_only:
-        todo = unfinished(output, args.conditions, args.seeds, args.validation_videos)
-        left = small_runs.run_each(todo, cpu_devices=quickstart.get_config().cpu_devices, at_most=args.at_most)
-        if left:
-            print(f'{left} trainings are left; the same command goes on')
-            return 0
-    write_results(Path(args.page), output, args.conditions, args.seeds)
-    print(f'results: {args.page}')
-    return 0
 
 
 if __name__ == '__main__':

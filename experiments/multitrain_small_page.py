@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import small_page, small_runs
-from experiments.small_page import difference, plot_arms, row, spread, table_head
+from experiments.small_page import differences, plot_arms, row, spread, table_head
 from multitrain_jax.projections import Agreement, agreement, read_projections, read_relations
 
 _BASELINE = 'joint'
@@ -111,14 +111,8 @@ def _tables(outcome: Outcome, clips_per_step: float) -> list[str]:
         '"Training clips" is the average top-1 of the (augmented, mixed) training clips of the last 100 updates: how far the '
         'training set was learned at this compute.',
         '',
-        f'Difference from "{_TITLES[_BASELINE]}", seed by seed: mean [95 % interval, Student], seeds that are better.',
-        '',
-        *table_head(['arm', *columns]),
+        *differences({_TITLES[arm]: top1 for arm, top1 in outcome.test.items()}, _TITLES[_BASELINE], columns),
     ]
-    for arm, top1 in outcome.test.items():
-        if arm != _BASELINE:
-            cells = [difference(top1[name] - outcome.test[_BASELINE][name]) for name in columns]
-            lines.append(row(_TITLES[arm], cells))
     if outcome.agreements:
         first = next(iter(outcome.agreements.values()))
         lines += [

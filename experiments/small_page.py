@@ -33,11 +33,24 @@ def spread(values: np.ndarray) -> str:
     return f'{values.mean():.1f} ± {values.std(ddof=1):.1f}'
 
 
-def difference(values: np.ndarray) -> str:
+def _difference(values: np.ndarray) -> str:
     """Mean of differences taken seed by seed, its 95 % interval after Student, and how many seeds are better."""
     error = values.std(ddof=1) / np.sqrt(len(values))
     half = error * stats.t.ppf(0.975, len(values) - 1)
     return f'{values.mean():+.1f} [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}], {(values > 0).sum()}/{len(values)}'
+
+
+def differences(arms: Mapping[str, Mapping[str, np.ndarray]], baseline: str, figures: Sequence[str]) -> list[str]:
+    """A table of what every arm has more than the baseline; `arms`: title -> figure -> f[seeds]."""
+    lines = [
+        f'Difference from "{baseline}", seed by seed: mean [95 % interval, Student], seeds that are better.',
+        '',
+        *table_head(['arm', *figures]),
+    ]
+    for title, found in arms.items():
+        if title != baseline:
+            lines.append(row(title, [_difference(found[name] - arms[baseline][name]) for name in figures]))
+    return lines
 
 
 def panels(rows: int, columns: int) -> tuple[Figure, np.ndarray]:

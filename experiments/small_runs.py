@@ -10,12 +10,14 @@ import multiprocessing
 import os
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from multitrain_jax import parallel, progress
 from multitrain_jax.errors import UserError
 
 _log = logging.getLogger('multitrain_jax')
+
+Condition = TypeVar('Condition')
 
 _SETTINGS_FILE = 'settings.json'
 
@@ -36,13 +38,59 @@ class Training:
     run: Callable[[], str]
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, page: Path) -> None:
-    """The arguments that all of them have."""
+def run_experiment(
+    name: str,
+    description: str,
+    *,
+    conditions: Callable[[str], Condition],
+    metavar: str,
+    default: Sequence[str],
+    validation_videos: tuple[int, str],
+    cpu_devices: int,
+    unfinished: Callable[[Path, Sequence[Condition], int, int], Sequence[Training]],
+    write_results: Callable[[Path, Path, Sequence[Condition], int], None],
+) -> int:
+    """The command `python experiments/NAME.py`: trains what is not finished and writes the page.
+
+    Args:
+        name: of the experiment.
+        description: of it, for --help.
+        conditions: reads a condition as it stands on the command line, `metavar`.
+        metavar: see `conditions`.
+        default: conditions.
+        validation_videos: how many, and of what.
+        cpu_devices: that a CPU counts as.
+        unfinished: output, conditions, seeds and validation videos -> what is to be trained.
+        write_results: page, output, conditions and seeds: writes the page.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f'python experiments/{name}.py', description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--output', required=True, help='directory of videos and runs')
     parser.add_argument('--seeds', type=int, default=5, help='(default: %(default)s)')
+    parser.add_argument(
+        '--conditions', type=conditions, nargs='+', metavar=metavar, default=[conditions(text) for text in default],
+        help=f'(default: {" ".join(default)})',
+    )  # fmt: skip
+    count, of_what = validation_videos
+    parser.add_argument('--validation_videos', type=int, default=count, help=f'{of_what} (default: %(default)s)')
     parser.add_argument('--at_most', type=int, metavar='N', help='trainings; the next call goes on (default: all)')
-    parser.add_argument('--page', default=str(page), help='(default: %(default)s)')
+    page = Path(__file__).with_name(f'{name.upper()}.md')
+    parser.add_argument('--page', type=Path, default=page, help='(default: %(default)s)')
     parser.add_argument('--page_only', action='store_true', help='train nothing; write the page of what is finished')
+    args = parser.parse_args()
+    progress.set_up_logging()
+    output = Path(args.output).expanduser().resolve()
+    check_settings(output, {'validation_videos': args.validation_videos})
+    if not args.page_only:
+        todo = unfinished(output, args.conditions, args.seeds, args.validation_videos)
+        left = run_each(todo, cpu_devices=cpu_devices, at_most=args.at_most)
+        if left:
+            print(f'{left} trainings are left; the same command goes on')
+            return 0
+    write_results(args.page, output, args.conditions, args.seeds)
+    print(f'results: {args.page}')
+    return 0
 
 
 def run_each(todo: Sequence[Training], *, cpu_devices: int, at_most: int | None = None) -> int:

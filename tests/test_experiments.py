@@ -180,8 +180,10 @@ def test_runs_of_other_videos_are_not_mixed(tmp_path):
         small_runs.check_settings(tmp_path, {'validation_videos': 100})
 
 
-@pytest.mark.parametrize('name', ['MULTITRAIN_SMALL', 'COFINETUNING_SMALL'])
-def test_the_committed_pages_have_their_plots(name):
-    page = pathlib.Path(small_runs.__file__).parent / f'{name}.md'
-    assert f'({name}.png)' in page.read_text(encoding='utf-8')
+PAGES = sorted(pathlib.Path(small_runs.__file__).parent.glob('*_SMALL.md'))
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_the_committed_pages_have_their_plots(page):
+    assert f'({page.stem}.png)' in page.read_text(encoding='utf-8')
     assert page.with_suffix('.png').stat().st_size < 300_000
