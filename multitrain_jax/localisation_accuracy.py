@@ -13,6 +13,10 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.localisation_metrics import Rows, average_precisions, frequency_thirds
 
 THIRDS = ('frequent', 'middle', 'rare')
+NO_CANDIDATES = (
+    'no box to score: the records hold no proposals of at least localisation.min_candidate_score; convert them with '
+    '--proposals, lower it, or score the annotated boxes, localisation.candidates=ground_truth'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,8 @@ def per_action(scores: BoxScores, spec: DatasetSpec) -> list[ActionResult]:
 def summarise_boxes(scores: BoxScores, spec: DatasetSpec) -> DatasetResult:
     """The figures of a dataset. Without any overlap of detections and truth there is no mAP, but the reason why."""
     counts = {'videos': len(scores.name), 'boxes': len(scores.score), 'unseen_boxes': scores.unseen}
+    if not len(scores.score) and len(scores.truth):
+        return DatasetResult(**counts, problem=NO_CANDIDATES)
     try:
         check_some_match(scores.truth, scores.detections)
     except UserError as error:

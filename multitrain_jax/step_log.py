@@ -93,7 +93,7 @@ class StepLog:
             if f'top1/{spec.name}' in values
         )
         _log.info(
-            'step %d/%d  epoch %.1f  loss %.3f  top-1 of training clips: %s  %.0f clips/s  %s left',
-            done, self._total_steps, values['epoch'], values['loss'], top1, clips_per_second,
-            duration(seconds_left),
+            'step %d/%d  epoch %.1f  loss %.3f  %s%.0f clips/s  %s left',
+            done, self._total_steps, values['epoch'], values['loss'], f'top-1 of training clips: {top1}  ' if top1 else '',
+            clips_per_second, duration(seconds_left),
         )  # fmt: skip

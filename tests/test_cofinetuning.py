@@ -11,7 +11,7 @@ import pytest
 
 import multitrain_jax as mt
 from data_pipelines import dataset_info
-from multitrain_jax import evaluate as evaluate_command, initialise, train
+from multitrain_jax import evaluate as evaluate_command, initialise, projections, train
 from multitrain_jax.errors import UserError
 from tests import tiny
 from tests.data_pipelines.tiny_boxes import box_dataset, normalised
@@ -167,9 +167,14 @@ def test_heads_are_kept_by_names_of_datasets_and_actions(run, root):
     ids=lambda schedule: schedule['kind'],
 )
 def test_schedules_train(root, tmp_path, schedule):
-    settings = config(root, schedule=schedule, epochs=1.0)
+    order = {**schedule, 'order': (*schedule['order'], 'actions')} if 'order' in schedule else schedule
+    actions = {**SCENES, 'task': 'classification'}  # the actions of whole clips, in the projections too
+    settings = config(root, schedule=order, epochs=1.0, datasets__actions=actions)
     outcome = train.train_and_evaluate(settings, tmp_path, devices=jax.devices()[:1])
     assert outcome.steps >= 3 and 0 <= outcome.accuracy['scenes'].mean_average_precision <= 1
+    assert 0 <= outcome.accuracy['actions'].mean_average_precision <= 1
+    found = {one.name for one in projections.read_projections(tmp_path)}
+    assert {'actions to colours', 'shades to actions'} < found and not any('scenes' in name for name in found)
 
 
 @pytest.mark.slow

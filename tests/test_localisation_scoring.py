@@ -110,6 +110,9 @@ def test_nothing_matches_is_said_and_is_no_figure(source, found):
     result = summarise_boxes(pixels, source.datasets[tiny_boxes.SCENES])
     assert result.mean_average_precision is None and 'seem to be pixels' in result.problem
     assert scalars({'scenes': result}) == {} and '-' in accuracy_table({'scenes': result})
+    none = dataclasses.replace(found, frame=found.frame[:0], box=found.box[:0], score=found.score[:0])
+    result = summarise_boxes(none, source.datasets[tiny_boxes.SCENES])
+    assert result.boxes == 0 and 'candidates=ground_truth' in result.problem
 
 
 def test_scores_are_those_of_the_own_head_on_any_number_of_devices(source):
