@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multitrain_jax.models.layers import dropout
+from multitrain_jax.models.layers import dropout, gelu
 
 # Stands for the logits of classes that a dataset does not have: probability 0 after softmax and
 # sigmoid, and finite, so that 0 * logit is 0.
@@ -74,7 +74,7 @@ class Heads(nnx.Module):
             x = embedding
             if self.hidden:
                 x = x @ params['hidden_kernel'] + params['hidden_bias'][None]
-                x = jax.nn.gelu(x, approximate=False)
+                x = gelu(x)
             x = dropout(x, self.head_dropout, hidden_key)
             logits = x @ params['kernel'] + params['bias'][None]  # [B, C]
             return dropout(logits, self.logit_dropout, logit_key)

@@ -1,6 +1,7 @@
 """Small layers that MViT and the heads share."""
 
 import functools
+import math
 
 from flax import nnx
 import jax
@@ -54,6 +55,31 @@ def _leading(parameter: jax.Array, x: jax.Array) -> jax.Array:
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU, ``x * Phi(x)``, computed in float32; result of the type of ``x``.
+
+    By erf, as PyTorch does, and not by erfc, as ``jax.nn.gelu``: the TPU compiler takes 14 s of processor time instead of
+    50 for the gradient of one MLP, whose program then accesses a quarter fewer bytes. Of the forward pass only ``x`` is
+    kept.
+    """
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (y * _normal_cdf(y)).astype(x.dtype)
+
+
+def _gelu_backward(x, g):
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    density = math.sqrt(0.5 / math.pi) * jnp.exp(-0.5 * jnp.square(y))
+    return ((g * (_normal_cdf(y) + y * density)).astype(x.dtype),)
+
+
+def _normal_cdf(y: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * jax.lax.erf(math.sqrt(0.5) * y)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
 class LayerNorm(nnx.Module):
     """``layer_norm`` with parameters scale (1) and bias (0) of shape [width]."""
 
@@ -100,7 +126,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = split(self.fc1(x), axis=-1)
-        return self.fc2(jax.nn.gelu(hidden, approximate=False))
+        return self.fc2(gelu(hidden))
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
