@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import os
 from pathlib import Path
+import shlex
 from typing import Any
 
 from flax import traverse_util
@@ -145,12 +146,19 @@ def initialise(
     parts = {path.split('/')[0] for path in params}
     gone = dict.fromkeys(path.split('/')[0] for path in weights.params)
     rows += [Row(part, 'ignored', 'not in this model') for part in gone if part not in parts]
-    differences = [
-        f'note: model.backbone.{field} is {new!r} here and was {old!r} there: the same arrays, another function'
+    changed = {
+        field: (old, new)
         for field in _MEANING
         for old, new in [(getattr(weights.model.backbone, field), getattr(model.backbone, field))]
         if old != new
+    }
+    differences = [
+        f'note: model.backbone.{field} is {new!r} here and was {old!r} there: the same arrays, another function'
+        for field, (old, new) in changed.items()
     ]
+    if changed:
+        flags = (f'--config.model.backbone.{field}={shlex.quote(str(old))}' for field, (old, _) in changed.items())
+        differences.append(f'      to compute what the source computed: {" ".join(flags)}')
     differences += [
         f'note: augment.{field} is {new} here and was {old} there'
         for field, old, new in [('mean', weights.mean, mean), ('std', weights.std, std)]
