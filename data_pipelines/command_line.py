@@ -39,6 +39,15 @@ def exit_code(run: Callable[[], int]) -> int:
         return EXIT_INTERRUPTED
 
 
+def check_picture_name(option: str, path: str) -> None:
+    """
+    Raises:
+      ValueError: pictures of this suffix are not written.
+    """
+    if not path.lower().endswith(('.jpg', '.jpeg', '.png')):
+        raise ValueError(f'{option}={path}: the name must end in .jpg or .png')
+
+
 def one_line(error: Exception) -> str:
     """The text of an error; of the system's own, file and reason."""
     if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):

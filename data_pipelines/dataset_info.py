@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import json
+import math
 import os
 from typing import Any
 
@@ -80,14 +81,16 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
     """
     path = files.join(directory, FILE_NAME)
     try:
-        content = json.loads(files.read_bytes(path))
+        text = files.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f'{directory}: no {FILE_NAME} here; convert videos with "python -m '
             'data_pipelines.convert", '
             'or give the directory that it wrote'
         ) from error
-    except ValueError as error:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: not JSON: {error}') from error
     if (
         not isinstance(content, dict)
@@ -99,32 +102,73 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
         )
     try:
         info = DatasetInfo(
-            name=content['name'],
-            classes=tuple(content['classes']),
-            multi_label=content['multi_label'],
-            splits={name: _split(split) for name, split in content['splits'].items()},
-            frame_rate=content['frame_rate'],
-            arguments=content['arguments'],
-            localisation=content.get('localisation', False),  # earlier files do not have it
+            name=_of_type(content, 'name', str),
+            classes=_names(content, 'classes'),
+            multi_label=_of_type(content, 'multi_label', bool),
+            splits={name: _split(split) for name, split in _of_type(content, 'splits', dict).items()},
+            frame_rate=_frame_rate(content),
+            arguments=_of_type(content, 'arguments', dict),
+            # Earlier files do not have it.
+            localisation=_of_type({'localisation': False, **content}, 'localisation', bool),
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f'no {error}' if isinstance(error, KeyError) else str(error)
         raise ValueError(
-            f'{path}: damaged dataset description ({error!r}); convert the videos again'
+            f'{path}: damaged dataset description ({reason}); convert the videos again'
         ) from error
     _check(info, directory)
     return info
 
 
 def _split(content: Mapping[str, Any]) -> SplitInfo:
+    if not isinstance(content, dict):
+        raise TypeError(f'a split is {content!r:.40}')
     box_counts = content.get('box_counts')  # earlier files do not have it
     return SplitInfo(
-        records=content['records'],
-        shards=content['shards'],
-        class_counts=tuple(content['class_counts']),
-        failures=tuple((file, reason) for file, reason in content['failures']),
-        damaged=tuple((file, what) for file, what in content['damaged']),
-        box_counts=None if box_counts is None else tuple(box_counts),
+        records=_count(content['records'], 'records'),
+        shards=_count(content['shards'], 'shards'),
+        class_counts=_counts(content, 'class_counts'),
+        failures=_pairs(content, 'failures'),
+        damaged=_pairs(content, 'damaged'),
+        box_counts=None if box_counts is None else _counts(content, 'box_counts'),
     )
+
+
+def _of_type(content: Mapping[str, Any], key: str, kind: type) -> Any:
+    if not isinstance(content[key], kind):
+        raise TypeError(f'{key} is {content[key]!r:.40}, wanted {kind.__name__}')
+    return content[key]
+
+
+def _names(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names = tuple(_of_type(content, key, list))
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise TypeError(f'{key} is {content[key]!r:.40}, wanted names')
+    return names
+
+
+def _count(value: Any, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f'{what} is {value!r:.40}, wanted a whole number')
+    return value
+
+
+def _counts(content: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    return tuple(_count(value, f'one of {key}') for value in _of_type(content, key, list))
+
+
+def _pairs(content: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+    pairs = _of_type(content, key, list)
+    if not all(isinstance(pair, list) and [type(part) for part in pair] == [str, str] for pair in pairs):
+        raise TypeError(f'{key} is {pairs!r:.40}, wanted pairs of a file and a text')
+    return tuple((file, text) for file, text in pairs)
+
+
+def _frame_rate(content: Mapping[str, Any]) -> float | None:
+    rate = content['frame_rate']
+    if rate is not None and not (type(rate) in (int, float) and 0 < rate < math.inf):
+        raise TypeError(f'frame_rate is {rate!r:.40}, wanted frames per second')
+    return rate
 
 
 def _check(info: DatasetInfo, directory: str | os.PathLike) -> None:

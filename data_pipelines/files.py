@@ -33,19 +33,30 @@ def expand_home(path: Path) -> str:
 
 
 def is_directory(path: Path) -> bool:
-    return _remote(path).is_dir() if is_remote(path) else os.path.isdir(path)
+    """
+    Raises:
+        OSError: the store cannot be reached.
+    """
+    if not is_remote(path):
+        return os.path.isdir(path)
+    with _as_os_error(path):
+        return _remote(path).is_dir()
 
 
 def names(directory: Path) -> list[str]:
     """Names of what a directory holds."""
-    if is_remote(directory):
+    if not is_remote(directory):
+        return os.listdir(directory)
+    with _as_os_error(directory):
         return [entry.name for entry in _remote(directory).iterdir()]
-    return os.listdir(directory)
 
 
 def size(path: Path) -> int:
     """Bytes of a file."""
-    return _remote(path).stat().length if is_remote(path) else os.path.getsize(path)
+    if not is_remote(path):
+        return os.path.getsize(path)
+    with _as_os_error(path):
+        return _remote(path).stat().length
 
 
 def read_bytes(path: Path) -> bytes:
@@ -57,10 +68,10 @@ def read_bytes(path: Path) -> bytes:
     if not is_remote(path):
         with open(path, 'rb') as file:
             return file.read()
-    path = _remote(path)
-    if not path.exists():  # TensorFlow has an error of its own for this.
-        raise FileNotFoundError(f'{path}: no such file')
-    return path.read_bytes()
+    with _as_os_error(path):
+        if not _remote(path).exists():  # TensorFlow has an error of its own for this.
+            raise FileNotFoundError(f'{path}: no such file')
+        return _remote(path).read_bytes()
 
 
 def write_atomically(path: Path, *parts: bytes) -> None:
@@ -70,13 +81,8 @@ def write_atomically(path: Path, *parts: bytes) -> None:
         OSError: it cannot be written.
     """
     if is_remote(path):
-        # An object appears when its writing ends. (TensorFlow's errors are no OSErrors.)
-        try:
-            _remote(path).write_bytes(b''.join(parts))
-        except OSError:
-            raise
-        except Exception as error:
-            raise OSError(f'{path}: cannot be written: {error}') from error
+        with _as_os_error(path, 'written'):
+            _remote(path).write_bytes(b''.join(parts))  # An object appears when its writing ends.
         return
     directory, name = os.path.split(os.fspath(path))
     temporary = os.path.join(directory, f'.{name}.{uuid.uuid4().hex}.tmp')
@@ -132,20 +138,22 @@ class _RemoteFile:
     """As many handles as threads have ever read at the same time: a handle has one position."""
 
     def __init__(self, path: Path):
-        self._path = _remote(path)
+        self._path = path
         self._lock = threading.Lock()
         self._handles = contextlib.ExitStack()
         self._idle = [self._open()]
 
     def _open(self):
-        # A context manager is all that TensorFlow's layer gives.
-        return self._handles.enter_context(self._path.open('rb'))
+        with _as_os_error(self._path):
+            # A context manager is all that TensorFlow's layer gives.
+            return self._handles.enter_context(_remote(self._path).open('rb'))
 
     def read(self, count: int, offset: int) -> bytes:
         with self._lock:
             handle = self._idle.pop() if self._idle else self._open()
-        handle.seek(offset)
-        data = handle.read(count)
+        with _as_os_error(self._path):
+            handle.seek(offset)
+            data = handle.read(count)
         with self._lock:
             self._idle.append(handle)
         return data
@@ -154,6 +162,17 @@ class _RemoteFile:
         with self._lock:
             self._idle.clear()
             self._handles.close()
+
+
+@contextlib.contextmanager
+def _as_os_error(path: Path, what: str = 'read'):
+    """Tells an object store's errors as what they are: TensorFlow's and fsspec's are no OSErrors."""
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(f'{os.fspath(path)}: cannot be {what} ({" ".join(str(error).split())})') from error
 
 
 def _remote(path: Path):

@@ -20,6 +20,7 @@ import tqdm
 from data_pipelines import files
 from data_pipelines import inspection
 from data_pipelines.command_line import ArgumentParser
+from data_pipelines.command_line import check_picture_name
 from data_pipelines.command_line import exit_code
 from data_pipelines.contact_sheet import contact_sheet
 from data_pipelines.inspection import Report
@@ -248,6 +249,8 @@ def _run(args: argparse.Namespace) -> int:
     ):
         if value is not None and value < least:
             raise ValueError(f'--{name}={value}: must be at least {least}')
+    if args.sheet:
+        check_picture_name('--sheet', args.sheet)
     report = _inspect(args)
     if args.json:
         print(json.dumps(_as_json(report), indent=1, ensure_ascii=False))
@@ -291,11 +294,8 @@ def _draw(report: Report, args: argparse.Namespace) -> None:
     if not any(split.records for split in report.splits.values()):
         return  # what is wrong is told by the problems
     path = args.sheet or files.join(args.directory, 'contact_sheet.jpg')
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in ('.jpg', '.jpeg', '.png'):
-        raise ValueError(f'--sheet={path}: the name must end in .jpg or .png')
     image = contact_sheet(report, clips=args.clips, seed=args.seed)
-    good, encoded = cv2.imencode(suffix, image[..., ::-1])
+    good, encoded = cv2.imencode(os.path.splitext(path)[1], image[..., ::-1])
     if not good:
         raise ValueError(f'{path}: cannot be encoded; draw fewer --clips')
     try:

@@ -291,9 +291,12 @@ def start_worker(
 def start_dispatcher(port: int):
     """Starts a dispatcher in this process; returns an object to ``join()`` and to keep."""
     tf = import_tensorflow()
-    return tf.data.experimental.service.DispatchServer(
-        tf.data.experimental.service.DispatcherConfig(port=port)
-    )
+    try:
+        return tf.data.experimental.service.DispatchServer(
+            tf.data.experimental.service.DispatcherConfig(port=port)
+        )
+    except RuntimeError as error:
+        raise ValueError(f'port {port}: cannot be listened on ({error}); is it in use?') from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -317,6 +320,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    if not 0 <= args.port <= 65535:
+        raise ValueError(f'--port={args.port}: must be from 0 to 65535')
     if args.role == 'dispatcher':
         server = start_dispatcher(args.port)
         print(f'dispatcher at {server.target}', flush=True)

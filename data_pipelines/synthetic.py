@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from data_pipelines import synthetic_files, synthetic_pixels, synthetic_scene
-from data_pipelines.command_line import ArgumentParser, exit_code
+from data_pipelines.command_line import ArgumentParser, check_picture_name, exit_code
 from data_pipelines.synthetic_scene import PATHS, Scene, SceneConfig
 
 
@@ -229,14 +229,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _render(flags: argparse.Namespace) -> int:
+    if not flags.output:
+        raise ValueError('--output= is empty; name the directory for the videos')
+    if flags.sheet:
+        check_picture_name('--sheet', flags.sheet)
     try:
         paths = render_datasets(flags.output, train_videos=flags.train_videos,
                                 validation_videos=flags.validation_videos, seed=flags.seed,
                                 workers=flags.workers)
         if flags.sheet and not cv2.imwrite(flags.sheet, contact_sheet(seed=flags.seed)[..., ::-1]):
             raise ValueError(f'cannot write {flags.sheet}')
-    except cv2.error as error:
-        raise ValueError(f'cannot write {flags.sheet}: its name must end in .png or .jpg') from error
     except concurrent.futures.process.BrokenProcessPool as error:
         raise OSError('a worker process was killed (out of memory?); run the same command again, '
                       'it goes on where it stopped') from error

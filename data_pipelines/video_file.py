@@ -251,6 +251,12 @@ class FrameStream:
         image = _upright(image, frame)
         if self._size is None:
             self._size = output_size(*image.shape[:2], self._short_side)
+            if self._size[0] * self._size[1] > _MAX_FRAME_PIXELS:  # of a thin strip, magnified
+                raise VideoError(
+                    self._path,
+                    f'frames of {frame.width}x{frame.height} would become '
+                    f'{self._size[1]}x{self._size[0]}: too large',
+                )
         if image.shape[:2] != self._size:
             shrinks = self._size[0] * self._size[1] < image.shape[0] * image.shape[1]
             image = cv2.resize(

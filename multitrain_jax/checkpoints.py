@@ -247,9 +247,12 @@ def load_tree(directory: str | os.PathLike, like: Any) -> Any:
     directory = Path(directory).resolve()
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            stored = checkpointer.metadata(directory).item_metadata.tree
-        except (FileNotFoundError, ValueError, AttributeError) as error:
-            raise UserError(f'{directory}: not a readable checkpoint ({error})') from error
+            description = checkpointer.metadata(directory).item_metadata
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f'{directory}: not a readable checkpoint ({_first_line(error)})') from error
+        if description is None:
+            raise UserError(f'{directory}: not a readable checkpoint (files of it are missing or damaged)')
+        stored = description.tree
         problem = _shape_problem(stored, like)
         if problem:
             raise UserError(f'{directory}: checkpoint of another architecture: {problem}')

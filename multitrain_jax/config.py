@@ -33,8 +33,13 @@ class DatasetConfig:
     batch_size: int | None = None  # where a batch is of one dataset, and 'accumulated'; None: config.batch_size
 
     def __post_init__(self):
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f'batch_size={self.batch_size} must be at least 1')
+        for field in ('stride', 'batch_size'):
+            if getattr(self, field) is not None and getattr(self, field) < 1:
+                raise ValueError(f'{field}={getattr(self, field)} must be at least 1')
+        if self.target_frame_rate is not None and not self.target_frame_rate > 0:
+            raise ValueError(f'target_frame_rate={self.target_frame_rate} must be positive, or None: stored frames')
+        if not self.loss_weight >= 0:
+            raise ValueError(f'loss_weight={self.loss_weight} must not be negative')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,10 @@ class InputConfig:
             raise ValueError(f'short_side={self.short_side} must be (smallest, largest) in pixels')
         if self.repeats < 1:
             raise ValueError(f'repeats={self.repeats} must be at least 1')
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f'num_threads={self.num_threads} must be at least 1, or None: one per core')
+        if self.max_bad_records < 0:
+            raise ValueError(f'max_bad_records={self.max_bad_records} must not be negative')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +172,10 @@ class SyntheticConfig:
     scene_validation_videos: int = 0
 
     def __post_init__(self):
+        if self.train_videos < 1 or self.validation_videos < 1:
+            raise ValueError(f'train_videos={self.train_videos} and validation_videos={self.validation_videos} must be positive')
+        if self.seed < 0:
+            raise ValueError(f'seed={self.seed} must not be negative')
         if (self.scene_train_videos > 0) != (self.scene_validation_videos > 0):
             raise ValueError(
                 f'scene_train_videos={self.scene_train_videos} and scene_validation_videos={self.scene_validation_videos}: '
@@ -207,6 +220,8 @@ class Config:
     def __post_init__(self):
         if not self.epochs > 0:
             raise ValueError(f'epochs={self.epochs} must be positive')
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f'seed={self.seed} must be from 0 to 2**32 - 1')
         for field in ('batch_size', 'accumulation_steps', 'log_every_steps', 'cpu_devices'):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f'{field}={getattr(self, field)} must be at least 1')
@@ -287,6 +302,9 @@ def read_config(values: Mapping[str, Any]) -> Config:
         UserError: an unknown or missing field, or a value that does not fit.
     """
     values = values.to_dict() if hasattr(values, 'to_dict') else dict(values)
+    for group in ('datasets', 'model'):
+        if not isinstance(values.get(group) or {}, Mapping):
+            raise UserError(f'config.{group}={values[group]!r}: must be a group of fields')
     names = sorted(values.get('datasets') or {})
     if not names:
         raise UserError('config.datasets is empty; name at least one')

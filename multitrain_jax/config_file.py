@@ -1,6 +1,7 @@
 """A config file on a command line: `--config=FILE[:VARIANT]` and overrides `--config.GROUP.FIELD=VALUE`."""
 
 from collections.abc import Sequence
+import traceback
 
 from absl import flags
 import ml_collections
@@ -8,8 +9,16 @@ from ml_collections import config_flags
 
 from multitrain_jax.errors import UserError
 
-# What absl and ml_collections raise for mistakes in flags and config files.
-MISTAKES = (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, SyntaxError)
+# How absl and ml_collections say that a value is of another type, and what it must be.
+_WRONG_TYPES = (
+    ('invalid literal for int()', 'must be a whole number'),
+    ('could not convert string to float', 'must be a number'),
+    ('Non-boolean argument', 'must be True or False'),
+    ('as a ConfigDict', 'is a group of fields; give one of them, as GROUP.FIELD=VALUE'),
+)
+
+# What absl and ml_collections raise for mistakes in flags and config files, and whatever the code of a config file does.
+MISTAKES = (Exception,)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -68,6 +77,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f'{given}: this config file has no variants; leave out what follows the colon'
         return f'{given}: {reason.removeprefix("ValueError: ")}'
     text = ' '.join(text.split())
+    if isinstance(error, flags.IllegalFlagValueError):
+        flag = text.removeprefix('flag ').partition(': ')[0]
+        for sign, rule in _WRONG_TYPES:
+            if sign in text:
+                return f'{flag}: {rule}'
+    if "<class 'NoneType'> of field" in text:
+        field = text.partition(' of field ')[2].partition(' ')[0]
+        return f'--{field}: is None in the config file, so that its type is not known here; give it a value in the file'
     overrides = [argument.partition('=')[0] for argument in arguments if argument.startswith('--config.')]
     if isinstance(error, (AttributeError, KeyError)) and overrides:
         field = text.split('Did you mean')[0].replace('\\n', ' ').strip(' "\'\\')
@@ -78,4 +95,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, OSError):
         reason = text.rpartition('[Errno ')[2].partition('] ')[2] or text
         return f'{given}: cannot be loaded ({reason})'
-    return text
+    if isinstance(error, flags.Error):
+        return text
+    if "no attribute 'get_config'" in text or "no attribute 'to_dict'" in text:
+        return f'{given}: needs a function get_config() that returns an ml_collections.ConfigDict'
+    path = given.partition('=')[2].partition(':')[0]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename.endswith(path)]
+    place = f', line {lines[-1]}' if lines else ''
+    return f'{given}: cannot be loaded ({type(error).__name__}: {text}{place})'

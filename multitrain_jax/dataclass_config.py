@@ -6,6 +6,7 @@ and every value must have the declared type; otherwise one line names the field,
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -101,4 +102,6 @@ def _convert(expected: Any, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise UserError(f'{where}={value!r}: must be of type {_type_name(expected)}, is {type(value).__name__}')
+    if expected is float and not math.isfinite(value):
+        raise UserError(f'{where}={value!r}: must be a finite number')
     return value

@@ -64,6 +64,9 @@ def run_command(main: Callable[[], int | None]) -> None:
     system's complaints about a file (missing, not writable, disk full); anything else is a defect and keeps its
     traceback. MULTITRAIN_TRACEBACK=1 shows the traceback always.
     """
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax warns of ordinary checkpoints; progress.set_up_logging keeps all
     try:
         code = main()
         sys.stdout.flush()

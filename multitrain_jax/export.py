@@ -25,6 +25,8 @@ from multitrain_jax.trained_run import read_run
 
 _MODEL_FILE, _PARAMS = 'model.json', 'params'
 _FORMAT, _VERSION = 'multitrain_jax export', 1
+_MOST_VIEWS = 1000  # along a video
+_MOST_PIXELS = 8192  # of the short side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,14 @@ class ExportedDataset:
     train_counts: tuple[int, ...] = ()  # boxes with each action in training
     action_ids: tuple[int, ...] = ()  # numbers of the actions in files of the official format
 
+    def __post_init__(self):
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError('classes: must be names, each once')
+        if not 1 <= self.stride < 2**31:
+            raise ValueError(f'stride={self.stride} must be at least 1')
+        if self.target_frame_rate is not None and not self.target_frame_rate > 0:
+            raise ValueError(f'target_frame_rate={self.target_frame_rate} must be positive')
+
 
 @dataclasses.dataclass(frozen=True)
 class ExportInfo:
@@ -53,6 +63,21 @@ class ExportInfo:
     temporal_views: int
     spatial_views: Literal[1, 3]
     localisation: LocalisationConfig | None = None  # which boxes are tested
+
+    def __post_init__(self):
+        # A file that was edited must not put wrong names on a head's outputs.
+        for kind, heads, localises in (('num_classes', self.model.num_classes, False), ('num_actions', self.model.num_actions, True)):
+            named = tuple(len(entry.classes) for entry in self.datasets.values() if entry.localisation == localises)
+            if named != (heads or ()):
+                raise ValueError(f'datasets: have {list(named)} classes, but the heads (model.{kind}) {list(heads or ())}')
+        if not self.model.backbone.image_size <= self.short_side <= _MOST_PIXELS:
+            raise ValueError(
+                f'short_side={self.short_side} must be from {self.model.backbone.image_size} (the image size) to {_MOST_PIXELS}'
+            )
+        if not 1 <= self.temporal_views <= _MOST_VIEWS:
+            raise ValueError(f'temporal_views={self.temporal_views} must be from 1 to {_MOST_VIEWS}')
+        if not min(self.std) > 0:
+            raise ValueError(f'std={self.std} must be positive')
 
 
 def write_export(
@@ -89,6 +114,8 @@ def check_output(output: str | os.PathLike) -> Path:
     Raises:
         UserError: it holds something else.
     """
+    if not os.fspath(output):
+        raise UserError('--output= is empty; name the directory of the export')
     path = Path(output).expanduser().resolve()
     in_use = path.exists() and (not path.is_dir() or any(path.iterdir()))
     if in_use and not is_export(path):
@@ -110,7 +137,10 @@ def write_model(output: str | os.PathLike, info: ExportInfo, params: Mapping[str
     output = check_output(output)
     unfinished = output.with_name(output.name + '.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f'--output={output}: cannot be made ({error.strerror})') from error
     checkpoints.save_tree(unfinished / _PARAMS, params)
     content = {'format': _FORMAT, 'version': _VERSION, **dataclass_config.to_dict(info), 'checksums': array_checksums(params)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
@@ -136,6 +166,8 @@ def read_export(directory: str | os.PathLike) -> tuple[ExportInfo, nnx.GraphDef,
     """
     directory = Path(directory).expanduser().resolve()
     path = directory / _MODEL_FILE
+    if not path.exists() and is_export(directory / 'export'):
+        raise UserError(f'{directory}: the workdir of a run; its export is {directory / "export"}')
     if not path.exists():
         raise UserError(
             f'{directory}: no export here ({_MODEL_FILE} is missing); '
@@ -143,7 +175,7 @@ def read_export(directory: str | os.PathLike) -> tuple[ExportInfo, nnx.GraphDef,
         )
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{path}: not JSON ({error})') from error
     if not isinstance(content, dict) or content.pop('format', None) != _FORMAT:
         raise UserError(f'{path}: not the description of an export')
@@ -171,6 +203,7 @@ def export_run(workdir: str | os.PathLike, output: str | os.PathLike, step: int 
     Raises:
         UserError: no such checkpoint.
     """
+    check_output(output)
     run = read_run(workdir, step)
     write_export(output, run.params, run.config, run.datasets)
     return run.step

@@ -14,6 +14,7 @@ before their moment to half a second after it. Without a file the box is the who
 
 import argparse
 import json
+import os
 import sys
 
 from multitrain_jax.errors import EXIT_USER_ERROR, ArgumentParser, run_command
@@ -34,6 +35,8 @@ def main() -> int:
         parser.error(f'--top={args.top} must be at least 1')
     if args.overlay and len(args.videos) > 1:
         parser.error(f'--overlay={args.overlay} is of one video, but {len(args.videos)} are given')
+    if args.overlay and os.path.realpath(args.overlay) == os.path.realpath(args.videos[0]):
+        parser.error(f'--overlay={args.overlay} is the video itself, which would be overwritten')
     if args.boxes and not args.overlay:
         parser.error(f'--boxes={args.boxes} needs --overlay')
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 import dataclasses
 import os
 from pathlib import Path
-import zipfile
 
 import numpy as np
 
 from multitrain_jax.accuracy import Scores
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
+from multitrain_jax.npz import read_npz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +47,15 @@ def load(path: str | os.PathLike) -> Predictions:
     """
     names = ('video', 'label', 'score', 'classes', 'dataset', 'multi_label')
     try:
-        with np.load(Path(path).expanduser(), allow_pickle=False) as file:
-            content = {name: file[name] for name in names}
+        content = read_npz(path, names)
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file') from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f'{path}: not a file of predictions; "python -m multitrain_jax.evaluate" writes them (*_predictions.npz)'
         ) from error
+    if [content[name].ndim for name in ('video', 'classes', 'dataset', 'multi_label')] != [1, 1, 0, 0]:
+        raise UserError(f'{path}: not a file of predictions (its arrays have other shapes)')
     spec = DatasetSpec(str(content['dataset']), tuple(content['classes'].tolist()), bool(content['multi_label']))
     video = content['video']
     if content['score'].shape != (len(video), len(spec.classes)) or len(content['label']) != len(video):

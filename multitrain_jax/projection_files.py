@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import json
 import logging
 from pathlib import Path
-import zipfile
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
 from multitrain_jax.export import read_export
 from multitrain_jax.models.heads import Projections
+from multitrain_jax.npz import read_npz
 
 _log = logging.getLogger('multitrain_jax')
 
@@ -86,9 +86,10 @@ def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarra
         if path.suffix == '.json':
             content = json.loads(path.read_text(encoding='utf-8'))
             return {pair: np.asarray(matrix, np.float32) for pair, matrix in content.items()}
-        with np.load(path, allow_pickle=False) as arrays:
-            return {pair: np.asarray(arrays[pair], np.float32) for pair in arrays}
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        return {pair: np.asarray(matrix, np.float32) for pair, matrix in read_npz(path).items()}
+    except OSError as error:
+        raise UserError(f'config.projections_from={path}: cannot be read ({error.strerror})') from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # the last: JSON nested too deeply
         raise UserError(
             f'config.projections_from={path}: cannot be read as .npz or .json of matrices ({error})'
         ) from error

@@ -14,6 +14,7 @@ from multitrain_jax.ops.windows import Triple
 
 # Under these names training scripts keep the parameters, next to the optimizer's state and more.
 _WRAPPERS = ('model_state', 'state_dict', 'model')
+_MAX_NUMBERS = 4 << 30  # of all tensors; MViTv2-L has 0.2 G
 _PREFIXES = ('module.', 'model.')  # that wrappers of models put before every name
 
 
@@ -41,16 +42,22 @@ def read_torch(path: str) -> tuple[dict[str, np.ndarray], str | None]:
             'which could run code and is not read; save its state_dict() alone with torch.save'
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError) as error:
-        raise UserError(f'--checkpoint={path}: cannot be read by torch.load ({str(error).splitlines()[0]})') from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f'--checkpoint={path}: cannot be read by torch.load ({reason})') from error
     if not isinstance(content, Mapping):
         raise UserError(f'--checkpoint={path}: holds a {type(content).__name__}, not a state dict')
     text = content.get('cfg') if isinstance(content.get('cfg'), str) else None
     state = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), content)
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    if sum(tensor.numel() for tensor in tensors.values()) > _MAX_NUMBERS:  # of few bytes, where a stride is 0
+        raise UserError(f'--checkpoint={path}: its tensors have more than {_MAX_NUMBERS >> 30} G numbers')
     for prefix in _PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}, text
+    try:
+        return {name: tensor.float().numpy() for name, tensor in tensors.items()}, text
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, complex, on no device
+        raise UserError(f'--checkpoint={path}: holds tensors that are no plain arrays of numbers') from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,10 +68,10 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
     saved = checkpoints.RunCheckpoints(workdir, keep=None)
     try:
         steps = saved.all_steps()
-        if not steps or (step is not None and step not in steps):
-            raise UserError(
-                f'{argument}={path}: no checkpoint{"" if step is None else f" of step {step}"}; it has {steps}'
-            )
+        if not steps:
+            raise UserError(f'{argument}={path}: no checkpoint in it yet')
+        if step is not None and step not in steps:
+            raise UserError(f'{argument}={path}: no checkpoint of step {step}; it has {steps}')
         step = steps[-1] if step is None else step
         meta = saved.read_meta(step)
         config = read_stored_config(meta['config'])

@@ -57,7 +57,7 @@ def read_activitynet(
     for video, entry in database.items():
         where = f'{json_file}, video {video!r}'
         subset = entry.get('subset') if isinstance(entry, dict) else None
-        if subset not in _SPLITS:
+        if not isinstance(subset, str) or subset not in _SPLITS:
             raise ValueError(f'{where}: the subset is {subset!r}, wanted {", ".join(_SPLITS)}')
         for segment in _segments(where, video, entry):
             found.setdefault(_SPLITS[subset], []).append(segment)

@@ -16,7 +16,8 @@ from data_pipelines.annotations.command import files_by_split
 from data_pipelines.annotations.files import check_relative
 from data_pipelines.annotations.files import read_text
 
-_LINE = re.compile(r'(?P<path>\S.*?)\s*[,\s]\s*(?P<label>\d+)')
+_LINE = re.compile(r'(?P<path>\S.*?)\s*[,\s]\s*(?P<label>\d{1,9})')
+_MOST_CLASSES = 100_000  # without a file that names them
 
 
 def read_pyslowfast(
@@ -41,7 +42,14 @@ def read_pyslowfast(
     if not rows:
         raise ValueError('no csv file was given')
     if classes_file is None:
-        largest = max(label for split_rows in rows.values() for _, label, _ in split_rows)
+        largest, where = max(
+            (label, where) for split_rows in rows.values() for _, label, where in split_rows
+        )
+        if largest >= _MOST_CLASSES:
+            raise ValueError(
+                f'{where}: class {largest} would make so many classes; if it is right, name them '
+                'in a file of classes'
+            )
         classes = tuple(str(number) for number in range(largest + 1))
     else:
         classes = _read_classes(classes_file)

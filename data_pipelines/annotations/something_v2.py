@@ -73,7 +73,7 @@ def _read_videos(path: str) -> Iterator[tuple[str, str, str]]:
     """Yields (place, video, template as in ``labels.json``) of train.json and validation.json."""
     for number, entry in enumerate(read_json(path, list, 'a list of videos'), start=1):
         where = f'{path}, entry {number}'
-        if not isinstance(entry, dict) or not isinstance(entry.get('id'), (str, int)):
+        if not isinstance(entry, dict) or type(entry.get('id')) not in (str, int):
             raise ValueError(f'{where}: wanted an object with "id" and "template"')
         template = entry.get('template')
         if not isinstance(template, str):

@@ -89,6 +89,7 @@ def convert(
     if beam is not None:
         require_beam()
     output = planning.output_directory(output)
+    planning.check_is_ours(output, annotations)
     try:
         (output / planning.NOTES).mkdir(parents=True, exist_ok=True)
     except OSError as error:

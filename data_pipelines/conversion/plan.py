@@ -151,6 +151,8 @@ def output_directory(output: str | os.PathLike) -> pathlib.Path:
     Raises:
       ValueError: it is a file, or remote.
     """
+    if not os.fspath(output):
+        raise ValueError('the name of the output directory is empty')
     if files.is_remote(output):
         raise ValueError(
             f'{output}: records are converted to a local or mounted directory; copy them there '
@@ -160,6 +162,22 @@ def output_directory(output: str | os.PathLike) -> pathlib.Path:
     if output.exists() and not output.is_dir():
         raise ValueError(f'{output}: exists and is no directory; choose another output')
     return output
+
+
+def check_is_ours(output: pathlib.Path, annotations: Annotations) -> None:
+    """
+    Raises:
+      ValueError: shards that no conversion to this directory wrote would be overwritten.
+    """
+    if not output.is_dir() or (output / NOTES).is_dir():
+        return
+    for path in sorted(output.iterdir()):
+        match = records.SHARD_NAME.fullmatch(path.name)
+        if match is not None and match['split'] in annotations.splits:
+            raise ValueError(
+                f'{path}: a shard that this command did not write; '
+                'choose another output, or move it away'
+            )
 
 
 def check_annotations(annotations: Annotations) -> None:

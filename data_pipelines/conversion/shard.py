@@ -31,6 +31,8 @@ from data_pipelines.video_file import FrameStream
 from data_pipelines.video_file import TIME_TOLERANCE
 from data_pipelines.video_file import VideoError
 
+_MAX_FRAME_RATE = 1000  # frames per second
+_MAX_SHORT_SIDE = 8192  # pixels
 _MAX_RECORD_BYTES = 3 << 29  # 1.5 GiB: a serialised record must stay below 2 GiB
 
 
@@ -57,6 +59,9 @@ class Options:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f'{name}={value}: must be positive')
+        for name, most in (('frame_rate', _MAX_FRAME_RATE), ('short_side', _MAX_SHORT_SIDE)):
+            if getattr(self, name) is not None and getattr(self, name) > most:
+                raise ValueError(f'{name}={getattr(self, name)}: must be at most {most}')
         if not 1 <= self.quality <= 100:
             raise ValueError(f'quality={self.quality}: must be 1 to 100')
         if self.damaged not in ('keep', 'skip'):

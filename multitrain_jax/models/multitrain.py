@@ -60,8 +60,11 @@ class MultiTrainConfig:
         for name in ('head_dropout', 'logit_dropout'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} = {getattr(self, name)}: use 0 <= rate < 1')
-        if self.projection_rank < 0:
-            raise ValueError(f'projection_rank = {self.projection_rank}: must not be negative')
+        for name in ('head_hidden', 'projection_rank'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} = {getattr(self, name)}: must not be negative')
+        if self.expander_hidden < 1:
+            raise ValueError(f'expander_hidden = {self.expander_hidden}: must be at least 1')
         if not self.add_projected >= 0:
             raise ValueError(f'add_projected = {self.add_projected}: must not be negative')
         if self.add_projected and not self.projections:

@@ -18,6 +18,7 @@ from multitrain_jax.ops.windows import Triple
 POSITIONS = ('separate', 'relative')
 SKIP_INPUTS = ('raw', 'normalised')
 DTYPES = ('float32', 'bfloat16')
+_MOST_BLOCKS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +81,23 @@ class MViTConfig:
                 raise ValueError(f'{name} = {getattr(self, name)!r}: use one of {allowed}')
         if not self.stage_blocks or min(self.stage_blocks) < 1:
             raise ValueError(f'stage_blocks = {self.stage_blocks}: every stage needs a block')
+        if self.depth > _MOST_BLOCKS:
+            raise ValueError(f'stage_blocks = {self.stage_blocks}: more than {_MOST_BLOCKS} blocks')
         if len(self.query_strides) != len(self.stage_blocks):
             raise ValueError(
                 f'query_strides has {len(self.query_strides)} entries for '
                 f'{len(self.stage_blocks)} stages: give one per stage'
             )
-        if any(s != 1 and s % 2 for stride in self.query_strides for s in stride):
+        if any(s < 1 or (s != 1 and s % 2) for stride in self.query_strides for s in stride):
             raise ValueError(f'query_strides = {self.query_strides}: each must be 1 or even')
-        if any(k % 2 == 0 for k in self.patch_kernel):
+        if any(k < 1 or k % 2 == 0 for k in self.patch_kernel):
             raise ValueError(f'patch_kernel = {self.patch_kernel}: sizes must be odd')
+        for name in ('kv_stride', 'patch_stride'):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f'{name} = {getattr(self, name)}: each must be at least 1')
+        for name in ('width', 'heads', 'mlp_ratio', 'pool_norm_epsilon', 'init_std'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f'{name} = {getattr(self, name)}: must be positive')
         if self.width % self.heads:
             raise ValueError(f'width {self.width} is not a multiple of heads {self.heads}')
         if not 0 <= self.stochastic_depth < 1:
