@@ -6,8 +6,9 @@
     dmvr     a BaseVideoDatasetFactory, modalities as in DMVR's own HMDB example (needs --dmvr, a checkout of
              google-deepmind/dmvr, and TensorFlow)
     pyav     the MP4 files instead of records: seek, decode, pick, crop and resize, clip by clip on a thread pool
-    limit    nothing but the JPEG decoding of the sampled frames, from memory, on a thread pool
-    limit tf the same by TensorFlow's decode_and_crop_jpeg, which decodes only what the crop shows
+    limit    nothing but the JPEG decoding of the sampled frames, from memory, on a thread pool, as ours decodes them
+    fancy    the same with interpolated instead of repeated colour
+    limit tf the same as fancy by TensorFlow's decode_and_crop_jpeg, which decodes only what the crop shows
 
 The sides take turns within every round; printed are medians over the rounds and ratios to ours. Clips per second
 of processor time barely depend on what else the machine is doing.
@@ -152,14 +153,14 @@ def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
     yield from _on_threads(load, threads)
 
 
-def bare_decode(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
+def bare_decode(source: Source, case: Case, threads: int = CORES, box: bool = True) -> Iterator[int]:
     clips = sampled_clips(source, case)
 
     def load(number: int) -> None:
         encoded, size, window = clips[number % len(clips)]
-        options = {}
+        options = dict(fastupsample=box)
         if decode._reduction((window.height, window.width), (case.crop_size, case.crop_size)) >= 2 and case.reduced:
-            options = dict(min_height=-(-size[0] // 2), min_width=-(-size[1] // 2), min_factor=2)
+            options |= dict(min_height=-(-size[0] // 2), min_width=-(-size[1] // 2), min_factor=2)
         for frame in encoded:
             simplejpeg.decode_jpeg(frame, **options)
 
@@ -254,19 +255,10 @@ def compare(sides: dict[str, Callable[[], Iterator[int]]], rounds: int, seconds:
 
 
 def lock_share(source: Source, case: Case, seconds: float) -> None:
-    """How long a clip holds Python's global lock at most: its time with all that releases the lock taken out."""
+    """How long a clip holds Python's global lock at most: its time without decoding and resizing, which release it."""
     whole = 1 / measure(lambda: ours(source, case, threads=1), seconds).processor
-    records: dict[tuple, bytes] = {}
-    pread = os.pread
-
-    def remembered(*where) -> bytes:
-        if where not in records:
-            records[where] = pread(*where)
-        return records[where]
-
     image = np.zeros((*decode.frame_size(open_records(source, case).load(0).frames), 3), np.uint8)
     with (
-        mock.patch.object(os, 'pread', remembered),
         mock.patch.object(simplejpeg, 'decode_jpeg', lambda *args, **kwargs: image),
         mock.patch.object(cv2, 'resize', lambda *args, **kwargs: None),
         mock.patch.object(cv2, 'flip', lambda image, _: image),
@@ -330,6 +322,7 @@ def run(args: argparse.Namespace, source: Source, files: list[Path]) -> None:
             sides['dmvr'] = functools.partial(dmvr, source, case)
         sides['pyav'] = functools.partial(pyav, files, case)
         sides['limit'] = functools.partial(bare_decode, source, case)
+        sides['fancy'] = functools.partial(bare_decode, source, case, box=False)
         if has_tf:
             sides['limit tf'] = functools.partial(bare_decode_tf, source, case)
         print(f'\n{case}', flush=True)

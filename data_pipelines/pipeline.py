@@ -182,7 +182,7 @@ class TrainingPlan:
     def _fill_row(self, batch: Batch, row: int, sample: sampling.Sample) -> list[Damage]:
         damage = []
         while len(damage) <= self._max_bad_records:
-            chosen = self._order.stand_in(sample, len(damage))
+            chosen = self._order.stand_in(sample, len(damage)) if damage else sample
             if chosen is None:
                 raise RecordError(
                     f'all {len(damage)} records are damaged; the last: {damage[-1].message}'

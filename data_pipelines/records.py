@@ -1,17 +1,17 @@
 """Random access to the records of a dataset.
 
 A split ``NAME`` is a set of shards ``NAME-00000-of-00016`` in one directory, with an index
-(``record_index.py``) and, mostly, one of its frames (``frame_index.py``). A shard is a plain TFRecord file (``tfrecord.py``); each record is a
-serialised ``tf.train.SequenceExample`` (``sequence_example.py``). What these three offer can be had
-from here as well.
+(``record_index.py``) and, mostly, one of its frames (``frame_index.py``). A shard is a plain
+TFRecord file (``tfrecord.py``); each record is a serialised ``tf.train.SequenceExample``
+(``sequence_example.py``). What these modules offer can mostly be had from here as well.
 """
 
+import bisect
 import contextlib
 import functools
+import itertools
 import os
 import threading
-
-import numpy as np
 
 from data_pipelines import files
 from data_pipelines.frame_index import load_frame_index, StoredFrames
@@ -62,11 +62,9 @@ class ShardReader:
 
     def __init__(self, directory: str | os.PathLike, index: RecordIndex):
         """Opens the files of ``index``, whose names are relative to ``directory``, or absolute."""
-        self._directory = os.fspath(directory)
         self.index = index
-        self._first = np.concatenate(
-            [[0], np.cumsum(index.counts)]
-        )  # number of each shard's first record
+        self._paths = [files.join(directory, name) for name in index.shards]
+        self._first = list(itertools.accumulate(index.counts, initial=0))  # number of each shard's first record
         self._files: dict[int, files.RandomAccessFile] = {}
         self._lock = threading.Lock()
 
@@ -79,7 +77,7 @@ class ShardReader:
 
     def where(self, record: int) -> str:
         """A record's place in words, for messages: file, byte offset, number."""
-        path = files.join(self._directory, self.shard_of(record))
+        path = self._paths[self._shard_number(record)]
         return f'{path}: record at byte {self.index.offsets[record]} (number {record} of the split)'
 
     def read(self, record: int) -> memoryview:
@@ -90,10 +88,10 @@ class ShardReader:
           IndexError: there is no such number.
         """
         shard = self._shard_number(record)
-        path = files.join(self._directory, self.index.shards[shard])
+        path = self._paths[shard]
         offset, length = int(self.index.offsets[record]), int(self.index.lengths[record])
         # A view, so that the megabytes of a record are copied once, from the file.
-        frame = memoryview(self._pread(shard, path, length + OVERHEAD, offset))
+        frame = memoryview(self._pread(shard, length + OVERHEAD, offset))
         if length_from_header(frame[: HEADER.size], len(frame), path, offset) != length:
             raise RecordError(
                 f'{path}: the record at byte {offset} has another length than the index says; '
@@ -105,10 +103,8 @@ class ShardReader:
 
     def read_part(self, record: int, start: int, count: int) -> memoryview:
         """Bytes ``start`` to ``start + count`` of a record's data, unchecked; fewer where its file ends before."""
-        shard = self._shard_number(record)
-        path = files.join(self._directory, self.index.shards[shard])
         offset = int(self.index.offsets[record]) + HEADER.size + start
-        return memoryview(self._pread(shard, path, count, offset))
+        return memoryview(self._pread(self._shard_number(record), count, offset))
 
     def __getitem__(self, record: int) -> memoryview:
         return self.read(record)
@@ -123,10 +119,10 @@ class ShardReader:
     def _shard_number(self, record: int) -> int:
         if not 0 <= record < len(self):
             raise IndexError(f'record {record} of {len(self)}')
-        return int(np.searchsorted(self._first, record, side='right')) - 1
+        return bisect.bisect_right(self._first, record) - 1
 
-    def _pread(self, shard: int, path: str, count: int, offset: int) -> bytes:
-        file = self._files.get(shard)
+    def _pread(self, shard: int, count: int, offset: int) -> bytes:
+        file, path = self._files.get(shard), self._paths[shard]
         if file is None:
             with self._lock:
                 file = self._files.get(shard)

@@ -101,6 +101,18 @@ def test_window_equals_resizing_first_and_cropping_then(height, width):
         )
 
 
+def test_colour_is_repeated_in_training_and_interpolated_in_testing():
+    """Two colours that meet where a pair of pixels that share their colour ends (4:2:0)."""
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, :8], image[:, 8:] = (200, 60, 60), (60, 60, 200)
+    stored = [simplejpeg.encode_jpeg(image, quality=100, colorsubsampling='420')]
+    window, view = np.empty((2, 1, 32, 32, 3), np.uint8)
+    decode.decode_window(stored, np.array([0]), Window(0, 0, 32, 32), window)
+    decode.decode_views(stored, np.array([[0]]), (32, 32), [(0, 0)], [view])
+    edge = np.abs(np.stack([window, view])[:, 0, :, 6:10].astype(int) - image[:, 6:10]).max(axis=(1, 2, 3))
+    assert edge[0] <= 12 and edge[1] >= 25, edge
+
+
 def test_flip_mirrors_the_clip():
     data = [jpeg(smooth_image(40, 60, phase)) for phase in (0.0, 1.0)]
     numbers, window = np.array([0, 1]), Window(3, 4, 30, 30)
