@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 import os
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from data_pipelines import frames, video_file
+from data_pipelines import decode, frames, video_file
 
 
 class Moment(NamedTuple):
@@ -82,7 +81,7 @@ def video_moments(
             corners = frames.crop_corners(*scaled, crop_size, spatial_views)
             windows = [frames.Window(top, left, crop_size, crop_size) for top, left in corners]
             views = [(window, scaled, False) for window in windows]
-            resized = cv2.resize(frame, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+            resized = decode.resize(frame, scaled)
             kept[number] = np.stack([resized[w.top :, w.left :][: w.height, : w.width] for w in windows])  # [S, H, W, 3]
         while wanted and number >= wanted[0][1].max():
             seconds, numbers = wanted.pop(0)

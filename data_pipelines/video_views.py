@@ -3,10 +3,9 @@
 import os
 from typing import Literal
 
-import cv2
 import numpy as np
 
-from data_pipelines import frames, video_file
+from data_pipelines import decode, frames, video_file
 
 
 def video_views(
@@ -56,7 +55,7 @@ def video_views(
         if number in needed:
             scaled = frames.scaled_size(*frame.shape[:2], short_side)
             corners = frames.crop_corners(*scaled, crop_size, spatial_views)
-            resized = cv2.resize(frame, scaled[::-1], interpolation=cv2.INTER_LINEAR)
+            resized = decode.resize(frame, scaled)
             crops = [resized[top : top + crop_size, left : left + crop_size] for top, left in corners]
             kept[number] = np.stack(crops)  # [S, H, W, 3]
     clips = np.stack([[kept[number] for number in view] for view in numbers.tolist()])  # [V, T, S, H, W, 3]
