@@ -1,4 +1,4 @@
-"""The error for a user's mistake, and how a command shows it: one line, exit code 2, no traceback."""
+"""How a command ends: 0, 2 with one line for a user's mistake, 75 where it was interrupted and goes on when started again."""
 
 import argparse
 import errno
@@ -12,11 +12,16 @@ _OUR_CODE = Path(__file__).resolve().parent.parent
 _OUR_ROOMS = ('multitrain_jax', 'data_pipelines', 'configs', 'run.py')
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # sysexits' EX_TEMPFAIL: the same command, given again, goes on
 _EXIT_NO_READER = 141  # as a shell says of a program that a closed pipe ended
 
 
 class UserError(ValueError):
     """Something the user can mend. Its text says what is wrong, where, and how to mend it."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop, and has saved what it has done. Its text says where it goes on."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -58,7 +63,7 @@ def _text_for_user(error: Exception) -> str | None:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command's main function and exits: 0 or its return value, 2 with one line on a user's mistake.
+    """Runs a command's main function and exits: 0 or its return value, 2 with one line on a user's mistake, 75 `Interrupted`.
 
     ValueError and OSError raised by this project's own statements carry a text for the user, and so do the operating
     system's complaints about a file (missing, not writable, disk full); anything else is a defect and keeps its
@@ -73,6 +78,9 @@ def run_command(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         sys.exit(_EXIT_NO_READER)
+    except Interrupted as interruption:
+        print(f'interrupted: {interruption}', file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         text = _text_for_user(error)
         if os.environ.get('MULTITRAIN_TRACEBACK') or text is None:

@@ -1,6 +1,7 @@
 """Multi-view test: the scores of a video's views are averaged, every video counts exactly once."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import logging
 import time
 
@@ -103,16 +104,17 @@ def run_views(
     batches = parallel.prefetch(
         source.evaluation_batches(dataset), lambda batch: (batch, parallel.to_devices(model_inputs(batch), mesh))
     )
-    for batch, share in batches:
-        scores = eval_step(params, share)
-        if waiting is not None:  # the one before, while this one runs
-            collect_local(*waiting)
-        waiting = (batch, scores)
-        done += int((batch['weight'] > 0).sum())
-        if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
-            rate, left = countdown.update(done)
-            _log.info('  %s: %d of %d views, %.0f views/s, %s left', spec.name, done, clips, rate, duration(left))
-            reported = time.monotonic()
+    with contextlib.closing(batches):
+        for batch, share in batches:
+            scores = eval_step(params, share)
+            if waiting is not None:  # the one before, while this one runs
+                collect_local(*waiting)
+            waiting = (batch, scores)
+            done += int((batch['weight'] > 0).sum())
+            if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+                rate, left = countdown.update(done)
+                _log.info('  %s: %d of %d views, %.0f views/s, %s left', spec.name, done, clips, rate, duration(left))
+                reported = time.monotonic()
     if waiting is not None:
         collect_local(*waiting)
 

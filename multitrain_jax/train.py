@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -12,18 +13,27 @@ from typing import Any
 
 from flax import nnx
 import jax
-import optax
 
-from multitrain_jax import checkpoints, evaluation, export, initialise, layout, metrics, parallel, results, scoring, train_step
+from multitrain_jax import (
+    checkpoints,
+    evaluation,
+    export,
+    interruptions,
+    layout,
+    metrics,
+    parallel,
+    results,
+    scoring,
+    train_step,
+)
 from multitrain_jax.accuracy import DatasetResult
-from multitrain_jax.batch import BatchSource, DatasetSpec, check_batch, classifying
+from multitrain_jax.batch import BatchSource, check_batch
 from multitrain_jax.config import Config, with_datasets
-from multitrain_jax.dataclass_config import to_dict
-from multitrain_jax.errors import UserError
+from multitrain_jax.errors import Interrupted, UserError
 from multitrain_jax.models.multitrain import count_parameters
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
 from multitrain_jax.progress import duration, timed
-from multitrain_jax.projection_files import start_projections
+from multitrain_jax.run_start import Start, run_meta, start_or_continue
 from multitrain_jax.step_log import StepLog
 from multitrain_jax.train_step import TrainState
 
@@ -45,6 +55,7 @@ class _Run:
     saved: checkpoints.RunCheckpoints
     meta: Mapping[str, Any]
     writer: Any
+    stop: interruptions.StopRequests
 
 
 def train_and_evaluate(
@@ -64,6 +75,7 @@ def train_and_evaluate(
 
     Raises:
         UserError: a mistake in the config or the data, or a workdir of another run.
+        Interrupted: SIGTERM or SIGINT came; what has been done is saved.
     """
     model_devices = config.parallel.model
     mesh = parallel.data_mesh(devices) if model_devices == 1 else parallel.grid_mesh(model_devices, devices)
@@ -91,125 +103,114 @@ def train_and_evaluate(
     shardings = layout.state_shardings(shapes, mesh, with_datasets(config, source.datasets))
     meta = run_meta(config, source)
     saved = checkpoints.RunCheckpoints(workdir, keep=config.checkpoint.keep)
-    finished = results.load(workdir)
-    if finished is not None and not saved.all_steps():
-        raise UserError(f'{workdir} holds the results of a run, but no checkpoints; to train anew use another --workdir')
-
-    def continue_from(step: int) -> tuple[int, TrainState | None]:
-        checkpoints.check_same_run(saved.read_meta(step), meta, workdir)
-        if step > total_steps:
-            raise UserError(
-                f'{workdir} holds a run at step {step}, beyond the {total_steps} steps of config.epochs={config.epochs:g}; '
-                'raise config.epochs, or use another --workdir'
-            )
-        if finished is not None and step == total_steps == finished.steps:
-            return step, None
-        return step, saved.restore(step, shapes)
-
-    found = saved.read_newest(continue_from)
-    if found is None:
-        with timed('initialising'):
-            state = _first_state(config, source.datasets, tx, workdir)
-    else:
-        latest, state = found
-        if state is None:
-            _log.info('this run is finished (step %d of %d); choose another --workdir to train anew', latest, total_steps)
-            return finished
-        saved.set_aside_after(latest)
-        _log.info('resuming at step %d of %d from %s', latest, total_steps, saved.directory)
+    start = start_or_continue(config, source.datasets, tx, shapes, workdir, saved, meta, total_steps)
+    if isinstance(start, results.RunResults):
+        return start
 
     importing.result()
     writer = metrics.open_writer(str(workdir), is_main_host=jax.process_index() == 0)
-    run = _Run(
-        config, source, workdir, mesh, total_steps, schedule,
-        train_step=parallel.map_train_step(
-            train_step.make_train_step(config, source.datasets, graphdef, tx), mesh, shardings
-        ),
-        eval_step=scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh),
-        saved=saved, meta=meta, writer=writer,
-    )  # fmt: skip
-    try:
-        state, clips_per_second = _train(run, jax.device_put(state, shardings), int(state.step))
-        accuracy = _evaluate(run, state, total_steps)
-        saved.wait()
-        _log.info('exporting to %s', workdir / 'export')
-        params = jax.device_get(train_step.inference_params(state))
-        export.write_export(workdir / 'export', params, config, source.datasets)
-        outcome = results.RunResults(total_steps, accuracy, clips_per_second, str(workdir))
-        results.save(workdir, outcome)
-    finally:
-        saved.close()
-        writer.flush()
-        writer.close()
+    with interruptions.listen() as stop:
+        run = _Run(
+            config, source, workdir, mesh, total_steps, schedule,
+            train_step=parallel.map_train_step(
+                train_step.make_train_step(config, source.datasets, graphdef, tx), mesh, shardings
+            ),
+            eval_step=scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh),
+            saved=saved, meta=meta, writer=writer, stop=stop,
+        )  # fmt: skip
+        try:
+            state, clips_per_second = _train(run, start, jax.device_put(start.state, shardings))
+            accuracy = _last_evaluation(run, state)
+            _log.info('exporting to %s', workdir / 'export')
+            params = jax.device_get(train_step.inference_params(state))
+            export.write_export(workdir / 'export', params, config, source.datasets)
+            outcome = results.RunResults(total_steps, accuracy, clips_per_second, str(workdir))
+            results.save(workdir, outcome)
+        finally:
+            saved.close()
+            writer.flush()
+            writer.close()
     return outcome
 
 
-def _first_state(
-    config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation, workdir: Path
-) -> TrainState:
-    """The state of a new run: random parameters, over them those of `init_from`, then those of `projections_from`."""
-    weights = None if config.init_from is None else initialise.read_weights(config.init_from)
-    # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small model.
-    options = {'xla_backend_optimization_level': 0}
-    state = jax.block_until_ready(
-        jax.jit(lambda: train_step.init_state(config, datasets, tx), compiler_options=options)()
-    )
-    if weights is not None:
-        params, report = initialise.initialise(
-            jax.device_get(state.params), with_datasets(config, datasets), datasets, weights,
-            mean=config.augment.mean, std=config.augment.std,
-        )  # fmt: skip
-        if jax.process_index() == 0:
-            (workdir / initialise.TABLE_FILE).write_text(f'{report}\n', encoding='utf-8')
-        _log.info('parameters, and where they come from:\n%s', report)
-        state = train_step.start_from(state, config, jax.tree.map(jax.numpy.asarray, params))
-    if config.projections_from is not None:
-        start = start_projections(config.projections_from, state.params['projections'], classifying(datasets))
-        state = train_step.start_from(state, config, {'projections': jax.tree.map(jax.numpy.asarray, start)})
-    return state
-
-
-def _train(run: _Run, state: TrainState, first_step: int) -> tuple[TrainState, float]:
+def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, float]:
     """The loop. Its order is a contract: evaluate the state, save it, then take the next batch and step."""
     config = run.config
     clips_per_step = _clips_per_step(config, run.source)
-    evaluate_every = round(config.evaluation.every_epochs * run.source.samples_per_epoch / clips_per_step)
-    if first_step == run.total_steps:
+    if start.step == run.total_steps:
         return state, float('nan')
     batches = parallel.prefetch(
-        run.source.train_batches(first_step, run.total_steps - first_step),
+        run.source.train_batches(start.step, run.total_steps - start.step),
         functools.partial(_to_devices_checked, run, first=[True]),
     )
     log = StepLog(
-        config, run.source, clips_per_step, first_step=first_step, total_steps=run.total_steps, schedule=run.schedule,
+        config, run.source, clips_per_step, first_step=start.step, total_steps=run.total_steps, schedule=run.schedule,
         saved=run.saved, writer=run.writer,
     )  # fmt: skip
     started = time.monotonic()
     _log.info('compiling the training step (the first time takes longest) ...')
-    for step in range(first_step, run.total_steps):
-        if step > first_step:
-            if evaluate_every and step % evaluate_every == 0:
-                log.flush()
-                _evaluate(run, state, step)
-                log.countdown.restart(step)
-            if step % config.checkpoint.every_steps == 0:
-                log.flush()  # a state whose loss was not finite is never saved
-                run.writer.flush()  # a killed run has lost no metrics of the steps before its checkpoint
-                run.saved.save(step, state, run.meta)
-        waiting = time.monotonic()
-        share = next(batches)
-        log.waited += time.monotonic() - waiting
-        state, terms = run.train_step(state, share)
-        if step == first_step:
-            jax.block_until_ready(terms)
-            _log.info('compiled, first step done after %s', duration(time.monotonic() - started))
-            log.countdown.restart(step + 1)
-        log.add(step, terms)
-    log.flush()
-    batches.close()
+    with contextlib.closing(batches):
+        for step in range(start.step, run.total_steps):
+            _between_steps(run, log, start, state, step)
+            waiting = time.monotonic()
+            share = next(batches)
+            log.waited += time.monotonic() - waiting
+            state, terms = run.train_step(state, share)
+            if step == start.step:
+                jax.block_until_ready(terms)
+                _log.info('compiled, first step done after %s', duration(time.monotonic() - started))
+                log.countdown.restart(step + 1)
+            log.add(step, terms)
+        log.flush()
     run.saved.save(run.total_steps, state, run.meta)
     rates = sorted(log.rates)
     return state, rates[len(rates) // 2] if rates else float('nan')
+
+
+def _between_steps(run: _Run, log: StepLog, start: Start, state: TrainState, step: int) -> None:
+    """Evaluates and saves the state after `step` updates where that is due.
+
+    Raises:
+        Interrupted: the run was asked to stop; the state is saved.
+    """
+    new = step > start.step  # else it comes from a checkpoint, or is the first
+    every = round(run.config.evaluation.every_epochs * run.source.samples_per_epoch / _clips_per_step(run.config, run.source))
+    evaluation_due = every > 0 and step % every == 0 and (new or start.evaluation_due)
+    try:
+        if evaluation_due:
+            log.flush()
+            _evaluate(run, state, step)
+            evaluation_due = False
+            log.countdown.restart(step)
+        if new and step % run.config.checkpoint.every_steps == 0:
+            _save(run, log, state, step)
+        run.stop.check()
+    except interruptions.StopRequested:
+        if new:
+            _save(run, log, state, step, evaluation_due=evaluation_due)
+        raise _interrupted(run, step) from None
+
+
+def _save(run: _Run, log: StepLog, state: TrainState, step: int, *, evaluation_due: bool = False) -> None:
+    log.flush()  # a state whose loss was not finite is never saved
+    run.writer.flush()  # a killed run has lost no metrics of the steps before its checkpoint
+    run.saved.save(step, state, run.meta | {'evaluation_due': evaluation_due})
+
+
+def _last_evaluation(run: _Run, state: TrainState) -> dict[str, DatasetResult]:
+    try:
+        accuracy = _evaluate(run, state, run.total_steps)
+    except interruptions.StopRequested:
+        raise _interrupted(run, run.total_steps) from None
+    run.saved.wait()
+    return accuracy
+
+
+def _interrupted(run: _Run, step: int) -> Interrupted:
+    run.saved.wait()
+    reason = run.stop.name or 'a signal to another process'
+    where = f'saved in {run.saved.directory}' if run.saved.all_steps() else 'nothing to save'
+    return Interrupted(f'{reason} after step {step} of {run.total_steps}, {where}; the same command goes on from there')
 
 
 def _to_devices_checked(run: _Run, batch, first: list[bool]):
@@ -225,40 +226,14 @@ def _to_devices_checked(run: _Run, batch, first: list[bool]):
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResult]:
+    def eval_step(params, share):
+        run.stop.check()  # raises between two batches
+        return run.eval_step(params, share)
+
     with timed(f'evaluating at step {step}'):
-        accuracy = evaluation.evaluate(run.eval_step, train_step.inference_params(state), run.source, run.mesh)
+        accuracy = evaluation.evaluate(eval_step, train_step.inference_params(state), run.source, run.mesh)
     run.writer.write_scalars(step, results.scalars(accuracy))
     return accuracy
-
-
-def run_meta(config: Config, source: BatchSource) -> dict[str, Any]:
-    """What a checkpoint says of itself, beside its arrays."""
-    return {
-        'model': to_dict(config.model),
-        'datasets': {spec.name: _spec_meta(spec) for spec in source.datasets},
-        'data_order': {
-            'seed': config.seed,
-            'batch_size': config.batch_size,
-            'repeats': config.input.repeats,
-            'samples_per_epoch': source.samples_per_epoch,
-            'schedule': None if config.schedule.kind == 'concatenate' else to_dict(config.schedule),
-            'batch_sizes': config.batch_sizes if config.schedule.by_dataset else None,
-        },
-        'state': {
-            'frozen': config.optimizer.frozen,
-            'ema': config.optimizer.ema_decay > 0,
-            'learned_dataset_weights': config.objective.learned_dataset_weights,
-            'learned_informative_weights': config.objective.learned_informative_weights,
-        },
-        'config': to_dict(config),
-    }  # fmt: skip
-
-
-def _spec_meta(spec: DatasetSpec) -> dict[str, Any]:
-    meta = {'classes': list(spec.classes), 'multi_label': spec.multi_label}
-    if spec.localisation:
-        meta |= {'localisation': True, 'train_counts': list(spec.train_counts), 'action_ids': list(spec.action_ids)}
-    return meta
 
 
 def _step_sizes(config: Config) -> set[int]:

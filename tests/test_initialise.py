@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from multitrain_jax import initialise, optimizer, train, train_step
+from multitrain_jax import initialise, optimizer, run_start, train, train_step
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.heads import Projections, class_mask
@@ -255,7 +255,7 @@ def first_state(config, source, workdir):
     schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
     _, abstract = train_step.abstract_model(config, source.datasets)
     tx = optimizer.build_optimizer(config.optimizer, schedule, abstract)
-    return train._first_state(config, source.datasets, tx, workdir)
+    return run_start.first_state(config, source.datasets, tx, workdir)
 
 
 def test_a_run_starts_from_another_and_keeps_the_table(finished_run, tmp_path, caplog):

@@ -1,7 +1,8 @@
-"""A run that is killed and started again takes the same steps as one that was left alone."""
+"""A run that is killed or stopped, and started again, takes the same steps as one that was left alone."""
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def scalars(workdir):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """(workdir left alone, workdir killed and continued, step it continued at)."""
+    """(workdir left alone, workdir killed, stopped and finished, steps at which it continued)."""
     base = tmp_path_factory.mktemp('runs')
     data = tiny.write_datasets(base / 'data')
     alone = command(base / 'alone', data)
@@ -76,14 +77,26 @@ def runs(tmp_path_factory):
     (half / 'state').mkdir(parents=True)
 
     second = command(base / 'killed', data)
+    while second.poll() is None and not (saved / '20').exists():
+        time.sleep(0.01)
+    second.send_signal(signal.SIGTERM)
     out, log = second.communicate()
-    assert second.returncode == 0, log
     assert f'resuming at step {continued_at} of {STEPS}' in log
-    return base / 'alone', base / 'killed', data, continued_at
+    assert second.returncode == 75, log
+    last = log.splitlines()[-1]
+    assert re.fullmatch(rf'interrupted: SIGTERM after step \d+ of {STEPS}, saved in {saved}; the same command goes on from there', last)
+    stopped_at = int(last.split()[4])
+    assert stopped_at >= 20 and (saved / str(stopped_at)).is_dir()
+
+    third = command(base / 'killed', data)
+    out, log = third.communicate()
+    assert third.returncode == 0, log
+    assert stopped_at == STEPS or f'resuming at step {stopped_at} of {STEPS}' in log
+    return base / 'alone', base / 'killed', data, (continued_at, stopped_at)
 
 
 def test_every_step_has_the_same_metrics(runs):
-    alone, killed, _, continued_at = runs
+    alone, killed, _, (continued_at, stopped_at) = runs
     expected, got = scalars(alone), scalars(killed)
     assert list(expected['loss']) == list(range(1, STEPS + 1))
     assert got.keys() == expected.keys()
@@ -93,7 +106,7 @@ def test_every_step_has_the_same_metrics(runs):
         for step, values in got[tag].items():
             # Bit by bit; steps after the checkpoint may have been logged by both lives of the run.
             assert set(values) == set(expected[tag][step]), (tag, step)
-    assert 0 < continued_at < STEPS
+    assert 0 < continued_at < stopped_at <= STEPS
     assert len(set(expected['loss'][step][0] for step in expected['loss'])) == STEPS
 
 
