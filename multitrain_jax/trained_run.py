@@ -52,11 +52,11 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
 
     Args:
         path: a workdir, its `checkpoints`, or one of these, `WORKDIR/checkpoints/STEP`.
-        step: which checkpoint; None: the one that `path` names, or the newest.
+        step: which checkpoint; None: the one that `path` names, or the newest that is not damaged.
         argument: what error messages call `path`.
 
     Raises:
-        UserError: no such checkpoint.
+        UserError: no such checkpoint, or a damaged one.
     """
     found = find_run(path)
     if found is None:
@@ -72,19 +72,22 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
             raise UserError(f'{argument}={path}: no checkpoint in it yet')
         if step is not None and step not in steps:
             raise UserError(f'{argument}={path}: no checkpoint of step {step}; it has {steps}')
-        step = steps[-1] if step is None else step
-        meta = saved.read_meta(step)
-        config = read_stored_config(meta['config'])
-        datasets = tuple(
-            DatasetSpec(
-                name, tuple(entry['classes']), entry['multi_label'], localisation=entry.get('localisation', False),
-                train_counts=tuple(entry.get('train_counts', ())), action_ids=tuple(entry.get('action_ids', ())),
-            )
-            for name, entry in meta['datasets'].items()
-        )
-        model = with_datasets(config, datasets)
-        shapes = nnx.eval_shape(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0)))
-        params = saved.restore_params(step, nnx.to_pure_dict(nnx.state(shapes)))
+        return saved.read_newest(lambda newest: _read(saved, workdir, newest)) if step is None else _read(saved, workdir, step)
     finally:
         saved.close()
+
+
+def _read(saved: checkpoints.RunCheckpoints, workdir: Path, step: int) -> TrainedRun:
+    meta = saved.read_meta(step)
+    config = read_stored_config(meta['config'])
+    datasets = tuple(
+        DatasetSpec(
+            name, tuple(entry['classes']), entry['multi_label'], localisation=entry.get('localisation', False),
+            train_counts=tuple(entry.get('train_counts', ())), action_ids=tuple(entry.get('action_ids', ())),
+        )
+        for name, entry in meta['datasets'].items()
+    )
+    model = with_datasets(config, datasets)
+    shapes = nnx.eval_shape(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0)))
+    params = saved.restore_params(step, nnx.to_pure_dict(nnx.state(shapes)))
     return TrainedRun(workdir, step, config, datasets, model, params)

@@ -139,3 +139,15 @@ def test_damaged_exports(finished_run, tmp_path):
     (tmp_path / 'e' / 'model.json').write_text('{"format"')
     with pytest.raises(UserError, match='not JSON'):
         mt.load(tmp_path / 'e')
+
+
+def test_damaged_numbers_are_noticed(finished_run, tmp_path):
+    """Not by the storage, which checks only its tables."""
+    shutil.copytree(finished_run[2] / 'export', tmp_path / 'export')
+    files = [path for path in (tmp_path / 'export' / 'params' / 'ocdbt.process_0' / 'd').iterdir()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(UserError, match='export: damaged: '):
+        mt.load(tmp_path / 'export')

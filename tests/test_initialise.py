@@ -296,7 +296,7 @@ def test_resuming_does_not_ask_for_the_source_again(finished_run, tmp_path):
     [
         (lambda path: None, 'neither an export'),
         (lambda path: path.write_text('PK'), 'multitrain_jax.import_torch --checkpoint='),
-        (lambda path: (path / 'checkpoints').mkdir(parents=True), r'init_from=.*it has \[\]'),
+        (lambda path: (path / 'checkpoints').mkdir(parents=True), 'init_from=.*no checkpoint in it yet'),
     ],
 )
 def test_no_source(tmp_path, make_source, message):

@@ -1,5 +1,7 @@
 """A run's checkpoints read back, whatever of its directories is named."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,14 @@ def test_mistakes(finished_run, tmp_path):
         read_run(workdir, 7)
     with pytest.raises(UserError, match='names another checkpoint than --step=8'):
         read_run(workdir / 'checkpoints' / '6', 8)
+
+
+def test_damaged_checkpoints(finished_run, tmp_path, caplog):
+    """Without a step the one before is read, and the log says so; a step that was asked for must be whole."""
+    shutil.copytree(finished_run[2] / 'checkpoints', tmp_path / 'checkpoints')
+    shutil.rmtree(tmp_path / 'checkpoints' / '8' / 'state')
+    assert read_run(tmp_path).step == 6
+    assert f'checkpoint {tmp_path}/checkpoints/8 is damaged' in caplog.text
+    with pytest.raises(UserError, match='checkpoints/8 is damaged'):
+        read_run(tmp_path, 8)
+    assert (tmp_path / 'checkpoints' / '8').exists()  # who only reads moves nothing
