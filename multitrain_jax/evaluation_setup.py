@@ -147,7 +147,8 @@ def open_evaluation(
 
     about = {field: getattr(evaluation, field) for field in ('temporal_views', 'spatial_views', 'short_side')}
     if localisation is not None:
-        about |= {field: getattr(localisation, field) for field in ('candidates', 'min_candidate_score')}
+        fields = ('candidates', 'min_candidate_score', 'test_short_sides', 'test_flip')
+        about |= {field: getattr(localisation, field) for field in fields}
     return Evaluation(
         source=source,
         tested=tuple(number for number, spec in enumerate(source.datasets) if spec.name in data),

@@ -124,7 +124,7 @@ def test_the_evaluate_command(run, tmp_path, monkeypatch, capsys, candidates):
     ])  # fmt: skip
     assert evaluate_command.main() == 0
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
-    assert metrics['candidates'] == candidates
+    assert metrics['candidates'] == candidates and metrics['test_short_sides'] == [] and not metrics['test_flip']
     # The proposals are the annotated boxes.
     scenes = outcome.accuracy['scenes']
     assert metrics['datasets']['scenes']['mean_average_precision'] == pytest.approx(scenes.mean_average_precision)

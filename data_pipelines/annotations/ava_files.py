@@ -96,8 +96,8 @@ def _messages(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, str]]]:
     for _, value, position in tokens:
         if value not in ('item', 'label'):
             raise ValueError(
-                f'{place(position)}: not an action list (pbtxt): wanted "item" or "label", '
-                f'found {value[:40]}'
+                f'{place(position)}: not an action list (pbtxt): wanted label {{ name: "wave" '
+                f'label_id: 1 }} or item {{ name: "wave" id: 1 }}, found {value[:40]}'
             )
         expect('{')
         fields = {}
@@ -129,7 +129,7 @@ def read_boxes(path: str | os.PathLike, actions: Mapping[int, str]) -> dict[Mome
         action = _integer(cells[6], 'action', where)
         if action not in actions:
             raise ValueError(
-                f'{where}: action {action} is not in the action list; give the complete list, '
+                f'{where}: action {action} is not in the action list; of AVA give the complete one, '
                 'ava_action_list_v2.2.pbtxt'
             )
         person = _integer(cells[7], 'person', where) if cells[7:] and cells[7] else -1

@@ -60,7 +60,7 @@ def test_action_name_with_quotes_and_braces(write):
         ('item {\n name: "a"\n}', 'line 1: wanted a name and an id'),
         ('item {\n name: "a" id: 1', 'line 2: .*the end of the file'),
         ('item {\n name: "a\n id: 1 }', "line 2: not an action list"),
-        ('thing { name: "a" id: 1 }', 'wanted "item" or "label"'),
+        ('thing { name: "a" id: 1 }', 'wanted label { name: "wave" label_id: 1 } or item'),
         ('video,0902,0.1,0.1,0.2,0.2,1,2', 'not an action list'),
         ('item { name: "a" id: -1 }', 'wanted a name and an id'),
     ],
