@@ -16,7 +16,7 @@ _CHANCE = 10  # of ten movements, all equally frequent in validation, each box h
 _TITLES = {
     'alone': 'scenes only',
     'transfer': 'transfer',
-    'transfer_third': 'transfer, a third on scenes',
+    'transfer_half': 'transfer, half on scenes',
     'task_by_task': 'task_by_task',
     'concatenate': 'concatenate',
     'weighted': 'weighted, size^0.5',
@@ -25,7 +25,7 @@ _TITLES = {
     'accumulated': 'accumulated',
 }
 _FIGURES = ('mAP', 'frequent', 'middle', 'rare')
-_UPSTREAM = ('directions', 'motions')
+_UPSTREAM = 'directions'
 _LIMITS = (
     '## Limits',
     '',
@@ -41,8 +41,8 @@ class Outcome:
 
     Attributes:
         upstream_videos, scene_videos, steps: the condition.
-        arms: arm -> figure -> f[seeds]: those of `_FIGURES` and top-1 of the upstream datasets in percent, 'clips' of
-            "scenes" seen, 'loss' of its boxes in the last updates. An arm that has no upstream data lacks their figures.
+        arms: arm -> figure -> f[seeds]: those of `_FIGURES` and 'top1' upstream, in percent, 'clips' of "scenes" seen, 'loss'
+            of its boxes in the last updates. An arm without upstream data has no 'top1'.
     """
 
     upstream_videos: int
@@ -71,7 +71,8 @@ def read_outcomes(lines: Sequence[Mapping[str, Any]]) -> list[Outcome]:
 
 def _figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     found = {name: 100 * np.array([line[name] for line in lines]) for name in _FIGURES}
-    found |= {name: 100 * np.array([line['top1'][name] for line in lines]) for name in lines[0]['top1']}
+    if 'top1' in lines[0]:
+        found['top1'] = 100 * np.array([line['top1'] for line in lines])
     found['clips'] = np.array([line['clips']['scenes'] for line in lines])
     found['loss'] = np.array([line['loss'] for line in lines])
     return found
@@ -102,23 +103,21 @@ def write_page(path: Path, outcomes: Sequence[Outcome], *, lines: Sequence[Mappi
 
 
 def _tables(outcome: Outcome) -> list[str]:
-    def upstream(figures: Mapping[str, np.ndarray], name: str) -> str:
-        return spread(figures[name]) if name in figures else ''
-
     lines = [
-        f'## {outcome.upstream_videos} training videos of each upstream dataset, {outcome.scene_videos} of scenes, '
-        f'{outcome.steps} updates, {outcome.seeds} seeds',
+        f'## {outcome.upstream_videos} training videos upstream, {outcome.scene_videos} of scenes, {outcome.steps} updates, '
+        f'{outcome.seeds} seeds',
         '',
-        *table_head(['arm', *_FIGURES, 'passes over scenes', 'training loss', *_UPSTREAM]),
+        *table_head(['arm', *_FIGURES, 'passes over scenes', 'training loss', _UPSTREAM]),
     ]
     for arm, figures in outcome.arms.items():
         cells = [spread(figures[name]) for name in _FIGURES]
         cells += [f'{figures["clips"].mean() / outcome.scene_videos:.0f}', f'{figures["loss"].mean():.3f}']
-        lines.append(row(_TITLES[arm], cells + [upstream(figures, name) for name in _UPSTREAM]))
+        cells.append(spread(figures['top1']) if 'top1' in figures else '')
+        lines.append(row(_TITLES[arm], cells))
     lines += [
         '',
         '"Training loss" is the binary cross-entropy at the boxes of the training clips in the last (at most 100) updates. The last '
-        'columns are top-1 on the upstream datasets; of the transfer arms it is that of the first run, as the second has no such heads.',
+        'column is top-1 upstream; of the transfer arms it is that of the first run, as the second has no such head.',
         '',
         *differences({_TITLES[arm]: figures for arm, figures in outcome.arms.items()}, _TITLES[BASELINE], _FIGURES),
     ]
