@@ -4,7 +4,6 @@
     python run.py --config=configs/quickstart.py --workdir=runs/other --config.epochs=5 --config.seed=1
 """
 
-import os
 import sys
 
 from absl import flags
@@ -50,7 +49,6 @@ def main() -> int:
     from multitrain_jax.config import read_config
 
     config = read_config(_CONFIG.value)
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # TensorFlow, behind TensorBoard's writer, is talkative
     if config.cpu_devices:
         parallel.use_cpu_devices(config.cpu_devices)
     if FLAGS.multi_host:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 import importlib
 import importlib.util
 import logging
+import os
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,12 @@ def import_writers() -> list[str]:
     """Imports what TensorBoard files need, which takes seconds; returns the packages that are not there."""
     missing = [name for name in ('clu', 'tensorflow') if importlib.util.find_spec(name) is None]
     if not missing:
+        # TensorFlow is talkative; of its oneDNN it says so on every import, and nothing here computes with it.
+        os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+        os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
         importlib.import_module('clu.metric_writers')
+        # JAX has the accelerators; the first operation of a TensorFlow that sees a GPU takes all of its memory.
+        importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
     return missing
 
 

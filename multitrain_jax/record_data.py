@@ -29,20 +29,12 @@ class RecordData:
             ValueError: a dataset is missing, or does not hold what the config expects.
         """
         self._config, self._host, self._num_hosts = config, host, num_hosts
-        root = files.expand_home(config.data_root)
         if config.synthetic is not None:
-            _prepare(root, config.synthetic)
+            _prepare(files.expand_home(config.data_root), config.synthetic)
         self._train_sources, self._evaluation_sources, specs, sizes = [], [], [], []
-        for name, entry in config.datasets.items():
-            where = f'dataset {name} (config.datasets.{name}.path, under config.data_root)'
-            train, evaluation = (
-                _source(root, name, entry, split, config.localisation)
-                for split in (entry.train_split, entry.evaluation_split)
-            )
-            with (
-                _open(where, train, clips.TrainingSpec(**self._clip_size(), short_side=config.input.short_side)) as own,
-                _open(where, evaluation, clips.TestSpec(**self._clip_size(), **_views(config.evaluation))) as tested,
-            ):
+        for name in config.datasets:
+            with open_split(config, name, training=True) as own, open_split(config, name, training=False) as tested:
+                train, evaluation = own.source, tested.source
                 if own.classes != tested.classes:
                     raise ValueError(f'dataset {name}: the splits {train.split!r} and {evaluation.split!r} differ in classes')
                 sizes.append(own.num_records)
@@ -68,18 +60,10 @@ class RecordData:
         self.samples_per_epoch = samples.samples_per_epoch
         self.clips_per_step = order.clips_per_step(sizes, self._schedule, batch_size=config.batch_size)
 
-    def _clip_size(self) -> dict[str, Any]:
-        backbone = self._config.model.backbone
-        return {
-            'num_frames': backbone.num_frames,
-            'crop_size': backbone.image_size,
-            'reduced': self._config.input.reduced_decoding,
-        }
-
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
         config = self._config
         options = dict(
-            **self._clip_size(),
+            **_clip_size(config),
             batch_size=config.batch_size,
             short_side=config.input.short_side,
             repeats=config.input.repeats,
@@ -101,7 +85,7 @@ class RecordData:
         config = self._config
         return pipeline.evaluation_batches(
             self._evaluation_sources[dataset],
-            **self._clip_size(),
+            **_clip_size(config),
             **_views(config.evaluation),
             batch_size=config.evaluation.batch_size,
             dataset=dataset,
@@ -260,6 +244,36 @@ def _prepare(root: str, synthetic: SyntheticConfig) -> None:
             root, train_videos=synthetic.scene_train_videos, validation_videos=synthetic.scene_validation_videos,
             seed=synthetic.seed,
         )  # fmt: skip
+
+
+def _clip_size(config: Config) -> dict[str, Any]:
+    backbone = config.model.backbone
+    return {
+        'num_frames': backbone.num_frames,
+        'crop_size': backbone.image_size,
+        'reduced': config.input.reduced_decoding,
+    }
+
+
+@contextlib.contextmanager
+def open_split(config: Config, name: str, *, training: bool) -> Iterator[clips.ClipDataset]:
+    """The training or the evaluation split of one dataset, as a run reads it.
+
+    Raises:
+        ValueError: it is missing, or does not hold what the config expects.
+    """
+    entry = config.datasets[name]
+    source = _source(
+        files.expand_home(config.data_root), name, entry, entry.train_split if training else entry.evaluation_split,
+        config.localisation,
+    )  # fmt: skip
+    spec = (
+        clips.TrainingSpec(**_clip_size(config), short_side=config.input.short_side)
+        if training
+        else clips.TestSpec(**_clip_size(config), **_views(config.evaluation))
+    )
+    with _open(f'dataset {name} (config.datasets.{name}.path, under config.data_root)', source, spec) as dataset:
+        yield dataset
 
 
 def _views(evaluation: EvaluationConfig) -> dict[str, Any]:

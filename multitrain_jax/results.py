@@ -67,10 +67,13 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
         content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise UserError(f'{path}: damaged ({error}); delete it, then the same command evaluates and writes it anew') from error
-    content['accuracy'] = {name: DatasetResult(**result) for name, result in content['accuracy'].items()}
-    if content['clips_per_second'] is None:
-        content['clips_per_second'] = float('nan')
-    return RunResults(**content)
+    try:
+        content['accuracy'] = {name: DatasetResult(**result) for name, result in content['accuracy'].items()}
+        if content['clips_per_second'] is None:
+            content['clips_per_second'] = float('nan')
+        return RunResults(**content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{path}: not the results of a run; delete it, then the same command writes it anew') from error
 
 
 def table(outcome: RunResults) -> str:

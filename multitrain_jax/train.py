@@ -77,11 +77,7 @@ def train_and_evaluate(
         UserError: a mistake in the config or the data, or a workdir of another run.
         Interrupted: SIGTERM or SIGINT came; what has been done is saved.
     """
-    model_devices = config.parallel.model
-    mesh = parallel.data_mesh(devices) if model_devices == 1 else parallel.grid_mesh(model_devices, devices)
-    for size in _step_sizes(config):
-        config.augment.check_batch(parallel.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
-    parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+    mesh = mesh_of(config, devices)
     workdir = make_workdir(workdir)
     if config.compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir))
@@ -92,9 +88,7 @@ def train_and_evaluate(
 
         source = RecordData(config, host=jax.process_index(), num_hosts=jax.process_count())
 
-    steps_per_epoch = source.samples_per_epoch / _clips_per_step(config, source)
-    total_steps = max(1, round(config.epochs * steps_per_epoch))
-    schedule = learning_rate_schedule(config.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    total_steps, schedule = plan_steps(config, source)
     graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
     tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, abstract_params))
     _describe(config, source, mesh, total_steps, count_parameters(nnx.merge(graphdef, abstract_params)))
@@ -131,6 +125,32 @@ def train_and_evaluate(
             writer.flush()
             writer.close()
     return outcome
+
+
+def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The devices of a run; None: all of them.
+
+    Raises:
+        UserError: they do not suit `config.parallel`, or the batches do not divide over them.
+    """
+    model_devices = config.parallel.model
+    mesh = parallel.data_mesh(devices) if model_devices == 1 else parallel.grid_mesh(model_devices, devices)
+    for size in _step_sizes(config):
+        config.augment.check_batch(parallel.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
+    parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+    return mesh
+
+
+def plan_steps(config: Config, source: BatchSource) -> tuple[int, Callable]:
+    """(updates of the whole run, learning rate by update).
+
+    Raises:
+        ValueError: the warm-up does not end before the run does.
+    """
+    steps_per_epoch = source.samples_per_epoch / _clips_per_step(config, source)
+    total_steps = max(1, round(config.epochs * steps_per_epoch))
+    schedule = learning_rate_schedule(config.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return total_steps, schedule
 
 
 def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, float]:
