@@ -1,6 +1,7 @@
 """Metrics: (sum, count) pairs that merge over clips, steps and hosts, and where they are written."""
 
 from collections.abc import Iterable, Mapping
+import concurrent.futures
 import importlib
 import importlib.util
 import logging
@@ -83,6 +84,16 @@ def open_writer(workdir: str, *, is_main_host: bool):
     from clu import metric_writers
 
     return metric_writers.create_default_writer(workdir, just_logging=not is_main_host)
+
+
+class OpeningWriter:
+    """The writer that `open_writer` gives in another thread; its first use waits for it."""
+
+    def __init__(self, opening: concurrent.futures.Future):
+        self._opening = opening
+
+    def __getattr__(self, name: str):
+        return getattr(self._opening.result(), name)
 
 
 class LogWriter:

@@ -81,8 +81,9 @@ def train_and_evaluate(
     workdir = make_workdir(workdir)
     if config.compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir))
-    # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile data and model are made ready.
-    importing = concurrent.futures.ThreadPoolExecutor(1, 'writer').submit(metrics.import_writers)
+    # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is made ready and compiled.
+    beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
+    beside.submit(metrics.import_writers)
     if source is None:
         from multitrain_jax.record_data import RecordData  # the only door to data_pipelines
 
@@ -101,8 +102,8 @@ def train_and_evaluate(
     if isinstance(start, results.RunResults):
         return start
 
-    importing.result()
-    writer = metrics.open_writer(str(workdir), is_main_host=jax.process_index() == 0)
+    is_main_host = jax.process_index() == 0
+    writer = metrics.OpeningWriter(beside.submit(metrics.open_writer, str(workdir), is_main_host=is_main_host))
     with interruptions.listen() as stop:
         run = _Run(
             config, source, workdir, mesh, total_steps, schedule,

@@ -1,9 +1,11 @@
 """Figures of merit against plain loops, and metrics over steps."""
 
+import concurrent.futures
 import importlib.util
 import logging
 
 import numpy as np
+import pytest
 
 from multitrain_jax import metrics
 
@@ -42,3 +44,24 @@ def test_without_tensorflow_metrics_go_to_the_log(monkeypatch, caplog):
         writer.write_scalars(7, {'loss': 0.5})
         writer.close()
     assert 'tensorflow not installed' in caplog.text and '[7] loss=0.5' in caplog.text
+
+
+def test_a_writer_that_is_being_opened_is_waited_for_at_its_first_use():
+    written = []
+
+    class Writer:
+        def write_scalars(self, step, scalars):
+            written.append((step, scalars))
+
+    opening = concurrent.futures.Future()
+    writer = metrics.OpeningWriter(opening)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: writer.write_scalars(7, {'loss': 0.5}))
+        assert not written and not writing.done()
+        opening.set_result(Writer())
+        writing.result()
+    assert written == [(7, {'loss': 0.5})]
+    failed = concurrent.futures.Future()
+    failed.set_exception(OSError('disk full'))
+    with pytest.raises(OSError, match='disk full'):
+        metrics.OpeningWriter(failed).flush()
