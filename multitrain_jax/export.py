@@ -84,7 +84,14 @@ def write_export(
     output: str | os.PathLike, params: Mapping[str, Any], config: Config, datasets: Sequence[DatasetSpec]
 ) -> None:
     """Writes the export of a run's parameters, those that only training needs left out; see `write_model`."""
-    info = ExportInfo(
+    info = export_info(config, datasets)
+    parts = {'backbone', 'heads', 'localisation_heads'} | ({'projections'} if info.model.projections else set())
+    write_model(output, info, {name: value for name, value in params.items() if name in parts})
+
+
+def export_info(config: Config, datasets: Sequence[DatasetSpec]) -> ExportInfo:
+    """What an export of a run says of itself. Its model lacks what only training uses."""
+    return ExportInfo(
         model=dataclasses.replace(
             with_datasets(config, datasets),
             projections=config.model.add_projected > 0, expander=False,
@@ -104,8 +111,6 @@ def write_export(
         spatial_views=config.evaluation.spatial_views,
         localisation=config.localisation,
     )  # fmt: skip
-    parts = {'backbone', 'heads', 'localisation_heads'} | ({'projections'} if info.model.projections else set())
-    write_model(output, info, {name: value for name, value in params.items() if name in parts})
 
 
 def check_output(output: str | os.PathLike) -> Path:

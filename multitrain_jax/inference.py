@@ -8,7 +8,7 @@
     model.predict('video.mp4')    # {dataset: [(class name, score), ...]}
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import os
 
@@ -30,6 +30,16 @@ def load(path: str | os.PathLike) -> 'Model':
     return Model(*read_export(path))
 
 
+def make_forward(info: ExportInfo, graphdef: nnx.GraphDef) -> Callable:
+    """`forward(params, clips, boxes or None) -> (embedding, logits, actions)`, as in `models.multitrain.Outputs`."""
+
+    def forward(params, video, boxes):
+        outputs = nnx.merge(graphdef, params)(prepare_eval(video, mean=info.mean, std=info.std), boxes)
+        return outputs.embedding, outputs.logits, outputs.actions
+
+    return forward
+
+
 class Model:
     """An export in memory.
 
@@ -41,12 +51,7 @@ class Model:
         self.info = info
         self._params = jax.device_put(params)
 
-        @jax.jit
-        def forward(params, video, boxes):
-            outputs = nnx.merge(graphdef, params)(prepare_eval(video, mean=info.mean, std=info.std), boxes)
-            return outputs.embedding, outputs.logits, outputs.actions
-
-        self._forward = forward
+        self._forward = jax.jit(make_forward(info, graphdef))
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
