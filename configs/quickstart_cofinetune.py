@@ -200,5 +200,9 @@ def get_config() -> ml_collections.ConfigDict:
         spatial_views=3,  # left, centre, right
     )
 
-    config.checkpoint = dict(every_steps=250, keep=2)
+    config.checkpoint = dict(every_steps=250, keep=2)  # steps between checkpoints; newest ones to keep
+    config.non_finite = dict(
+        action='stop',  # at a loss or gradient that is not finite; 'skip': without that update the run goes on
+        max_skips=10,  # 'skip': in the whole run; one more, and the run stops
+    )
     return config

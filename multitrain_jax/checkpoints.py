@@ -7,6 +7,7 @@ position: batch number n is a function of the config and n alone.
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -26,6 +27,8 @@ from multitrain_jax.parameters import merge, named_leaves
 
 _log = logging.getLogger('multitrain_jax')
 T = TypeVar('T')
+# Of `TrainState`; checkpoints of earlier versions have none of them, and 0 is meant.
+_LATER_FIELDS = ('skipped',)
 
 
 class DamagedCheckpoint(UserError):
@@ -98,13 +101,14 @@ class RunCheckpoints:
         Raises:
             DamagedCheckpoint: it cannot be read.
         """
-        target = _storable(like)
+        target = jax.tree.map(_on_host, _storable(like))
         with self._reading(step):
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_on_host, target)))
-            )['state']
+            later = self._later_fields(step, target)
+            if later:
+                target = {f.name: getattr(target, f.name) for f in dataclasses.fields(target) if f.name not in later}
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
             self._check(step, restored)
-        return _unstorable(restored, like)
+        return _unstorable(type(like)(**restored, **later) if later else restored, like)
 
     def restore_params(self, step: int, like: Any) -> Any:
         """The model's parameters to use, NumPy arrays in the structure of `like`: the moving average where kept.
@@ -112,9 +116,8 @@ class RunCheckpoints:
         Raises:
             DamagedCheckpoint: it cannot be read.
         """
-        path = self.directory / str(step) / 'state'
         with self._reading(step), ocp.PyTreeCheckpointer() as checkpointer:
-            averaged = dict(named_leaves(checkpointer.metadata(path).item_metadata.tree.get('ema') or {}))
+            averaged = dict(named_leaves(self._stored_tree(step).get('ema') or {}))
             flat = traverse_util.flatten_dict(jax.tree.map(_on_host, like))
             parts = {'params': {}, 'ema': {}}
             for leaf_path, leaf in flat.items():
@@ -125,7 +128,7 @@ class RunCheckpoints:
                 restore_args=jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target),
                 partial_restore=True,
             )
-            restored = checkpointer.restore(path, args=args)
+            restored = checkpointer.restore(self.directory / str(step) / 'state', args=args)
             self._check(step, restored)
         return merge(*restored.values())
 
@@ -201,6 +204,16 @@ class RunCheckpoints:
             yield
         except Exception as error:
             raise DamagedCheckpoint(f'checkpoint {self.directory / str(step)} is damaged: {_first_line(error)}') from error
+
+    def _stored_tree(self, step: int) -> Mapping[str, Any]:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            return checkpointer.metadata(self.directory / str(step) / 'state').item_metadata.tree
+
+    def _later_fields(self, step: int, target: Any) -> dict[str, Any]:
+        """Fields of the state that a checkpoint of an earlier version does not have."""
+        stored = self._stored_tree(step)
+        names = [name for name in _LATER_FIELDS if hasattr(target, name) and name not in stored]
+        return {name: np.zeros_like(getattr(target, name)) for name in names}
 
     def _read_json(self, step: int, item: str) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]

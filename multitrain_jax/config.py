@@ -162,6 +162,23 @@ class ParallelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class NonFiniteConfig:
+    """What becomes of a step whose loss or gradient is not finite. It never changes the model."""
+
+    action: Literal['stop', 'skip'] = 'stop'  # the run stops; 'skip': it goes on with the next batch
+    max_skips: int = 10  # 'skip': in the whole run; one more, and the run stops
+
+    def __post_init__(self):
+        if self.max_skips < 1:
+            raise ValueError(f'max_skips={self.max_skips} must be at least 1; to stop at once: action="stop"')
+
+    @property
+    def most(self) -> int:
+        """Steps that may be passed over."""
+        return self.max_skips if self.action == 'skip' else 0
+
+
+@dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
     """Synthetic videos to be rendered and converted under `data_root` when they are not there yet."""
 
@@ -210,6 +227,7 @@ class Config:
     synthetic: SyntheticConfig | None = None
     localisation: LocalisationConfig | None = None  # needed where a dataset has boxes
     schedule: ScheduleConfig = ScheduleConfig()
+    non_finite: NonFiniteConfig = NonFiniteConfig()
     parallel: ParallelConfig = ParallelConfig()
 
     @property

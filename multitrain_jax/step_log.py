@@ -3,15 +3,15 @@
 from collections.abc import Callable
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from multitrain_jax import metrics
+from multitrain_jax import metrics, non_finite
 from multitrain_jax.batch import BatchSource
 from multitrain_jax.checkpoints import RunCheckpoints
 from multitrain_jax.config import Config
-from multitrain_jax.errors import UserError
 from multitrain_jax.progress import Countdown, duration
 
 _log = logging.getLogger('multitrain_jax')
@@ -29,6 +29,7 @@ class StepLog:
         first_step: int,
         total_steps: int,
         schedule: Callable,
+        workdir: Path,
         saved: RunCheckpoints,
         writer: Any,
     ):
@@ -40,12 +41,13 @@ class StepLog:
             clips_per_step: in the mean of the run.
             first_step, total_steps: of this run.
             schedule: learning rate of a step.
+            workdir: gets the batch of a step that is not finite.
             saved: named where a loss is not finite.
             writer: gets the metrics.
         """
         self._config, self._source, self._total_steps = config, source, total_steps
         self._clips_per_step = clips_per_step
-        self._schedule, self._saved, self._writer = schedule, saved, writer
+        self._schedule, self._workdir, self._saved, self._writer = schedule, workdir, saved, writer
         self._kept: list[tuple[int, Any]] = []
         self.countdown = Countdown(total_steps, first_step)
         self.waited = 0.0
@@ -61,24 +63,19 @@ class StepLog:
         """Writes the means since the last report.
 
         Raises:
-            UserError: a loss is not finite.
+            NonFiniteStep: a loss or gradient is not finite, and no more may be passed over.
         """
         if not self._kept:
             return
         kept = [(step, jax.device_get(terms)) for step, terms in self._kept]
         self._kept = []
         for step, terms in kept:
-            if not math.isfinite(terms['loss'][0]):
-                last = self._saved.latest_step()
-                raise UserError(
-                    f'the loss of step {step} is not finite ({terms["loss"][0]}); the last good checkpoint is '
-                    f'{"none" if last is None else f"step {last}"} in {self._saved.directory}. '
-                    'Lower config.optimizer.peak_learning_rate, or look at the data'
-                )
+            if not non_finite.is_finite(terms):
+                self._report_not_finite(step, terms)
         done = kept[-1][0] + 1
         steps_per_second, seconds_left = self.countdown.update(done)
         clips_per_second = steps_per_second * self._clips_per_step
-        values = metrics.merge(terms for _, terms in kept)
+        values = metrics.merge(terms for _, terms in kept if non_finite.is_finite(terms))
         values['learning_rate'] = float(self._schedule(done - 1))
         if steps_per_second > 0:  # not where only the step that was compiled has been done
             self.rates.append(clips_per_second)
@@ -86,6 +83,7 @@ class StepLog:
             values['data_wait_share'] = self.waited * steps_per_second / len(kept)
         values['epoch'] = done * self._clips_per_step / self._source.samples_per_epoch
         self.waited = 0.0
+        values['skipped_updates'] = float(kept[-1][1]['skipped_updates'][0])
         self._writer.write_scalars(done, values)
         top1 = ' '.join(
             f'{spec.name} {values[f"top1/{spec.name}"]:.0%}'
@@ -94,6 +92,25 @@ class StepLog:
         )
         _log.info(
             'step %d/%d  epoch %.1f  loss %.3f  %s%.0f clips/s  %s left',
-            done, self._total_steps, values['epoch'], values['loss'], f'top-1 of training clips: {top1}  ' if top1 else '',
+            done, self._total_steps, values['epoch'], values.get('loss', math.nan), f'top-1 of training clips: {top1}  ' if top1 else '',
             clips_per_second, duration(seconds_left),
         )  # fmt: skip
+
+    def _report_not_finite(self, step: int, terms: Any) -> None:
+        try:
+            file = non_finite.save_batch(self._workdir, self._source, step)
+            look = f'to look at the step, give the same command with --config.replay={file}'
+        except (OSError, ValueError) as error:  # what has happened is told all the same
+            look = f'its batch could not be kept ({error})'
+        last, skipped, most = self._saved.latest_step(), int(terms['skipped_updates'][0]), self._config.non_finite.most
+        text = (
+            f'{non_finite.describe(step, terms)}; the last good checkpoint is '
+            f'{"none" if last is None else f"step {last}"} in {self._saved.directory}; '
+            f'{look}'
+        )
+        if skipped > most:
+            remedy = 'lower config.optimizer.peak_learning_rate, ' + (
+                f'or raise config.non_finite.max_skips={most}' if most else 'or go on without it: --config.non_finite.action=skip'
+            )
+            raise non_finite.NonFiniteStep(f'{text}; {remedy}', step)
+        _log.warning('%s; passed over, %d of at most %d', text, skipped, most)

@@ -21,6 +21,7 @@ from multitrain_jax import (
     interruptions,
     layout,
     metrics,
+    non_finite,
     parallel,
     results,
     scoring,
@@ -166,23 +167,27 @@ def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, floa
     )
     log = StepLog(
         config, run.source, clips_per_step, first_step=start.step, total_steps=run.total_steps, schedule=run.schedule,
-        saved=run.saved, writer=run.writer,
+        workdir=run.workdir, saved=run.saved, writer=run.writer,
     )  # fmt: skip
     started = time.monotonic()
     _log.info('compiling the training step (the first time takes longest) ...')
     with contextlib.closing(batches):
-        for step in range(start.step, run.total_steps):
-            _between_steps(run, log, start, state, step)
-            waiting = time.monotonic()
-            share = next(batches)
-            log.waited += time.monotonic() - waiting
-            state, terms = run.train_step(state, share)
-            if step == start.step:
-                jax.block_until_ready(terms)
-                _log.info('compiled, first step done after %s', duration(time.monotonic() - started))
-                log.countdown.restart(step + 1)
-            log.add(step, terms)
-        log.flush()
+        try:
+            for step in range(start.step, run.total_steps):
+                _between_steps(run, log, start, state, step)
+                waiting = time.monotonic()
+                share = next(batches)
+                log.waited += time.monotonic() - waiting
+                state, terms = run.train_step(state, share)
+                if step == start.step:
+                    jax.block_until_ready(terms)
+                    _log.info('compiled, first step done after %s', duration(time.monotonic() - started))
+                    log.countdown.restart(step + 1)
+                log.add(step, terms)
+            log.flush()
+        except non_finite.NonFiniteStep as error:
+            non_finite.save_state(run.workdir, state, run.meta, error.step)
+            raise
     run.saved.save(run.total_steps, state, run.meta)
     rates = sorted(log.rates)
     return state, rates[len(rates) // 2] if rates else float('nan')

@@ -16,6 +16,7 @@ from multitrain_jax.augment.pipeline import augment_train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.models.multitrain import MultiTrainModel
+from multitrain_jax.non_finite import gradient_norms, unless_not_finite
 from multitrain_jax.objectives.total import batch_objective
 from multitrain_jax.objectives.uncertainty import init_log_variances
 from multitrain_jax.optimizer import average
@@ -36,6 +37,7 @@ class TrainState:
         opt_state: of the optimizer, for the parameters that train.
         ema: moving average of the parameters that train; {}: off.
         key: PRNG key of the run; step keys are folded from it.
+        skipped: i32[], steps passed over so far, see `non_finite`.
     """
 
     step: jax.Array
@@ -43,6 +45,7 @@ class TrainState:
     opt_state: Any
     ema: Any
     key: jax.Array
+    skipped: jax.Array
 
 
 def init_state(config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation) -> TrainState:
@@ -51,7 +54,10 @@ def init_state(config: Config, datasets: Sequence[DatasetSpec], tx: optax.Gradie
     model = build_model(config, datasets, params_key)
     params = training_params(config, nnx.to_pure_dict(nnx.state(model)))
     trainable, _ = split(params, config.optimizer.frozen)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable), _start_of_average(params, config), run_key)
+    none = jnp.zeros((), jnp.int32)
+    return TrainState(
+        none, params, tx.init(trainable), _start_of_average(params, config), run_key, skipped=jnp.zeros_like(none)
+    )
 
 
 def start_from(state: TrainState, config: Config, model_params: Mapping[str, Any]) -> TrainState:
@@ -100,7 +106,7 @@ def make_train_step(
 ) -> Callable:
     """`step(state, share) -> (state, metrics)` for one replica's share of the batch, under the axis `data`.
 
-    Metrics are (sum, count) pairs over the global batch: the objective's terms and `gradient_norm`.
+    Metrics are (sum, count) pairs over the global batch: the objective's terms, norms of the gradients, `skipped_updates`.
     """
     tasks = Tasks(config, datasets)
     pieces = config.accumulation_steps
@@ -139,11 +145,12 @@ def make_train_step(
         grads, terms = gradients(clip_loss, batch_loss, trainable, (first_slots, parts))
         grads = jax.lax.pmean(grads, parallel.DATA_AXIS)
         terms = jax.lax.psum(terms, parallel.DATA_AXIS)
-        terms['gradient_norm'] = (optax.global_norm(grads), 1.0)
+        terms |= gradient_norms(grads)
         trainable, frozen = split(state.params, config.optimizer.frozen)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
         ema = average(state.ema, trainable, state.step, config.optimizer)
-        return TrainState(state.step + 1, merge(trainable, frozen), opt_state, ema, state.key), terms
+        new = TrainState(state.step + 1, merge(trainable, frozen), opt_state, ema, state.key, state.skipped)
+        return unless_not_finite(state, new, terms, config.non_finite.most)
 
     return train_step

@@ -15,6 +15,7 @@ import pytest
 
 from multitrain_jax import checkpoints
 from multitrain_jax.errors import UserError
+from multitrain_jax.train_step import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -192,6 +193,16 @@ def test_checkpoints_of_earlier_versions_have_no_checksums(two, tmp_path):
     assert saved.read_meta(2) == {'model': {'width': 2}}
     same(saved.restore(2, large_state(0)), large_state(2))
     saved.close()
+
+
+def test_states_of_earlier_versions_have_skipped_nothing(saved):
+    fields = state(1) | {'ema': {}}
+    saved.save(1, fields, {})
+    saved.wait()
+    like = TrainState(**state(0), ema={}, skipped=jnp.asarray(7))
+    restored = saved.restore(1, like)
+    assert restored.skipped == 0
+    same({name: getattr(restored, name) for name in fields}, fields)
 
 
 FULL = """

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from multitrain_jax import checkpoints, parallel, train
+from multitrain_jax import parallel, train
 from multitrain_jax.errors import UserError
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
@@ -103,24 +103,6 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path):
         text for text in handler.compiled if re.search(r'jit\((_fun|train_step|step)\)', text)
     ]
     assert len(mapped) == 2, mapped  # the training step and the evaluation step, once each
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    """With the step and the last good checkpoint, and without saving what came of it."""
-    config = tiny.config(checkpoint__every_steps=2, log_every_steps=3)
-    source = tiny.ArraySource(config, steps_per_epoch=2)
-    plain = source.batch
-    source.batch = lambda step: (
-        plain(step) | ({'weight': np.full(16, np.nan, np.float32)} if step == 5 else {})
-    )
-    with pytest.raises(UserError) as error:
-        train.train_and_evaluate(config, tmp_path, source=source, devices=jax.devices()[:1])
-    text = str(error.value)
-    assert 'the loss of step 5 is not finite (nan); the last good checkpoint is step 4 in' in text
-    assert '\n' not in text
-    saved = checkpoints.RunCheckpoints(tmp_path, keep=10)
-    assert saved.all_steps() == [2, 4]
-    saved.close()
 
 
 def test_a_workdir_of_another_architecture_is_refused(finished_run):

@@ -62,5 +62,6 @@ def get_config() -> ml_collections.ConfigDict:
                 every_epochs=0.0, batch_size=8, short_side=16, temporal_views=2, spatial_views=3
             ),
             checkpoint=dict(every_steps=3, keep=2),
+            non_finite=dict(action='stop', max_skips=10),
         )
     )  # fmt: skip
