@@ -206,6 +206,7 @@ class RunCheckpoints:
             raise DamagedCheckpoint(f'checkpoint {self.directory / str(step)} is damaged: {_first_line(error)}') from error
 
     def _stored_tree(self, step: int) -> Mapping[str, Any]:
+        self._manager.wait_until_finished()
         with ocp.PyTreeCheckpointer() as checkpointer:
             return checkpointer.metadata(self.directory / str(step) / 'state').item_metadata.tree
 
