@@ -7,6 +7,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from multitrain_jax.ops.sums import sums
 from multitrain_jax.ops.tensor_parallel import split
 
 
@@ -40,12 +41,12 @@ def _layer_norm_backward(epsilon, residuals, g):
     g = g.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse_std
     scaled = g * _leading(scale, x)
-    inner = scaled - scaled.mean(-1, keepdims=True)
-    inner = inner - normal * (scaled * normal).mean(-1, keepdims=True)
+    means = [total[..., None] / x.shape[-1] for total in sums([scaled, scaled * normal], [x.ndim - 1])]
+    inner = scaled - means[0] - normal * means[1]
     shape = _leading(scale, x).shape
     axes = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] > 1]
-    scale_gradient = (g * normal).sum(axes).reshape(scale.shape)
-    return (inner * inverse_std).astype(x.dtype), scale_gradient, g.sum(axes).reshape(scale.shape)
+    of_scale, of_bias = (total.reshape(scale.shape) for total in sums([g * normal, g], axes))
+    return (inner * inverse_std).astype(x.dtype), of_scale, of_bias
 
 
 def _leading(parameter: jax.Array, x: jax.Array) -> jax.Array:
@@ -105,8 +106,24 @@ def linear(
         kernel_init=nnx.initializers.normal(init_std),
         dtype=jnp.dtype(dtype),
         param_dtype=jnp.float32,
+        dot_general=_product_of_tokens,
         rngs=rngs,
     )
+
+
+def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """``x @ kernel`` for tokens ``x`` [..., D] and ``kernel`` [D, E], as one product of two matrices.
+
+    With the leading axes apart, the gradients are products over several axes: on CPU, where they are copied into
+    another order first, forward and gradient of [1, 25088, 96] @ [96, 384] take 1.4 times as long.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _product_of_tokens(x, kernel, dimension_numbers, **unused):
+    """``project`` in the place of ``lax.dot_general`` in a linear layer."""
+    del dimension_numbers, unused
+    return project(x, kernel)
 
 
 class MLP(nnx.Module):

@@ -6,7 +6,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from multitrain_jax.models.layers import LayerNorm, MLP, layer_norm, linear, torch_conv_init
+from multitrain_jax.models.layers import LayerNorm, MLP, layer_norm, linear, project, torch_conv_init
 from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
 from multitrain_jax.ops.relative_position import key_selector, position_terms
@@ -129,7 +129,7 @@ class PoolingAttention(nnx.Module):
             array = split(array.swapaxes(-3, -2), axis=-3)
             return array.reshape(*array.shape[:-3], -1)
 
-        qkv = x.astype(dtype) @ grouped(self.qkv.kernel[...]) + grouped(self.qkv.bias[...])[None, None]
+        qkv = project(x.astype(dtype), grouped(self.qkv.kernel[...])) + grouped(self.qkv.bias[...])[None, None]
         return qkv.reshape(*qkv.shape[:-1], groups, 3, width // groups)
 
     def _pool(self, qkv: jax.Array, which: slice, thw: Triple, stride: Triple) -> list[jax.Array]:
