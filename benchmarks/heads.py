@@ -12,25 +12,18 @@ larger than there.
 """
 
 import argparse
-import importlib.util
-from pathlib import Path
 import sys
-import time
 
 from flax import nnx
 import jax
 import numpy as np
+import synthetic_step
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from multitrain_jax import optimizer, parallel, train_step  # noqa: E402
-from multitrain_jax.batch import DatasetSpec  # noqa: E402
-from multitrain_jax.config import read_config  # noqa: E402
-from multitrain_jax.models.heads import Heads, Projections  # noqa: E402
-from multitrain_jax.models.multitrain import Outputs  # noqa: E402
-from multitrain_jax.objectives.targets import Targets  # noqa: E402
-from multitrain_jax.objectives.total import DatasetObjective, ObjectiveConfig, objective  # noqa: E402
+from multitrain_jax.config import read_config
+from multitrain_jax.models.heads import Heads, Projections
+from multitrain_jax.models.multitrain import Outputs
+from multitrain_jax.objectives.targets import Targets
+from multitrain_jax.objectives.total import DatasetObjective, ObjectiveConfig, objective
 
 WIDTH = 768
 DATASETS = (2, 8, 32)
@@ -69,10 +62,7 @@ def part(datasets: int, classes: int, batch: int):
 
 def step(datasets: int, classes: int, batch: int, frames: int, size: int):
     """(lowered program, function from the compiled one to one that takes a training step)."""
-    spec = importlib.util.spec_from_file_location('multitrain', ROOT / 'configs' / 'multitrain.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    values = module.get_config().to_dict()
+    values = synthetic_step.shipped_config('multitrain').to_dict()
     entry = values['datasets']['kinetics400']
     values['datasets'] = {f'dataset{number:02d}': entry for number in range(datasets)}
     values['model']['backbone'] |= dict(
@@ -81,47 +71,8 @@ def step(datasets: int, classes: int, batch: int, frames: int, size: int):
     values['input'] |= dict(short_side=(size, size), repeats=1)
     values['augment'] |= dict(rand_augment='', color_jitter=0.0, erasing_probability=0.0)
     values |= dict(batch_size=batch)
-    config = read_config(values)
-    specs = [DatasetSpec(name, tuple(map(str, range(classes)))) for name in config.datasets]
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    graphdef, params = train_step.abstract_model(config, specs)
-    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=100, total_steps=5000)
-    tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
-    rng = np.random.default_rng(0)
-
-    def zeros(leaf):
-        key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.key(0) if key else np.zeros(leaf.shape, leaf.dtype)
-
-    # Drawn here, so that no initialiser has to be compiled.
-    state = jax.tree.map(zeros, jax.eval_shape(lambda: train_step.init_state(config, specs, tx)))
-    params = jax.tree.map(lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), state.params)
-    state = parallel.replicate(state.replace(params=params), mesh)
-    share = parallel.to_devices(
-        dict(
-            video=rng.integers(0, 256, (batch, frames, size, size, 3), dtype=np.uint8),
-            dataset=rng.integers(0, datasets, batch, dtype=np.int32),
-            label=rng.integers(0, classes, batch, dtype=np.int32),
-            weight=np.ones(batch, np.float32),
-        ),
-        mesh,
-    )
-    lowered = parallel.map_train_step(train_step.make_train_step(config, specs, graphdef, tx), mesh).lower(state, share)
-    held = [state]
-
-    def take(program):
-        def run():
-            held[0], terms = program(held[0], share)
-            jax.block_until_ready((held[0], terms))
-
-        return run
-
-    return lowered, take
-
-
-def clock() -> np.ndarray:
-    """[seconds that passed, seconds that all threads of this process were busy]."""
-    return np.array([time.perf_counter(), time.process_time()])
+    lowered, state, share = synthetic_step.lowered_step(read_config(values), classes)
+    return lowered, lambda program: synthetic_step.steps_of(program, state, share)
 
 
 def measure(name: str, make, rounds: int) -> None:
@@ -130,18 +81,11 @@ def measure(name: str, make, rounds: int) -> None:
     for number in DATASETS:
         lowered, prepare = make(number)
         lines.append(len(lowered.as_text().splitlines()))
-        start = clock()
-        runs.append(prepare(lowered.compile()))
-        compiling.append(clock() - start)
+        program, taken = synthetic_step.timed(lowered.compile)
+        runs.append(prepare(program))
+        compiling.append(taken)
         print(f'({name} for {number} datasets compiled in {compiling[-1][0]:.0f} s)', file=sys.stderr, flush=True)
-    rows = [[] for _ in DATASETS]
-    for round_number in range(rounds + 1):
-        for run, own in zip(runs, rows):
-            start = clock()
-            run()
-            if round_number:  # the first warms up
-                own.append(clock() - start)
-    medians = [np.median(own, axis=0) for own in rows]
+    medians = synthetic_step.take_turns(runs, rounds)
     for number, length, compiled, median in zip(DATASETS, lines, compiling, medians):
         print(
             f'{name:<5}{number:>9}{length:>9}'

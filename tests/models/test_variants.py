@@ -1,12 +1,11 @@
 """Sizes of the published models: parameters and multiplications."""
 
-import math
-
 import pytest
 
 from multitrain_jax.models.multitrain import MultiTrainConfig, count_parameters
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.models.variants import (
+    multiplications,
     mvit_b_16x4,
     mvit_b_32x3,
     mvit_b_32x3_312,
@@ -44,28 +43,6 @@ def backbone_parameters(config: MViTConfig) -> int:
 )  # fmt: skip
 def test_parameters(config, parameters):
     assert backbone_parameters(config) == parameters
-
-
-def multiplications(config: MViTConfig) -> int:
-    """Of matrix products and convolutions for one clip, as they are counted in the papers."""
-    t, h, w = config.patch_grid
-    total = t * h * w * math.prod(config.patch_kernel) * 3 * config.width
-    for stage in config.block_shapes():
-        for block in stage:
-            tokens, inner = t * h * w, block.width
-            # Poolings round up.
-            t, h, w = (math.ceil(n / s) for n, s in zip((t, h, w), block.query_stride))
-            keys = [math.ceil(n * q / kv) for n, q, kv in zip((t, h, w), block.query_stride, block.kv_stride)]
-            queries, all_keys = t * h * w, math.prod(keys)
-            total += tokens * block.width_in * 3 * inner + queries * inner * inner
-            total += 27 * inner * (queries + 2 * all_keys)
-            total += 2 * queries * all_keys * inner
-            if config.positions == 'relative':
-                total += queries * sum(keys) * inner
-            if block.width_in != inner:
-                total += tokens * block.width_in * inner
-            total += 2 * queries * inner * int(config.mlp_ratio * inner)
-    return total
 
 
 @pytest.mark.parametrize(
