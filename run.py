@@ -45,7 +45,7 @@ def main() -> int:
 
     import jax  # after the flags: mistakes in them are answered at once
 
-    from multitrain_jax import parallel, progress, results
+    from multitrain_jax import host_memory, parallel, progress, results
     from multitrain_jax.config import read_config
 
     config = read_config(_CONFIG.value)
@@ -53,6 +53,7 @@ def main() -> int:
         parallel.use_cpu_devices(config.cpu_devices)
     if FLAGS.multi_host:
         jax.distributed.initialize()
+    host_memory.keep_freed_memory()
     from multitrain_jax.train import make_workdir, train_and_evaluate
 
     workdir = make_workdir(FLAGS.workdir)

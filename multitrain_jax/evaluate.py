@@ -85,9 +85,11 @@ def main() -> int:
     import jax  # after the arguments: mistakes in them are answered at once
 
     from multitrain_jax.evaluation_setup import open_evaluation
+    from multitrain_jax.host_memory import keep_freed_memory
 
     if args.multi_host:
         jax.distributed.initialize()
+    keep_freed_memory()
     set_up_logging()
     setup = open_evaluation(
         args.workdir or args.checkpoint,

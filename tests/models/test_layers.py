@@ -1,0 +1,45 @@
+"""Layers with a written gradient against the plain formula in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from multitrain_jax.models.layers import layer_norm, project
+
+
+def _plain(x, scale, bias):
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return normal, normal * scale + bias
+
+
+@pytest.mark.parametrize('shape, parameters', [((2, 5, 8), (8,)), ((2, 3, 1, 2, 4, 8), (2, 1, 8))])
+@pytest.mark.parametrize('dtype, tolerance', [(jnp.float32, 2e-5), (jnp.bfloat16, 0.03)])
+def test_layer_norm_value_and_gradients(shape, parameters, dtype, tolerance):
+    rng = np.random.default_rng(0)
+    x, g = (np.float64(jnp.asarray(rng.normal(2, 1, shape), dtype)) for _ in range(2))
+    scale, bias = rng.normal(1, 0.5, parameters), rng.normal(size=parameters)
+    normal, y = _plain(x, scale, bias)
+    scaled = g * scale
+    inner = scaled - scaled.mean(-1, keepdims=True) - normal * (scaled * normal).mean(-1, keepdims=True)
+    of_x = inner / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    def summed(array):  # over all that a parameter is broadcast to
+        broadcast = np.broadcast_to(np.zeros(parameters), array.shape)
+        axes = [axis for axis, step in enumerate(broadcast.strides) if step == 0]
+        return array.sum(tuple(axes)).reshape(parameters)
+
+    @jax.jit
+    def ours(x, scale, bias, g):
+        y, backward = jax.vjp(lambda *args: layer_norm(*args, 1e-5), x, scale, bias)
+        return y, *backward(g)
+
+    results = ours(jnp.asarray(x, dtype), jnp.float32(scale), jnp.float32(bias), jnp.asarray(g, dtype))
+    assert [r.dtype for r in results] == [dtype, dtype, jnp.float32, jnp.float32]
+    for result, expected in zip(results, (y, of_x, summed(g * normal), summed(g)), strict=True):
+        np.testing.assert_allclose(np.float64(result), expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_project_is_the_plain_product():
+    x, kernel = np.random.default_rng(0).normal(size=(2, 3, 4, 5)), np.random.default_rng(1).normal(size=(5, 6))
+    np.testing.assert_allclose(jax.jit(project)(jnp.float32(x), jnp.float32(kernel)), x @ kernel, atol=1e-5)
