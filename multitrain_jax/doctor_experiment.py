@@ -82,8 +82,6 @@ def _split(config: Config, name: str, place: str, training: bool) -> Check:
             kinds = f'{len(dataset.classes)} {kinds}{"es" if kinds == "class" else "s"}'
             views = '' if training else f', {count(dataset.views, "view")} each'
             text = f'{count(dataset.num_records, "record")} of {kinds}{views}; first, middle and last decode'
-            if not dataset.num_records:
-                return Check('fail', title, f'{dataset.source.path} has no record', 'convert its videos again')
             counts = dataset.class_counts or ()
             without = [label for label, number in zip(dataset.classes, counts) if not number] if any(counts) else []
             if training and without:

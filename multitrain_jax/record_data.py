@@ -291,6 +291,8 @@ def _open(where: str, source: clips.Source, spec) -> Iterator[clips.ClipDataset]
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from error
     try:
+        if not dataset.num_records:
+            raise ValueError(f'{where}: {source.path} has no record in the split {source.split!r}; convert its videos again')
         yield dataset
     finally:
         dataset.close()
