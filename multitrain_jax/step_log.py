@@ -54,7 +54,14 @@ class StepLog:
         self.rates: list[float] = []
 
     def add(self, step: int, terms: Any) -> None:
-        """Takes the metrics of a step; reports those before it when a report is due."""
+        """Takes the metrics of a step; reports those before it when a report is due.
+
+        Waits for the step before, so that the devices have one step to go on with, and not dozens: each that is under
+        way holds its batch on the devices, a stop would have to wait for all of them, and the next batch would be
+        asked for long before it is needed.
+        """
+        if self._kept:
+            jax.block_until_ready(self._kept[-1][1])
         if self._kept and (self._kept[-1][0] + 1) % self._config.log_every_steps == 0:
             self.flush()
         self._kept.append((step, terms))
