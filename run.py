@@ -54,10 +54,14 @@ def main() -> int:
     if FLAGS.multi_host:
         jax.distributed.initialize()
     host_memory.keep_freed_memory()
+    from multitrain_jax.replay import replay
     from multitrain_jax.train import make_workdir, train_and_evaluate
 
     workdir = make_workdir(FLAGS.workdir)
     progress.set_up_logging(workdir)
+    if config.replay is not None:
+        print(replay(config, workdir))
+        return 0
     outcome = train_and_evaluate(config, workdir)
     if jax.process_index() == 0:
         print(results.table(outcome))

@@ -211,4 +211,5 @@ def cofinetune() -> ml_collections.ConfigDict:
         action='stop',  # at a loss or gradient that is not finite; 'skip': without that update the run goes on
         max_skips=10,  # 'skip': in the whole run; one more, and the run stops
     )
+    config.replay = placeholder(str)  # file of WORKDIR/non_finite: its step is taken again and looked at; None: train
     return config

@@ -228,6 +228,7 @@ class Config:
     localisation: LocalisationConfig | None = None  # needed where a dataset has boxes
     schedule: ScheduleConfig = ScheduleConfig()
     non_finite: NonFiniteConfig = NonFiniteConfig()
+    replay: str | None = None  # file of WORKDIR/non_finite: run.py takes its step again, see `replay`; None: it trains
     parallel: ParallelConfig = ParallelConfig()
 
     @property

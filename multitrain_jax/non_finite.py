@@ -86,7 +86,7 @@ def save_batch(workdir: Path, source: BatchSource, step: int) -> Path:
     """Keeps this host's share of a step's batch; the source gives it again, being a function of the step."""
     with contextlib.closing(_once(source.train_batches(step, 1))) as batches:
         batch = next(batches)
-    path = workdir / _DIRECTORY / _file_name(step, jax.process_index(), jax.process_count())
+    path = state_directory(workdir) / _file_name(step, jax.process_index(), jax.process_count())
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix('.tmp')
     with open(temporary, 'wb') as file:
@@ -120,13 +120,13 @@ def load_batch(path: str | os.PathLike) -> tuple[int, Batch]:
 
 def save_state(workdir: Path, state: Any, meta: Mapping[str, Any], step: int) -> None:
     """Keeps the state in which a step happened."""
-    with contextlib.closing(state_checkpoints(workdir, keep=1)) as saved:
+    with contextlib.closing(RunCheckpoints(state_directory(workdir), keep=1)) as saved:
         saved.save(step, state, meta)
 
 
-def state_checkpoints(workdir: Path, *, keep: int | None) -> RunCheckpoints:
-    """What `save_state` keeps."""
-    return RunCheckpoints(workdir / _DIRECTORY, keep=keep)
+def state_directory(workdir: Path) -> Path:
+    """Where `save_state` keeps it: what a workdir is for `RunCheckpoints`."""
+    return workdir / _DIRECTORY
 
 
 def _file_name(step: int, host: int, hosts: int) -> str:

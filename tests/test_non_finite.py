@@ -1,13 +1,16 @@
 """Steps that are not finite do not change the model, are told with all that helps, and can be taken again."""
 
 import logging
+import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import checkpoints, metrics, non_finite, parallel, train
+from multitrain_jax import checkpoints, metrics, non_finite, parallel, replay, train
 from multitrain_jax.errors import UserError
+from multitrain_jax.train_step import TrainState
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 from tests.tiny_training import prepared
@@ -70,9 +73,17 @@ def test_norms_of_the_parts_make_up_the_norm():
     np.testing.assert_allclose(sum(x**2 for x in parts.values()), float(terms['gradient_norm'][0]) ** 2, rtol=1e-4)
 
 
-def test_stopping_tells_and_keeps_what_helps(tmp_path):
+@pytest.fixture(scope='module')
+def stopped(tmp_path_factory):
+    """(workdir, error) of a run that has stopped at step 5."""
+    workdir = tmp_path_factory.mktemp('stopped')
     with pytest.raises(UserError) as error:
-        run(tmp_path, {5})
+        run(workdir, {5})
+    return workdir, error
+
+
+def test_stopping_tells_and_keeps_what_helps(stopped):
+    tmp_path, error = stopped
     text = str(error.value)
     file = tmp_path / 'non_finite' / 'step_5.npz'
     for part in (
@@ -90,12 +101,91 @@ def test_stopping_tells_and_keeps_what_helps(tmp_path):
         np.testing.assert_array_equal(batch[name], array)
         assert batch[name].dtype == array.dtype
 
-    saved = non_finite.state_checkpoints(tmp_path, keep=None)
+    saved = checkpoints.RunCheckpoints(non_finite.state_directory(tmp_path), keep=None)
     assert saved.all_steps() == [5]
     saved.close()
     saved = checkpoints.RunCheckpoints(tmp_path, keep=None)
     assert saved.all_steps() == [2, 4]
     saved.close()
+
+
+def lines_of(report):
+    return [line.strip() for line in report.splitlines()]
+
+
+def replayed(workdir, file):
+    config = tiny.config(replay=str(file))
+    source = tiny.ArraySource(config, steps_per_epoch=2)
+    return lines_of(replay.replay(config, workdir, source=source, devices=jax.devices()[:1]))
+
+
+def test_the_step_is_taken_again(stopped, monkeypatch):
+    """With the very numbers of the run, from the state that was kept, and from the checkpoint before it."""
+    monkeypatch.setattr(replay, '_first_nan', lambda *args: ['searched'])  # it has tests of its own
+    workdir, error = stopped
+    file = workdir / 'non_finite' / 'step_5.npz'
+    report = replayed(workdir, file)
+    assert report[0] == f'step 5, from checkpoint {workdir}/non_finite/checkpoints/5'
+    assert 'batch: not finite: weight has 1 of 16, the first at [3]' in report
+    assert 'parameters: all values are finite' in report
+    (outcome,) = [line for line in report if line.startswith('outcome: ')]
+    assert outcome.removeprefix('outcome: ') in str(error.value)
+    assert report[-1] == 'searched'
+
+    elsewhere = workdir.with_name('elsewhere')
+    shutil.copytree(workdir / 'checkpoints', elsewhere / 'checkpoints')
+    again = replayed(elsewhere, file)
+    assert again[0] == f'step 5, from checkpoint {elsewhere}/checkpoints/4, 1 steps after it'
+    assert again[1:] == report[1:]
+    with pytest.raises(UserError, match='model.head_hidden was 8, is 16 now'):
+        replay.replay(
+            tiny.config(replay=str(file), model__head_hidden=16), workdir, source=tiny.ArraySource(tiny.config())
+        )
+
+
+def test_the_operation_where_it_begins():
+    """On each replica; what others only receive is not named."""
+    state = TrainState(0, {'scale': np.float32(2)}, (), {}, jax.random.key(0), 0)
+    devices = jax.devices()[:2]
+    batch = {'video': np.array([1, 2, 3, -4], np.float32), 'dataset': np.zeros(4, np.int32)}
+
+    def step(state, share):
+        return state, {'loss': (jax.lax.psum(jax.numpy.log(share['video']).sum(), 'data') * state.params['scale'], 1.0)}
+
+    (line,) = replay._first_nan(step, state, batch, devices)
+    assert line.startswith('first NaN, replica 1: log at ')
+    batch['video'] = np.array([1, 2, 0, 4], np.float32)
+    (line,) = replay._first_nan(step, state, batch, devices)
+    assert line.startswith('no operation made a NaN: numbers became too large')
+
+
+@pytest.mark.slow  # every operation of the step is checked, which takes long to compile
+def test_the_operation_in_the_model(stopped):
+    workdir, _ = stopped
+    place = replayed(workdir, workdir / 'non_finite' / 'step_5.npz')[-1]
+    assert re.fullmatch(r'first NaN, replica 0: \w+ at multitrain_jax/\w+(/\w+)*\.py:\d+ \(\w+\): .*weight.*', place), place
+
+
+def test_the_steps_before_it_are_those_of_the_run(tmp_path):
+    """A good step of a run, taken again from its start, has the loss that the run has logged."""
+    config = tiny.config(epochs=2.0, log_every_steps=1, replay=str(tmp_path / 'step.npz'))
+    source = tiny.ArraySource(config, steps_per_epoch=2)
+    np.savez(tmp_path / 'step.npz', step=np.int64(3), **source.batch(3))
+    report = lines_of(replay.replay(config, tmp_path, source=source, devices=jax.devices()[:1]))
+    assert report[0] == 'step 3, from the start of the run, 3 steps after it'
+    assert 'outcome: finite this time' in report
+    written = {}
+
+    class Writer(metrics.LogWriter):
+        def write_scalars(self, step, scalars):
+            written.setdefault(step, {}).update(scalars)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, 'open_writer', lambda *args, **options: Writer())
+        train.train_and_evaluate(config, tmp_path / 'run', source=source, devices=jax.devices()[:1])
+    for name in ('loss', 'gradient_norm', 'gradient_norm/heads'):
+        (line,) = [line for line in report if line.split()[0] == name]
+        assert line.split()[1] == f'{written[4][name]:.6g}'
 
 
 def test_skipping_is_counted_and_bounded(tmp_path, caplog, monkeypatch):

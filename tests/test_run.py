@@ -126,7 +126,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize('field', ['projections_from', 'init_from'])
+@pytest.mark.parametrize('field', ['projections_from', 'init_from', 'replay'])
 def test_a_field_that_is_none_may_be_given(field, run, data, tmp_path):
     code, _, err = run(
         CONFIG, f'--workdir={tmp_path}', f'--config.data_root={data}', f'--config.{field}=nowhere'

@@ -63,5 +63,6 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             checkpoint=dict(every_steps=3, keep=2),
             non_finite=dict(action='stop', max_skips=10),
+            replay=placeholder(str),
         )
     )  # fmt: skip
