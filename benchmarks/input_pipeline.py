@@ -44,6 +44,7 @@ from data_pipelines.datasets import RecordDataset  # noqa: E402
 
 NUM_FRAMES, STRIDE = 16, 4
 BATCH_SIZE = 16
+WARM_UP_CLIPS = 6 * BATCH_SIZE
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -224,11 +225,11 @@ class Rate:
 
 
 def measure(make: Callable[[], Iterator[int]], seconds: float) -> Rate:
-    """The rate over ``seconds`` after a warm-up that empties the read-ahead buffers."""
-    side = make()
+    """The rate over ``seconds`` after a warm-up: the read-ahead is used up, and memory of batches comes to be used again."""
+    side, clips = make(), 0
     warm_until = time.perf_counter() + seconds / 3
-    while time.perf_counter() < warm_until:
-        next(side)
+    while time.perf_counter() < warm_until or clips < WARM_UP_CLIPS:
+        clips += next(side)
     clips, start, used = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() < start + seconds:
         clips += next(side)

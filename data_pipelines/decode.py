@@ -17,7 +17,6 @@ to half a pixel of the reduced frame.
 """
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import struct
 
 import cv2
@@ -37,15 +36,20 @@ class FrameError(ValueError):
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
-@contextlib.contextmanager
-def _naming(number: int):
-    """Turns a decoder's complaint into one that names the frame."""
-    try:
-        yield
-    except FrameError:
-        raise
-    except (ValueError, RuntimeError, MemoryError, cv2.error) as error:
-        raise FrameError(f'frame {number} cannot be decoded as JPEG or PNG ({error})') from error
+class _naming:
+    """Turns a decoder's complaint into one that names the frame. (``contextlib`` would take 3 % of making a clip.)"""
+
+    __slots__ = ('_number',)
+
+    def __init__(self, number: int):
+        self._number = number
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, (ValueError, RuntimeError, MemoryError, cv2.error)) and kind is not FrameError:
+            raise FrameError(f'frame {self._number} cannot be decoded as JPEG or PNG ({error})') from error
 
 
 def _is_png(frame: bytes | memoryview) -> bool:
@@ -122,9 +126,18 @@ def _refuse_size(number: int, found: tuple[int, int], wanted: tuple[int, int]):
     )
 
 
-def resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
-    """u8[H, W, 3] at ``size`` = (height, width), bilinear: see the module's text; written to ``out`` if given."""
-    cv2.ipp.setUseIPP_NotExact(True)  # holds for the calling thread
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """u8[H, W, 3] at ``size`` = (height, width), bilinear: see the module's text."""
+    _use_ipp()
+    return _resize(image, size)
+
+
+def _use_ipp() -> None:
+    """Holds for the thread that calls it, from then on."""
+    cv2.ipp.setUseIPP_NotExact(True)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
     return cv2.resize(image, size[::-1], dst=out, interpolation=cv2.INTER_LINEAR)
 
 
@@ -161,6 +174,7 @@ def decode_window(
     Raises:
         FrameError: a frame is neither JPEG nor PNG, is damaged, or differs in size from the first one asked for.
     """
+    _use_ipp()
     size = frame_size(frames, int(numbers[0]))
     target = out.shape[1:3]
     factor = _reduction((window.height, window.width), target) if reduced else 1
@@ -179,7 +193,7 @@ def decode_window(
         if pixels.shape[:2] == target:
             out[place] = pixels
         else:
-            resize(pixels, target, out[place])
+            _resize(pixels, target, out[place])
 
 
 def decode_views(
@@ -204,6 +218,7 @@ def decode_views(
     Raises:
         FrameError: a frame is neither JPEG nor PNG, is damaged, or differs in size from the first one asked for.
     """
+    _use_ipp()
     size = frame_size(frames, int(numbers[0, 0]))
     factor = _reduction(size, scaled) if reduced else 1
     crop_height, crop_width = out[0].shape[1:3]
@@ -211,7 +226,7 @@ def decode_views(
         image = _decode(frames, number, size, factor)
         image = image[: round(size[0] / factor), : round(size[1] / factor)]  # No half-filled pixels.
         if image.shape[:2] != scaled:
-            image = resize(image, scaled)
+            image = _resize(image, scaled)
         for view, place in np.argwhere(numbers == number).tolist():
             for crop, (top, left) in enumerate(corners):
                 cropped = image[top : top + crop_height, left : left + crop_width]

@@ -80,8 +80,7 @@ class FrameIndex:
             RecordError: it is damaged, of another version, or of other records.
             FileNotFoundError: there is none.
         """
-        self._path, self._lengths = os.fspath(path), index.lengths
-        remedy = f'delete it, or write it anew: python -m data_pipelines.index {os.path.dirname(self._path)}'
+        remedy = f'delete it, or write it anew: python -m data_pipelines.index {os.path.dirname(path)}'
         with open(path, 'rb') as file:
             line = file.readline()
             size = file.seek(0, os.SEEK_END)
@@ -107,17 +106,10 @@ class FrameIndex:
             raise RecordError(f'{path}: damaged: not of as many places as it states; {remedy}')
 
     def places(self, record: int) -> np.ndarray:
-        """u32[n, 3], see ``find_places``.
-
-        Raises:
-            RecordError: they point past the end of the record.
-        """
+        """u32[n, 3], see ``find_places``."""
         first, end = self._first[record : record + 2].tolist()
         data = self._file.read((end - first) * _PLACE.itemsize, self._begin + first * _PLACE.itemsize)
-        places = np.frombuffer(data, _PLACE)
-        if len(places) and (places[:, 0].astype(np.int64) + places[:, 1]).max() > self._lengths[record]:
-            raise RecordError(f'{self._path}: damaged: it points past the end of record {record}')
-        return places
+        return np.frombuffer(data, _PLACE)
 
     def __del__(self):
         if hasattr(self, '_file'):
@@ -140,16 +132,18 @@ class StoredFrames(Sequence):
     def __init__(
         self,
         places: np.ndarray,
+        length: int,
         read: Callable[[int, int], memoryview],
         where: Callable[[], str],
     ):
         """
         Args:
             places: u32[1 + frames, 3] of the record.
+            length: bytes of the record's data.
             read: gives (offset in the record's data, count) -> bytes, fewer at the end of the file.
             where: gives the record's place in words.
         """
-        self._places, self._read, self._where = places, read, where
+        self._places, self._length, self._read, self._where = places, length, read, where
 
     def __len__(self) -> int:
         return len(self._places) - 1
@@ -163,13 +157,13 @@ class StoredFrames(Sequence):
     def context(self) -> memoryview:
         """Bytes that are a SequenceExample of nothing but the context; raises as ``read``."""
         offset, count, crc = self._places[0].tolist()
-        return self._checked(self._read(offset, count), crc, 'context')
+        return self._checked(self._part(offset, count), crc, 'context')
 
     def read(self, numbers: Iterable[int]) -> dict[int, memoryview]:
         """Bytes of some frames, by number, in as few requests as pay.
 
         Raises:
-            RecordError: a checksum differs.
+            RecordError: a checksum differs, or the frame index points past the end of the record.
         """
         wanted = sorted(set(numbers))
         found, places = {}, self._places[1:][wanted].tolist()
@@ -179,13 +173,18 @@ class StoredFrames(Sequence):
             last, end = first, begin + count
             while last + 1 < len(places) and places[last + 1][0] - end <= _MAX_GAP:
                 last += 1
-                end = sum(places[last][:2])
-            data = self._read(begin, end - begin)
+                end = max(end, sum(places[last][:2]))
+            data = self._part(begin, end - begin)
             for number, (offset, count, crc) in zip(wanted[first : last + 1], places[first : last + 1]):
                 part = data[offset - begin : offset - begin + count]
                 found[number] = self._checked(part, crc, f'frame {number}')
             first = last + 1
         return found
+
+    def _part(self, offset: int, count: int) -> memoryview:
+        if offset + count > self._length:  # Before memory is asked for.
+            raise RecordError(f'{self._where()}: the frame index is damaged, it points past the end of the record')
+        return self._read(offset, count)
 
     def _checked(self, data: memoryview, crc: int, name: str) -> memoryview:
         if masked_crc32c(data) != crc:

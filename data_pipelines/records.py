@@ -171,6 +171,11 @@ class RecordReader(ShardReader):
         places = () if self._frames is None else self._frames.places(record)
         if not len(places):
             return decode_clip(self.read(record), self.where(record))
-        frames = StoredFrames(places, functools.partial(self.read_part, record), functools.partial(self.where, record))
+        frames = StoredFrames(
+            places,
+            int(self.index.lengths[record]),
+            functools.partial(self.read_part, record),
+            functools.partial(self.where, record),
+        )
         context = decode_sequence_example(frames.context(), self.where(record))
         return Example(context.context, {IMAGE_ENCODED: frames})

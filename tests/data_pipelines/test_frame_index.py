@@ -148,7 +148,7 @@ def _deal_anew(path):
         (lambda path: path.write_bytes(b'\x00' * 100), 'not a frame index'),
         (lambda path: os.truncate(path, path.stat().st_size - 4), 'not of the size that it states'),
         (lambda path: path.write_bytes(path.read_bytes()[:-4] + b'\x01\0\0\0'), 'not of as many places'),
-        (_point_past_the_end, 'points past the end of record 0'),
+        (_point_past_the_end, 'record at byte 0 .*points past the end of the record'),
     ],
 )
 def test_frame_index_that_does_not_fit(source, change, message):
