@@ -18,6 +18,7 @@ to half a pixel of the reduced frame.
 
 from collections.abc import Mapping, Sequence
 import struct
+import threading
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ class FrameError(ValueError):
     """A frame of a record cannot be decoded, or differs in size from the others."""
 
 
+_thread = threading.local()
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
@@ -134,7 +136,9 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _use_ipp() -> None:
     """Holds for the thread that calls it, from then on."""
-    cv2.ipp.setUseIPP_NotExact(True)
+    if not getattr(_thread, 'uses_ipp', False):  # OpenCV would wait for the global lock every time.
+        cv2.ipp.setUseIPP_NotExact(True)
+        _thread.uses_ipp = True
 
 
 def _resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:

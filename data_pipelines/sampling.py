@@ -31,12 +31,21 @@ class Sample(NamedTuple):
     repeat: int
 
 
+class _Key(np.random.bit_generator.ISeedSequence):
+    """Gives Philox its key as a seed: with ``key=`` it asks the system for a seed first, and throws that away."""
+
+    def __init__(self, key: np.ndarray):
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+        return self._key
+
+
 def generator(purpose: int, seed: int, counter: Sequence[int]) -> np.random.Philox:
     """A counter-based stream; different (purpose, seed, counter) give streams that never meet."""
     # The lowest counter word runs while numbers are drawn; the three others name the stream.
-    return np.random.Philox(
-        key=np.array([seed, purpose], np.uint64), counter=np.array([0, *counter], np.uint64)
-    )
+    key = _Key(np.array([seed, purpose], np.uint64))
+    return np.random.Philox(key, counter=np.array([0, *counter], np.uint64))
 
 
 def epoch_permutation(num_records: int, seed: int, epoch: int) -> np.ndarray:

@@ -73,6 +73,14 @@ def test_order_is_the_one_of_earlier_versions():
     assert rng.bit_generator.random_raw() == 13840445429713563734
 
 
+def test_streams_are_philox_of_key_and_counter():
+    key, counter = np.array([2**64 - 1, 5], np.uint64), np.array([0, 1, 2, 2**63], np.uint64)
+    expected = np.random.Generator(np.random.Philox(key=key, counter=counter))
+    got = np.random.Generator(sampling.generator(5, 2**64 - 1, (1, 2, 2**63)))
+    for draw in (lambda rng: rng.random(5), lambda rng: rng.integers(7, size=9), lambda rng: rng.normal(size=3)):
+        np.testing.assert_array_equal(draw(got), draw(expected))
+
+
 def test_record_generators_differ_in_every_word_and_repeat_exactly():
     base = sampling.Sample(position=0, epoch=2, dataset=1, record=5, repeat=0)
     samples = [
