@@ -47,7 +47,9 @@ class StepLog:
         """
         self._config, self._source, self._total_steps = config, source, total_steps
         self._clips_per_step = clips_per_step
-        self._schedule, self._workdir, self._saved, self._writer = schedule, workdir, saved, writer
+        self._schedule = jax.jit(schedule)
+        self._learning_rate(first_step)  # compiled now and not among the steps
+        self._workdir, self._saved, self._writer = workdir, saved, writer
         self._kept: list[tuple[int, Any]] = []
         self.countdown = Countdown(total_steps, first_step)
         self.waited = 0.0
@@ -83,7 +85,7 @@ class StepLog:
         steps_per_second, seconds_left = self.countdown.update(done)
         clips_per_second = steps_per_second * self._clips_per_step
         values = metrics.merge(terms for _, terms in kept if non_finite.is_finite(terms))
-        values['learning_rate'] = float(self._schedule(done - 1))
+        values['learning_rate'] = self._learning_rate(done - 1)
         if steps_per_second > 0:  # not where only the step that was compiled has been done
             self.rates.append(clips_per_second)
             values['clips_per_second'] = clips_per_second
@@ -102,6 +104,9 @@ class StepLog:
             done, self._total_steps, values['epoch'], values.get('loss', math.nan), f'top-1 of training clips: {top1}  ' if top1 else '',
             clips_per_second, duration(seconds_left),
         )  # fmt: skip
+
+    def _learning_rate(self, step: int) -> float:
+        return float(jax.device_get(self._schedule(jax.device_put(step))))
 
     def _report_not_finite(self, step: int, terms: Any) -> None:
         try:

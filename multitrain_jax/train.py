@@ -171,7 +171,8 @@ def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, floa
     )  # fmt: skip
     started = time.monotonic()
     _log.info('compiling the training step (the first time takes longest) ...')
-    with contextlib.closing(batches):
+    # What goes between host and devices in the loop is meant to: a forgotten conversion would make every step wait.
+    with contextlib.closing(batches), jax.transfer_guard('disallow'):
         try:
             for step in range(start.step, run.total_steps):
                 _between_steps(run, log, start, state, step)
