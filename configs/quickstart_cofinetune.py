@@ -200,7 +200,11 @@ def get_config() -> ml_collections.ConfigDict:
         spatial_views=3,  # left, centre, right
     )
 
-    config.checkpoint = dict(every_steps=250, keep=2)  # steps between checkpoints; newest ones to keep
+    config.checkpoint = dict(
+        every_steps=250,
+        keep=2,  # newest ones
+        keep_best=placeholder(str),  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
+    )
     config.non_finite = dict(
         action='stop',  # at a loss or gradient that is not finite; 'skip': without that update the run goes on
         max_skips=10,  # 'skip': in the whole run; one more, and the run stops

@@ -20,7 +20,7 @@ import numpy as np
 
 from multitrain_jax.parameters import named_leaves
 
-_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}  # by bytes of an element
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}  # by bytes of an element; of 8 bytes, two words
 _CHUNK = 2**20  # words that NumPy sums at a time
 
 
@@ -28,7 +28,7 @@ def array_checksums(tree: Any) -> dict[str, int]:
     """A number below 2^32 for every array, by its name in the tree.
 
     Args:
-        tree: arrays with elements of 1, 2 or 4 bytes.
+        tree: arrays with elements of 1, 2, 4 or 8 bytes.
     """
     names, leaves = zip(*named_leaves(tree))
     if all(_is_on_host(leaf) for leaf in leaves):  # nothing to compile

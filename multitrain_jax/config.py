@@ -143,7 +143,8 @@ class CheckpointConfig:
     """When to save, and how many to keep."""
 
     every_steps: int
-    keep: int
+    keep: int  # newest ones
+    keep_best: str | None = None  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
 
     def __post_init__(self):
         if self.every_steps < 1 or self.keep < 1:
@@ -246,6 +247,11 @@ class Config:
                 raise ValueError(f'{field}={getattr(self, field)} must be at least 1')
         self._check_objective()
         self._check_schedule()
+        if self.checkpoint.keep_best not in (None, 'average', *self.datasets):
+            raise ValueError(
+                f'checkpoint.keep_best={self.checkpoint.keep_best!r} must be None, average, or one of the datasets '
+                f'{", ".join(self.datasets)}'
+            )
         for size in {self.batch_size, *self.batch_sizes.values()}:
             if size % self.input.repeats:
                 raise ValueError(

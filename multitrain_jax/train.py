@@ -29,6 +29,7 @@ from multitrain_jax import (
 )
 from multitrain_jax.accuracy import DatasetResult
 from multitrain_jax.batch import BatchSource, check_batch
+from multitrain_jax.best_checkpoint import BestCheckpoint
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.errors import Interrupted, UserError
 from multitrain_jax.models.multitrain import count_parameters
@@ -57,6 +58,7 @@ class _Run:
     meta: Mapping[str, Any]
     writer: Any
     stop: interruptions.StopRequests
+    best: BestCheckpoint | None
 
 
 def train_and_evaluate(
@@ -105,6 +107,7 @@ def train_and_evaluate(
 
     is_main_host = jax.process_index() == 0
     writer = metrics.OpeningWriter(beside.submit(metrics.open_writer, str(workdir), is_main_host=is_main_host))
+    best = BestCheckpoint(workdir, config.checkpoint.keep_best) if config.checkpoint.keep_best else None
     with interruptions.listen() as stop:
         run = _Run(
             config, source, workdir, mesh, total_steps, schedule,
@@ -112,7 +115,7 @@ def train_and_evaluate(
                 train_step.make_train_step(config, source.datasets, graphdef, tx), mesh, shardings
             ),
             eval_step=scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh),
-            saved=saved, meta=meta, writer=writer, stop=stop,
+            saved=saved, meta=meta, writer=writer, stop=stop, best=best,
         )  # fmt: skip
         try:
             state, clips_per_second = _train(run, start, jax.device_put(start.state, shardings))
@@ -124,6 +127,8 @@ def train_and_evaluate(
             results.save(workdir, outcome)
         finally:
             saved.close()
+            if best is not None:
+                best.close()
             writer.flush()
             writer.close()
     return outcome
@@ -260,6 +265,8 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResul
     with timed(f'evaluating at step {step}'):
         accuracy = evaluation.evaluate(eval_step, train_step.inference_params(state), run.source, run.mesh)
     run.writer.write_scalars(step, results.scalars(accuracy))
+    if run.best is not None:
+        run.best.offer(step, state, run.meta, accuracy)
     return accuracy
 
 

@@ -12,6 +12,7 @@ TREE = {
     'count': np.int32(7),
     'many': np.arange(2**20 + 3, dtype=np.uint32),  # more than are summed at a time
     'half': np.asarray(jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3)),
+    'long': np.arange(5, dtype=np.int64) << 30,
     'flags': np.array([True, False, True]),
     'empty': np.zeros((0, 4), np.float32),
 }
@@ -25,7 +26,7 @@ def test_the_formula():
 
 def test_devices_and_host_agree():
     """Also where an array is divided over devices."""
-    leaves = {name: leaf for name, leaf in TREE.items() if leaf.dtype != bool}
+    leaves = {name: leaf for name, leaf in TREE.items() if leaf.dtype not in (bool, np.int64)}
     sharding = jax.sharding.NamedSharding(parallel.data_mesh(), jax.sharding.PartitionSpec(parallel.DATA_AXIS))
     arrays = [jax.device_put(leaf, sharding) if name == 'kernel' else jnp.asarray(leaf) for name, leaf in leaves.items()]
     assert len(arrays[0].sharding.device_set) == 8
@@ -33,7 +34,7 @@ def test_devices_and_host_agree():
     assert dict(zip(leaves, on_device.tolist())) == checksums.array_checksums(leaves)
 
 
-@pytest.mark.parametrize('name', ['kernel', 'many', 'half', 'flags', 'count'])
+@pytest.mark.parametrize('name', ['kernel', 'many', 'half', 'long', 'flags', 'count'])
 def test_a_single_flipped_bit_is_noticed(name):
     stored = checksums.array_checksums(TREE)
     assert checksums.first_difference(stored, TREE) is None

@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
             evaluation=dict(
                 every_epochs=0.0, batch_size=8, short_side=16, temporal_views=2, spatial_views=3
             ),
-            checkpoint=dict(every_steps=3, keep=2),
+            checkpoint=dict(every_steps=3, keep=2, keep_best=placeholder(str)),
             non_finite=dict(action='stop', max_skips=10),
             replay=placeholder(str),
         )
