@@ -11,12 +11,16 @@ from ml_collections import config_flags
 
 from multitrain_jax import config_file
 from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.hosts import FLAG_HELP, joined
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment, a file of configs/.', lock_config=True)
 flags.DEFINE_string('workdir', None, 'Gets checkpoints, metrics and the export; a run continues from it.')
 
-flags.DEFINE_boolean('multi_host', False, 'Join the other hosts of the cluster (SLURM, TPU pod: found by itself).')
+flags.DEFINE_boolean('multi_host', False, FLAG_HELP['multi_host'])
+flags.DEFINE_string('coordinator_address', None, FLAG_HELP['coordinator_address'])
+flags.DEFINE_integer('num_processes', None, FLAG_HELP['num_processes'], lower_bound=1)
+flags.DEFINE_integer('process_id', None, FLAG_HELP['process_id'], lower_bound=0)
 
 
 def _parse_flags() -> None:
@@ -51,20 +55,19 @@ def main() -> int:
     config = read_config(_CONFIG.value)
     if config.cpu_devices:
         parallel.use_cpu_devices(config.cpu_devices)
-    if FLAGS.multi_host:
-        jax.distributed.initialize()
     host_memory.keep_freed_memory()
-    from multitrain_jax.replay import replay
-    from multitrain_jax.train import make_workdir, train_and_evaluate
+    with joined(FLAGS.multi_host, FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id):
+        from multitrain_jax.replay import replay
+        from multitrain_jax.train import make_workdir, train_and_evaluate
 
-    workdir = make_workdir(FLAGS.workdir)
-    progress.set_up_logging(workdir)
-    if config.replay is not None:
-        print(replay(config, workdir))
-        return 0
-    outcome = train_and_evaluate(config, workdir)
-    if jax.process_index() == 0:
-        print(results.table(outcome))
+        workdir = make_workdir(FLAGS.workdir)
+        progress.set_up_logging(workdir, process=jax.process_index())
+        if config.replay is not None:
+            print(replay(config, workdir))
+            return 0
+        outcome = train_and_evaluate(config, workdir)
+        if jax.process_index() == 0:
+            print(results.table(outcome))
     return 0
 
 

@@ -70,6 +70,7 @@ def multitrain() -> ml_collections.ConfigDict:
     config.cpu_devices = placeholder(int)  # a CPU counts as one device
     config.parallel = dict(
         model=1,  # devices that share a replica (tensor parallelism): attention heads and hidden units; 1: a replica is a device
+        shard_optimizer=False,  # optimizer state and moving average divided over the replicas (ZeRO-1), to save memory
     )
     config.synthetic = None  # no data is rendered
 

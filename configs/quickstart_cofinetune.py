@@ -27,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.cpu_devices = 2  # a CPU counts as two devices, so that two cores are busy; no effect on accelerators
     config.parallel = dict(
         model=1,  # devices that share a replica (tensor parallelism): attention heads and hidden units; 1: a replica is a device
+        shard_optimizer=False,  # optimizer state and moving average divided over the replicas (ZeRO-1), to save memory
     )
     config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
 

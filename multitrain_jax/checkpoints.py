@@ -247,8 +247,13 @@ def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where:
 
 
 def save_tree(directory: str | os.PathLike, tree: Any) -> None:
-    """Writes one pytree of arrays as an Orbax checkpoint (blocking, atomic, replacing what was there)."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    """Writes one pytree of NumPy arrays as an Orbax checkpoint (blocking, atomic, replacing what was there).
+
+    Of several processes only the one that calls takes part.
+    """
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix='alone')
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
         checkpointer.save(Path(directory).resolve(), tree, force=True)
 
 

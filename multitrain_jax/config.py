@@ -15,6 +15,7 @@ from multitrain_jax.models.localisation_head import LocalisationHeadConfig
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.objectives.total import ObjectiveConfig
 from multitrain_jax.optimizer import OptimizerConfig
+from multitrain_jax.parallel import ParallelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,17 +150,6 @@ class CheckpointConfig:
     def __post_init__(self):
         if self.every_steps < 1 or self.keep < 1:
             raise ValueError(f'every_steps={self.every_steps} and keep={self.keep} must be positive')
-
-
-@dataclasses.dataclass(frozen=True)
-class ParallelConfig:
-    """How devices divide the work. Devices that share no replica each have their own clips of the batch."""
-
-    model: int = 1  # devices that share one replica: attention heads, hidden units and their parameters
-
-    def __post_init__(self):
-        if self.model < 1:
-            raise ValueError(f'model={self.model} must be at least 1')
 
 
 @dataclasses.dataclass(frozen=True)

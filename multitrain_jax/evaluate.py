@@ -34,6 +34,7 @@ from multitrain_jax.accuracy import DatasetResult, accuracy_table, confusion_mat
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.heat_map import MOST_NAMES, heat_map
+from multitrain_jax.hosts import FLAG_HELP, joined
 from multitrain_jax.localisation_accuracy import ActionResult, BoxScores, per_action, summarise_boxes, write_detections
 from multitrain_jax.predictions import Predictions, ensemble, save
 from multitrain_jax.progress import set_up_logging, timed
@@ -65,7 +66,10 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--short_side', type=int, help='pixels, before cropping')
     parser.add_argument('--batch_size', type=int, help='views per batch, over all devices of all hosts')
     parser.add_argument('--output', help='directory of the files (default: "evaluation" beside the checkpoint)')
-    parser.add_argument('--multi_host', action='store_true', help='join the other hosts of the cluster')
+    parser.add_argument('--multi_host', action='store_true', help=FLAG_HELP['multi_host'])
+    parser.add_argument('--coordinator_address', help=FLAG_HELP['coordinator_address'])
+    parser.add_argument('--num_processes', type=int, help=FLAG_HELP['num_processes'])
+    parser.add_argument('--process_id', type=int, help=FLAG_HELP['process_id'])
     own, others = config_file.split_arguments(sys.argv[1:])
     return parser.parse_args(others), own
 
@@ -82,15 +86,20 @@ def main() -> int:
         print(f'\nfiles: {output}')
         return 0
 
+    with joined(args.multi_host, args.coordinator_address, args.num_processes, args.process_id):
+        _test(args, config_values)
+    return 0
+
+
+def _test(args: argparse.Namespace, config_values: Any) -> None:
+    """Tests one model on all datasets that were asked for, and writes and prints the results."""
     import jax  # after the arguments: mistakes in them are answered at once
 
     from multitrain_jax.evaluation_setup import open_evaluation
     from multitrain_jax.host_memory import keep_freed_memory
 
-    if args.multi_host:
-        jax.distributed.initialize()
     keep_freed_memory()
-    set_up_logging()
+    set_up_logging(process=jax.process_index())
     setup = open_evaluation(
         args.workdir or args.checkpoint,
         argument='--workdir' if args.workdir else '--checkpoint',
@@ -132,7 +141,6 @@ def main() -> int:
     problems = [f'{name}: {result.problem}' for name, result in results.items() if result.problem]
     if problems:
         raise UserError('; '.join(problems))
-    return 0
 
 
 def write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores) -> DatasetResult:

@@ -128,7 +128,7 @@ def open_evaluation(
             raise UserError(f'--candidates={candidates}: no dataset of the checkpoint has boxes')
         localisation = dataclasses.replace(localisation, candidates=candidates)
 
-    mesh = parallel.data_mesh()
+    mesh = parallel.run_mesh(parallel.ParallelConfig())
     parallel.check_divides(evaluation.batch_size, mesh, 'batch_size')
     from multitrain_jax.record_data import EvaluationData  # the only door to data_pipelines
 

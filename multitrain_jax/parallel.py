@@ -4,13 +4,14 @@ A step is written once for one replica's share, with the named axis `DATA_AXIS` 
 (`pmean`, `psum`, `all_gather`); here it is mapped over the devices. The mesh says which driver does it:
 
 * `data_mesh`, one axis: `jax.pmap`, a replica is a device, every device has the whole state;
-* `grid_mesh`, axes `data` and `model`: `jax.jit` of `jax.shard_map`, a replica is a row of devices, which share its
+* `grid_mesh`, axes `data` and `model`: `jax.jit` and `jax.shard_map`, a replica is a row of devices, which share its
   work and the state as the annotations in the model (`ops.tensor_parallel`) and the `layout` of the state say.
 
 Both give the same numbers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import os
 import queue
 import threading
@@ -27,6 +28,18 @@ DATA_AXIS = 'data'
 _CPU_THREADS_PER_DEVICE = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How devices divide the work; where nothing else is said, each has its own clips and the whole state."""
+
+    model: int = 1  # devices that share one replica: attention heads, hidden units and their parameters
+    shard_optimizer: bool = False  # each replica keeps its part of the optimizer's state and the moving average (ZeRO-1)
+
+    def __post_init__(self):
+        if self.model < 1:
+            raise ValueError(f'model={self.model} must be at least 1')
+
+
 def use_cpu_devices(count: int) -> None:
     """Makes a CPU count as several devices; only before JAX computes anything. Without effect where XLA_FLAGS does it.
 
@@ -37,6 +50,17 @@ def use_cpu_devices(count: int) -> None:
     if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
         jax.config.update('jax_num_cpu_devices', count)
         os.environ.setdefault('NPROC', str(max(os.cpu_count() or 1, _CPU_THREADS_PER_DEVICE * count)))
+
+
+def run_mesh(config: ParallelConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a run, and with it the driver.
+
+    pmap where every device has the whole state, in one process. Of several processes each would have a state of its own
+    under pmap; shard_map's belongs to all of them, as checkpoints need it.
+    """
+    if config == ParallelConfig() and jax.process_count() == 1:
+        return data_mesh(devices)
+    return grid_mesh(config.model, devices)
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -94,7 +118,7 @@ def map_train_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callabl
     """`step(state, share) -> (state, metrics)` on every replica: the state donated, metrics equal.
 
     Args:
-        step: of one replica.
+        step: of one replica, with its parts `gradients` and `update`, see `train_step.TrainStep`.
         mesh: chooses the driver, see above.
         shardings: of the state, from `layout.state_shardings`; only read for a mesh with the axis `model`.
 
@@ -104,10 +128,16 @@ def map_train_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callabl
     """
     if MODEL_AXIS not in mesh.shape:
         return jax.pmap(
-            step, axis_name=DATA_AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=list(mesh.devices.flat)
+            step.__call__, axis_name=DATA_AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=list(mesh.devices.flat)
         )
+    gradients = _per_replica(step.gradients, mesh, PartitionSpec())
+
+    def train_step(state, batch):
+        # The update needs no collectives: out here the compiler may divide it over `data`, as the state lies.
+        return step.update(state, *gradients(state, batch))
+
     return jax.jit(
-        _per_replica(step, mesh, PartitionSpec()),
+        train_step,
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
         donate_argnums=0,
@@ -130,8 +160,32 @@ def _per_replica(step: Callable, mesh: Mesh, out_specs: PartitionSpec) -> Callab
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Arrays copied to every device of this host."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Arrays copied to every device."""
+    return place(tree, jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), tree))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process has whole, as they shall lie on the devices of all processes."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            numbers = placed(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec()))
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(placed, tree, shardings)
+
+
+def whole(tree: Any) -> Any:
+    """Arrays of the devices of all processes, however they are divided, with all of them on every device."""
+
+    def gathered(leaf: jax.Array) -> jax.Array:
+        return leaf if leaf.is_fully_replicated else jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec()))
+
+    return jax.tree.map(gathered, tree)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

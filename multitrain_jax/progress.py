@@ -12,8 +12,10 @@ from typing import Any
 _log = logging.getLogger('multitrain_jax')
 
 
-def set_up_logging(workdir: str | Path | None = None) -> None:
+def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> None:
     """Our own lines, and errors of the libraries, on standard error; everything they all say in `WORKDIR/log.txt`.
+
+    Of several processes the first one speaks, the others only warn, and write into `WORKDIR/log_PROCESS.txt`.
 
     An exception that a library logs is raised too, and told once, by us: the console does not show it twice.
     """
@@ -22,9 +24,11 @@ def set_up_logging(workdir: str | Path | None = None) -> None:
     console.addFilter(
         lambda record: record.name == _log.name or (record.levelno >= logging.ERROR and not record.exc_info)
     )
+    if process:
+        console.setLevel(logging.WARNING)
     handlers: list[logging.Handler] = [console]
     if workdir is not None:
-        file = logging.FileHandler(Path(workdir) / 'log.txt', encoding='utf-8')
+        file = logging.FileHandler(Path(workdir) / (f'log_{process}.txt' if process else 'log.txt'), encoding='utf-8')
         file.setFormatter(logging.Formatter('%(asctime)s %(levelname).1s %(name)s %(message)s'))
         handlers.append(file)
         from absl import logging as absl_logging  # Orbax and clu speak through it

@@ -66,13 +66,13 @@ def replay(
     if state is None:
         state = first_state(config, source.datasets, tx, workdir)
     _log.info('from %s; taking %d steps to come to step %d', origin, step - begin, step)
-    state = jax.device_put(state.replace(skipped=np.zeros((), np.int32)), shardings)
+    state = parallel.place(state.replace(skipped=np.zeros((), np.int32)), shardings)
     with contextlib.closing(
         parallel.prefetch(source.train_batches(begin, step - begin), lambda own: parallel.to_devices(own, mesh))
     ) as batches:
         for share in batches:
             state, _ = take_step(state, share)
-    before = jax.device_get(state)  # the step takes the state over
+    before = jax.device_get(parallel.whole(state))  # the step takes the state over
     _, terms = take_step(state, parallel.to_devices(_own_rows(batch), mesh))
     terms = jax.device_get(terms)
 

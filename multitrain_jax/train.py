@@ -32,6 +32,7 @@ from multitrain_jax.batch import BatchSource, check_batch
 from multitrain_jax.best_checkpoint import BestCheckpoint
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.errors import Interrupted, UserError
+from multitrain_jax.gather import barrier
 from multitrain_jax.models.multitrain import count_parameters
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
 from multitrain_jax.progress import duration, timed
@@ -98,7 +99,9 @@ def train_and_evaluate(
     _describe(config, source, mesh, total_steps, count_parameters(nnx.merge(graphdef, abstract_params)))
 
     shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
-    shardings = layout.state_shardings(shapes, mesh, with_datasets(config, source.datasets))
+    shardings = layout.state_shardings(
+        shapes, mesh, with_datasets(config, source.datasets), shard_optimizer=config.parallel.shard_optimizer
+    )
     meta = run_meta(config, source)
     saved = checkpoints.RunCheckpoints(workdir, keep=config.checkpoint.keep)
     start = start_or_continue(config, source.datasets, tx, shapes, workdir, saved, meta, total_steps)
@@ -118,13 +121,15 @@ def train_and_evaluate(
             saved=saved, meta=meta, writer=writer, stop=stop, best=best,
         )  # fmt: skip
         try:
-            state, clips_per_second = _train(run, start, jax.device_put(start.state, shardings))
+            state, clips_per_second = _train(run, start, parallel.place(start.state, shardings))
             accuracy = _last_evaluation(run, state)
             _log.info('exporting to %s', workdir / 'export')
-            params = jax.device_get(train_step.inference_params(state))
-            export.write_export(workdir / 'export', params, config, source.datasets)
+            params = jax.device_get(parallel.whole(train_step.inference_params(state)))
             outcome = results.RunResults(total_steps, accuracy, clips_per_second, str(workdir))
-            results.save(workdir, outcome)
+            if jax.process_index() == 0:
+                export.write_export(workdir / 'export', params, config, source.datasets)
+                results.save(workdir, outcome)
+            barrier('results')
         finally:
             saved.close()
             if best is not None:
@@ -140,8 +145,7 @@ def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> jax.
     Raises:
         UserError: they do not suit `config.parallel`, or the batches do not divide over them.
     """
-    model_devices = config.parallel.model
-    mesh = parallel.data_mesh(devices) if model_devices == 1 else parallel.grid_mesh(model_devices, devices)
+    mesh = parallel.run_mesh(config.parallel, devices)
     for size in _step_sizes(config):
         config.augment.check_batch(parallel.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
     parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
@@ -263,7 +267,9 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResul
         return run.eval_step(params, share)
 
     with timed(f'evaluating at step {step}'):
-        accuracy = evaluation.evaluate(eval_step, train_step.inference_params(state), run.source, run.mesh)
+        model = with_datasets(run.config, run.source.datasets)
+        params = layout.for_evaluation(train_step.inference_params(state), run.mesh, model)
+        accuracy = evaluation.evaluate(eval_step, params, run.source, run.mesh)
     run.writer.write_scalars(step, results.scalars(accuracy))
     if run.best is not None:
         run.best.offer(step, state, run.meta, accuracy)

@@ -1,6 +1,7 @@
 """What training changes, and the step of one replica that changes it."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import functools
 from typing import Any
 
@@ -101,19 +102,34 @@ def inference_params(state: TrainState) -> dict[str, Any]:
     return {name: branch for name, branch in params.items() if name != _OBJECTIVE}
 
 
-def make_train_step(
-    config: Config, datasets: Sequence[DatasetSpec], graphdef: nnx.GraphDef, tx: optax.GradientTransformation
-) -> Callable:
-    """`step(state, share) -> (state, metrics)` for one replica's share of the batch, under the axis `data`.
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """`step(state, share) -> (state, metrics)` for one replica's share of the batch, and the two parts it is made of.
 
     Metrics are (sum, count) pairs over the global batch: the objective's terms, norms of the gradients, `skipped_updates`.
+
+    Attributes:
+        gradients: (state, share) -> (gradients, metrics), under the axis `data`; equal on all replicas.
+        update: (state, gradients, metrics) -> (state, metrics), the same on every replica.
     """
+
+    gradients: Callable
+    update: Callable
+
+    def __call__(self, state: TrainState, share: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, Any]]:
+        return self.update(state, *self.gradients(state, share))
+
+
+def make_train_step(
+    config: Config, datasets: Sequence[DatasetSpec], graphdef: nnx.GraphDef, tx: optax.GradientTransformation
+) -> TrainStep:
+    """The step of an experiment; `parallel.map_train_step` runs it on all devices."""
     tasks = Tasks(config, datasets)
     pieces = config.accumulation_steps
     two_pass = config.accumulation == 'two_pass' and pieces > 1 and config.objective.lambda_inf > 0
-    gradients = two_pass_gradients if two_pass else plain_gradients
+    accumulate = two_pass_gradients if two_pass else plain_gradients
 
-    def train_step(state, share):
+    def gradients(state, share):
         replica = jax.lax.axis_index(parallel.DATA_AXIS)
         key, size = jax.random.fold_in(state.key, state.step), share['video'].shape[0] // pieces
         # Augmentation follows from a clip's place in the global batch, however the batch is cut.
@@ -142,15 +158,15 @@ def make_train_step(
             learned = merge(trainable, frozen).get(_OBJECTIVE)
             return batch_objective(expanded, config.objective, log_variances=learned, axis_name=parallel.DATA_AXIS)
 
-        grads, terms = gradients(clip_loss, batch_loss, trainable, (first_slots, parts))
-        grads = jax.lax.pmean(grads, parallel.DATA_AXIS)
-        terms = jax.lax.psum(terms, parallel.DATA_AXIS)
-        terms |= gradient_norms(grads)
+        grads, terms = accumulate(clip_loss, batch_loss, trainable, (first_slots, parts))
+        return jax.lax.pmean(grads, parallel.DATA_AXIS), jax.lax.psum(terms, parallel.DATA_AXIS)
+
+    def update(state, grads, terms):
         trainable, frozen = split(state.params, config.optimizer.frozen)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
         ema = average(state.ema, trainable, state.step, config.optimizer)
         new = TrainState(state.step + 1, merge(trainable, frozen), opt_state, ema, state.key, state.skipped)
-        return unless_not_finite(state, new, terms, config.non_finite.most)
+        return unless_not_finite(state, new, terms | gradient_norms(grads), config.non_finite.most)
 
-    return train_step
+    return TrainStep(gradients, update)

@@ -10,31 +10,18 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
-from data_pipelines import dataset_info
 from multitrain_jax import evaluate as evaluate_command, initialise, projections, train
 from multitrain_jax.errors import UserError
 from tests import tiny
-from tests.data_pipelines.tiny_boxes import box_dataset, normalised
+from tests.data_pipelines.tiny_boxes import write_scenes
 from tests.tiny import quick_compile  # noqa: F401
 
-RECTANGLES = [[(10, 10, 60, 50), (90, 60, 150, 110)], [(20, 0, 60, 120)], []]
 SCENES = {'path': 'scenes', 'sampling': 'key_frame', 'stride': 1, 'target_frame_rate': None, 'flip': True}
 
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
-    root = tiny.write_datasets(tmp_path_factory.mktemp('data'))
-    splits = {}
-    for split, records in (('train', RECTANGLES * 4), ('validation', RECTANGLES * 2)):
-        proposals = [([normalised(box) for box in record], [0.9] * len(record)) for record in records]
-        box_dataset(root / 'scenes', records, proposals=proposals, split=split, num_classes=3)
-        splits |= dataset_info.load_dataset_info(root / 'scenes').splits
-    splits['train'] = dataclasses.replace(splits['train'], class_counts=(8, 4, 0), box_counts=(8, 4, 0))
-    info = dataclasses.replace(
-        dataset_info.load_dataset_info(root / 'scenes'), splits=splits, arguments={'action_ids': [4, 9, 80]}
-    )
-    dataset_info.save_dataset_info(root / 'scenes', info)
-    return root
+    return write_scenes(tiny.write_datasets(tmp_path_factory.mktemp('data')))
 
 
 def config(root, **changes):
@@ -74,8 +61,8 @@ def test_interrupted_is_uninterrupted(run, root, tmp_path):
     data = train.parallel.map_train_step
     calls = []
 
-    def mapped(step, mesh):
-        inner = data(step, mesh)
+    def mapped(*arguments):
+        inner = data(*arguments)
 
         def counted(state, share):
             calls.append(1)
@@ -118,7 +105,7 @@ def test_the_export_localises(run):
 @pytest.mark.parametrize('candidates', ['ground_truth', 'proposals'])
 def test_the_evaluate_command(run, tmp_path, monkeypatch, capsys, candidates):
     settings, workdir, outcome = run
-    monkeypatch.setattr(train.parallel, 'data_mesh', lambda: train.jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',)))
+    monkeypatch.setattr(train.parallel, 'data_mesh', lambda devices: train.jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',)))
     monkeypatch.setattr(sys, 'argv', [
         'evaluate', f'--workdir={workdir}', '--datasets', 'scenes', f'--candidates={candidates}', f'--output={tmp_path}',
     ])  # fmt: skip

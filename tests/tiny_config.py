@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
             log_every_steps=1,
             init_from=placeholder(str),
             compilation_cache_dir=None,
+            cpu_devices=placeholder(int),
             synthetic=None,
             model=dict(
                 backbone=dict(
@@ -64,5 +65,6 @@ def get_config() -> ml_collections.ConfigDict:
             checkpoint=dict(every_steps=3, keep=2, keep_best=placeholder(str)),
             non_finite=dict(action='stop', max_skips=10),
             replay=placeholder(str),
+            parallel=dict(model=1, shard_optimizer=False),
         )
     )  # fmt: skip

@@ -7,18 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from multitrain_jax import optimizer, parallel, train_step
+from multitrain_jax import layout, optimizer, parallel, train_step
+from multitrain_jax.config import with_datasets
 from tests import tiny
 
 STEPS = 3
 
 
 @functools.cache
-def prepared(devices: int, **changes):
-    """(source, mesh, step, state): a step that keeps its gradients, the state to start from."""
+def prepared(devices: int, *, model: int = 0, **changes):
+    """(source, mesh, step, state): a step that keeps its gradients, the state to start from.
+
+    Args:
+        devices: number of them.
+        model: devices of a replica, run by shard_map; 0: run by pmap.
+        **changes: of the tiny config.
+    """
     config = tiny.config(**changes)
     source = tiny.ArraySource(config)
-    mesh = parallel.data_mesh(jax.devices()[:devices])
+    devices = jax.devices()[:devices]
+    mesh = parallel.grid_mesh(model, devices) if model else parallel.data_mesh(devices)
     graphdef, abstract = train_step.abstract_model(config, source.datasets)
     schedule = optimizer.learning_rate_schedule(
         config.optimizer, steps_per_epoch=2, total_steps=STEPS
@@ -29,21 +37,38 @@ def prepared(devices: int, **changes):
     )
     state = jax.jit(lambda: train_step.init_state(config, source.datasets, tx))()
     step = parallel.map_train_step(
-        train_step.make_train_step(config, source.datasets, graphdef, tx), mesh
+        train_step.make_train_step(config, source.datasets, graphdef, tx),
+        mesh,
+        shardings(config, source, state, mesh),
     )
     return source, mesh, step, state
 
 
+def shardings(config, source, state, mesh):
+    """Of the state, as `train_and_evaluate` lays it out."""
+    model = with_datasets(config, source.datasets)
+    return layout.state_shardings(
+        state, mesh, model, shard_optimizer=config.parallel.shard_optimizer
+    )
+
+
 @functools.cache
-def trained(devices: int, **changes):
-    """Gradients and metrics of each of a few steps, and the parameters after them."""
-    source, mesh, step, state = prepared(devices, **changes)
-    state = parallel.replicate(jax.tree.map(jnp.copy, state), mesh)  # the step takes it over
+def trained_state(devices: int, *, model: int = 0, **changes):
+    """Gradients and metrics of each of a few steps, and the state after them as it lies on the devices."""
+    source, mesh, step, state = prepared(devices, model=model, **changes)
+    copy = jax.tree.map(jnp.copy, state)  # the step takes it over
+    state = jax.device_put(copy, shardings(tiny.config(**changes), source, state, mesh))
     gradients, metrics = [], []
     for number in range(STEPS):
         state, terms = step(state, parallel.to_devices(source.batch(number), mesh))
         gradients.append(jax.device_get(state.opt_state[0]))
         metrics.append(jax.device_get(terms))
+    return gradients, metrics, state
+
+
+def trained(devices: int, *, model: int = 0, **changes):
+    """Gradients and metrics of each of a few steps, and the parameters after them."""
+    gradients, metrics, state = trained_state(devices, model=model, **changes)
     return gradients, metrics, jax.device_get(state.params)
 
 

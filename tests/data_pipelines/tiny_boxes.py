@@ -1,10 +1,11 @@
 """Records with boxes that can be seen: each box is a rectangle of its own colour."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
 
-from data_pipelines import regions
+from data_pipelines import dataset_info, regions
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.pipeline import Source
 from tests.data_pipelines.tiny_records import jpeg, write_records
@@ -45,6 +46,21 @@ def box_dataset(
         directory, clips, [[]] * len(clips), num_classes=num_classes, split=split, localisation=True, contexts=contexts
     )
     return Source(directory, directory.name, split, sampling='key_frame', **fields)
+
+
+def write_scenes(root: pathlib.Path) -> pathlib.Path:
+    """A dataset `scenes` with proposals, 12 key frames to train on and 6 to test on; a third of them has no boxes."""
+    rectangles = [[(10, 10, 60, 50), (90, 60, 150, 110)], [(20, 0, 60, 120)], []]
+    splits = {}
+    for split, records in (('train', rectangles * 4), ('validation', rectangles * 2)):
+        proposals = [([normalised(box) for box in record], [0.9] * len(record)) for record in records]
+        box_dataset(root / 'scenes', records, proposals=proposals, split=split, num_classes=3)
+        splits |= dataset_info.load_dataset_info(root / 'scenes').splits
+    splits['train'] = dataclasses.replace(splits['train'], class_counts=(8, 4, 0), box_counts=(8, 4, 0))
+    info = dataset_info.load_dataset_info(root / 'scenes')
+    info = dataclasses.replace(info, splits=splits, arguments={'action_ids': [4, 9, 80]})
+    dataset_info.save_dataset_info(root / 'scenes', info)
+    return root
 
 
 def seen_rectangle(image: np.ndarray, colour: int) -> np.ndarray | None:

@@ -1,0 +1,75 @@
+"""The processes of one run, on one machine or many: how they find each other, and what they say when one is lost."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import sys
+
+from multitrain_jax.errors import UserError
+
+# A process that has not been heard of for so long counts as lost. JAX then ends the others, also where they wait for
+# it in a collective, with a message that names it.
+_HEARTBEAT_SECONDS = 30
+_SHUTDOWN_SECONDS = 30  # that a process waits for the others when it ends
+_EXIT_LOST = 1
+# What collectives say when the other side of a connection has gone.
+_SIGNS_OF_LOSS = ('Gloo', 'NCCL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Connection', 'Socket closed', 'heartbeat')
+
+FLAG_HELP = {
+    'multi_host': 'Join the other processes of the cluster (SLURM, Open MPI, TPU pod: found by itself).',
+    'coordinator_address': 'HOST:PORT of process 0, where no cluster tells it; with --num_processes and --process_id.',
+    'num_processes': 'Processes of the run.',
+    'process_id': 'Number of this one, from 0.',
+}
+
+
+@contextlib.contextmanager
+def joined(
+    multi_host: bool, coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> Iterator[None]:
+    """This process is one of a run's while the context lasts. Before JAX computes anything.
+
+    Args:
+        multi_host: ask the cluster (SLURM, Open MPI, TPU pod) for the rest.
+        coordinator_address: HOST:PORT of process 0; given, nobody is asked.
+        num_processes: of the run.
+        process_id: of this one.
+
+    Raises:
+        UserError: the others cannot be found, or one of them was lost.
+    """
+    by_hand = dict(coordinator_address=coordinator_address, num_processes=num_processes, process_id=process_id)
+    missing = [f'--{name}' for name, value in by_hand.items() if value is None]
+    if missing and len(missing) < len(by_hand):
+        raise UserError(f'{", ".join(missing)} missing: --coordinator_address, --num_processes and --process_id belong together')
+    if not multi_host and missing:
+        yield
+        return
+    if not missing and not 0 <= process_id < num_processes:
+        raise UserError(f'--process_id={process_id} must be from 0 to {num_processes - 1}, below --num_processes={num_processes}')
+    import jax  # here, so that mistakes in the flags are answered at once
+
+    try:
+        jax.distributed.initialize(
+            **by_hand, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
+        )
+    except (ValueError, RuntimeError) as error:
+        where = coordinator_address or 'the cluster that --multi_host looks for'
+        raise UserError(
+            f'cannot join {where}: {_first_line(error)}. Without SLURM, Open MPI or TPU pod, give '
+            '--coordinator_address=HOST:PORT --num_processes=N --process_id=I'
+        ) from error
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
+            raise
+        print(
+            f'error: process {jax.process_index()} of {jax.process_count()} has lost another one ({_first_line(error)}); see the '
+            'output of the others for the reason. The same command goes on from the last checkpoint', file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(_EXIT_LOST)  # at once: the usual way out waits for the one that is lost
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
