@@ -1,0 +1,222 @@
+"""Compiles a config's programs for TPUs, on a machine without one, and says what they need: memory, work, communication.
+
+    pip install -r requirements-tpu-compile.txt
+    python benchmarks/tpu_compile.py --topology=v5e:16x16 --config=configs/multitrain.py --output=results.jsonl
+    python benchmarks/tpu_compile.py --topology=v5e:4x4 --config=configs/multitrain.py --config.accumulation_steps=16
+    python benchmarks/tpu_compile.py --table results.jsonl
+
+The whole training step is compiled by TPU's own compiler (libtpu): augmentation, all losses with their collectives,
+accumulation, AdamW. Arrays are only described, no data is read; the datasets' numbers of classes are known here.
+Results are lines of JSON, so that a table can be made of several runs; a program that does not fit is a result, too.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+from pathlib import Path
+import re
+import sys
+import time
+from unittest import mock
+
+# Before JAX starts: this process computes on the CPU, and libtpu must neither look for TPUs, nor ask a cloud about them,
+# nor keep other processes from loading it.
+os.environ |= dict(
+    JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1'
+)
+
+from flax import nnx  # noqa: E402
+import jax  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from jax.sharding import Sharding, SingleDeviceSharding  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import hlo_cost  # noqa: E402
+from multitrain_jax import export, inference, layout, optimizer, parallel, scoring, train_step  # noqa: E402
+from multitrain_jax.batch import DatasetSpec, localising  # noqa: E402
+from multitrain_jax.config import Config, read_config, with_datasets  # noqa: E402
+from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
+from multitrain_jax.errors import run_command  # noqa: E402
+from multitrain_jax.models import pooling_attention  # noqa: E402
+from multitrain_jax.models.multitrain import MultiTrainModel  # noqa: E402
+from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
+
+CLASSES = dict(
+    activitynet=200, kinetics400=400, kinetics600=600, kinetics700=700, moments_in_time=305, something_v2=174,
+    ava=80, ava_kinetics=80,
+)  # fmt: skip
+BOXES = ('ava', 'ava_kinetics')
+GIB = {'TPU v4': 32, 'TPU v5 lite': 16, 'TPU v5': 95, 'TPU v6 lite': 32}  # HBM of a chip
+
+
+def compile_program(topology: str, program: str, config: Config, options: dict) -> dict:
+    """What the compiled program needs on every chip, as fields of one line of the results."""
+    note = _Clock()
+    devices = topologies.get_topology_desc(topology, 'tpu').devices
+    mesh = parallel.grid_mesh(config.parallel.model, devices)
+    note(f'{len(devices)} x {devices[0].device_kind}')
+    lowered = {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[program](config, _datasets(config), mesh)
+    note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')
+    result = dict(chip=devices[0].device_kind, chips=len(devices), gib=GIB.get(devices[0].device_kind))
+    try:
+        compiled = lowered.compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        if 'hbm' not in str(error):
+            raise
+        note('does not fit')
+        used = re.search(r'Used ([\d.]+[GM]) of ([\d.]+[GM]) hbm', str(error))
+        return result | dict(fits=False, used=used and used[0], compile_cpu_s=note.compiling)
+    note('compiled')
+    memory = compiled.memory_analysis()
+    text = compiled.as_text()
+    if path := os.environ.get('TPU_COMPILE_HLO'):
+        Path(path).write_text(text, encoding='utf-8')
+    cost = hlo_cost.of_program(text)
+    return result | dict(
+        fits=True,
+        peak=memory.peak_memory_in_bytes,
+        arguments=memory.argument_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        flops=cost.flops,
+        bytes=cost.bytes,
+        cycles=cost.cycles,
+        collectives=cost.collectives,
+        compile_cpu_s=note.compiling,
+    )
+
+
+class _Clock:
+    """Says on stderr what is done, and after how long."""
+
+    def __init__(self):
+        self.start, self.before = time.monotonic(), time.process_time()
+        self.compiling = 0.0  # processor seconds between the last two notes
+
+    def __call__(self, text: str) -> None:
+        now = time.process_time()
+        self.compiling, self.before = round(now - self.before, 1), now
+        print(f'[{time.monotonic() - self.start:5.0f} s, {now:5.0f} s busy] {text}', file=sys.stderr, flush=True)
+
+
+def _datasets(config: Config) -> list[DatasetSpec]:
+    def spec(name: str) -> DatasetSpec:
+        classes = tuple(map(str, range(CLASSES[name])))
+        if name in BOXES and config.datasets[name].task == 'auto':
+            return DatasetSpec(name, classes, localisation=True, train_counts=(1,) * len(classes))
+        return DatasetSpec(name, classes)
+
+    return [spec(name) for name in config.datasets]
+
+
+def _batch(config: Config, datasets, size: int, *, training: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    backbone = config.model.backbone
+    video = (size, backbone.num_frames, backbone.image_size, backbone.image_size, 3)
+    batch = dict(video=jax.ShapeDtypeStruct(video, jnp.uint8), dataset=jax.ShapeDtypeStruct((size,), jnp.int32))
+    if localising(datasets):
+        most = config.localisation.max_boxes
+        batch['boxes'] = jax.ShapeDtypeStruct((size, most, 4), jnp.float32)
+    if training:
+        batch |= dict(label=jax.ShapeDtypeStruct((size,), jnp.int32), weight=jax.ShapeDtypeStruct((size,), jnp.float32))
+        if localising(datasets):
+            actions = max(len(spec.classes) for spec in localising(datasets))
+            batch['box_label'] = jax.ShapeDtypeStruct((size, most, actions), jnp.float32)
+            batch['box_mask'] = jax.ShapeDtypeStruct((size, most), jnp.float32)
+    return batch
+
+
+def _placed(tree, shardings):
+    """Shapes that say where the arrays lie; one sharding for all of them, or one for each."""
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings)
+
+
+def _train(config: Config, datasets, mesh) -> jax.stages.Lowered:
+    clips = parallel.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
+    config.augment.check_batch(clips)
+    graphdef, params = train_step.abstract_model(config, datasets)
+    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2000, total_steps=100_000)
+    tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
+    state = jax.eval_shape(lambda: train_step.init_state(config, datasets, tx))
+    shardings = layout.state_shardings(state, mesh, with_datasets(config, datasets))
+    step = parallel.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh, shardings)
+    batch = _batch(config, datasets, config.batch_size, training=True)
+    return step.lower(_placed(state, shardings), _placed(batch, parallel.batch_sharding(mesh)))
+
+
+def _evaluate(config: Config, datasets, mesh) -> jax.stages.Lowered:
+    parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+    graphdef, params = train_step.abstract_model(config, datasets)
+    shardings = layout.state_shardings(params, mesh, with_datasets(config, datasets))
+    step = scoring.make_eval_step(graphdef, datasets, config.augment, mesh)
+    batch = _batch(config, datasets, config.evaluation.batch_size, training=False)
+    return step.lower(_placed(params, shardings), _placed(batch, parallel.batch_sharding(mesh)))
+
+
+def _predict(config: Config, datasets, mesh) -> jax.stages.Lowered:
+    """The forward pass of an export, on one chip and one clip."""
+    info = export.export_info(config, datasets)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0))))
+    one_chip = SingleDeviceSharding(mesh.devices.flat[0])
+    params, batch = _placed(nnx.to_pure_dict(params), one_chip), _placed(_batch(config, datasets, 1, training=False), one_chip)
+    return jax.jit(inference.make_forward(info, graphdef)).lower(params, batch['video'], batch.get('boxes'))
+
+
+def table(paths: list[str]) -> str:
+    """The results of several runs as a table, in the order in which they were made."""
+    lines = [
+        '| program | TPU | settings | GiB per chip | GFLOP | GB moved | Mcycles | collectives | compiling, CPU s |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
+    for path in paths:
+        for line in Path(path).read_text(encoding='utf-8').splitlines():
+            one = json.loads(line)
+            start = f'| {one["program"]} | {one["topology"]} | {" ".join(one["settings"]) or "-"} '
+            if not one['fits']:
+                lines.append(f'{start}| does not fit: {one["used"]} of {one["gib"]} | | | | | {one["compile_cpu_s"]:.0f} |')
+                continue
+            lines.append(
+                f'{start}| {one["peak"] / 2**30:.2f} of {one["gib"]} | {one["flops"] / 1e9:.0f} | {one["bytes"] / 1e9:.1f} '
+                f'| {one["cycles"] / 1e6:.0f} | {hlo_cost.summary(one["collectives"])} | {one["compile_cpu_s"]:.0f} |'
+            )
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--topology', default='v5e:16x16', help='such as v5e:4x4, v4:2x2x4, v5p:2x2x2')
+    parser.add_argument('--program', default='train', choices=('train', 'evaluate', 'predict'), help='predict: of an export')
+    parser.add_argument('--pool', choices=('xla_conv', 'shifted'), help='pooling convolution (default: that for TPU)')
+    parser.add_argument('--effort', type=float, default=0.0, help='of the compiler; -1: far quicker, the program slower')
+    parser.add_argument('--output', help='file that gets a line of JSON')
+    parser.add_argument('--table', nargs='+', metavar='FILE', help='print the results in these files instead')
+    config_arguments, others = split_arguments(sys.argv[1:])
+    args = parser.parse_args(others)
+    if args.table:
+        print(table(args.table))
+        return
+    config = read_config(load_config_file(config_arguments or [f'--config={ROOT}/configs/multitrain.py']))
+    options = {'exec_time_optimization_effort': args.effort} if args.effort else {}
+    pool = contextlib.nullcontext()
+    if args.pool:
+        pool = mock.patch.object(
+            pooling_attention, 'depthwise_pool', functools.partial(depthwise_pool, implementation=args.pool)
+        )
+    settings = [argument.removeprefix('--config.').removeprefix('--config=') for argument in config_arguments]
+    settings += [f'{name}={value}' for name, value in (('pool', args.pool), ('effort', args.effort)) if value]
+    with pool:
+        result = compile_program(args.topology, args.program, config, options)
+    line = json.dumps(dict(program=args.program, topology=args.topology, settings=settings) | result)
+    print(line)
+    if args.output:
+        with open(args.output, 'a', encoding='utf-8') as file:
+            file.write(line + '\n')
+
+
+if __name__ == '__main__':
+    run_command(main)

@@ -1,0 +1,76 @@
+"""Costs of a program in XLA's text form, by hand: a loop of 5 products, a slice of a stack, padding, a collective."""
+
+from benchmarks import hlo_cost
+
+_LOOP = """\
+HloModule jit_f, is_scheduled=true
+
+%condition.1 (state.1: (s32[], f32[8,256], f32[5,256,256])) -> pred[] {
+  %state.1 = (s32[]{:T(128)}, f32[8,256]{1,0:T(8,128)S(1)}, f32[5,256,256]{2,1,0:T(8,128)}) parameter(0)
+  %limit.1 = s32[]{:T(128)} constant(5)
+  %counter.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  ROOT %less.1 = pred[]{:T(512)} compare(%counter.1, %limit.1), direction=LT
+}
+
+%fused_product (stack.2: f32[5,256,256], x.2: f32[8,256], counter.2: s32[]) -> f32[8,256] {
+  %stack.2 = f32[5,256,256]{2,1,0:T(8,128)} parameter(0)
+  %x.2 = f32[8,256]{1,0:T(8,128)S(1)} parameter(1)
+  %counter.2 = s32[]{:T(128)} parameter(2)
+  %zero.2 = s32[]{:T(128)} constant(0)
+  %slice.2 = f32[1,256,256]{2,1,0:T(8,128)} dynamic-slice(%stack.2, %counter.2, %zero.2, %zero.2), dynamic_slice_sizes={1,256,256}
+  %matrix.2 = f32[256,256]{1,0:T(8,128)} bitcast(%slice.2)
+  ROOT %product.2 = f32[8,256]{1,0:T(8,128)S(1)} convolution(%x.2, %matrix.2), dim_labels=bf_io->bf
+}
+
+%body.1 (state.3: (s32[], f32[8,256], f32[5,256,256])) -> (s32[], f32[8,256], f32[5,256,256]) {
+  %state.3 = (s32[]{:T(128)}, f32[8,256]{1,0:T(8,128)S(1)}, f32[5,256,256]{2,1,0:T(8,128)}) parameter(0)
+  %counter.3 = s32[]{:T(128)S(1)} get-tuple-element(%state.3), index=0
+  %x.3 = f32[8,256]{1,0:T(8,128)S(1)} get-tuple-element(%state.3), index=1
+  %stack.3 = f32[5,256,256]{2,1,0:T(8,128)} get-tuple-element(%state.3), index=2
+  %fusion.3 = f32[8,256]{1,0:T(8,128)S(1)} fusion(%stack.3, %x.3, %counter.3), kind=kOutput, calls=%fused_product, \
+backend_config={"window_config":{"estimated_cycles":"1000"}}
+  ROOT %tuple.3 = (s32[]{:T(128)}, f32[8,256]{1,0:T(8,128)S(1)}, f32[5,256,256]{2,1,0:T(8,128)}) \
+tuple(%counter.3, %fusion.3, %stack.3)
+}
+
+ENTRY %main.1 (x: f32[8,256], stack: f32[5,256,256], wide: bf16[16,96]) -> f32[8,256] {
+  %x = f32[8,256]{1,0:T(8,128)S(1)} parameter(0)
+  %stack = f32[5,256,256]{2,1,0:T(8,128)} parameter(1)
+  %wide = bf16[16,96]{1,0:T(8,128)(2,1)} parameter(2)
+  %zero = s32[]{:T(128)} constant(0)
+  %negative = bf16[16,96]{1,0:T(8,128)(2,1)S(1)} negate(%wide), backend_config={"window_config":{"estimated_cycles":"7"}}
+  %start = (s32[]{:T(128)}, f32[8,256]{1,0:T(8,128)S(1)}, f32[5,256,256]{2,1,0:T(8,128)}) tuple(%zero, %x, %stack)
+  %loop = (s32[]{:T(128)}, f32[8,256]{1,0:T(8,128)S(1)}, f32[5,256,256]{2,1,0:T(8,128)}) while(%start), \
+condition=%condition.1, body=%body.1
+  %y = f32[8,256]{1,0:T(8,128)S(1)} get-tuple-element(%loop), index=1
+  ROOT %sum = f32[8,256]{1,0:T(8,128)S(1)} all-reduce(%y), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    cost = hlo_cost.of_program(_LOOP)
+    assert cost.flops == 5 * 2 * 8 * 256 * 256
+    assert cost.cycles == 5 * 1000 + 7
+    assert cost.unknown_loops == 0
+
+
+def test_bytes_are_those_of_the_slices_in_hbm_with_their_padding():
+    # Each round reads one matrix of the stack; all else is in the core's own memory, save 16 rows of 96, which fill 128.
+    assert hlo_cost.of_program(_LOOP).bytes == 5 * 256 * 256 * 4 + 16 * 128 * 2
+
+
+def test_collectives():
+    assert hlo_cost.of_program(_LOOP).collectives == {'all-reduce': (1, 8 * 256 * 4)}
+
+
+def test_convolution_counts_products_of_real_numbers():
+    text = """\
+ENTRY %main (x: f32[2,5,4], kernel: f32[3,4,6]) -> f32[2,5,6] {
+  %x = f32[2,5,4]{2,1,0:T(8,128)} parameter(0)
+  %kernel = f32[3,4,6]{2,1,0:T(8,128)} parameter(1)
+  ROOT %y = f32[2,5,6]{2,1,0:T(8,128)} convolution(%x, %kernel), window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f
+}
+"""
+    # 5 places with 3 taps each, of which the first and the last place have one in the padding.
+    assert hlo_cost.of_program(text).flops == 2 * 2 * 4 * 6 * (5 * 3 - 2)
