@@ -57,7 +57,9 @@ GIB = {'TPU v4': 32, 'TPU v5 lite': 16, 'TPU v5': 95, 'TPU v6 lite': 32}  # HBM 
 def compile_program(topology: str, program: str, config: Config, options: dict) -> dict:
     """What the compiled program needs on every chip, as fields of one line of the results."""
     note = _Clock()
-    devices = topologies.get_topology_desc(topology, 'tpu').devices
+    # The two cores of a v4 chip work as one device, as they do on a real one; else they would be two.
+    chip = {'chip_config_name': 'megacore'} if topology.startswith('v4') else {}
+    devices = topologies.get_topology_desc(topology, 'tpu', **chip).devices
     mesh = parallel.grid_mesh(config.parallel.model, devices)
     note(f'{len(devices)} x {devices[0].device_kind}')
     lowered = {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[program](config, _datasets(config), mesh)

@@ -95,6 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
             init_std=0.1,  # of linear kernels; narrow models train faster from about 1 / sqrt(width)
             dtype='float32',  # of activations; 'bfloat16' on accelerators
             remat=False,  # recompute blocks in the backward pass to save memory
+            remat_attention=False,  # recompute only attention matrices
         ),
         head_hidden=128,  # hidden width of each dataset's head; 0: linear
         head_dropout=0.1,  # before a head's last layer

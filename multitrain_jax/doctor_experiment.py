@@ -143,7 +143,7 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
     tight = limit is not None and fixed + kept > limit
     yield Check(
         'warn' if tight else 'ok', 'memory of a device', text + (f'; there are {gib(limit)}' if limit else ''),
-        'if it does not fit: raise accumulation_steps, or set model.backbone.remat=True' if tight else '',
+        'if it does not fit: raise accumulation_steps, or set model.backbone.remat_attention=True, or remat=True' if tight else '',
     )  # fmt: skip
 
 

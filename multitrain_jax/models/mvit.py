@@ -50,6 +50,8 @@ class MViTConfig:
       dtype: of the activations, 'float32' or 'bfloat16'. Parameters, softmax, LayerNorm statistics
         and the embedding are float32.
       remat: recompute every block in the backward pass instead of keeping its activations.
+      remat_attention: recompute only the attention matrices, which are most of what is kept, from
+        queries and keys.
     """
 
     num_frames: int = 16
@@ -70,6 +72,7 @@ class MViTConfig:
     init_std: float = 0.02
     dtype: str = 'float32'
     remat: bool = False
+    remat_attention: bool = False
 
     def __post_init__(self):
         for name, allowed in (
@@ -249,6 +252,7 @@ class MViT(nnx.Module):
             pool_norm_epsilon=config.pool_norm_epsilon,
             init_std=config.init_std,
             dtype=config.dtype,
+            remat_attention=config.remat_attention,
         )
         self.stages = nnx.List(
             Stage(shapes, options, config.remat, rngs=rngs) for shapes in config.block_shapes()

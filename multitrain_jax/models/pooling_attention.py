@@ -53,6 +53,7 @@ class BlockOptions:
     pool_norm_epsilon: float
     init_std: float
     dtype: str
+    remat_attention: bool
 
 
 class PoolingAttention(nnx.Module):
@@ -109,9 +110,7 @@ class PoolingAttention(nnx.Module):
         if self.options.relative_positions:
             k_thw = pooled_size(thw, shape.kv_stride)
             scaled, k = self._append_positions(q, scaled, k, q_thw, k_thw)
-        logits = jnp.einsum('bqnd,bknd->bnqk', scaled, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        y = jnp.einsum('bnqk,bknd->bqnd', weights, v)
+        y = (jax.checkpoint(_attend) if self.options.remat_attention else _attend)(scaled, k, v)
 
         # The pooled queries are added, save that of the class token (section 3.1, equation 5).
         first = int(self.options.class_token)
@@ -184,6 +183,13 @@ class PoolingAttention(nnx.Module):
             jnp.concatenate([scaled, jnp.pad(terms, margin)], -1),
             jnp.concatenate([k, jnp.pad(codes, margin)], -1),
         )
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Softmax attention of q [B, S', heads, d] to k and v [B, S'', heads, ...]; the softmax is float32."""
+    logits = jnp.einsum('bqnd,bknd->bnqk', q, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum('bnqk,bknd->bqnd', weights, v)
 
 
 def split_class_token(x: jax.Array, class_token: bool) -> tuple[jax.Array | None, jax.Array]:

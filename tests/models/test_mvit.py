@@ -116,9 +116,10 @@ def _video(shape=(2, 4, 16, 16, 3), seed=0) -> jax.Array:
 ONE_STAGE = dict(stage_blocks=(3,), query_strides=((1, 2, 2),))  # small enough to compile often
 
 
-def test_rematerialisation_changes_no_gradient():
+@pytest.mark.parametrize('field', ['remat', 'remat_attention'])
+def test_rematerialisation_changes_no_gradient(field):
     def gradient(remat):
-        config = _small(remat=remat, stochastic_depth=0.5, **ONE_STAGE)
+        config = _small(stochastic_depth=0.5, **{field: remat}, **ONE_STAGE)
         graph, params = nnx.split(_model(config))
 
         def loss(params):
@@ -160,6 +161,14 @@ def test_relative_positions_keep_no_bias_of_the_attentions_size_for_the_backward
     assert with_positions == matrices == (0 if remat else 6)  # two per block: the softmax and its input
     # Beside these, per block: products of queries and tables.
     assert total - without < 3 * 0.25
+
+
+@pytest.mark.parametrize('positions', ['separate', 'relative'])
+def test_attention_that_is_recomputed_keeps_no_attention_matrix(positions):
+    config, matrix = _attention_heavy(positions, remat=False, blocks=3)
+    embed, params, video = _embedding_of(dataclasses.replace(config, remat_attention=True))
+    arrays = jax.tree.leaves(jax.eval_shape(lambda p, v: jax.vjp(embed, p, v)[1], params, video))
+    assert max(a.size for a in arrays) < matrix
 
 
 @pytest.mark.slow
