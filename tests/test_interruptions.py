@@ -172,3 +172,16 @@ def test_all_processes_stop_at_the_same_step():
     ends = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     assert [out.splitlines()[-1] for out, _ in ends] == ['8 None', '8 SIGTERM']
+
+
+def test_it_goes_on_with_other_devices(tmp_path, recorder):
+    """Stopped on two devices, continued on one: the losses of one device, to rounding."""
+    life(tmp_path / 'one', evaluation__every_epochs=0.0)
+    whole, recorder.written = without_speed(recorder.written), {}
+    with pytest.raises(Interrupted):
+        life(tmp_path / 'moved', signal_at=5, devices=2, evaluation__every_epochs=0.0)
+    assert 2 < max(recorder.written) < STEPS
+    life(tmp_path / 'moved', evaluation__every_epochs=0.0)
+    for step in range(1, STEPS + 1):
+        for name in ('loss', 'gradient_norm'):
+            np.testing.assert_allclose(recorder.written[step][name], whole[step][name], rtol=1e-3)

@@ -1,7 +1,10 @@
 """A run that is killed or stopped, and started again, takes the same steps as one that was left alone."""
 
+import collections
+import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -14,6 +17,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 
+from multitrain_jax import results
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -28,7 +32,7 @@ CHANGES = (
 STEPS = 30
 
 
-def command(workdir, data, *more):
+def command(workdir, data, *more, stderr=subprocess.PIPE):
     environment = os.environ | {
         'XLA_FLAGS': '',
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
@@ -37,8 +41,22 @@ def command(workdir, data, *more):
     arguments = [sys.executable, 'run.py', f'--config={tiny.CONFIG_FILE}', f'--workdir={workdir}']
     return subprocess.Popen(
         [*arguments, f'--config.data_root={data}', *CHANGES, *more],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True,
     )  # fmt: skip
+
+
+def life_until(workdir, data, moment, pause=0.0):
+    """One life of a run, killed when moment(workdir, log) and `pause` seconds later: (exit code, log)."""
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    file = workdir.with_name(f'{workdir.name}.log')
+    with open(file, 'w', encoding='utf-8') as stream:
+        process = command(workdir, data, stderr=stream)
+        while process.poll() is None and not moment(workdir, file.read_text(encoding='utf-8')):
+            time.sleep(0.002)
+        time.sleep(pause)
+        process.kill()
+        process.communicate()
+    return process.returncode, file.read_text(encoding='utf-8')
 
 
 def scalars(workdir):
@@ -88,10 +106,14 @@ def runs(tmp_path_factory):
     stopped_at = int(last.split()[4])
     assert stopped_at >= 20 and (saved / str(stopped_at)).is_dir()
 
-    third = command(base / 'killed', data)
-    out, log = third.communicate()
-    assert third.returncode == 0, log
+    third, log = life_until(base / 'killed', data, lambda workdir, log: 'exporting to' in log)
+    assert third == -signal.SIGKILL, log
     assert stopped_at == STEPS or f'resuming at step {stopped_at} of {STEPS}' in log
+    assert not (base / 'killed' / 'results.json').exists()
+
+    fourth = command(base / 'killed', data)
+    out, log = fourth.communicate()
+    assert fourth.returncode == 0, log
     return base / 'alone', base / 'killed', data, (continued_at, stopped_at)
 
 
@@ -110,14 +132,68 @@ def test_every_step_has_the_same_metrics(runs):
     assert len(set(expected['loss'][step][0] for step in expected['loss'])) == STEPS
 
 
-def test_the_last_parameters_are_the_same(runs):
+def assert_same_outcome(one, other):
+    """Bit by bit: the figures, the parameters, and all of the last checkpoint."""
     import multitrain_jax as mt
+    from multitrain_jax.checkpoints import RunCheckpoints
 
+    first, second = (results.load(workdir) for workdir in (one, other))
+    assert (first.steps, first.accuracy) == (second.steps, second.accuracy)
+    first, second = (mt.load(workdir / 'export')._params for workdir in (one, other))
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), first, second)))
+    sums = []
+    for workdir in (one, other):
+        saved = RunCheckpoints(workdir, keep=None)
+        assert saved.latest_step() == STEPS
+        sums.append(json.loads((saved.directory / str(STEPS) / 'checksums' / 'metadata').read_text())['state'])
+        saved.close()
+    assert sums[0] == sums[1] and len(sums[0]) > 100
+
+
+def test_the_outcome_is_the_same(runs):
     alone, killed, _, _ = runs
-    one, other = (mt.load(workdir / 'export') for workdir in (alone, killed))
-    assert all(
-        jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), one._params, other._params))
-    )
+    assert_same_outcome(alone, killed)
+
+
+MOMENTS = {  # (when, up to how many seconds later)
+    'at any time': (lambda workdir, log: True, 12),
+    'training': (lambda workdir, log: 'first step done' in log, 1),
+    # What an earlier life has left half-written is gone before the first step.
+    'saving': (
+        lambda workdir, log: 'first step done' in log and any((workdir / 'checkpoints').glob('*orbax-checkpoint-tmp*')),
+        0.05,
+    ),
+    'evaluating': (lambda workdir, log: 'evaluating at step' in log, 0.5),
+    'exporting and writing results': (lambda workdir, log: 'exporting to' in log, 0.3),
+}
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments(runs, tmp_path):
+    """Life after life in one workdir, until it is finished, then in another."""
+    alone, _, data, _ = runs
+    rng = random.Random(0)
+    moments = [name for name in MOMENTS for _ in range(4)]
+    rng.shuffle(moments)
+    killed, finished = collections.Counter(), 0
+    workdir = tmp_path / '0'
+    while moments or not (workdir / 'results.json').exists():
+        name = moments[0] if moments else None
+        moment, most = MOMENTS[name] if name else (lambda workdir, log: False, 0)
+        code, log = life_until(workdir, data, moment, rng.uniform(0, most))
+        assert 'damaged' not in log and 'Traceback' not in log, log
+        if code == -signal.SIGKILL:
+            killed[name] += 1
+            moments.pop(0)
+        else:
+            assert code == 0, log
+        if code == 0 and moments:  # it was finished before the moment came
+            assert_same_outcome(alone, workdir)
+            finished += 1
+            workdir = tmp_path / str(finished)
+    assert_same_outcome(alone, workdir)
+    print(killed, finished + 1, 'runs finished')
+    assert killed == {name: 4 for name in MOMENTS}
 
 
 def test_a_finished_run_says_so(runs):
