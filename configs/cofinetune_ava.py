@@ -132,7 +132,7 @@ def cofinetune() -> ml_collections.ConfigDict:
             pool_norm_epsilon=1e-5,
             init_std=0.02,  # of linear kernels
             dtype='bfloat16',  # of activations; parameters, softmax and losses are float32
-            remat=False,  # recompute blocks in the backward pass: a seventh more time, a sixth of the memory
+            remat=False,  # recompute blocks in the backward pass: a seventh more time, a fifth of the memory
             remat_attention=True,  # recompute only attention matrices: no more time, two thirds of the memory
         ),
         head_hidden=2048,  # hidden width of each dataset's head; 0: linear

@@ -104,7 +104,7 @@ def kinetics_pretrain() -> ml_collections.ConfigDict:
             pool_norm_epsilon=1e-5,
             init_std=0.02,  # of linear kernels
             dtype='bfloat16',  # of activations; parameters, softmax and losses are float32
-            remat=False,  # recompute blocks in the backward pass: a seventh more time, a sixth of the memory
+            remat=False,  # recompute blocks in the backward pass: a seventh more time, a fifth of the memory
             remat_attention=True,  # recompute only attention matrices: no more time, two thirds of the memory
         ),
         head_hidden=0,  # hidden width of the head; 0: linear

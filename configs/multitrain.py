@@ -10,6 +10,8 @@ starting from a Kinetics checkpoint. A published one of the same architecture is
     python run.py --config=configs/multitrain.py --workdir=runs/multitrain --config.data_root=/data --config.init_from=imports/k400
 
 and so is a model of our own: --config.init_from=runs/kinetics_pretrain (or its export).
+Batch 512 is 2 clips on each of 256 chips, the fewest that can be mixed; on fewer, --config.accumulation_steps=N cuts every
+device's share into N parts (16 on 16 chips for 2 clips at a time). docs/pods.md: what fits where, and how to find out.
 
 Variants, after a colon; several with commas between them, --config=configs/multitrain.py:k700,312p
 
@@ -117,7 +119,7 @@ def multitrain() -> ml_collections.ConfigDict:
             pool_norm_epsilon=1e-5,
             init_std=0.02,  # of linear kernels
             dtype='bfloat16',  # of activations; parameters, softmax and losses are float32
-            remat=False,  # recompute blocks in the backward pass: a seventh more time, a sixth of the memory
+            remat=False,  # recompute blocks in the backward pass: a seventh more time, a fifth of the memory
             remat_attention=True,  # recompute only attention matrices: no more time, two thirds of the memory
         ),
         head_hidden=2048,  # hidden width of each dataset's head; 0: linear

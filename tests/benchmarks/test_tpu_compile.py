@@ -12,7 +12,8 @@ import pytest
 _ROOT = pathlib.Path(__file__).parent.parent.parent
 _SMALL = (
     '--config.model.backbone.num_frames=4', '--config.model.backbone.image_size=64',
-    '--config.model.backbone.stage_blocks=(1,2,2,1)', '--config.model.backbone.width=32',
+    '--config.model.backbone.stage_blocks=(1,2)', '--config.model.backbone.query_strides=((1,1,1),(1,2,2))',
+    '--config.model.backbone.width=32', '--config.augment.rand_augment=',
     '--config.model.head_hidden=32', '--config.model.expander_hidden=32',
 )  # fmt: skip
 _CHIPS = 4  # of v5e:2x2
