@@ -41,7 +41,7 @@ def read_torch(path: str) -> tuple[dict[str, np.ndarray], str | None]:
             f'--checkpoint={path}: no checkpoint, or one that holds more than tensors and plain data, '
             'which could run code and is not read; save its state_dict() alone with torch.save'
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError) as error:
+    except Exception as error:  # its unpickler stumbles over other files in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f'--checkpoint={path}: cannot be read by torch.load ({reason})') from error
     if not isinstance(content, Mapping):
