@@ -35,6 +35,7 @@ class FrameError(ValueError):
 
 
 _thread = threading.local()
+_MAX_PIXELS = 1 << 26  # 8192 x 8192: a header that promises more is damaged, or meant to exhaust memory
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
@@ -70,8 +71,10 @@ def frame_size(frames: Frames, number: int = 0) -> tuple[int, int]:
             if len(frame) < 24:
                 raise ValueError('cut short inside the header')
             width, height = struct.unpack('>II', frame[16:24])
-            return height, width
-        height, width, _, _ = simplejpeg.decode_jpeg_header(frame)
+        else:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(frame)
+        if not 0 < height * width <= _MAX_PIXELS:
+            raise ValueError(f'{width} x {height} px: too large to be true')
     return height, width
 
 
@@ -99,9 +102,9 @@ def _decode(
             image = _decode_png(frame)
             if factor > 1:
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        elif (found := simplejpeg.decode_jpeg_header(frame)[:2]) != size:  # Likewise.
+            _refuse_size(number, found, size)
         elif factor > 1:
-            if frame_size(frames, number) != size:
-                _refuse_size(number, frame_size(frames, number), size)
             image = simplejpeg.decode_jpeg(
                 frame, min_height=height, min_width=width, min_factor=factor, fastupsample=box
             )

@@ -24,6 +24,7 @@ from data_pipelines.dataset_info import SplitInfo
 from data_pipelines.frame_index import find_places, frame_index_path, FrameIndex, load_frame_index
 from data_pipelines.records import RecordError
 
+_MOST_CLASSES = 100_000  # where no dataset.json says how many there are
 _AHEAD = 8  # records under way per thread
 
 
@@ -369,7 +370,8 @@ class _Check:
         """Class of each pair of a box and an action; the counts of ``RecordFacts``."""
         actions = example.context.get(regions.REGION_LABEL)
         actions = tuple(actions.tolist()) if isinstance(actions, np.ndarray) else ()
-        classes = len(self._info.classes) if self._info else max(actions, default=0) + 1
+        most = min(max(actions, default=0), _MOST_CLASSES - 1)
+        classes = len(self._info.classes) if self._info else most + 1
         found = regions.regions(example, classes, file)
         return actions, {
             'boxes': len(found.boxes),

@@ -32,6 +32,7 @@ REGION_LABEL = 'region/label/index'
 REGION_TRACK = 'region/track/index'
 PREDICTED_BOX = 'predicted/region/bbox'
 PREDICTED_SCORE = 'predicted/region/score'
+_MAX_BOXES = 4096  # of a key frame; AVA has a few dozen
 _SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
 
 
@@ -102,6 +103,12 @@ def regions(example: Example, num_classes: int, where: str = 'record') -> Region
     if not 0 <= index < count:
         raise RecordError(f'{where}: the key frame is number {index} of {count} frames')
     actions = _numbers(example, REGION_LABEL, np.int64, where)
+    scores = _numbers(example, PREDICTED_SCORE, np.float32, where)
+    if max(len(actions), len(scores)) > _MAX_BOXES:
+        raise RecordError(
+            f'{where}: {len(actions)} pairs of boxes and classes, {len(scores)} proposals; '
+            f'at most {_MAX_BOXES} make sense'
+        )
     if np.any((actions < 0) | (actions >= num_classes)):
         raise RecordError(
             f'{where}: class number {actions.tolist()} of a box is not one of the {num_classes} '
@@ -116,7 +123,6 @@ def regions(example: Example, num_classes: int, where: str = 'record') -> Region
     ]
     labels = np.zeros((len(row_of), num_classes), np.float32)
     labels[rows, actions] = 1
-    scores = _numbers(example, PREDICTED_SCORE, np.float32, where)
     return Regions(
         key_frame=int(index),
         timestamp=int(timestamp),

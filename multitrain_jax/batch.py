@@ -68,6 +68,11 @@ class DatasetSpec:
     train_counts: tuple[int, ...] = ()
     action_ids: tuple[int, ...] = ()
 
+    def __post_init__(self):
+        # Files are called after it, also where it comes out of an export or a file of predictions.
+        if not self.name or self.name[0] == '.' or set(self.name) & set('/\\\0'):
+            raise UserError(f'dataset {self.name!r}: a name must not be empty, begin with a dot or hold a slash')
+
 
 def classifying(datasets: Sequence[DatasetSpec]) -> tuple[DatasetSpec, ...]:
     """The datasets with a classification head, in the order of these."""

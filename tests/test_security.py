@@ -1,0 +1,171 @@
+"""Nothing that is read can run code, leave its directory, or ask for absurd amounts of memory."""
+
+import ast
+import pathlib
+import struct
+import tracemalloc
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import decode, records, regions, tfrecord, video_file
+from data_pipelines.annotations.folder import read_folder
+from multitrain_jax import npz, predictions
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.errors import UserError
+from tests.data_pipelines import tiny_records, video_writer
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCES = [
+    path
+    for room in ('run.py', 'configs', 'data_pipelines', 'multitrain_jax', 'benchmarks', 'experiments')
+    for path in ([ROOT / room] if room.endswith('.py') else sorted((ROOT / room).rglob('*.py')))
+]
+_UNPICKLING = {'pickle', 'cPickle', 'marshal', 'shelve', 'dill', 'cloudpickle', 'joblib'}
+_RUNNING = {'eval', 'exec', 'compile', '__import__'}
+_OF_SYSTEM = {'os.system', 'os.popen', 'subprocess.getoutput', 'subprocess.getstatusoutput'}
+_YAML = {'yaml.load', 'yaml.load_all', 'yaml.full_load', 'yaml.unsafe_load'}
+
+
+def dangers(source: str) -> list[str]:
+    """What in a module could run code that it has read."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in _UNPICKLING:
+            if node.attr != 'UnpicklingError':
+                found.append(ast.unparse(node))
+        if isinstance(node, ast.ImportFrom) and node.module in _UNPICKLING:
+            found.append(ast.unparse(node))
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        unsafe = (
+            name in _RUNNING | _OF_SYSTEM | _YAML
+            or (name in ('np.load', 'numpy.load') and options.get('allow_pickle') != 'False')
+            or options.get('allow_pickle', 'False') != 'False'
+            or (name == 'torch.load' and options.get('weights_only') != 'True')
+            or options.get('shell', 'False') != 'False'
+            or name.endswith(('.extractall', '.unpack_archive'))
+        )
+        if unsafe:
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize('source', [
+    'import pickle\npickle.load(f)', 'from pickle import loads', 'import marshal\nmarshal.loads(x)', 'eval(text)', 'exec(text)',
+    'np.load(path)', 'np.load(path, allow_pickle=True)', 'yaml.load(text)', 'torch.load(path)', 'torch.load(path, weights_only=False)',
+    'subprocess.run(text, shell=True)', 'os.system(text)', 'archive.extractall()',
+])  # fmt: skip
+def test_dangers_are_seen(source):
+    assert dangers(source)
+
+
+@pytest.mark.parametrize('source', [
+    'try:\n    pass\nexcept pickle.UnpicklingError:\n    pass', 'np.load(path, allow_pickle=False)', 're.compile(text)',
+    'torch.load(path, weights_only=True)', 'yaml.safe_load(text)', 'subprocess.run(words)', 'jax.jit(f).lower(x).compile()',
+])  # fmt: skip
+def test_what_is_safe_is_allowed(source):
+    assert not dangers(source)
+
+
+def test_no_source_runs_what_it_reads():
+    assert len(SOURCES) > 100
+    assert {str(path.relative_to(ROOT)): found for path in SOURCES if (found := dangers(path.read_text(encoding='utf-8')))} == {}
+
+
+# Sizes that a few bytes claim.
+
+
+def jpeg_of(height, width):
+    """A JPEG of 64 x 80 px whose header claims another size."""
+    data = bytearray(tiny_records.jpeg(np.zeros((64, 80, 3), np.uint8)))
+    at = data.index(b'\xff\xc0') + 5  # start of frame, baseline: length, precision, then height and width
+    data[at : at + 4] = struct.pack('>HH', height, width)
+    return bytes(data)
+
+
+def png_of(height, width):
+    data = bytearray(cv2.imencode('.png', np.zeros((64, 80, 3), np.uint8))[1].tobytes())
+    data[16:24] = struct.pack('>II', width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize('make', [jpeg_of, png_of])
+@pytest.mark.parametrize('factor', [1, 2])
+def test_huge_pictures(make, factor):
+    good = make(64, 80)
+    assert decode.decode_frame([good], 0).shape == (64, 80, 3)
+    tracemalloc.start()
+    with pytest.raises(decode.FrameError, match='65500 x 65500 px: too large to be true'):
+        decode.decode_frame([make(65500, 65500)], 0, factor)
+    out = np.empty((2, 32, 40, 3), np.uint8)
+    with pytest.raises(decode.FrameError, match='frame 1'):  # after a good one
+        decode.decode_window([good, make(65500, 65500)], np.array([0, 1]), decode.Window(0, 0, 64, 80), out, reduced=factor > 1)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+
+
+def test_videos_that_would_become_huge(tmp_path):
+    video_writer.write_video(tmp_path / 'strip.mkv', [np.zeros((2, 4096, 3), np.uint8)] * 3, codec='ffv1', options={'preset': ''})
+    with pytest.raises(video_file.VideoError, match='4096x2 would become .* too large'):
+        video_file.read_frames(tmp_path / 'strip.mkv', short_side=320)
+
+
+def test_lengths_of_records(tmp_path):
+    """A header whose checksum is right, and whose length is not there."""
+    path = tmp_path / 'train-00000-of-00001'
+    for length in (1 << 20, 1 << 40, (1 << 64) - 1):
+        stated = struct.pack('<Q', length)
+        path.write_bytes(stated + struct.pack('<I', tfrecord.masked_crc32c(stated)) + b'x' * 100)
+        with pytest.raises(records.RecordError, match='cut short inside the record at byte 0'):
+            list(records.read_records(path))
+
+
+def test_numbers_of_boxes():
+    count = 5000
+    sides = np.linspace(0, 0.5, count, dtype=np.float32)
+    context = {
+        regions.KEY_FRAME_INDEX: np.array([0]), regions.KEY_FRAME_TIMESTAMP: np.array([0]),
+        regions.REGION_LABEL: np.zeros(count, np.int64), regions.REGION_TRACK: np.arange(count),
+        **{f'region/bbox/{side}': sides + (0.5 if 'max' in side else 0) for side in ('xmin', 'ymin', 'xmax', 'ymax')},
+    }  # fmt: skip
+    example = records.decode_sequence_example(records.encode_sequence_example(context, {records.IMAGE_ENCODED: [b'x']}))
+    with pytest.raises(records.RecordError, match='5000 pairs of boxes and classes'):
+        regions.regions(example, 80)
+
+
+def test_npz_bombs(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / 'x.npz', a=np.zeros(1 << 20), b=np.ones(3))
+    assert (tmp_path / 'x.npz').stat().st_size < 20_000
+    assert npz.read_npz(tmp_path / 'x.npz', ['b'])['b'].tolist() == [1, 1, 1]
+    monkeypatch.setattr(npz, 'MAX_BYTES', 1 << 20)
+    with pytest.raises(ValueError, match='GiB unpacked'):
+        npz.read_npz(tmp_path / 'x.npz', ['b'])
+
+
+# Names that become paths.
+
+
+@pytest.mark.parametrize('name', ['../x', 'a/b', '/etc/x', '..', '.hidden', 'a\\b', 'a\0', ''])
+def test_names_of_datasets(name, tmp_path):
+    with pytest.raises(UserError, match='a name must not be empty'):
+        DatasetSpec(name, ('a',))
+    np.savez(
+        tmp_path / 'x.npz', video=np.array(['v']), label=np.zeros(1, np.int64), score=np.zeros((1, 1), np.float32),
+        classes=np.array(['a']), dataset=np.array(name.rstrip('\0') or '.'), multi_label=np.array(False),
+    )  # fmt: skip
+    if '\0' not in name:
+        with pytest.raises(UserError, match='a name must not be empty'):
+            predictions.load(tmp_path / 'x.npz')
+
+
+def test_links_inside_the_videos_are_followed(tmp_path):
+    """They are the user's own; annotation files cannot make any (their paths: tests/mistakes)."""
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'elsewhere' / 'x.mp4').write_bytes(b'x')
+    (tmp_path / 'videos').mkdir()
+    (tmp_path / 'videos' / 'a').symlink_to(tmp_path / 'elsewhere')
+    assert [clip.key for clip in read_folder(tmp_path / 'videos').splits['train']] == ['a/x.mp4']
