@@ -17,6 +17,7 @@ from multitrain_jax.config import (
     LocalisationConfig,
     SyntheticConfig,
 )
+from multitrain_jax.gather import barrier
 
 
 class RecordData:
@@ -30,7 +31,12 @@ class RecordData:
         """
         self._config, self._host, self._num_hosts = config, host, num_hosts
         if config.synthetic is not None:
+            # One host first: on a shared disk the others then find it done.
+            if host:
+                barrier('synthetic videos')
             _prepare(files.expand_home(config.data_root), config.synthetic)
+            if not host:
+                barrier('synthetic videos')
         self._train_sources, self._evaluation_sources, specs, sizes = [], [], [], []
         for name in config.datasets:
             with open_split(config, name, training=True) as own, open_split(config, name, training=False) as tested:
