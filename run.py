@@ -55,8 +55,8 @@ def main() -> int:
     config = read_config(_CONFIG.value)
     if config.cpu_devices:
         parallel.use_cpu_devices(config.cpu_devices)
-    host_memory.keep_freed_memory()
     with joined(FLAGS.multi_host, FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id):
+        host_memory.keep_freed_memory()
         from multitrain_jax.replay import replay
         from multitrain_jax.train import make_workdir, train_and_evaluate
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # local_processes.sh N COMMAND...: N processes of one run on this machine, each with the flags that let them find each
-# other. Ends when all have ended, with the exit code of the first that failed.
+# other. Ends when all have ended, with the exit code of the first of them that failed.
 #
 #     scripts/local_processes.sh 2 python run.py --config=configs/quickstart.py --workdir=runs/two
 #
@@ -20,8 +20,8 @@ for ((i = 0; i < number; i++)); do
 done
 trap 'kill -TERM "${processes[@]}" 2>/dev/null' INT TERM
 code=0
-for ((i = 0; i < number; i++)); do
-  wait -n "${processes[@]}"
+for process in "${processes[@]}"; do
+  wait "$process"
   ended=$?
   if [ $ended -ne 0 ] && [ $code -eq 0 ]; then
     code=$ended
