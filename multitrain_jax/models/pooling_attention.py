@@ -187,9 +187,11 @@ class PoolingAttention(nnx.Module):
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Softmax attention of q [B, S', heads, d] to k and v [B, S'', heads, ...]; the softmax is float32."""
-    logits = jnp.einsum('bqnd,bknd->bnqk', q, k, preferred_element_type=jnp.float32)
+    # Heads before tokens: products of plain matrices, for which XLA's CPU backend need not transpose the weights.
+    q, k, v = (array.swapaxes(1, 2) for array in (q, k, v))  # [B, heads, S, d]
+    logits = jnp.einsum('bnqd,bnkd->bnqk', q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum('bnqk,bknd->bqnd', weights, v)
+    return jnp.einsum('bnqk,bnkd->bnqd', weights, v).swapaxes(1, 2)
 
 
 def split_class_token(x: jax.Array, class_token: bool) -> tuple[jax.Array | None, jax.Array]:
