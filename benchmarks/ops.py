@@ -26,8 +26,8 @@ CASES = (
     ('pool q, quickstart stage 1', depthwise_pool, (4, 8, 8, 32), (3, 3, 3, 32), (1, 1, 1), ('xla_conv', 'shifted')),
     ('pool k v, quickstart stage 1', depthwise_pool, (4, 8, 8, 64), (3, 3, 3, 64), (1, 2, 2), ('xla_conv', 'shifted')),
     ('pool q, S 16x4 stage 4', depthwise_pool, (8, 7, 7, 768), (3, 3, 3, 768), (1, 1, 1), ('xla_conv', 'shifted')),
-    ('patch conv, quickstart', patch_conv, (8, 64, 64, 3), (3, 9, 9, 3, 32), (2, 8, 8), ('xla_conv', 'blocks')),
-    ('patch conv, 8 x 64 px', patch_conv, (8, 64, 64, 3), (3, 7, 7, 3, 32), (2, 4, 4), ('xla_conv', 'blocks')),
+    ('patch conv, quickstart', patch_conv, (8, 64, 64, 3), (3, 9, 9, 3, 32), (2, 8, 8), ('xla_conv', 'patches')),
+    ('patch conv, 8 x 64 px', patch_conv, (8, 64, 64, 3), (3, 7, 7, 3, 32), (2, 4, 4), ('xla_conv', 'patches')),
 )
 
 

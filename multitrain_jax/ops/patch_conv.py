@@ -1,7 +1,6 @@
 """The strided convolution that turns pixels into tokens."""
 
 import functools
-import itertools
 import math
 
 import jax
@@ -9,7 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from multitrain_jax.ops.platforms import choose
-from multitrain_jax.ops.windows import Triple, clip_by_clip, pooled_size, sum_over_clips
+from multitrain_jax.ops.windows import Triple, pooled_size
 
 
 def patch_conv(
@@ -17,19 +16,17 @@ def patch_conv(
 ) -> jax.Array:
     """Convolution padded by half the kernel on every side, without bias.
 
-    ``blocks`` cuts the video into blocks of one stride, projects each block once for every place it
-    can have under the kernel (one matrix product) and adds the results shifted. Measured on 2 CPU
-    cores for [32, 8, 64, 64, 3] float32, 3x7x7 / 2x4x4 to 32 channels: forward 39 ms and with the
-    kernel gradient 68, against 177 and 513 of XLA's convolution. ``block_conv`` makes the pixels of a
-    block channels, too, and leaves the rest to a convolution of stride 1: by the TPU compiler's estimate
-    forward and kernel gradient of two clips of 32 x 224 x 224 take 9 million cycles, as 'xla_conv',
-    which has only 3 channels to work with, 31.
+    ``patches`` copies what each token sees, axis by axis, and multiplies it by the kernel in one matrix
+    product; benchmarks/RESULTS.md has its times beside those of XLA's convolution on CPU. ``block_conv``
+    makes the pixels of a block of one stride channels and leaves the rest to a convolution of stride 1:
+    by the TPU compiler's estimate forward and kernel gradient of two clips of 32 x 224 x 224 take 9
+    million cycles, as 'xla_conv', which has only 3 channels to work with, 31.
 
     Args:
       video: [B, T, H, W, 3].
       kernel: [kt, kh, kw, 3, D], odd sizes.
       stride: (st, sh, sw).
-      implementation: 'xla_conv', 'blocks', 'block_conv', or None: 'blocks' in programs compiled for
+      implementation: 'xla_conv', 'patches', 'block_conv', or None: 'patches' in programs compiled for
         CPU, 'block_conv' for TPU, 'xla_conv' in all others.
 
     Returns:
@@ -42,10 +39,10 @@ def patch_conv(
         raise ValueError(f'patch_conv needs odd kernel sizes, got {kernel.shape[:3]}')
     kernel = kernel.astype(video.dtype)
     xla_conv = functools.partial(_xla_conv, stride=tuple(stride))
-    blocks = functools.partial(_blocks, stride=tuple(stride))
+    patches = functools.partial(_patches, stride=tuple(stride))
     block_conv = functools.partial(_block_conv, stride=tuple(stride))
-    implementations = {'xla_conv': xla_conv, 'blocks': blocks, 'block_conv': block_conv}
-    chosen = choose(implementation, implementations, cpu='blocks', tpu='block_conv', default='xla_conv')
+    implementations = {'xla_conv': xla_conv, 'patches': patches, 'block_conv': block_conv}
+    chosen = choose(implementation, implementations, cpu='patches', tpu='block_conv', default='xla_conv')
     return chosen(video, kernel)
 
 
@@ -59,11 +56,39 @@ def _xla_conv(video: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
     )
 
 
-def _blocks(video: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
-    blocks, kernel, before = _in_blocks(video, kernel, stride)
-    places = kernel.shape[:3]
-    kernel = jnp.moveaxis(kernel, 3, 0).reshape(blocks.shape[-1], -1)  # [pixels, places * D]
-    return _project_and_add(places, before, blocks, kernel)
+def _patches(video: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
+    patches = video
+    for axis in (3, 2, 1):
+        patches = _windows(patches, kernel.shape[axis - 1], stride[axis - 1], axis)
+    # [B, t, h, w, kt * kh * kw * 3], as the kernel: time slowest, colours fastest.
+    product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return product.reshape(*patches.shape[:-1], -1)
+
+
+def _windows(x: jax.Array, kernel: int, stride: int, axis: int) -> jax.Array:
+    """What each window along one axis sees, before what the last axis holds already.
+
+    Args:
+      x: [B, t, h, w, D].
+      kernel: size of a window, padded by half of it on both sides.
+      stride: steps between windows.
+      axis: 1, 2 or 3.
+
+    Returns:
+      The same with ceil(size / stride) windows on ``axis``, and kernel * D numbers of each on the last one.
+    """
+    width, count = x.shape[-1], -(-x.shape[axis] // stride)
+    blocks = math.ceil(((count - 1) * stride + kernel) / stride)
+    margins = [(0, 0, 0)] * x.ndim
+    margins[axis] = (kernel // 2, blocks * stride - x.shape[axis] - kernel // 2, 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), margins)
+    if axis == 3:  # neighbours on this axis lie next to each other: whole blocks of one stride are taken at once
+        x = x.reshape(*x.shape[:3], blocks, stride * width)
+        widths = [min(kernel - first, stride) * width for first in range(0, kernel, stride)]
+        views = [x[:, :, :, block : block + count, :own] for block, own in enumerate(widths)]
+    else:
+        views = [lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis) for first in range(kernel)]
+    return jnp.concatenate(views, -1)
 
 
 def _block_conv(video: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
@@ -104,74 +129,3 @@ def _in_blocks(video: jax.Array, kernel: jax.Array, stride: Triple) -> tuple[jax
     kernel = kernel.reshape(pt, st, ph, sh, pw, sw, channels, width)
     kernel = kernel.transpose(0, 2, 4, 1, 3, 5, 6, 7).reshape(pt, ph, pw, -1, width)
     return blocks, kernel, tuple(before)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _project_and_add(
-    places: Triple, before: Triple, blocks: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    """Token i is the sum over places p of block i + p - before times the kernel of place p.
-
-    Args:
-      places: how many blocks a kernel touches along t, h and w.
-      before: how many of them lie before the token's own block.
-      blocks: [B, t, h, w, pixels].
-      kernel: [pixels, places * D].
-
-    Returns:
-      [B, t, h, w, D].
-    """
-    width = kernel.shape[-1] // math.prod(places)
-    margins = [(b, p - 1 - b) for p, b in zip(places, before)]
-
-    def one_clip(blocks):
-        grid = blocks.shape[1:4]
-        projected = blocks @ kernel  # [1, t, h, w, places * D]
-        projected = jnp.pad(projected, ((0, 0), *margins, (0, 0)))
-        total = 0.0
-        for number, place in enumerate(itertools.product(*map(range, places))):
-            stop = [a + n for a, n in zip(place, grid)]
-            total = total + lax.slice(
-                projected, (0, *place, number * width), (1, *stop, (number + 1) * width)
-            )
-        return total
-
-    return clip_by_clip(one_clip, blocks)
-
-
-def _project_and_add_backward(places, before, residuals, g):
-    blocks, kernel = residuals
-    grid, width = g.shape[1:4], g.shape[-1]
-    margins = [(p - 1 - b, b) for p, b in zip(places, before)]
-
-    def projected_gradient(g):
-        padded = jnp.pad(g, ((0, 0), *margins, (0, 0)))
-        views = []
-        for place in itertools.product(*map(range, places)):
-            start = [n - 1 - p for n, p in zip(places, place)]
-            stop = [a + n for a, n in zip(start, grid)]
-            views.append(lax.slice(padded, (0, *start, 0), (1, *stop, width)))
-        # Contiguous, for one large matrix product instead of many small ones.
-        return jnp.concatenate(views, -1)  # [1, t, h, w, places * D]
-
-    def kernel_gradient(blocks, g):
-        return jnp.einsum(
-            'bthwp,bthwd->pd',
-            blocks,
-            projected_gradient(g),
-            preferred_element_type=jnp.float32,
-        )
-
-    return (
-        clip_by_clip(lambda g: projected_gradient(g) @ kernel.T, g),
-        sum_over_clips(kernel_gradient, blocks, g).astype(kernel.dtype),
-    )
-
-
-_project_and_add.defvjp(
-    lambda places, before, blocks, kernel: (
-        _project_and_add(places, before, blocks, kernel),
-        (blocks, kernel),
-    ),
-    _project_and_add_backward,
-)

@@ -151,7 +151,7 @@ def test_skip_max_pool_passes_nan_on_and_refuses_odd_strides():
         ((2, 6, 4), (3, 7, 3), (1, 2, 4)),
     ],
 )
-@pytest.mark.parametrize('implementation', ['xla_conv', 'blocks', 'block_conv', None])
+@pytest.mark.parametrize('implementation', ['xla_conv', 'patches', 'block_conv', None])
 def test_patch_conv_value_and_gradients(size, kernel, stride, implementation):
     video, weight = _random(2, *size, 3), _random(*kernel, 3, 5, seed=1)
     windows = list(_windows(size, kernel, stride))
