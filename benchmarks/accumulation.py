@@ -16,8 +16,8 @@ from multitrain_jax.config import read_config
 
 def compiled_step(config):
     """(a function that takes a step, MiB of temporary memory)."""
-    lowered, state, share = synthetic_step.lowered_step(config, classes=10)
-    program = lowered.compile()
+    step, state, share = synthetic_step.training_step(config, classes=10)
+    program = step.lower(state, share).compile()
     return synthetic_step.steps_of(program, state, share), program.memory_analysis().temp_size_in_bytes / 2**20
 
 

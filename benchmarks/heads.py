@@ -71,8 +71,8 @@ def step(datasets: int, classes: int, batch: int, frames: int, size: int):
     values['input'] |= dict(short_side=(size, size), repeats=1)
     values['augment'] |= dict(rand_augment='', color_jitter=0.0, erasing_probability=0.0)
     values |= dict(batch_size=batch)
-    lowered, state, share = synthetic_step.lowered_step(read_config(values), classes)
-    return lowered, lambda program: synthetic_step.steps_of(program, state, share)
+    step, state, share = synthetic_step.training_step(read_config(values), classes)
+    return step.lower(state, share), lambda program: synthetic_step.steps_of(program, state, share)
 
 
 def measure(name: str, make, rounds: int) -> None:

@@ -33,8 +33,8 @@ def random_clips(config: Config, batch: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def lowered_step(config: Config, classes: int) -> tuple[jax.stages.Lowered, train_step.TrainState, dict]:
-    """The training step on one device, not yet compiled, a state and a batch of random clips for it.
+def training_step(config: Config, classes: int) -> tuple[Callable, train_step.TrainState, dict]:
+    """The training step on one device, to be lowered and compiled, a state and a batch of random clips for it.
 
     Args:
         config: the experiment.
@@ -67,7 +67,7 @@ def lowered_step(config: Config, classes: int) -> tuple[jax.stages.Lowered, trai
     )
     state, share = parallel.replicate(state, mesh), parallel.to_devices(share, mesh)
     step = parallel.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
-    return step.lower(state, share), state, share
+    return step, state, share
 
 
 def steps_of(program: Callable, state: train_step.TrainState, share: dict) -> Callable[[], None]:

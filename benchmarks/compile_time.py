@@ -1,0 +1,54 @@
+"""What it takes to make the training step of a model ready: tracing and lowering, compiling, without any cache.
+
+    python benchmarks/compile_time.py [--model quickstart S16x4 B32x3] [--batch=4] [--remat]
+
+quickstart is the step of configs/quickstart.py, S16x4 and B32x3 are that of configs/multitrain.py (four datasets, all
+losses, RandAugment), in bfloat16 on accelerators and float32 on CPU. Seconds, each also of processor time of this process,
+which other work on the machine disturbs less; lines of the program before optimisation.
+"""
+
+import argparse
+
+import jax
+import synthetic_step
+
+from multitrain_jax.config import Config, read_config
+from multitrain_jax.models import variants
+
+PUBLISHED = {'S16x4': variants.mvit_s_16x4, 'B32x3': variants.mvit_b_32x3}
+
+
+def configured(model: str, batch: int, remat: bool) -> Config:
+    if model == 'quickstart':
+        values = synthetic_step.shipped_config('quickstart').to_dict()
+        values['model']['backbone'] |= dict(remat=remat)
+    else:
+        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+        values = synthetic_step.shipped_config('multitrain').to_dict()
+        values['model']['backbone'] = vars(PUBLISHED[model](dtype=dtype, remat=remat, stochastic_depth=0.1))
+    return read_config(values | dict(batch_size=batch))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument('--model', choices=('quickstart', *PUBLISHED), nargs='+', default=['quickstart', 'S16x4'])
+    parser.add_argument('--batch', type=int, default=4, help='clips')
+    parser.add_argument('--remat', action='store_true', help='recompute every block in the backward pass')
+    args = parser.parse_args()
+    device = jax.devices()[0]
+    print(f'jax {jax.__version__}, {device.device_kind} ({device.platform}), batch {args.batch}, remat {args.remat}')
+    print(f'{"":<12}{"lines":>9}{"lower s":>9}{"CPU s":>9}{"compile s":>11}{"CPU s":>9}', flush=True)
+    for model in args.model:
+        config = configured(model, args.batch, args.remat)
+        step, state, share = synthetic_step.training_step(config, classes=100)
+        lowered, lowering = synthetic_step.timed(lambda: step.lower(state, share))
+        _, compiling = synthetic_step.timed(lowered.compile)
+        lines = len(lowered.as_text().splitlines())
+        print(
+            f'{model:<12}{lines:>9}{lowering[0]:>9.1f}{lowering[1]:>9.1f}{compiling[0]:>11.1f}{compiling[1]:>9.1f}',
+            flush=True,
+        )
+
+
+if __name__ == '__main__':
+    main()
