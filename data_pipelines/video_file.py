@@ -411,7 +411,8 @@ def _largest_stream(container: av.container.InputContainer, path: str) -> av.Vid
     cover = av.stream.Disposition.attached_pic
 
     def preference(stream):
-        pixels = (stream.width or 0) * (stream.height or 0)
+        # Without a decoder a stream has no size.
+        pixels = 0 if stream.codec_context is None else (stream.width or 0) * (stream.height or 0)
         return not stream.disposition & cover, pixels, -stream.index
 
     stream = max(streams, key=preference)

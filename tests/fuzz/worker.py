@@ -1,0 +1,68 @@
+"""Decodes damaged pictures, videos or exports in a process of its own, whose crash or hang the test then sees.
+
+    python -m tests.fuzz.worker KIND FILE FIRST LAST
+
+Prints `SEED OUTCOME` of every seed; an exception that is not the decoder's own way of refusing ends it.
+"""
+
+import pathlib
+import resource
+import shutil
+import sys
+import tempfile
+
+from tests.fuzz.mutation import mutate
+
+_MEMORY = 12 << 30  # of addresses: an allocation of absurd size fails instead of being killed later
+
+
+def jpeg(data: bytes, folder: pathlib.Path) -> str:
+    from data_pipelines import decode
+
+    try:
+        picture = decode.decode_frame([data], 0)
+    except decode.FrameError:
+        return 'refused'
+    assert picture.ndim == 3 and picture.shape[2] == 3
+    return 'decoded'
+
+
+def video(data: bytes, folder: pathlib.Path) -> str:
+    from data_pipelines import video_file
+
+    (folder / 'x.mp4').write_bytes(data)
+    try:
+        found = video_file.read_frames(folder / 'x.mp4', max_seconds=10, short_side=64)
+    except video_file.VideoError:
+        return 'refused'
+    assert len(found.frames) == len(found.timestamps)
+    return 'decoded'
+
+
+def export(data: bytes, folder: pathlib.Path) -> str:
+    """`data` is that of model.json; the export stands beside it."""
+    from multitrain_jax.errors import UserError
+    from multitrain_jax.export import read_export
+
+    (folder / 'export' / 'model.json').write_bytes(data)
+    try:
+        read_export(folder / 'export')
+    except UserError as error:
+        assert '\n' not in str(error)
+        return 'refused'
+    return 'read'
+
+
+def main(kind: str, path: str, first: int, last: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    original = pathlib.Path(path).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        if kind == 'export':
+            shutil.copytree(pathlib.Path(path).parent, folder / 'export')
+        for seed in range(first, last):
+            print(seed, globals()[kind](mutate(original, seed), folder), flush=True)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
