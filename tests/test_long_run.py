@@ -97,7 +97,7 @@ def test_thousands_of_steps_leave_everything_flat(tmp_path, monkeypatch):
     with Compilations() as compilations:
 
         def look(step):
-            if step % 500 == 0:
+            if step % 500 == 100:  # nothing is being saved or evaluated
                 gc.collect()
                 arrays = [array for array in jax.live_arrays() if not array.is_deleted()]
                 seen[step] = {
@@ -109,9 +109,8 @@ def test_thousands_of_steps_leave_everything_flat(tmp_path, monkeypatch):
             tmp_path / 'run', monkeypatch, look, data=data, data_root=str(data), batch_size=4, epochs=300.0,
             log_every_steps=50, checkpoint__every_steps=250, evaluation__every_epochs=25.0,
         )
-    print(seen)
     assert outcome.steps == 3000
-    first, rest = seen[1000], [seen[step] for step in range(1500, 3001, 500)]
+    first, rest = seen[1100], [seen[step] for step in (1600, 2100, 2600)]
     for later in rest:
         assert later['MiB'] < first['MiB'] + 20, seen
         assert later['files'] <= first['files'] + 2, seen
