@@ -181,7 +181,9 @@ def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, floa
     started = time.monotonic()
     _log.info('compiling the training step (the first time takes longest) ...')
     # What goes between host and devices in the loop is meant to: a forgotten conversion would make every step wait.
-    with contextlib.closing(batches), jax.transfer_guard('disallow'):
+    # What several processes tell each other goes over the devices, so that there it is not forbidden.
+    guard = jax.transfer_guard('disallow' if jax.process_count() == 1 else 'allow')
+    with contextlib.closing(batches), guard:
         try:
             for step in range(start.step, run.total_steps):
                 _between_steps(run, log, start, state, step)
