@@ -333,7 +333,8 @@ class _Decoder:
 
     def _decode(self, seek: bool) -> Iterator[tuple[float, av.VideoFrame]]:
         self.__exit__()
-        self._container = av.open(f'file:{self._path}')  # the prefix: a name may hold a colon
+        # The prefix: a name may hold a colon. A title that is no UTF-8 does not matter here.
+        self._container = av.open(f'file:{self._path}', metadata_errors='replace')
         stream = _largest_stream(self._container, self._path)
         self._expected = 0 if seek else stream.frames
         self._decoded = self._corrupt = self._bad_packets = 0

@@ -122,7 +122,7 @@ def test_wrong_seek_is_noticed(video, monkeypatch):
             self._container.seek(int(1.6 / stream.time_base), stream=stream)
 
     opened = video_file.av.open
-    monkeypatch.setattr(video_file.av, 'open', lambda path: Container(opened(path)))
+    monkeypatch.setattr(video_file.av, 'open', lambda path, **options: Container(opened(path, **options)))
     assert numbers_of(read_frames(video, start=1.2, end=1.4).frames) == list(range(30, 35))
 
 
@@ -409,3 +409,13 @@ def test_name_with_a_colon(video, tmp_path):
 def test_number_images_are_told_apart():
     frames = np.stack([number_image(number) for number in range(256)])
     assert numbers_of(frames) == list(range(256))
+
+
+def test_a_title_that_is_no_utf8(tmp_path):
+    """As old cameras and programs write them."""
+    path = tmp_path / 'x.mp4'
+    write_numbered(path, 3)
+    content = path.read_bytes()
+    assert content.count(b'Lavf') == 1  # the name of the muxer is one of the file's texts
+    path.write_bytes(content.replace(b'Lavf', b'L\xffvf'))
+    assert numbers_of(read_frames(path).frames) == [0, 1, 2]
