@@ -174,6 +174,7 @@ def test_all_processes_stop_at_the_same_step():
     assert [out.splitlines()[-1] for out, _ in ends] == ['8 None', '8 SIGTERM']
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_other_devices(tmp_path, recorder):
     """Stopped on two devices, continued on one: the losses of one device, to rounding."""
     life(tmp_path / 'one', evaluation__every_epochs=0.0)

@@ -37,8 +37,12 @@ def assert_as_on_one_device(devices, *, model, reference=TWO_STAGES, **changes):
 
 @pytest.mark.parametrize(
     ('model', 'changes'),
-    [(0, {}), (1, ZERO), (2, ZERO | TWO_PASS | REMAT), (4, {})],
-    ids=['pmap', '8x1', '4x2', '2x4'],
+    [
+        pytest.param(0, {}, id='pmap'),
+        pytest.param(1, ZERO, id='8x1', marks=pytest.mark.slow),
+        pytest.param(2, ZERO | TWO_PASS | REMAT, id='4x2'),
+        pytest.param(4, {}, id='2x4'),
+    ],
 )
 def test_eight_devices_give_the_numbers_of_one(model, changes):
     """Gradients too: AdamW would hide a factor in them, clipping would not."""

@@ -23,7 +23,7 @@ SYNTHETIC = ['--output={new}', '--train_videos=1', '--validation_videos=1']
 # (command, arguments, parts of the line)
 MISTAKES = [
     # export
-    ('export', [], ['--workdir, --output', 'multitrain_jax.ava_eval --groundtruth={ava_train} --detections={ava_train} --labelmap={ava_actions}']),
+    ('export', [], ['--workdir, --output', 'multitrain_jax.export --help']),
     ('export', ['--workdir=/nowhere', '--output={new}'], ['--workdir=/nowhere', 'no run here']),
     ('export', ['--workdir={export}', '--output={new}'], ['no run here']),
     ('export', ['--workdir={video}', '--output={new}'], ['no run here']),
