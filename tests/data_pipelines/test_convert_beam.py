@@ -61,8 +61,8 @@ def test_same_bytes_as_without_beam(videos, local, tmp_path):
     assert load_dataset_info(tmp_path).splits['train'].failures[0][0] == 'run/bad.mp4'
     assert sorted(os.listdir(tmp_path / '.convert')) == [
         'lock',
-        *(f'train-{number:05d}-of-00003.json' for number in range(3)),
-        *(f'validation-{number:05d}-of-00002.json' for number in range(2)),
+        *(f'train-{number:05d}-of-00003.{kind}' for number in range(3) for kind in ('frames', 'json')),
+        *(f'validation-{number:05d}-of-00002.{kind}' for number in range(2) for kind in ('frames', 'json')),
     ]
 
 
