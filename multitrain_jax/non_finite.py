@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 from pathlib import Path
+import re
 from typing import Any
 
 import jax
@@ -102,10 +103,11 @@ def load_batch(path: str | os.PathLike) -> tuple[int, Batch]:
         UserError: no such file, or another one.
     """
     path = Path(path).expanduser()
-    stem, _, hosts = path.stem.partition('-of-')
     files = [path]
-    if hosts.isdecimal():
-        files = [path.with_name(_file_name(int(stem.split('_')[1].split('-')[0]), n, int(hosts))) for n in range(int(hosts))]
+    one_of_several = re.fullmatch(r'step_(\d+)-\d{5}-of-(\d{5})\.npz', path.name)
+    if one_of_several:
+        step, hosts = map(int, one_of_several.groups())
+        files = [path.with_name(_file_name(step, host, hosts)) for host in range(hosts)]
     try:
         shares = [dict(np.load(file, allow_pickle=False)) for file in files]
         steps = {int(share.pop(_STEP)) for share in shares}
@@ -114,7 +116,7 @@ def load_batch(path: str | os.PathLike) -> tuple[int, Batch]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f'config.replay={path}: not a batch that a run has saved in WORKDIR/{_DIRECTORY} ({reason})') from error
     if len(steps) != 1:
-        raise UserError(f'config.replay={path}: the files of the {hosts} hosts are of different steps, {sorted(steps)}')
+        raise UserError(f'config.replay={path}: the files of the {len(files)} hosts are of different steps, {sorted(steps)}')
     return steps.pop(), batch
 
 

@@ -225,11 +225,12 @@ def test_batches_of_several_hosts_are_put_together(tmp_path, monkeypatch):
         non_finite.load_batch(file)
 
 
+@pytest.mark.parametrize('name', ['x.npz', 'x-of-2.npz', 'step_1-00000-of-00002.npz'])
 @pytest.mark.parametrize('content', [b'', b'text', b'PK\x03\x04'])
-def test_other_files_are_refused(content, tmp_path):
-    (tmp_path / 'x.npz').write_bytes(content)
+def test_other_files_are_refused(content, name, tmp_path):
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match='not a batch that a run has saved') as error:
-        non_finite.load_batch(tmp_path / 'x.npz')
+        non_finite.load_batch(tmp_path / name)
     assert '\n' not in str(error.value)
     np.savez(tmp_path / 'pickle.npz', step=np.int64(1), weight=np.array([{}], object))
     with pytest.raises(UserError, match='allow_pickle=False'):
