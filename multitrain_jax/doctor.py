@@ -17,31 +17,14 @@ import dataclasses
 import json
 import sys
 import textwrap
-from typing import Literal
 
 from multitrain_jax import config_file
+from multitrain_jax.doctor_check import Check
 from multitrain_jax.errors import ArgumentParser, run_command
 
 _EXIT_FAILURE = 1
 _WIDTH = 118
 _NAMES = 29  # columns of the names
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """What was found out about one thing.
-
-    Attributes:
-        state: 'warn': training works, but not as well or as fully as it could; 'fail': it does not work.
-        name: of the thing.
-        text: what was found.
-        remedy: what to do about it; empty where it is fine.
-    """
-
-    state: Literal['ok', 'warn', 'fail']
-    name: str
-    text: str
-    remedy: str = ''
 
 
 def examine(part: Callable[..., Iterator[Check]], *args) -> Iterator[Check]:

@@ -12,7 +12,7 @@ import numpy as np
 from multitrain_jax import config_file, initialise, parallel, train, train_step
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, read_config
-from multitrain_jax.doctor import Check
+from multitrain_jax.doctor_check import Check
 from multitrain_jax.doctor_machine import available_memory, count, gib, writable
 from multitrain_jax.optimizer import build_optimizer
 from multitrain_jax.parameters import split

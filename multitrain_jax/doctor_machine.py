@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from multitrain_jax.doctor import Check
+from multitrain_jax.doctor_check import Check
 
 _ROOT = Path(__file__).resolve().parent.parent
 _OLDEST_PYTHON = (3, 11)
