@@ -15,9 +15,12 @@ import jax
 import numpy as np
 import synthetic_step
 
-from multitrain_jax import evaluation, host_memory, parallel, scoring, train_step
+from multitrain_jax import parallel
 from multitrain_jax.config import read_config
+from multitrain_jax.devices import host_memory
+from multitrain_jax.evaluation import in_training, scoring
 from multitrain_jax.record_data import RecordData
+from multitrain_jax.training import train_step
 
 
 def main() -> None:
@@ -52,7 +55,7 @@ def main() -> None:
                 scores = step(params, share)
             jax.block_until_ready(scores)
 
-        runs = [lambda: evaluation.evaluate(step, params, source, mesh), reading, computing]
+        runs = [lambda: in_training.evaluate(step, params, source, mesh), reading, computing]
         taken = synthetic_step.take_turns(runs, args.rounds)
     views = sum(dataset.evaluation_records * dataset.views for dataset in source.datasets)
     device = jax.devices()[0]

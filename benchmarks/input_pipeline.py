@@ -106,8 +106,8 @@ def ours(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
 
 def dmvr(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
     """Its short side is fixed: the middle of ours. It shuffles as its defaults say."""
-    import tensorflow as tf
     from dmvr import modalities, video_dataset
+    import tensorflow as tf
 
     class Factory(video_dataset.BaseVideoDatasetFactory):
         def _build(self):

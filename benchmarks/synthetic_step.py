@@ -13,9 +13,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from multitrain_jax import optimizer, parallel, train_step  # noqa: E402
+from multitrain_jax import optimizer, parallel  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
 from multitrain_jax.config import Config  # noqa: E402
+from multitrain_jax.training import train_step  # noqa: E402
 
 
 def shipped_config(name: str) -> ml_collections.ConfigDict:

@@ -37,14 +37,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import hlo_cost  # noqa: E402
-from multitrain_jax import export, inference, layout, optimizer, parallel, scoring, train_step  # noqa: E402
+from multitrain_jax import export, inference, optimizer, parallel  # noqa: E402
 from multitrain_jax.batch import DatasetSpec, localising  # noqa: E402
 from multitrain_jax.config import Config, read_config, with_datasets  # noqa: E402
 from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
+from multitrain_jax.devices import layout  # noqa: E402
 from multitrain_jax.errors import run_command  # noqa: E402
+from multitrain_jax.evaluation import scoring  # noqa: E402
 from multitrain_jax.models import pooling_attention  # noqa: E402
 from multitrain_jax.models.multitrain import MultiTrainModel  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
+from multitrain_jax.training import train_step  # noqa: E402
 
 CLASSES = dict(
     activitynet=200, kinetics400=400, kinetics600=600, kinetics700=700, moments_in_time=305, something_v2=174,

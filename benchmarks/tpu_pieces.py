@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import hlo_cost, tpu_compile  # noqa: E402  (tpu_compile prepares the environment)
 
+# isort: split
+
 from flax import nnx  # noqa: E402
 import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402

@@ -26,11 +26,12 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import synthetic_step  # noqa: E402
 
-from multitrain_jax import host_memory, train_step  # noqa: E402
 from multitrain_jax.augment.pipeline import prepare_eval  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
 from multitrain_jax.config import Config, read_config  # noqa: E402
+from multitrain_jax.devices import host_memory  # noqa: E402
 from multitrain_jax.models import variants  # noqa: E402
+from multitrain_jax.training import train_step  # noqa: E402
 
 MODELS = {'S16x4': variants.mvit_s_16x4, 'B32x3': variants.mvit_b_32x3}
 FORMS = {'public': variants.public_form, 'multitrain': lambda backbone: backbone}

@@ -10,9 +10,7 @@ import os
 
 import numpy as np
 
-from data_pipelines import decode
-from data_pipelines import frames
-from data_pipelines import regions
+from data_pipelines import decode, frames, regions
 from data_pipelines.boxes import BoxOptions, LabelledBoxes, ViewBoxes, boxes_in_views, training_boxes
 from data_pipelines.frame_index import StoredFrames
 from data_pipelines.prefetch import Damage

@@ -6,18 +6,9 @@ import textwrap
 import cv2
 import numpy as np
 
-from data_pipelines import decode
-from data_pipelines import records
-from data_pipelines import regions
-from data_pipelines.drawing import COLOURS
-from data_pipelines.drawing import draw_box
-from data_pipelines.drawing import draw_tag
-from data_pipelines.drawing import draw_text
-from data_pipelines.drawing import FONT
-from data_pipelines.drawing import INK
-from data_pipelines.drawing import PAPER
-from data_pipelines.inspection import RecordFacts
-from data_pipelines.inspection import Report
+from data_pipelines import decode, records, regions
+from data_pipelines.drawing import COLOURS, FONT, INK, PAPER, draw_box, draw_tag, draw_text
+from data_pipelines.inspection import RecordFacts, Report
 
 _CELL = 160  # pixels: height of a frame
 _KEY_CELL = 270  # pixels: height of a key frame; the other frames stand beside it in two lines

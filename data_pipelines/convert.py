@@ -16,23 +16,20 @@ import shlex
 import sys
 import time
 
-from data_pipelines.annotations import activitynet
-from data_pipelines.annotations import ava
-from data_pipelines.annotations import folder
-from data_pipelines.annotations import hmdb51
-from data_pipelines.annotations import kinetics
-from data_pipelines.annotations import moments_in_time
-from data_pipelines.annotations import pyslowfast
-from data_pipelines.annotations import something_v2
-from data_pipelines.annotations import ucf101
-from data_pipelines.command_line import ArgumentParser
-from data_pipelines.command_line import EXIT_INTERRUPTED
-from data_pipelines.command_line import exit_code
-from data_pipelines.conversion.dataset import convert
-from data_pipelines.conversion.dataset import DAMAGED
-from data_pipelines.conversion.dataset import FAILURES
-from data_pipelines.conversion.estimate import describe
-from data_pipelines.conversion.estimate import estimate
+from data_pipelines.annotations import (
+    activitynet,
+    ava,
+    folder,
+    hmdb51,
+    kinetics,
+    moments_in_time,
+    pyslowfast,
+    something_v2,
+    ucf101,
+)
+from data_pipelines.command_line import EXIT_INTERRUPTED, ArgumentParser, exit_code
+from data_pipelines.conversion.dataset import DAMAGED, FAILURES, convert
+from data_pipelines.conversion.estimate import describe, estimate
 
 # Modules with ``add_command(formats, common)``, in the order of the help.
 _FORMATS = (

@@ -26,7 +26,6 @@ import simplejpeg
 
 from data_pipelines.frames import Window
 
-
 Frames = Sequence[bytes | memoryview] | Mapping[int, bytes | memoryview]  # encoded, by number
 
 

@@ -17,9 +17,8 @@ import os
 
 import numpy as np
 
-from data_pipelines import files
-from data_pipelines import lazy_frames
-from data_pipelines.record_index import describe_shards, RecordIndex
+from data_pipelines import files, lazy_frames
+from data_pipelines.record_index import RecordIndex, describe_shards
 from data_pipelines.sequence_example import IMAGE_ENCODED, RecordError
 from data_pipelines.tfrecord import masked_crc32c
 

@@ -17,14 +17,10 @@ import cv2
 import numpy as np
 import tqdm
 
-from data_pipelines import files
-from data_pipelines import inspection
-from data_pipelines.command_line import ArgumentParser
-from data_pipelines.command_line import check_picture_name
-from data_pipelines.command_line import exit_code
+from data_pipelines import files, inspection
+from data_pipelines.command_line import ArgumentParser, check_picture_name, exit_code
 from data_pipelines.contact_sheet import contact_sheet
-from data_pipelines.inspection import Report
-from data_pipelines.inspection import SplitReport
+from data_pipelines.inspection import Report, SplitReport
 
 _SHOWN_PROBLEMS = 20  # without --json
 

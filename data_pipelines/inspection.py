@@ -13,15 +13,9 @@ import os
 
 import numpy as np
 
-from data_pipelines import decode
-from data_pipelines import files
-from data_pipelines import records
-from data_pipelines import regions
-from data_pipelines.dataset_info import DatasetInfo
-from data_pipelines.dataset_info import FILE_NAME
-from data_pipelines.dataset_info import load_dataset_info
-from data_pipelines.dataset_info import SplitInfo
-from data_pipelines.frame_index import find_places, frame_index_path, FrameIndex, load_frame_index
+from data_pipelines import decode, files, records, regions
+from data_pipelines.dataset_info import FILE_NAME, DatasetInfo, SplitInfo, load_dataset_info
+from data_pipelines.frame_index import FrameIndex, find_places, frame_index_path, load_frame_index
 from data_pipelines.records import RecordError
 
 _MOST_CLASSES = 100_000  # where no dataset.json says how many there are

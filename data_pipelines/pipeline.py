@@ -42,8 +42,7 @@ import functools
 import itertools
 import logging
 
-from data_pipelines import batch_arrays
-from data_pipelines import sampling
+from data_pipelines import batch_arrays, sampling
 from data_pipelines.array_pool import ArrayPool
 from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec
 from data_pipelines.datasets import open_dataset

@@ -14,43 +14,47 @@ import os
 import threading
 
 from data_pipelines import files
-from data_pipelines.frame_index import load_frame_index, StoredFrames
+from data_pipelines.frame_index import StoredFrames, load_frame_index
 from data_pipelines.record_index import (  # noqa: F401 (offered to users of records)
+    SHARD_NAME,
+    RecordIndex,
     build_index,
     by_shard,
     find_shards,
     index_files,
     load_index,
     open_index,
-    RecordIndex,
     save_index,
     shard_name,
-    SHARD_NAME,
 )
 from data_pipelines.sequence_example import (  # noqa: F401 (offered to users of records)
     CLIP_END,
     CLIP_START,
-    decode_clip,
-    decode_sequence_example,
-    encode_sequence_example,
-    encoded_frames,
-    Example,
     IMAGE_ENCODED,
     IMAGE_FRAME_RATE,
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
-    label_indices,
     LABEL_INDEX,
     LABEL_TEXT,
-    RecordError,
     VIDEO_FILENAME,
+    Example,
+    RecordError,
+    decode_clip,
+    decode_sequence_example,
+    encode_sequence_example,
+    encoded_frames,
+    label_indices,
 )
-from data_pipelines.tfrecord import check_data, CRC, HEADER, length_from_header, OVERHEAD
 from data_pipelines.tfrecord import (  # noqa: F401 (offered to users of records)
+    CRC,
+    HEADER,
+    OVERHEAD,
+    RecordWriter,
+    check_data,
     framed_size,
+    length_from_header,
     masked_crc32c,
     read_records,
-    RecordWriter,
     scan_records,
 )
 

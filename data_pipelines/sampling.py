@@ -6,8 +6,8 @@ padded, and any step can be computed without the steps before it: resuming needs
 number.
 """
 
-import functools
 from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import numpy as np

@@ -7,10 +7,7 @@ descriptor pool of their own, so that TensorFlow may live in the same process.
 from collections.abc import Mapping, Sequence
 import dataclasses
 
-from google.protobuf import descriptor_pb2
-from google.protobuf import descriptor_pool
-from google.protobuf import message
-from google.protobuf import message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 import numpy as np
 
 from data_pipelines import lazy_frames

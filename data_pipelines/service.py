@@ -33,11 +33,11 @@ import numpy as np
 
 from data_pipelines.boxes import BoxOptions
 from data_pipelines.clips import Source
-from data_pipelines.command_line import ArgumentParser, exit_code, EXIT_INTERRUPTED
+from data_pipelines.command_line import EXIT_INTERRUPTED, ArgumentParser, exit_code
 from data_pipelines.datasets import dataset_path
 from data_pipelines.order import ScheduleOptions
 from data_pipelines.pipeline import TrainingPlan
-from data_pipelines.prefetch import available_cores, Batch, Damage, DamageLog
+from data_pipelines.prefetch import Batch, Damage, DamageLog, available_cores
 from data_pipelines.tensorflow_import import import_tensorflow
 
 # TensorFlow's name for the first Python function that a process registers. A graph can only name

@@ -35,7 +35,6 @@ from data_pipelines.command_line import ArgumentParser, check_picture_name, exit
 from data_pipelines.synthetic_scene import PATHS, Scene, SceneConfig
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Action:
     """A class: shapes, a variable of `synthetic_scene.VARIABLES`, one of its `PATHS`."""

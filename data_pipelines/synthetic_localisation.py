@@ -20,11 +20,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 import csv
 import dataclasses
+from fractions import Fraction
 import io
 import math
 import os
 import pathlib
-from fractions import Fraction
 
 import numpy as np
 

@@ -12,8 +12,8 @@ own pace, the camera shakes, and smaller shapes (*distractors*) stand still or t
 from __future__ import annotations
 
 import dataclasses
-import math
 from fractions import Fraction
+import math
 
 import numpy as np
 

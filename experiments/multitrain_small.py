@@ -38,9 +38,9 @@ from configs import quickstart  # noqa: E402
 from experiments import small_runs  # noqa: E402
 from experiments.multitrain_small_page import Outcome, read_agreements, training_accuracy, write_page  # noqa: E402
 from experiments.small_runs import Training  # noqa: E402
-from multitrain_jax import results  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
+from multitrain_jax.evaluation import results  # noqa: E402
 from multitrain_jax.projections import Agreement  # noqa: E402
 from multitrain_jax.train import train_and_evaluate  # noqa: E402
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import time
 from typing import Any, TypeVar
 
-from multitrain_jax import parallel, progress
+from multitrain_jax import parallel
 from multitrain_jax.errors import UserError
+from multitrain_jax.reporting import progress
 
 _log = logging.getLogger('multitrain_jax')
 

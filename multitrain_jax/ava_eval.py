@@ -15,14 +15,14 @@ import os
 
 import numpy as np
 
-from multitrain_jax.errors import ArgumentParser, UserError, run_command
-from multitrain_jax.localisation_metrics import (
+from multitrain_jax.errors import ArgumentParser, run_command
+from multitrain_jax.evaluation.localisation_metrics import (
     OFFICIAL,
     PYSLOWFAST,
     Protocol,
     Rows,
-    any_overlap,
     average_precisions,
+    check_some_match,
     frequency_thirds,
 )
 
@@ -76,32 +76,6 @@ def read_rows(path: str | os.PathLike, key_frames: KeyFrames, *, scores: bool) -
         values[:, 1:5],
         values[:, 6] if scores else None,
     )
-
-
-def check_some_match(truth: Rows, detections: Rows) -> None:
-    """Tells the usual mistakes from a bad model.
-
-    Raises:
-        UserError: not one detection overlaps a box of its key frame by half, whatever the actions; and why.
-    """
-    if not len(truth) or not len(detections):
-        raise UserError(
-            f'{len(truth)} boxes of ground truth and {len(detections)} detections of evaluated actions are left: '
-            'nothing to compare; look at the label map and at the exclusions'
-        )
-    if not np.isin(detections.key_frame, truth.key_frame).any():
-        raise UserError(
-            'no detection is on a key frame of the ground truth: compare the names of the videos and the timestamps '
-            '(seconds) of both files'
-        )
-    largest = float(np.abs(detections.box).max())
-    if not any_overlap(truth, detections):
-        hint = (
-            f'coordinates reach {largest:g}, so they seem to be pixels; divide them by width and height'
-            if largest > 2
-            else 'are boxes x1,y1,x2,y2, as shares of the same frame?'
-        )
-        raise UserError(f'no detection overlaps any box of the ground truth by half: {hint}')
 
 
 def evaluate_files(

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from multitrain_jax.checksums import array_checksums, first_difference, text_checksum
+from multitrain_jax.devices.gather import barrier, on_all_hosts
 from multitrain_jax.errors import UserError, storage_problem
-from multitrain_jax.gather import barrier, on_all_hosts
-from multitrain_jax.parameters import merge, named_leaves
+from multitrain_jax.weights.checksums import array_checksums, first_difference, text_checksum
+from multitrain_jax.weights.parameters import merge, named_leaves
 
 _log = logging.getLogger('multitrain_jax')
 T = TypeVar('T')

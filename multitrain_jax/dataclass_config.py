@@ -4,12 +4,12 @@ Every field of the ConfigDict must be known to the dataclass, every field withou
 and every value must have the declared type; otherwise one line names the field, its value and the rule.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from multitrain_jax.errors import UserError

@@ -19,7 +19,7 @@ import sys
 import textwrap
 
 from multitrain_jax import config_file
-from multitrain_jax.doctor_check import Check
+from multitrain_jax.diagnosis.check import Check
 from multitrain_jax.errors import ArgumentParser, run_command
 
 _EXIT_FAILURE = 1
@@ -37,17 +37,17 @@ def examine(part: Callable[..., Iterator[Check]], *args) -> Iterator[Check]:
 
 def _parts(config_arguments: list[str]) -> Iterator[tuple[str, Callable[..., Iterator[Check]], tuple]]:
     """(heading, function, its arguments); imported one after the other, so that the first lines come at once."""
-    from multitrain_jax import doctor_machine
+    from multitrain_jax.diagnosis import machine
 
-    yield 'packages', doctor_machine.packages, ()
-    yield 'devices', doctor_machine.devices, ()
-    yield 'this machine', doctor_machine.system, ()
-    yield 'decoding', doctor_machine.decoding, ()
-    yield 'training', doctor_machine.training_step, ()
+    yield 'packages', machine.packages, ()
+    yield 'devices', machine.devices, ()
+    yield 'this machine', machine.system, ()
+    yield 'decoding', machine.decoding, ()
+    yield 'training', machine.training_step, ()
     if config_arguments:
-        from multitrain_jax import doctor_experiment
+        from multitrain_jax.diagnosis import experiment
 
-        yield 'experiment', doctor_experiment.experiment, (config_arguments,)
+        yield 'experiment', experiment.experiment, (config_arguments,)
 
 
 def _lines(check: Check, colour: bool) -> str:

@@ -1,12 +1,12 @@
 """How a command ends: 0, 2 with one line for a user's mistake, 75 where it was interrupted and goes on when started again."""
 
 import argparse
+from collections.abc import Callable
 import errno
 import os
+from pathlib import Path
 import sys
 import traceback
-from collections.abc import Callable
-from pathlib import Path
 
 _OUR_CODE = Path(__file__).resolve().parent.parent
 _OUR_ROOMS = ('multitrain_jax', 'data_pipelines', 'configs', 'run.py')

@@ -17,11 +17,11 @@ from flax import nnx
 from multitrain_jax import checkpoints, dataclass_config
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.checksums import array_checksums, first_difference
 from multitrain_jax.config import Config, LocalisationConfig, with_datasets
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
-from multitrain_jax.trained_run import read_run
+from multitrain_jax.weights.checksums import array_checksums, first_difference
+from multitrain_jax.weights.trained_run import read_run
 
 _MODEL_FILE, _PARAMS = 'model.json', 'params'
 _FORMAT, _VERSION = 'multitrain_jax export', 1

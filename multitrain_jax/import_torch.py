@@ -19,15 +19,17 @@ from flax import nnx, traverse_util
 import jax
 import numpy as np
 
-from multitrain_jax import export, initialise, torch_inflate, torch_names
+from multitrain_jax import export
 from multitrain_jax.augment.normalize import MEAN, STD, Rgb
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.ops.windows import Triple
-from multitrain_jax.positions import resize_positions
-from multitrain_jax.torch_architecture import Architecture, Hints, recognise
-from multitrain_jax.torch_checkpoint import Settings, read_settings, read_torch
-from multitrain_jax.weight_report import Row, shape_text, summary, table
+from multitrain_jax.pytorch import inflate, naming
+from multitrain_jax.pytorch.architecture import Architecture, Hints, recognise
+from multitrain_jax.pytorch.checkpoint import Settings, read_settings, read_torch
+from multitrain_jax.reporting.weight_report import Row, shape_text, summary, table
+from multitrain_jax.weights import initialise
+from multitrain_jax.weights.positions import resize_positions
 
 _SCRIPT = 'python -m multitrain_jax.import_torch'
 _TABLE_FILE = 'import.txt'
@@ -92,13 +94,13 @@ def import_state_dict(
     directory = export.check_output(output)
     notes: list[str] = []
     settings = _settings(settings_text, notes)
-    image = torch_inflate.is_image_model(state_dict)
-    arrays, inflated = torch_inflate.inflate(state_dict, options.inflation)
+    image = inflate.is_image_model(state_dict)
+    arrays, inflated = inflate.inflate(state_dict, options.inflation)
     shapes = {name: array.shape for name, array in arrays.items()}
     found = recognise(shapes, _hints(options, settings, image), image=image)
     notes += found.assumptions
     params = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in _flat_shapes(found.model).items()}
-    params, report = torch_names.from_torch(arrays, found.entries, params)
+    params, report = naming.from_torch(arrays, found.entries, params)
     model, resized = _resize(params, found.model, options)
 
     missing, in_time, rows = set(report.missing), set(inflated), []

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from multitrain_jax.parameters import split
+from multitrain_jax.weights.parameters import split
 
 # Added to the norm before dividing by it, as torch.nn.utils.clip_grad_norm_ does.
 _CLIP_EPSILON = 1e-6

@@ -5,9 +5,9 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from data_pipelines import boxes, clips, dataset_info, datasets, files, order, pipeline, prepare
 import numpy as np
 
+from data_pipelines import boxes, clips, dataset_info, datasets, files, order, pipeline, prepare
 from multitrain_jax.batch import Batch, DatasetSpec
 from multitrain_jax.config import (
     Config,
@@ -17,7 +17,7 @@ from multitrain_jax.config import (
     LocalisationConfig,
     SyntheticConfig,
 )
-from multitrain_jax.gather import barrier
+from multitrain_jax.devices.gather import barrier
 
 
 class RecordData:

@@ -14,31 +14,23 @@ from typing import Any
 from flax import nnx
 import jax
 
-from multitrain_jax import (
-    checkpoints,
-    evaluation,
-    export,
-    interruptions,
-    layout,
-    metrics,
-    non_finite,
-    parallel,
-    results,
-    scoring,
-    train_step,
-)
-from multitrain_jax.accuracy import DatasetResult
+from multitrain_jax import checkpoints, export, parallel
 from multitrain_jax.batch import BatchSource, check_batch
-from multitrain_jax.best_checkpoint import BestCheckpoint
 from multitrain_jax.config import Config, with_datasets
+from multitrain_jax.devices import layout
+from multitrain_jax.devices.gather import barrier
 from multitrain_jax.errors import Interrupted, UserError
-from multitrain_jax.gather import barrier
+from multitrain_jax.evaluation import in_training, results, scoring
+from multitrain_jax.evaluation.accuracy import DatasetResult
 from multitrain_jax.models.multitrain import count_parameters
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
-from multitrain_jax.progress import duration, timed
-from multitrain_jax.run_start import Start, run_meta, start_or_continue
-from multitrain_jax.step_log import StepLog
-from multitrain_jax.train_step import TrainState
+from multitrain_jax.reporting import metrics
+from multitrain_jax.reporting.progress import duration, timed
+from multitrain_jax.training import interruptions, non_finite, train_step
+from multitrain_jax.training.best_checkpoint import BestCheckpoint
+from multitrain_jax.training.run_start import Start, run_meta, start_or_continue
+from multitrain_jax.training.step_log import StepLog
+from multitrain_jax.training.train_step import TrainState
 
 _log = logging.getLogger('multitrain_jax')
 
@@ -271,7 +263,7 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResul
     with timed(f'evaluating at step {step}'):
         model = with_datasets(run.config, run.source.datasets)
         params = layout.for_evaluation(train_step.inference_params(state), run.mesh, model)
-        accuracy = evaluation.evaluate(eval_step, params, run.source, run.mesh)
+        accuracy = in_training.evaluate(eval_step, params, run.source, run.mesh)
     run.writer.write_scalars(step, results.scalars(accuracy))
     if run.best is not None:
         run.best.offer(step, state, run.meta, accuracy)

@@ -15,7 +15,7 @@ import pytest
 
 from multitrain_jax import checkpoints
 from multitrain_jax.errors import UserError
-from multitrain_jax.train_step import TrainState
+from multitrain_jax.training.train_step import TrainState
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -209,7 +209,8 @@ FULL = """
 import resource, sys
 import jax.numpy as jnp
 import numpy as np
-from multitrain_jax import checkpoints, errors, progress
+from multitrain_jax import checkpoints, errors
+from multitrain_jax.reporting import progress
 
 def main():
     progress.set_up_logging(sys.argv[1])

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
-from multitrain_jax import evaluate as evaluate_command, initialise, projections, train
+from multitrain_jax import evaluate as evaluate_command
+from multitrain_jax import projections, train
 from multitrain_jax.errors import UserError
+from multitrain_jax.weights import initialise
 from tests import tiny
 from tests.data_pipelines.tiny_boxes import write_scenes
 from tests.tiny import quick_compile  # noqa: F401

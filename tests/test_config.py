@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from multitrain_jax import optimizer, parallel, train_step
+from multitrain_jax import optimizer, parallel
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import read_config
 from multitrain_jax.errors import UserError
+from multitrain_jax.training import train_step
 from tests import tiny, tiny_config
 from tests.shipped_configs import CONFIGS, load
 

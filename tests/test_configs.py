@@ -12,11 +12,12 @@ import pytest
 
 from data_pipelines import dataset_info, regions
 from data_pipelines.annotations import KeyFrame
-from multitrain_jax import export, train, train_step
+from multitrain_jax import export, train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, read_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import MultiTrainModel, count_parameters
+from multitrain_jax.training import train_step
 from tests.data_pipelines import tiny_records
 from tests.shipped_configs import CONFIGS, DIRECTORY, load
 from tests.tiny import quick_compile  # noqa: F401

@@ -1,7 +1,7 @@
 """Dataclasses of nested mappings: types are checked, and every message says where."""
 
-import dataclasses
 from collections.abc import Mapping
+import dataclasses
 from typing import Literal
 
 import pytest

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from data_pipelines import decode
-from multitrain_jax import doctor, doctor_experiment, doctor_machine, metrics
+from multitrain_jax import doctor
+from multitrain_jax.diagnosis import experiment, machine
+from multitrain_jax.reporting import metrics
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 
@@ -37,7 +39,7 @@ def checks_of(part, *arguments):
 
 
 def of_config(*arguments):
-    return checks_of(doctor_experiment.experiment, [CONFIG, *arguments])
+    return checks_of(experiment.experiment, [CONFIG, *arguments])
 
 
 def test_all_is_well_here(command, data, finished_run):
@@ -58,14 +60,14 @@ def test_all_is_well_here(command, data, finished_run):
 
 
 def flat_params(finished_run):
-    from multitrain_jax import initialise
+    from multitrain_jax.weights import initialise
 
     return initialise.read_weights(finished_run[2]).params.values()
 
 
 def test_the_table_names_what_fails_and_how_to_mend_it(command, data, tmp_path, monkeypatch):
     for slow in ('devices', 'training_step'):  # are in the test above
-        monkeypatch.setattr(doctor_machine, slow, lambda: iter(()))
+        monkeypatch.setattr(machine, slow, lambda: iter(()))
     shutil.copytree(data / 'colours', tmp_path / 'colours')
     (tmp_path / 'colours' / 'train-00000-of-00002').unlink()
     code, out = command(CONFIG, f'--config.data_root={tmp_path}', '--config.init_from=/nowhere')
@@ -112,16 +114,16 @@ def test_damaged_and_lonely_records(data, tmp_path):
 
 def test_nothing_is_rendered(tmp_path):
     arguments = ['--config=configs/quickstart.py', f'--config.data_root={tmp_path / "new"}']
-    found = checks_of(doctor_experiment.experiment, arguments)
+    found = checks_of(experiment.experiment, arguments)
     assert 'the run renders and converts it first' in found['motions'].text and not (tmp_path / 'new').exists()
     assert not [check for check in found.values() if check.state == 'fail']
 
 
 def test_packages_that_are_missing_old_or_do_not_belong_together(monkeypatch):
-    versions = doctor_machine._version
+    versions = machine._version
     wrong = {'flax': None, 'clu': None, 'numpy': '1.26.4', 'jaxlib': '0.1.0', 'av': '1.0'}
-    monkeypatch.setattr(doctor_machine, '_version', lambda name: wrong.get(name, versions(name)))
-    found = checks_of(doctor_machine.packages)
+    monkeypatch.setattr(machine, '_version', lambda name: wrong.get(name, versions(name)))
+    found = checks_of(machine.packages)
     assert {name: found[name].state for name in wrong} == {'flax': 'fail', 'clu': 'warn', 'numpy': 'fail', 'jaxlib': 'fail', 'av': 'warn'}
     assert 'go to the log only' in found['clu'].text and "'numpy>=2.0'" in found['numpy'].remedy
     assert all(name not in found['required'].text for name in ('flax', 'clu', 'numpy'))
@@ -129,26 +131,26 @@ def test_packages_that_are_missing_old_or_do_not_belong_together(monkeypatch):
 
 def test_without_tensorflow(monkeypatch):
     monkeypatch.setattr(metrics, 'import_writers', lambda: ['clu', 'tensorflow'])
-    found = checks_of(doctor_machine.devices)
+    found = checks_of(machine.devices)
     assert found['TensorFlow'].state == 'ok' and 'clu and tensorflow not installed' in found['TensorFlow'].text
 
 
 def test_limits_of_the_system(monkeypatch, tmp_path):
     monkeypatch.setattr(resource, 'getrlimit', lambda what: (100, 5000))
-    monkeypatch.setattr(doctor_machine, 'available_memory', lambda: 1 << 30)
-    found = checks_of(doctor_machine.system)
+    monkeypatch.setattr(machine, 'available_memory', lambda: 1 << 30)
+    found = checks_of(machine.system)
     assert found['open files'].state == 'warn' and found['open files'].remedy == 'ulimit -n 4096'
     assert found['memory'].state == 'warn' and found['temporary files'].state in ('ok', 'warn')
     (tmp_path / 'file').write_text('')
-    assert doctor_machine.writable('cache', tmp_path / 'new' / 'deep', 'x').state in ('ok', 'warn')
-    assert doctor_machine.writable('cache', '/proc/none', 'mend it').remedy == 'mend it'
+    assert machine.writable('cache', tmp_path / 'new' / 'deep', 'x').state in ('ok', 'warn')
+    assert machine.writable('cache', '/proc/none', 'mend it').remedy == 'mend it'
     assert list(tmp_path.iterdir()) == [tmp_path / 'file']
 
 
 def test_a_decoder_that_gives_other_pixels(monkeypatch):
     right = decode.decode_frame
     monkeypatch.setattr(decode, 'decode_frame', lambda *arguments: 255 - right(*arguments))
-    found = checks_of(doctor_machine.decoding)
+    found = checks_of(machine.decoding)
     assert found['JPEG'].state == 'fail' and found['H.264'].state == 'ok'
 
 

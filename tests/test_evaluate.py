@@ -11,8 +11,9 @@ import pytest
 
 from data_pipelines import pipeline
 import multitrain_jax as mt
-from multitrain_jax import evaluate, predictions
+from multitrain_jax import evaluate
 from multitrain_jax.errors import run_command
+from multitrain_jax.evaluation import predictions
 from tests import tiny
 from tests.data_pipelines import tiny_records
 from tests.tiny import quick_compile  # noqa: F401

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
-from multitrain_jax import checkpoints, export, train_step
+from multitrain_jax import checkpoints, export
 from multitrain_jax.augment.normalize import normalize
 from multitrain_jax.errors import UserError
+from multitrain_jax.training import train_step
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from multitrain_jax import optimizer, parallel, train_step
+from multitrain_jax import optimizer, parallel
 from multitrain_jax.optimizer import LearningRateFactors, OptimizerConfig
+from multitrain_jax.training import train_step
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 from tests.tiny_training import STEPS, prepared, trained

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
-from multitrain_jax import initialise, torch_names
 from multitrain_jax.errors import UserError
 from multitrain_jax.import_torch import Options, import_state_dict, read_classes
-from multitrain_jax.positions import resize_positions
-from multitrain_jax.torch_checkpoint import read_settings, read_torch
+from multitrain_jax.pytorch import naming
+from multitrain_jax.pytorch.checkpoint import read_settings, read_torch
+from multitrain_jax.weights import initialise
+from multitrain_jax.weights.positions import resize_positions
 from tests import image_mvit
 from tests.golden import reference_path
 from tests.models.golden_models import channels_last, flat, golden
-from tests.test_initialise import architecture, backbone, make
 from tests.tiny import quick_compile  # noqa: F401
+from tests.weights.test_initialise import architecture, backbone, make
 
 CFG = """
 DATA:
@@ -143,14 +144,14 @@ def test_heads_projections_and_expander_serve_as_a_start(tmp_path):
     names = {'cats': ('a', 'b', 'c'), 'tools': ('d', 'e'), 'plants': ('f', 'g')}
     model = architecture(names)
     ours = jax.device_get(flat(make(model, seed=3)))
-    entries = torch_names.entries_of(model, 'multitrain', ('cats', 'ssv2', 'plants'))
+    entries = naming.entries_of(model, 'multitrain', ('cats', 'ssv2', 'plants'))
     for name, classes in names.items():
         (tmp_path / name).write_text('\n'.join(classes))
     options = Options(
         datasets={'ssv2': 'tools'}, kv_stride=(1, 2, 2), multi_label=['plants'], uniform=['cats'],
         classes={name: str(tmp_path / name) for name in names},
     )  # fmt: skip
-    import_state_dict(torch_names.to_torch(ours, entries), tmp_path / 'out', options)
+    import_state_dict(naming.to_torch(ours, entries), tmp_path / 'out', options)
     weights = initialise.read_weights(tmp_path / 'out')
     assert weights.classes == names and weights.model.backbone == backbone()
     assert weights.params.keys() == ours.keys()

@@ -17,7 +17,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 
-from multitrain_jax import results
+from multitrain_jax.evaluation import results
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent

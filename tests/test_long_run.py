@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import metrics, parallel, step_log, train
+from multitrain_jax import parallel, train
+from multitrain_jax.reporting import metrics
+from multitrain_jax.training import step_log
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
-from multitrain_jax import checkpoints, train, train_step
+from multitrain_jax import checkpoints, train
 from multitrain_jax.errors import UserError
 from multitrain_jax.export import export_run, read_export
-from multitrain_jax.projection_files import start_projections
+from multitrain_jax.training import train_step
+from multitrain_jax.weights.projection_files import start_projections
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 

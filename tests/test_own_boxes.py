@@ -1,6 +1,5 @@
 """One's own boxes: the README's three commands, from a folder of videos and csv files to a head that knows the actions."""
 
-import csv
 import json
 import logging
 import pathlib

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import layout, parallel
+from multitrain_jax import parallel
+from multitrain_jax.devices import layout
 from multitrain_jax.errors import UserError
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401

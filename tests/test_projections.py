@@ -11,8 +11,8 @@ import pytest
 from multitrain_jax import projections
 from multitrain_jax.errors import UserError
 from multitrain_jax.projections import Agreement, Projection, agreement, read_projections, read_relations
-from multitrain_jax.train_step import build_model
-from multitrain_jax.trained_run import read_run
+from multitrain_jax.training.train_step import build_model
+from multitrain_jax.weights.trained_run import read_run
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import accuracy, parallel, scoring, train
+from multitrain_jax import parallel, train
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.evaluation import accuracy, scoring
 from multitrain_jax.record_data import EvaluationData, RecordData
 from tests import tiny
 from tests.data_pipelines import tiny_records

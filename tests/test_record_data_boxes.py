@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import dataset_info
-from multitrain_jax.batch import check_batch, DatasetSpec
+from multitrain_jax.batch import DatasetSpec, check_batch
 from multitrain_jax.record_data import EvaluationData, RecordData
 from tests import tiny
 from tests.data_pipelines.tiny_boxes import box_dataset, normalised

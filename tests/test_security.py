@@ -11,9 +11,10 @@ import pytest
 
 from data_pipelines import decode, records, regions, tfrecord, video_file
 from data_pipelines.annotations.folder import read_folder
-from multitrain_jax import npz, predictions
+from multitrain_jax import npz
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
+from multitrain_jax.evaluation import predictions
 from tests.data_pipelines import tiny_records, video_writer
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -154,7 +154,7 @@ def find_spec(name, package=None):
         return None
 importlib.util.find_spec = find_spec
 import jax
-from multitrain_jax import train, config
+from multitrain_jax import config, train
 from tests import tiny_config
 import numpy as np
 from multitrain_jax.batch import DatasetSpec

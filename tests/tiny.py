@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from data_pipelines import dataset_info
-from multitrain_jax import config as configs, train
+from multitrain_jax import config as configs
+from multitrain_jax import train
 from multitrain_jax.batch import Batch, DatasetSpec
 from tests import tiny_config
 from tests.data_pipelines import tiny_records

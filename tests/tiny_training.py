@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from multitrain_jax import layout, optimizer, parallel, train_step
+from multitrain_jax import optimizer, parallel
 from multitrain_jax.config import with_datasets
+from multitrain_jax.devices import layout
+from multitrain_jax.training import train_step
 from tests import tiny
 
 STEPS = 3

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-
 Box = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax: shares of the frame, 0 to 1
 
 

@@ -11,12 +11,9 @@ from collections.abc import Iterator, Sequence
 import os
 from typing import Any, NamedTuple
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
-from data_pipelines.annotations.command import add_format
-from data_pipelines.annotations.command import add_videos
-from data_pipelines.annotations.files import read_json
-from data_pipelines.annotations.files import read_seconds
+from data_pipelines.annotations import Annotations, Clip
+from data_pipelines.annotations.command import add_format, add_videos
+from data_pipelines.annotations.files import read_json, read_seconds
 from data_pipelines.annotations.labels import check_same_classes
 from data_pipelines.annotations.locate import VideoFiles
 

@@ -11,20 +11,17 @@ import math
 import os
 import re
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Box
-from data_pipelines.annotations import Clip
-from data_pipelines.annotations import KeyFrame
-from data_pipelines.annotations.ava_files import Frame
-from data_pipelines.annotations.ava_files import Moment
-from data_pipelines.annotations.ava_files import read_actions
-from data_pipelines.annotations.ava_files import read_boxes
-from data_pipelines.annotations.ava_files import read_excluded
-from data_pipelines.annotations.ava_files import read_proposals
-from data_pipelines.annotations.ava_files import read_timestamps
-from data_pipelines.annotations.command import add_format
-from data_pipelines.annotations.command import add_videos
-from data_pipelines.annotations.command import split_and_file
+from data_pipelines.annotations import Annotations, Box, Clip, KeyFrame
+from data_pipelines.annotations.ava_files import (
+    Frame,
+    Moment,
+    read_actions,
+    read_boxes,
+    read_excluded,
+    read_proposals,
+    read_timestamps,
+)
+from data_pipelines.annotations.command import add_format, add_videos, split_and_file
 from data_pipelines.annotations.folder import VIDEO_SUFFIXES
 from data_pipelines.annotations.locate import VideoFiles
 

@@ -21,9 +21,7 @@ import re
 from typing import TypeVar
 
 from data_pipelines.annotations import Box
-from data_pipelines.annotations.files import read_csv
-from data_pipelines.annotations.files import read_lines
-from data_pipelines.annotations.files import read_text
+from data_pipelines.annotations.files import read_csv, read_lines, read_text
 
 _Parsed = TypeVar('_Parsed')
 Moment = tuple[str, int]  # a key frame: video, microseconds of the original video

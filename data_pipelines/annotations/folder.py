@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 import os
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
+from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.command import add_format
 
 VIDEO_SUFFIXES = frozenset(

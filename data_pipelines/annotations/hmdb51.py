@@ -10,10 +10,8 @@ import argparse
 import os
 import re
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
-from data_pipelines.annotations.command import add_format
-from data_pipelines.annotations.command import add_videos
+from data_pipelines.annotations import Annotations, Clip
+from data_pipelines.annotations.command import add_format, add_videos
 from data_pipelines.annotations.files import read_lines
 from data_pipelines.annotations.labels import with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles

@@ -13,15 +13,10 @@ from collections.abc import Mapping
 import os
 from typing import NamedTuple
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
-from data_pipelines.annotations.command import add_format
-from data_pipelines.annotations.command import add_videos
-from data_pipelines.annotations.command import files_by_split
-from data_pipelines.annotations.files import read_csv
-from data_pipelines.annotations.files import read_seconds
-from data_pipelines.annotations.labels import check_same_classes
-from data_pipelines.annotations.labels import with_unique_keys
+from data_pipelines.annotations import Annotations, Clip
+from data_pipelines.annotations.command import add_format, add_videos, files_by_split
+from data_pipelines.annotations.files import read_csv, read_seconds
+from data_pipelines.annotations.labels import check_same_classes, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
 _COLUMNS = ('label', 'youtube_id', 'time_start', 'time_end')

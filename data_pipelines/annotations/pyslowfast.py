@@ -9,12 +9,9 @@ from collections.abc import Mapping
 import os
 import re
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
-from data_pipelines.annotations.command import add_format
-from data_pipelines.annotations.command import files_by_split
-from data_pipelines.annotations.files import check_relative
-from data_pipelines.annotations.files import read_text
+from data_pipelines.annotations import Annotations, Clip
+from data_pipelines.annotations.command import add_format, files_by_split
+from data_pipelines.annotations.files import check_relative, read_text
 
 _LINE = re.compile(r'(?P<path>\S.*?)\s*[,\s]\s*(?P<label>\d{1,9})')
 _MOST_CLASSES = 100_000  # without a file that names them

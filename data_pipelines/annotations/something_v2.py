@@ -12,15 +12,10 @@ import argparse
 from collections.abc import Iterator, Mapping
 import os
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
-from data_pipelines.annotations.command import add_format
-from data_pipelines.annotations.command import add_videos
-from data_pipelines.annotations.command import files_by_split
-from data_pipelines.annotations.files import read_json
-from data_pipelines.annotations.files import read_lines
-from data_pipelines.annotations.labels import classes_in_order
-from data_pipelines.annotations.labels import with_unique_keys
+from data_pipelines.annotations import Annotations, Clip
+from data_pipelines.annotations.command import add_format, add_videos, files_by_split
+from data_pipelines.annotations.files import read_json, read_lines
+from data_pipelines.annotations.labels import classes_in_order, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
 

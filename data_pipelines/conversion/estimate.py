@@ -13,12 +13,10 @@ import tempfile
 
 import tqdm
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
+from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.shard import Options
-from data_pipelines.conversion.workers import available_cpus
-from data_pipelines.conversion.workers import run_jobs
+from data_pipelines.conversion.workers import available_cpus, run_jobs
 
 _MINIMUM_SAMPLE = 32  # clips
 _CLIPS_PER_WORKER = 4  # at least so many, for a time that all workers have a share in

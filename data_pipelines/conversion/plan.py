@@ -14,15 +14,10 @@ import pathlib
 import re
 import threading
 
-from data_pipelines import files
-from data_pipelines import records
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
+from data_pipelines import files, records
+from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion.shard import Options
-from data_pipelines.dataset_info import FILE_NAME
-from data_pipelines.dataset_info import load_dataset_info
-from data_pipelines.dataset_info import save_dataset_info
-from data_pipelines.dataset_info import SplitInfo
+from data_pipelines.dataset_info import FILE_NAME, SplitInfo, load_dataset_info, save_dataset_info
 from data_pipelines.frame_index import frame_index_path
 
 NOTES = '.convert'  # folder beside the shards: what is known of finished ones, for restarts

@@ -21,15 +21,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from data_pipelines import records
-from data_pipelines import regions
-from data_pipelines.annotations import Clip
-from data_pipelines.annotations import KeyFrame
-from data_pipelines.frame_index import find_places
-from data_pipelines.frame_index import save_frame_index
-from data_pipelines.video_file import FrameStream
-from data_pipelines.video_file import TIME_TOLERANCE
-from data_pipelines.video_file import VideoError
+from data_pipelines import records, regions
+from data_pipelines.annotations import Clip, KeyFrame
+from data_pipelines.frame_index import find_places, save_frame_index
+from data_pipelines.video_file import TIME_TOLERANCE, FrameStream, VideoError
 
 _MAX_FRAME_RATE = 1000  # frames per second
 _MAX_SHORT_SIDE = 8192  # pixels

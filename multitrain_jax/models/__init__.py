@@ -1,0 +1,1 @@
+"""The video transformer and its heads."""

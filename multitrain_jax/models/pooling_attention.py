@@ -6,7 +6,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from multitrain_jax.models.layers import LayerNorm, MLP, layer_norm, linear, project, torch_conv_init
+from multitrain_jax.models.layers import MLP, LayerNorm, layer_norm, linear, project, torch_conv_init
 from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
 from multitrain_jax.ops.relative_position import key_selector, position_terms

@@ -1,7 +1,7 @@
 """How the losses of all datasets add up to the one number that is minimised."""
 
-import dataclasses
 from collections.abc import Sequence
+import dataclasses
 from typing import Literal, Protocol
 
 import jax

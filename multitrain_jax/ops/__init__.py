@@ -1,0 +1,1 @@
+"""Pure functions that models are made of, some with several implementations."""

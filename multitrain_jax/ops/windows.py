@@ -6,9 +6,9 @@ general windowed operations.
 Windows are centred: a kernel of k taps is padded by k // 2 on both sides.
 """
 
+from collections.abc import Callable
 import itertools
 import math
-from collections.abc import Callable
 
 import jax
 from jax import lax

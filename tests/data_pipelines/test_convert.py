@@ -13,15 +13,13 @@ import pytest
 import simplejpeg
 
 from data_pipelines import index, records
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
+from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.folder import read_folder
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.convert import main
 from data_pipelines.dataset_info import load_dataset_info
-from tests.data_pipelines.video_writer import numbers_of
-from tests.data_pipelines.video_writer import write_numbered
+from tests.data_pipelines.video_writer import numbers_of, write_numbered
 from tests.golden import shared_path
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -11,8 +11,7 @@ import simplejpeg
 from data_pipelines import records
 from data_pipelines.convert import main
 from data_pipelines.dataset_info import load_dataset_info
-from tests.data_pipelines.video_writer import numbers_of
-from tests.data_pipelines.video_writer import write_numbered
+from tests.data_pipelines.video_writer import numbers_of, write_numbered
 
 
 def stored(directory, split):

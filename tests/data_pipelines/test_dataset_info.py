@@ -3,10 +3,7 @@ import json
 
 import pytest
 
-from data_pipelines.dataset_info import DatasetInfo
-from data_pipelines.dataset_info import load_dataset_info
-from data_pipelines.dataset_info import save_dataset_info
-from data_pipelines.dataset_info import SplitInfo
+from data_pipelines.dataset_info import DatasetInfo, SplitInfo, load_dataset_info, save_dataset_info
 
 INFO = DatasetInfo(
     name='motions',

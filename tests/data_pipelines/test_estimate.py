@@ -2,12 +2,10 @@ import pathlib
 
 import pytest
 
-from data_pipelines.annotations import Annotations
-from data_pipelines.annotations import Clip
+from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion import estimate as estimating
 from data_pipelines.conversion.dataset import convert
-from data_pipelines.conversion.estimate import describe
-from data_pipelines.conversion.estimate import estimate
+from data_pipelines.conversion.estimate import describe, estimate
 from data_pipelines.convert import main
 from tests.data_pipelines.video_writer import write_numbered
 

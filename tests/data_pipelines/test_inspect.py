@@ -6,16 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import index, records
-from data_pipelines import regions
+from data_pipelines import index, records, regions
 from data_pipelines.annotations import KeyFrame
-from data_pipelines.dataset_info import DatasetInfo
-from data_pipelines.dataset_info import load_dataset_info
-from data_pipelines.dataset_info import save_dataset_info
-from data_pipelines.dataset_info import SplitInfo
+from data_pipelines.dataset_info import DatasetInfo, SplitInfo, load_dataset_info, save_dataset_info
 from data_pipelines.inspect import main
-from tests.data_pipelines.tiny_records import jpeg
-from tests.data_pipelines.tiny_records import smooth_image
+from tests.data_pipelines.tiny_records import jpeg, smooth_image
 from tests.golden import shared_path
 
 

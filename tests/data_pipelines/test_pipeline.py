@@ -6,10 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from data_pipelines import decode
-from data_pipelines import pipeline
-from data_pipelines import records
-from data_pipelines import regions
+from data_pipelines import decode, pipeline, records, regions
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.clips import TestSpec
 from data_pipelines.datasets import RecordDataset

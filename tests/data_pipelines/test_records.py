@@ -3,8 +3,7 @@ import os
 import struct
 import threading
 
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest

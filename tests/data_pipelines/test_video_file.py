@@ -7,12 +7,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import video_file
-from data_pipelines.video_file import read_frames
-from data_pipelines.video_file import VideoError
-from tests.data_pipelines.video_writer import number_image
-from tests.data_pipelines.video_writer import numbers_of
-from tests.data_pipelines.video_writer import write_numbered
-from tests.data_pipelines.video_writer import write_video
+from data_pipelines.video_file import VideoError, read_frames
+from tests.data_pipelines.video_writer import number_image, numbers_of, write_numbered, write_video
 from tests.golden import shared_path
 
 

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multitrain_jax import torch_names
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
+from multitrain_jax.pytorch import naming
 from tests.golden import reference_path
 
 
@@ -24,11 +24,11 @@ def shapes_of(config: MultiTrainConfig) -> MultiTrainModel:
 def load(name: str, config: MultiTrainConfig, datasets=()) -> MultiTrainModel:
     """A model with the parameters of a golden file; fails unless every array found its place."""
     arrays = dict(np.load(reference_path(f'{name}_params.npz')))
-    style = torch_names.style_of(arrays)
+    style = naming.style_of(arrays)
     graph, state = nnx.split(shapes_of(config))
-    entries = torch_names.entries_of(config, style, datasets)
+    entries = naming.entries_of(config, style, datasets)
     zeros = {path: np.zeros(a.shape, a.dtype) for path, a in flat(state).items()}
-    params, report = torch_names.from_torch(arrays, entries, zeros)
+    params, report = naming.from_torch(arrays, entries, zeros)
     assert not report.ignored and not report.missing
     leaves = [
         (path, leaf.replace(jnp.asarray(params['/'.join(map(str, path))])))

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from multitrain_jax import torch_names
 from multitrain_jax.models.heads import PADDED_LOGIT, Projections
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel, count_parameters
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.models.variants import mvit_b_32x3, mvit_l_40x3, mvit_s_16x4, public_form
+from multitrain_jax.pytorch import naming
 from tests.models.golden_models import (
     channels_last,
     flat,
@@ -22,7 +22,7 @@ from tests.models.golden_models import (
     random_model,
     shapes_of,
 )
-from tests.models.test_mvit import DATASETS, FORMS
+from tests.models.test_mvit import FORMS
 
 CLASSES = (3, 5, 2)
 
@@ -102,8 +102,8 @@ def test_gradients_of_the_whole_loss_agree_with_the_reference():
     np.testing.assert_allclose(value, truth['train/loss_total'], rtol=1e-6)
 
     ours = jax.device_get(flat(gradients))
-    entries = torch_names.entries_of(config, 'multitrain', datasets)
-    theirs = torch_names.to_torch(ours, entries)
+    entries = naming.entries_of(config, 'multitrain', datasets)
+    theirs = naming.to_torch(ours, entries)
     assert set(theirs) == set(truth['train/grad_names'])
     norm = np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in theirs.values()))
     np.testing.assert_allclose(norm, truth['train/grad_global_norm'], rtol=1e-5)
@@ -122,7 +122,7 @@ def test_gradients_of_the_whole_loss_agree_with_the_reference():
             full = truth[f'train/grad/{name}']
             np.testing.assert_allclose(g, full, atol=1e-4 * np.abs(full).max(), err_msg=name)
     # What is not in the state dict is padding: no gradient may reach it.
-    inside = torch_names.from_torch(theirs, entries, {k: np.zeros_like(v) for k, v in ours.items()})
+    inside = naming.from_torch(theirs, entries, {k: np.zeros_like(v) for k, v in ours.items()})
     for path, gradient in ours.items():
         np.testing.assert_array_equal(gradient, inside[0][path], err_msg=path)
 

@@ -3,8 +3,7 @@ import json
 import pytest
 
 from data_pipelines.annotations.activitynet import read_activitynet
-from tests.data_pipelines.annotations.tree import make_files
-from tests.data_pipelines.annotations.tree import summary
+from tests.data_pipelines.annotations.tree import make_files, summary
 
 CONTENT = """\
 {"database": {

@@ -1,8 +1,7 @@
 import pytest
 
 from data_pipelines.annotations.kinetics import read_kinetics
-from tests.data_pipelines.annotations.tree import make_files
-from tests.data_pipelines.annotations.tree import summary
+from tests.data_pipelines.annotations.tree import make_files, summary
 
 # As in the release of Kinetics-400: some labels are quoted.
 TRAIN = """\

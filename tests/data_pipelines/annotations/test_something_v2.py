@@ -1,8 +1,7 @@
 import pytest
 
 from data_pipelines.annotations.something_v2 import read_something_v2
-from tests.data_pipelines.annotations.tree import make_files
-from tests.data_pipelines.annotations.tree import summary
+from tests.data_pipelines.annotations.tree import make_files, summary
 
 LABELS = """\
 {"Holding something next to something":"1",

@@ -1,0 +1,1 @@
+"""Several devices, several hosts, and their memory."""

@@ -1,0 +1,187 @@
+"""What `multitrain_jax.doctor` finds out about an experiment: its config, data, batches, memory, and where it starts."""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from multitrain_jax import config_file, parallel, train
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.config import Config, read_config
+from multitrain_jax.diagnosis.check import Check
+from multitrain_jax.diagnosis.machine import available_memory, count, gib, writable
+from multitrain_jax.optimizer import build_optimizer
+from multitrain_jax.training import train_step
+from multitrain_jax.weights import initialise
+from multitrain_jax.weights.parameters import split
+
+_LOOK_AT = 3  # records of each split: first, middle, last
+_ASSUMED_CLASSES = 400  # of datasets that cannot be opened yet
+
+
+def experiment(config_arguments: list[str]) -> Iterator[Check]:
+    """All about the config that the arguments name."""
+    try:
+        config = read_config(config_file.load_config_file(config_arguments))
+    except ValueError as error:
+        yield Check('fail', 'config', str(error), 'the config file comments every field')
+        return
+    names = ', '.join(config.datasets)
+    yield Check('ok', 'config', f'{config_arguments[0].partition("=")[2]}: {count(len(config.datasets), "dataset")} ({names})')
+    if config.cpu_devices and jax.default_backend() == 'cpu' and jax.device_count() != config.cpu_devices:
+        yield Check('ok', 'cpu_devices', f'run.py will split the CPU into {config.cpu_devices}; here it counts as {jax.device_count()}')
+    if config.synthetic is not None:
+        yield writable('data_root', config.data_root, 'set config.data_root to a disk with room')
+    if config.compilation_cache_dir:
+        yield writable('compilation_cache_dir', config.compilation_cache_dir, 'set config.compilation_cache_dir to another directory')
+    specs = None
+    if (yield from _datasets(config)):
+        specs = yield from _batches(config)
+    yield from _memory(config, specs)
+    yield from _start(config)
+
+
+def _datasets(config: Config) -> Iterator[Check]:
+    """The splits of every dataset; returns whether a run could read them all now."""
+    from data_pipelines import files
+
+    whole = True
+    for name, entry in config.datasets.items():
+        place = files.join(files.expand_home(config.data_root), entry.path)
+        made_by_run = config.synthetic is not None and ':' not in entry.path and not files.is_directory(place)
+        if made_by_run:
+            yield Check('ok', name, f'{place} is not there yet: the run renders and converts it first')
+            whole = False
+            continue
+        checks = [_split(config, name, place, training) for training in (True, False)]
+        whole &= all(check.state != 'fail' for check in checks)
+        if checks[0].state == 'fail' and checks[0].text == checks[1].text:  # of the whole dataset
+            checks = [dataclasses.replace(checks[0], name=name)]
+        yield from checks
+    return whole
+
+
+def _split(config: Config, name: str, place: str, training: bool) -> Check:
+    """Opens a split as a run does, and decodes a few of its records."""
+    from data_pipelines import files
+    from multitrain_jax.record_data import open_split
+
+    entry, backbone = config.datasets[name], config.model.backbone
+    title = f'{name}, {entry.train_split if training else entry.evaluation_split}'
+    clip = (backbone.num_frames, backbone.image_size, backbone.image_size, 3)
+    try:
+        with open_split(config, name, training=training) as dataset:
+            for record in np.unique(np.linspace(0, dataset.num_records - 1, _LOOK_AT).astype(int)).tolist():
+                if training:
+                    dataset.write_training_clip(record, np.random.default_rng(0), np.empty(clip, np.uint8))
+                else:
+                    dataset.write_views(record, np.empty((dataset.views, *clip), np.uint8))
+            kinds = 'action' if dataset.localises else 'class'
+            kinds = f'{len(dataset.classes)} {kinds}{"es" if kinds == "class" else "s"}'
+            views = '' if training else f', {count(dataset.views, "view")} each'
+            text = f'{count(dataset.num_records, "record")} of {kinds}{views}; first, middle and last decode'
+            counts = dataset.class_counts or ()
+            without = [label for label, number in zip(dataset.classes, counts) if not number] if any(counts) else []
+            if training and without:
+                text += f'; no record of {len(without)} of them, such as {without[0]!r}'
+                return Check('warn', title, text, 'the model cannot learn these')
+            return Check('ok', title, text)
+    except (ValueError, OSError) as error:
+        text = str(error).removeprefix(f'dataset {name} (config.datasets.{name}.path, under config.data_root): ')
+        if ':' not in entry.path and files.is_directory(place):
+            return Check('fail', title, text, f'python -m data_pipelines.inspect {place} lists all that is wrong with the records')
+        return Check('fail', title, text, f'or set config.data_root and config.datasets.{name}.path to where it is')
+
+
+def _batches(config: Config) -> Iterator[Check]:
+    """How batches divide, and how long the run is; returns what is known of the datasets."""
+    from multitrain_jax.record_data import RecordData
+
+    try:
+        # Without `synthetic`: nothing is to be rendered here.
+        source = RecordData(dataclasses.replace(config, synthetic=None))
+        mesh = train.mesh_of(config)
+        total_steps, _ = train.plan_steps(config, source)
+    except ValueError as error:
+        yield Check('fail', 'batches', str(error))
+        return None
+    replicas = mesh.shape[parallel.DATA_AXIS]
+    pieces = f' in {config.accumulation_steps} parts' if config.accumulation_steps > 1 else ''
+    yield Check(
+        'ok', 'batches',
+        f'{source.clips_per_step:g} clips, {source.clips_per_step / replicas:g} on each of {count(replicas, "replica")}{pieces}; '
+        f'{source.samples_per_epoch} clips an epoch, {total_steps} steps',
+    )  # fmt: skip
+    return source.datasets
+
+
+def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[Check]:
+    """Parameters, and what a device must hold while it trains: counted from shapes, nothing is compiled."""
+    assumed = ''
+    if specs is None:
+        specs = tuple(DatasetSpec(name, tuple(map(str, range(_ASSUMED_CLASSES)))) for name in config.datasets)
+        config = dataclasses.replace(config, localisation=None)
+        assumed = f'; with {_ASSUMED_CLASSES} classes in each dataset, which is not known'
+    graphdef, params = train_step.abstract_model(config, specs)
+    parts = {name: _numbers(branch) for name, branch in params.items()}
+    listed = ', '.join(f'{name} {number:,}' for name, number in parts.items())
+    yield Check('ok', 'parameters', f'{sum(parts.values()):,} ({listed}){assumed}')
+    tx = build_optimizer(config.optimizer, lambda step: 0.0, train_step.training_params(config, params))
+    state = jax.eval_shape(functools.partial(train_step.init_state, config, specs, tx))
+    trainable, _ = split(state.params, config.optimizer.frozen)
+    fixed = _bytes(state) + _bytes(trainable)  # and a gradient of each
+    clips = -(-config.batch_size // (jax.device_count() // config.parallel.model * config.accumulation_steps))
+    kept = _kept_for_backward(config, graphdef, params, clips)
+    text = (
+        f'{gib(fixed)} of parameters, optimizer and gradients, and at most {gib(kept)} of activations of {count(clips, "clip")}'
+        f' (before the compiler leaves some out)'
+    )
+    device = jax.devices()[0]
+    limit = available_memory() if device.platform == 'cpu' else (device.memory_stats() or {}).get('bytes_limit')
+    tight = limit is not None and fixed + kept > limit
+    yield Check(
+        'warn' if tight else 'ok', 'memory of a device', text + (f'; there are {gib(limit)}' if limit else ''),
+        'if it does not fit: raise accumulation_steps, or set model.backbone.remat_attention=True, or remat=True' if tight else '',
+    )  # fmt: skip
+
+
+def _kept_for_backward(config: Config, graphdef: Any, params: Any, clips: int) -> int:
+    """Bytes that the backward pass of so many clips reads, as JAX's own differentiation tells by their shapes."""
+    from flax import nnx
+
+    backbone = config.model.backbone
+    size = backbone.image_size
+    video = jax.ShapeDtypeStruct((clips, backbone.num_frames, size, size, 3), np.float32)
+
+    def backward(params, video):
+        def forward(params):
+            outputs = nnx.merge(graphdef, params)(video, key=jax.random.key(0), training=True)
+            return outputs.embedding.sum() + sum(x.sum() for x in (outputs.logits, outputs.projected) if x is not None)
+
+        return jax.vjp(forward, params)[1]
+
+    return max(0, _bytes(jax.eval_shape(backward, params, video)) - _bytes(params))
+
+
+def _numbers(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * (leaf.dtype.itemsize if hasattr(leaf.dtype, 'itemsize') else 8) for leaf in jax.tree.leaves(tree))
+
+
+def _start(config: Config) -> Iterator[Check]:
+    """What the first parameters come from."""
+    if config.init_from is not None:
+        try:
+            weights = initialise.read_weights(config.init_from)
+        except ValueError as error:
+            yield Check('fail', 'init_from', str(error))
+            return
+        heads = ', '.join([*weights.classes, *weights.actions])
+        yield Check('ok', 'init_from', f'{config.init_from}: {_numbers(weights.params):,} parameters, heads of {heads}')

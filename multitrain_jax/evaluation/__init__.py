@@ -1,0 +1,1 @@
+"""From scores of views to figures: accuracy, mean average precision, files of predictions."""

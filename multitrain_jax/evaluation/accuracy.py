@@ -1,0 +1,188 @@
+"""Figures of view-averaged scores: accuracy and mean average precision, also class by class; confusions."""
+
+from collections.abc import Mapping
+import dataclasses
+
+import numpy as np
+
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.reporting import metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetResult:
+    """Accuracy on one dataset's evaluation split.
+
+    Attributes:
+        videos: videos (of a localising dataset, key frames) evaluated, each once.
+        top1, top5: share of the videos whose class is among the 1 or 5 highest scores; None if multi-label.
+        mean_average_precision: mean over the classes that occur; None unless multi-label or localising. Of boxes, at 0.5
+            intersection over union, as in the official evaluation of AVA.
+        frequent, middle, rare: the mean over a third of the actions, by their boxes in training; only of localising ones.
+        boxes: that were scored; only of localising datasets.
+        unseen_boxes: that no view showed.
+        problem: why there is no figure.
+    """
+
+    videos: int
+    top1: float | None = None
+    top5: float | None = None
+    mean_average_precision: float | None = None
+    frequent: float | None = None
+    middle: float | None = None
+    rare: float | None = None
+    boxes: int | None = None
+    unseen_boxes: int | None = None
+    problem: str | None = None
+
+    @property
+    def primary(self) -> float | None:
+        """The figure that averages over datasets are taken of; None where there is none."""
+        return self.top1 if self.top1 is not None else self.mean_average_precision
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassResult:
+    """Accuracy on the videos of one class; None where there is none, or where the kind of dataset has no such figure.
+
+    Attributes:
+        name: of the class.
+        videos: that carry it.
+        top1, top5: share of them that have it among the 1 or 5 highest scores; single-label only.
+        average_precision: over all videos, of the class's score; multi-label only.
+        taken_for: the class that its videos are most often mistaken for; single-label only.
+    """
+
+    name: str
+    videos: int
+    top1: float | None = None
+    top5: float | None = None
+    average_precision: float | None = None
+    taken_for: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """View-averaged scores of the videos of one dataset.
+
+    Attributes:
+        record: i64[n], record numbers.
+        score: f32[n, C].
+        label: i64[n], or f32[n, C] multi-hot.
+        name: what the dataset calls the n videos.
+    """
+
+    record: np.ndarray
+    score: np.ndarray
+    label: np.ndarray
+    name: tuple[str, ...] = ()
+
+
+def summarise(scores: Scores, spec: DatasetSpec) -> DatasetResult:
+    """Accuracy figures of a dataset's scores."""
+    videos = len(scores.record)
+    if not videos:
+        return DatasetResult(videos=0, top1=float('nan'), top5=float('nan'))
+    if spec.multi_label:
+        return DatasetResult(videos=videos, mean_average_precision=float(np.nanmean(_average_precisions(scores, spec))))
+    label = scores.label.astype(np.int64)
+    return DatasetResult(
+        videos=videos,
+        top1=float(metrics.top_k_hits(scores.score, label, 1).mean()),
+        top5=float(metrics.top_k_hits(scores.score, label, 5).mean()),
+    )
+
+
+def per_class(scores: Scores, spec: DatasetSpec) -> list[ClassResult]:
+    """Figures of every class, in the order of their numbers."""
+    if spec.multi_label:
+        videos = (scores.label[:, : len(spec.classes)] > 0).sum(axis=0)
+        precisions = _average_precisions(scores, spec)
+        return [
+            ClassResult(name, int(count), average_precision=float(precision) if count else None)
+            for name, count, precision in zip(spec.classes, videos, precisions)
+        ]
+    label = scores.label.astype(np.int64)
+    top1, top5 = (metrics.top_k_hits(scores.score, label, k) for k in (1, 5))
+    wrong = confusion_matrix(scores, spec)
+    np.fill_diagonal(wrong, 0)
+    found = []
+    for number, name in enumerate(spec.classes):
+        own = label == number
+        if not own.any():
+            found.append(ClassResult(name, 0))
+            continue
+        taken_for = spec.classes[wrong[number].argmax()] if wrong[number].any() else None
+        found.append(
+            ClassResult(name, int(own.sum()), float(top1[own].mean()), float(top5[own].mean()), taken_for=taken_for)
+        )
+    return found
+
+
+def confusion_matrix(scores: Scores, spec: DatasetSpec) -> np.ndarray:
+    """i64[C, C]: videos of a class (row) whose highest score is that of a class (column); single-label only.
+
+    A tie counts as a mistake, as in `metrics.top_k_hits`.
+    """
+    label = scores.label.astype(np.int64)
+    hit = metrics.top_k_hits(scores.score, label, 1)
+    others = np.nan_to_num(scores.score, nan=-np.inf, neginf=-np.inf)
+    others[np.arange(len(label)), label] = -np.inf
+    predicted = np.where(hit, label, others.argmax(axis=1))
+    matrix = np.zeros((len(spec.classes), len(spec.classes)), np.int64)
+    np.add.at(matrix, (label, predicted), 1)
+    return matrix
+
+
+def describe(result: DatasetResult) -> str:
+    """One line about one dataset's accuracy."""
+    if result.problem:
+        return result.problem
+    if result.boxes is not None:
+        return f'mAP@0.5 {result.mean_average_precision:.1%} of {result.boxes} boxes on {result.videos} key frames'
+    if result.mean_average_precision is not None:
+        return f'mAP {result.mean_average_precision:.1%} of {result.videos} videos'
+    return f'top-1 {result.top1:.1%}, top-5 {result.top5:.1%} of {result.videos} videos'
+
+
+def accuracy_table(results: Mapping[str, DatasetResult]) -> str:
+    """Accuracy of all datasets and its average over them, in percent."""
+
+    def percent(value: float | None) -> str:
+        return '-' if value is None else f'{100 * value:.1f}'
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    rows = [
+        (name, str(r.videos), percent(r.top1), percent(r.top5), percent(r.mean_average_precision))
+        for name, r in results.items()
+    ]
+    everything = list(results.values())
+    rows.append((
+        'average', str(sum(r.videos for r in everything)), percent(mean([r.top1 for r in everything])),
+        percent(mean([r.top5 for r in everything])), percent(mean([r.mean_average_precision for r in everything])),
+    ))  # fmt: skip
+    header = ('dataset', 'videos', 'top-1 %', 'top-5 %', 'mAP %')
+    thirds = ('frequent', 'middle', 'rare')
+    if any(getattr(r, third) is not None for r in everything for third in thirds):
+        header += tuple(f'{third} %' for third in thirds)
+        columns = [(*(getattr(r, third) for third in thirds),) for r in everything]
+        columns.append(tuple(mean(list(column)) for column in zip(*columns)))
+        rows = [(*row, *map(percent, own)) for row, own in zip(rows, columns)]
+    if all(r.mean_average_precision is None for r in everything):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row: tuple[str, ...]) -> str:
+        return '  '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+
+    rule = '-' * len(line(header))
+    return '\n'.join([line(header), rule, *(line(row) for row in rows[:-1]), rule, line(rows[-1])])
+
+
+def _average_precisions(scores: Scores, spec: DatasetSpec) -> list[float]:
+    """Of every class; NaN where no video carries it."""
+    positives = scores.label[:, : len(spec.classes)] > 0
+    return [metrics.average_precision(scores.score[:, c], positives[:, c]) for c in range(len(spec.classes))]

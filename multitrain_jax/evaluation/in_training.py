@@ -1,0 +1,30 @@
+"""The figures of all datasets that a run is evaluated on."""
+
+from collections.abc import Callable
+import logging
+
+from jax.sharding import Mesh
+
+from multitrain_jax.batch import BatchSource
+from multitrain_jax.evaluation.accuracy import DatasetResult, describe, summarise
+from multitrain_jax.evaluation.localisation_accuracy import summarise_boxes
+from multitrain_jax.evaluation.localisation_scoring import score_boxes
+from multitrain_jax.evaluation.scoring import score_dataset
+
+_log = logging.getLogger('multitrain_jax')
+
+
+def evaluate(eval_step: Callable, params, source: BatchSource, mesh: Mesh) -> dict[str, DatasetResult]:
+    """Accuracy, or mean average precision, on every dataset that has evaluation records."""
+    results = {}
+    for number, spec in enumerate(source.datasets):
+        if not spec.evaluation_records:
+            _log.warning('%s: no evaluation records', spec.name)
+            continue
+        if spec.localisation:
+            result = summarise_boxes(score_boxes(eval_step, params, source, number, mesh), spec)
+        else:
+            result = summarise(score_dataset(eval_step, params, source, number, mesh), spec)
+        results[spec.name] = result
+        (_log.warning if result.problem else _log.info)('  %s: %s', spec.name, describe(result))
+    return results

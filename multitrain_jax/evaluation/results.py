@@ -1,0 +1,91 @@
+"""What came out of a run: kept in `WORKDIR/results.json`, printed as a table."""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+from multitrain_jax.errors import UserError
+from multitrain_jax.evaluation.accuracy import DatasetResult, accuracy_table
+
+_FILE = 'results.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResults:
+    """The outcome of a finished run.
+
+    Attributes:
+        steps: updates done.
+        accuracy: by dataset.
+        clips_per_second: median training speed; NaN when no step was timed (a run resumed at its end).
+        workdir: where everything is.
+    """
+
+    steps: int
+    accuracy: Mapping[str, DatasetResult]
+    clips_per_second: float
+    workdir: str
+
+
+def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
+    """Figures for the metric writers, `evaluation/NAME/...` and the average over datasets."""
+    values = {}
+    for name, result in accuracy.items():
+        for figure in ('top1', 'top5', 'mean_average_precision', 'frequent', 'middle', 'rare'):
+            value = getattr(result, figure)
+            if value is not None:
+                values[f'evaluation/{name}/{figure}'] = value
+    known = [result.primary for result in accuracy.values() if result.primary is not None]
+    if known:
+        values['evaluation/average'] = sum(known) / len(known)
+    return values
+
+
+def save(workdir: str | os.PathLike, outcome: RunResults) -> None:
+    """Writes `results.json`, atomically."""
+    content = dataclasses.asdict(outcome)
+    if math.isnan(outcome.clips_per_second):
+        content['clips_per_second'] = None
+    temporary = Path(workdir) / f'{_FILE}.tmp'
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    os.replace(temporary, Path(workdir) / _FILE)
+
+
+def load(workdir: str | os.PathLike) -> RunResults | None:
+    """Reads `results.json`; None when the run has not finished.
+
+    Raises:
+        UserError: it is not what `save` wrote.
+    """
+    path = Path(workdir) / _FILE
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise UserError(f'{path}: damaged ({error}); delete it, then the same command evaluates and writes it anew') from error
+    try:
+        content['accuracy'] = {name: DatasetResult(**result) for name, result in content['accuracy'].items()}
+        if content['clips_per_second'] is None:
+            content['clips_per_second'] = float('nan')
+        return RunResults(**content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{path}: not the results of a run; delete it, then the same command writes it anew') from error
+
+
+def table(outcome: RunResults) -> str:
+    """The closing table of a run."""
+    workdir = outcome.workdir
+    speed = '' if math.isnan(outcome.clips_per_second) else f', {outcome.clips_per_second:.0f} clips/s in training'
+    return '\n'.join([
+        '', accuracy_table(outcome.accuracy), '',
+        f'{outcome.steps} steps{speed}',
+        f'export       {workdir}/export        python -m multitrain_jax.predict --checkpoint={workdir}/export VIDEO...',
+        f'checkpoints  {workdir}/checkpoints',
+        f'metrics      {workdir}               tensorboard --logdir={workdir}',
+        f'results      {workdir}/results.json',
+        f'log          {workdir}/log.txt',
+    ])  # fmt: skip

@@ -1,0 +1,1 @@
+"""Reading checkpoints of PySlowFast, MultiTrain and torchvision."""

@@ -1,0 +1,158 @@
+"""Takes a step again whose loss or gradient was not finite, and says where that begins.
+
+    python run.py --config=... --workdir=runs/x --config.replay=runs/x/non_finite/step_1234.npz
+
+Give the run's config and overrides with it. The batch comes from the file, the state from the newest checkpoint that is
+not after the step, and the steps between the two are taken again first, so that everything is as it was.
+"""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+import traceback
+from typing import Any
+
+import jax
+from jax.experimental import checkify
+import numpy as np
+
+from multitrain_jax import checkpoints, parallel, train
+from multitrain_jax.batch import BatchSource
+from multitrain_jax.config import Config, NonFiniteConfig, with_datasets
+from multitrain_jax.devices import layout
+from multitrain_jax.errors import UserError
+from multitrain_jax.optimizer import build_optimizer
+from multitrain_jax.training import non_finite, train_step
+from multitrain_jax.training.run_start import first_state, run_meta
+from multitrain_jax.training.train_step import TrainState
+from multitrain_jax.weights.parameters import named_leaves
+
+_log = logging.getLogger('multitrain_jax')
+_ROOT = Path(__file__).resolve().parent.parent.parent
+# They hand on what other devices have computed.
+_COLLECTIVES = ('psum', 'psum_invariant', 'all_gather', 'all_gather_invariant', 'reduce_scatter')
+
+
+def replay(
+    config: Config, workdir: Path, *, source: BatchSource | None = None, devices: Sequence[jax.Device] | None = None
+) -> str:
+    """Takes the step of the file `config.replay` again; returns the report.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        source: its batches; None: the records that the config names. Only read when steps have to be taken before.
+        devices: to run on; None: all.
+
+    Raises:
+        UserError: the file is no batch of a run, or the workdir is that of another run.
+    """
+    step, batch = non_finite.load_batch(config.replay)
+    mesh = train.mesh_of(config, devices)
+    if source is None:
+        from multitrain_jax.record_data import RecordData
+
+        source = RecordData(config, host=jax.process_index(), num_hosts=jax.process_count())
+    schedule = train.plan_steps(config, source)[1]
+    graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
+    tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, abstract_params))
+    shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
+    shardings = layout.state_shardings(shapes, mesh, with_datasets(config, source.datasets))
+    never_stopping = dataclasses.replace(config, non_finite=NonFiniteConfig('skip', max_skips=2**30))
+    own_step = train_step.make_train_step(never_stopping, source.datasets, graphdef, tx)
+    take_step = parallel.map_train_step(own_step, mesh, shardings)
+
+    begin, state, origin = _newest_state(workdir, step, shapes, run_meta(config, source))
+    if state is None:
+        state = first_state(config, source.datasets, tx, workdir)
+    _log.info('from %s; taking %d steps to come to step %d', origin, step - begin, step)
+    state = parallel.place(state.replace(skipped=np.zeros((), np.int32)), shardings)
+    with contextlib.closing(
+        parallel.prefetch(source.train_batches(begin, step - begin), lambda own: parallel.to_devices(own, mesh))
+    ) as batches:
+        for share in batches:
+            state, _ = take_step(state, share)
+    before = jax.device_get(parallel.whole(state))  # the step takes the state over
+    _, terms = take_step(state, parallel.to_devices(_own_rows(batch), mesh))
+    terms = jax.device_get(terms)
+
+    lines = [
+        f'step {step}, from {origin}' + (f', {step - begin} steps after it' if step > begin else ''),
+        f'  batch: {_not_finite_arrays(batch)}',
+        f'  parameters: {_not_finite_arrays(dict(named_leaves(before.params)))}',
+        f'  norms of the parameters: {_norms(before.params)}',
+        f'  outcome: {"finite this time" if non_finite.is_finite(terms) else non_finite.describe(step, terms)}',
+        *(f'    {name:40} {total / count:.6g}' for name, (total, count) in sorted(terms.items()) if count > 0),
+    ]
+    if not non_finite.is_finite(terms):
+        lines += [f'  {line}' for line in _first_nan(own_step, before, batch, devices)]
+    return '\n'.join(lines)
+
+
+def _newest_state(
+    workdir: Path, step: int, shapes: TrainState, meta: Mapping[str, Any]
+) -> tuple[int, TrainState | None, str]:
+    """(its step, state, what it is) of the newest checkpoint that is not after `step`; None: the run's first state."""
+    found = (0, None, 'the start of the run')
+    for directory in (workdir, non_finite.state_directory(workdir)):
+        if not (directory / 'checkpoints').is_dir():
+            continue
+        with contextlib.closing(checkpoints.RunCheckpoints(directory, keep=None)) as saved:
+            steps = [number for number in saved.all_steps() if found[0] < number <= step]
+            if steps:
+                checkpoints.check_same_run(saved.read_meta(steps[-1]), meta, workdir)
+                found = (steps[-1], saved.restore(steps[-1], shapes), f'checkpoint {saved.directory / str(steps[-1])}')
+    return found
+
+
+def _own_rows(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This host's share of the batch of all hosts."""
+    host, hosts = jax.process_index(), jax.process_count()
+    clips = len(batch['dataset'])
+    if clips % hosts:
+        raise UserError(f'the batch has {clips} clips, which do not divide over {hosts} hosts')
+    rows = slice(host * clips // hosts, (host + 1) * clips // hosts)
+    return {name: array[rows] for name, array in batch.items()}
+
+
+def _not_finite_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Where a value that is not finite stands."""
+    found = []
+    for name, array in arrays.items():
+        if jax.numpy.issubdtype(array.dtype, jax.numpy.floating):
+            places = np.argwhere(~np.isfinite(np.asarray(array, np.float32)))
+            if len(places):
+                found.append(f'{name} has {len(places)} of {array.size}, the first at {places[0].tolist()}')
+    return 'all values are finite' if not found else f'not finite: {"; ".join(found)}'
+
+
+def _norms(params: Mapping[str, Any]) -> str:
+    squares = {name: sum(float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(part)) for name, part in params.items()}
+    return ', '.join(f'{name} {square**0.5:.4g}' for name, square in squares.items())
+
+
+def _first_nan(own_step: Any, state: TrainState, batch: Mapping[str, np.ndarray], devices: Any) -> list[str]:
+    """The operations that made numbers into no numbers, on each replica the first one."""
+    if jax.process_count() > 1:
+        return ['give the command to one process, to search for the operation where it begins']
+    _log.info('searching the operation where it begins (every operation is checked: compiling takes some minutes) ...')
+    mesh = parallel.data_mesh(devices)  # one replica per device, however the run has divided its model
+    checked = checkify.checkify(lambda state, share: own_step(state, share)[1], errors=checkify.nan_checks)
+    error, _ = parallel.map_eval_step(checked, mesh)(parallel.replicate(state, mesh), parallel.to_devices(batch, mesh))
+    exception = error.get_exception()
+    if exception is None:
+        return ['no operation made a NaN: numbers became too large (infinity)']
+    found = getattr(exception, 'error_mapping', {(0,): exception})  # by replica
+    own = {replica: one for replica, one in found.items() if one.prim not in _COLLECTIVES}
+    return [f'first NaN, replica {replica[0]}: {_place(one)}' for replica, one in sorted((own or found).items())]
+
+
+def _place(error: Any) -> str:
+    """Primitive and line of our code of a checkify error."""
+    frames = traceback.extract_tb(error.traceback_info.as_python_traceback())
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_ROOT / 'multitrain_jax')]
+    if not ours:
+        return f'{error.prim}'
+    return f'{error.prim} at {Path(ours[-1].filename).relative_to(_ROOT)}:{ours[-1].lineno} ({ours[-1].name}): {ours[-1].line}'

@@ -1,0 +1,27 @@
+"""How far the loop runs ahead of the devices."""
+
+import types
+
+from multitrain_jax.training.step_log import StepLog
+
+
+class Pending:
+    """A metric that is still being computed."""
+
+    def __init__(self, step, waited_for):
+        self._step, self._waited_for = step, waited_for
+
+    def block_until_ready(self):
+        self._waited_for.append(self._step)
+        return self
+
+
+def test_one_step_waits_behind_the_one_that_runs():
+    waited_for = []
+    log = StepLog(
+        types.SimpleNamespace(log_every_steps=100), None, 1, first_step=0, total_steps=9, schedule=lambda step: 0.1,
+        workdir=None, saved=None, writer=None,
+    )  # fmt: skip
+    for step in range(4):
+        log.add(step, {'loss': Pending(step, waited_for)})
+        assert waited_for == list(range(step))  # Those before it, but not itself.
