@@ -37,10 +37,12 @@ import simplejpeg
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-from data_pipelines import convert, decode, dmvr_source, frames, mp4, pipeline, synthetic_scene  # noqa: E402
+from data_pipelines import convert, decode, dmvr_source, frames, pipeline  # noqa: E402
 from data_pipelines.annotations import Annotations, Clip  # noqa: E402
 from data_pipelines.clips import Source, TrainingSpec  # noqa: E402
 from data_pipelines.datasets import RecordDataset  # noqa: E402
+from data_pipelines.rendering import synthetic_scene  # noqa: E402
+from data_pipelines.videos import mp4  # noqa: E402
 
 NUM_FRAMES, STRIDE = 16, 4
 BATCH_SIZE = 16

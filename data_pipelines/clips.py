@@ -12,9 +12,9 @@ import numpy as np
 
 from data_pipelines import decode, frames, regions
 from data_pipelines.boxes import BoxOptions, LabelledBoxes, ViewBoxes, boxes_in_views, training_boxes
-from data_pipelines.frame_index import StoredFrames
 from data_pipelines.prefetch import Damage
-from data_pipelines.records import RecordError
+from data_pipelines.storage.frame_index import StoredFrames
+from data_pipelines.storage.records import RecordError
 
 SAMPLINGS = ('strided', 'uniform', 'key_frame')
 TASKS = ('auto', 'classification')

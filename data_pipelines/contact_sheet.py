@@ -6,9 +6,10 @@ import textwrap
 import cv2
 import numpy as np
 
-from data_pipelines import decode, records, regions
+from data_pipelines import decode, regions
 from data_pipelines.drawing import COLOURS, FONT, INK, PAPER, draw_box, draw_tag, draw_text
 from data_pipelines.inspection import RecordFacts, Report
+from data_pipelines.storage import records
 
 _CELL = 160  # pixels: height of a frame
 _KEY_CELL = 270  # pixels: height of a key frame; the other frames stand beside it in two lines

@@ -4,9 +4,10 @@ import os
 
 import numpy as np
 
-from data_pipelines import files, records, regions
+from data_pipelines import files, regions
 from data_pipelines.clips import Clip, ClipDataset, EncodedDataset, Source, TestSpec, TrainingSpec
 from data_pipelines.dataset_info import load_dataset_info
+from data_pipelines.storage import records
 
 
 class RecordDataset(EncodedDataset):

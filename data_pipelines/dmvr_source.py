@@ -28,9 +28,9 @@ import types
 
 import numpy as np
 
-from data_pipelines import records
 from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec, boxes_are_not_read
-from data_pipelines.records import RecordError
+from data_pipelines.storage import records
+from data_pipelines.storage.records import RecordError
 from data_pipelines.tensorflow_import import import_tensorflow
 
 # Modules that DMVR imports for its text modality alone.

@@ -12,11 +12,11 @@ import sys
 
 import tqdm
 
-from data_pipelines import records
 from data_pipelines.command_line import ArgumentParser, exit_code
-from data_pipelines.indexing import write_frame_index
 from data_pipelines.inspection import find_splits
 from data_pipelines.prefetch import available_cores
+from data_pipelines.storage import records
+from data_pipelines.storage.indexing import write_frame_index
 
 
 def _parser() -> argparse.ArgumentParser:

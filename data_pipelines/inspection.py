@@ -13,10 +13,11 @@ import os
 
 import numpy as np
 
-from data_pipelines import decode, files, records, regions
+from data_pipelines import decode, files, regions
 from data_pipelines.dataset_info import FILE_NAME, DatasetInfo, SplitInfo, load_dataset_info
-from data_pipelines.frame_index import FrameIndex, find_places, frame_index_path, load_frame_index
-from data_pipelines.records import RecordError
+from data_pipelines.storage import records
+from data_pipelines.storage.frame_index import FrameIndex, find_places, frame_index_path, load_frame_index
+from data_pipelines.storage.records import RecordError
 
 _MOST_CLASSES = 100_000  # where no dataset.json says how many there are
 _AHEAD = 8  # records under way per thread

@@ -49,7 +49,7 @@ from data_pipelines.datasets import open_dataset
 from data_pipelines.decode import FrameError
 from data_pipelines.order import ScheduleOptions, make_order
 from data_pipelines.prefetch import Batch, Batches, Damage, ElementSpec, Task
-from data_pipelines.records import RecordError
+from data_pipelines.storage.records import RecordError
 
 
 class TrainBatches(Batches):

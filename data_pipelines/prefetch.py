@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data_pipelines.records import RecordError
+from data_pipelines.storage.records import RecordError
 
 Batch = dict[str, np.ndarray]
 ElementSpec = dict[str, tuple[tuple[int | None, ...], np.dtype]]  # None: differs from batch to batch

@@ -3,9 +3,10 @@
 import os
 import pathlib
 
-from data_pipelines import synthetic, synthetic_files, synthetic_localisation
+from data_pipelines import synthetic, synthetic_localisation
 from data_pipelines.annotations import ava, folder, pyslowfast
 from data_pipelines.conversion.dataset import convert
+from data_pipelines.rendering import synthetic_files
 
 
 def prepare_synthetic(

@@ -21,7 +21,7 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.annotations import KeyFrame
-from data_pipelines.sequence_example import Example, RecordError, encoded_frames
+from data_pipelines.storage.sequence_example import Example, RecordError, encoded_frames
 
 KEY_FRAME_TIMESTAMP = 'clip/key_frame/timestamp'
 KEY_FRAME_INDEX = 'clip/key_frame/index'

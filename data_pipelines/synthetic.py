@@ -30,9 +30,9 @@ import sys
 import cv2
 import numpy as np
 
-from data_pipelines import synthetic_files, synthetic_pixels, synthetic_scene
 from data_pipelines.command_line import ArgumentParser, check_picture_name, exit_code
-from data_pipelines.synthetic_scene import PATHS, Scene, SceneConfig
+from data_pipelines.rendering import synthetic_files, synthetic_pixels, synthetic_scene
+from data_pipelines.rendering.synthetic_scene import PATHS, Scene, SceneConfig
 
 
 @dataclasses.dataclass(frozen=True)

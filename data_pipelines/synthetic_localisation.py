@@ -28,9 +28,10 @@ import pathlib
 
 import numpy as np
 
-from data_pipelines import synthetic, synthetic_files, synthetic_pixels, synthetic_scene
-from data_pipelines.synthetic_files import SPLITS, to_json, write_text
-from data_pipelines.synthetic_scene import PATHS, Layer, Scene, SceneConfig
+from data_pipelines import synthetic
+from data_pipelines.rendering import synthetic_files, synthetic_pixels, synthetic_scene
+from data_pipelines.rendering.synthetic_files import SPLITS, to_json, write_text
+from data_pipelines.rendering.synthetic_scene import PATHS, Layer, Scene, SceneConfig
 
 KEY_FRAME_SECONDS = 1
 _VISIBLE = 0.3  # a shape of which less than this part of its box is in the key frame is not annotated

@@ -12,9 +12,9 @@ import threading
 
 import numpy as np
 
-from data_pipelines import records
 from data_pipelines.clips import Clip, EncodedDataset, Source, TestSpec, TrainingSpec, boxes_are_not_read
-from data_pipelines.sequence_example import RecordError, decode_sequence_example
+from data_pipelines.storage import records
+from data_pipelines.storage.sequence_example import RecordError, decode_sequence_example
 
 
 class TfdsDataset(EncodedDataset):

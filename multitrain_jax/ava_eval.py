@@ -15,7 +15,8 @@ import os
 
 import numpy as np
 
-from multitrain_jax.errors import ArgumentParser, run_command
+from data_pipelines.command_line import ArgumentParser
+from multitrain_jax.errors import run_command
 from multitrain_jax.evaluation.localisation_metrics import (
     OFFICIAL,
     PYSLOWFAST,

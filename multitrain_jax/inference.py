@@ -134,7 +134,7 @@ class Model:
         self, video: str | os.PathLike, *, top: int = 5
     ) -> tuple[dict[str, list[tuple[str, float]]], str]:
         """As `predict`, and what of the video could not be decoded (empty: nothing)."""
-        from data_pipelines.video_views import video_views
+        from data_pipelines.videos.video_views import video_views
 
         backbone = self.info.model.backbone
 

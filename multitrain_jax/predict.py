@@ -17,7 +17,8 @@ import json
 import os
 import sys
 
-from multitrain_jax.errors import EXIT_USER_ERROR, ArgumentParser, run_command
+from data_pipelines.command_line import ArgumentParser
+from multitrain_jax.errors import EXIT_USER_ERROR, run_command
 
 
 def main() -> int:

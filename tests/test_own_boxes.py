@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipelines import video_file
+from data_pipelines.videos import video_file
 from tests.data_pipelines.video_writer import write_video
 from tests.tiny import quick_compile  # noqa: F401
 

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import decode, records, regions, tfrecord, video_file
+from data_pipelines import decode, regions
 from data_pipelines.annotations.folder import read_folder
+from data_pipelines.storage import records, tfrecord
+from data_pipelines.videos import video_file
 from multitrain_jax import npz
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError

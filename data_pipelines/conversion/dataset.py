@@ -12,14 +12,15 @@ from typing import Any
 
 import tqdm
 
-from data_pipelines import files, records
+from data_pipelines import files
 from data_pipelines.annotations import Annotations
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.beam import convert_on_beam, require_beam
 from data_pipelines.conversion.shard import Options
 from data_pipelines.conversion.workers import available_cpus, run_jobs
 from data_pipelines.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
-from data_pipelines.indexing import write_frame_index
+from data_pipelines.storage import records
+from data_pipelines.storage.indexing import write_frame_index
 
 FAILURES = 'failures.csv'
 DAMAGED = 'damaged.csv'

@@ -14,11 +14,12 @@ import pathlib
 import re
 import threading
 
-from data_pipelines import files, records
+from data_pipelines import files
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion.shard import Options
 from data_pipelines.dataset_info import FILE_NAME, SplitInfo, load_dataset_info, save_dataset_info
-from data_pipelines.frame_index import frame_index_path
+from data_pipelines.storage import records
+from data_pipelines.storage.frame_index import frame_index_path
 
 NOTES = '.convert'  # folder beside the shards: what is known of finished ones, for restarts
 _VERSION = 2  # raise it when the same arguments come to give other shards

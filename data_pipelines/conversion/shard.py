@@ -21,10 +21,11 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from data_pipelines import records, regions
+from data_pipelines import regions
 from data_pipelines.annotations import Clip, KeyFrame
-from data_pipelines.frame_index import find_places, save_frame_index
-from data_pipelines.video_file import TIME_TOLERANCE, FrameStream, VideoError
+from data_pipelines.storage import records
+from data_pipelines.storage.frame_index import find_places, save_frame_index
+from data_pipelines.videos.video_file import TIME_TOLERANCE, FrameStream, VideoError
 
 _MAX_FRAME_RATE = 1000  # frames per second
 _MAX_SHORT_SIDE = 8192  # pixels

@@ -212,7 +212,8 @@ def decoding() -> Iterator[Check]:
         return
     import simplejpeg
 
-    from data_pipelines import decode, mp4, video_file
+    from data_pipelines import decode
+    from data_pipelines.videos import mp4, video_file
 
     y, x = np.mgrid[0:96, 0:128]
     picture = np.stack([2 * x, 2 * y, x + y], -1).astype(np.uint8)  # smooth: codecs keep it

@@ -12,7 +12,7 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.inference import Model
 
 if TYPE_CHECKING:
-    from data_pipelines.video_moments import Times
+    from data_pipelines.videos.video_moments import Times
 
 EVERY_SECONDS = 1.0  # between the moments at which boxes are judged, where no file says when
 _WHOLE_FRAME = np.array([[0.0, 0.0, 1.0, 1.0]], np.float32)
@@ -53,7 +53,7 @@ def write_overlay(
         ValueError: the video, or a line of the boxes, cannot be read.
         UserError: boxes for a model that cannot judge them or of another video; `output` cannot be written.
     """
-    from data_pipelines import video_moments
+    from data_pipelines.videos import video_moments
 
     localising = {name: dataset.classes for name, dataset in model.info.datasets.items() if dataset.localisation}
     if boxes_csv is not None and not localising:
@@ -106,7 +106,7 @@ def judge(
         UserError: all boxes lie after its end.
     """
     from data_pipelines import boxes as box_geometry
-    from data_pipelines import video_moments
+    from data_pipelines.videos import video_moments
 
     end = times.seconds[-1] + 1 / times.frame_rate
     if boxes is None:
@@ -173,7 +173,8 @@ def draw(
         ValueError: the video cannot be read.
         UserError: `output` cannot be written.
     """
-    from data_pipelines import drawing, mp4, video_file
+    from data_pipelines import drawing
+    from data_pipelines.videos import mp4, video_file
 
     moments = np.array([entry.seconds for entry in judged])
 

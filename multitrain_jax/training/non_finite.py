@@ -20,6 +20,7 @@ import optax
 from multitrain_jax.batch import Batch, BatchSource
 from multitrain_jax.checkpoints import RunCheckpoints
 from multitrain_jax.errors import UserError
+from multitrain_jax.npz import read_npz
 
 _DIRECTORY = 'non_finite'
 _STEP = 'step'  # in the npz, beside the arrays of the batch
@@ -109,10 +110,10 @@ def load_batch(path: str | os.PathLike) -> tuple[int, Batch]:
         step, hosts = map(int, one_of_several.groups())
         files = [path.with_name(_file_name(step, host, hosts)) for host in range(hosts)]
     try:
-        shares = [dict(np.load(file, allow_pickle=False)) for file in files]
+        shares = [read_npz(file) for file in files]
         steps = {int(share.pop(_STEP)) for share in shares}
         batch = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
-    except Exception as error:  # whatever NumPy makes of another file
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f'config.replay={path}: not a batch that a run has saved in WORKDIR/{_DIRECTORY} ({reason})') from error
     if len(steps) != 1:

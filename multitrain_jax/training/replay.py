@@ -59,7 +59,9 @@ def replay(
     graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
     tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, abstract_params))
     shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
-    shardings = layout.state_shardings(shapes, mesh, with_datasets(config, source.datasets))
+    shardings = layout.state_shardings(
+        shapes, mesh, with_datasets(config, source.datasets), shard_optimizer=config.parallel.shard_optimizer
+    )
     never_stopping = dataclasses.replace(config, non_finite=NonFiniteConfig('skip', max_skips=2**30))
     own_step = train_step.make_train_step(never_stopping, source.datasets, graphdef, tx)
     take_step = parallel.map_train_step(own_step, mesh, shardings)

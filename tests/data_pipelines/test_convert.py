@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import index, records
+from data_pipelines import index
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.folder import read_folder
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.convert import main
 from data_pipelines.dataset_info import load_dataset_info
+from data_pipelines.storage import records
 from tests.data_pipelines.video_writer import numbers_of, write_numbered
 from tests.golden import shared_path
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import records
 from data_pipelines.annotations import Annotations, Clip, KeyFrame
 from data_pipelines.conversion import shard
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.convert import main
 from data_pipelines.dataset_info import load_dataset_info
 from data_pipelines.regions import regions
+from data_pipelines.storage import records
 from tests.data_pipelines import tiny_ava
 from tests.data_pipelines.video_writer import number_image, numbers_of, write_numbered, write_video
 from tests.golden import reference_path

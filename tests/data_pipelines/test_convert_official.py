@@ -8,9 +8,9 @@ import re
 import pytest
 import simplejpeg
 
-from data_pipelines import records
 from data_pipelines.convert import main
 from data_pipelines.dataset_info import load_dataset_info
+from data_pipelines.storage import records
 from tests.data_pipelines.video_writer import numbers_of, write_numbered
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import decode, records
+from data_pipelines import decode
 from data_pipelines import frames as frame_rules
 from data_pipelines.frames import Window
+from data_pipelines.storage import records
 from tests.data_pipelines.tiny_records import jpeg, smooth_image
 from tests.golden import shared_path
 

@@ -5,9 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
-from data_pipelines import records
 from data_pipelines.clips import Source
 from data_pipelines.pipeline import evaluation_batches, train_batches
+from data_pipelines.storage import records
 from tests.data_pipelines.tiny_records import flat_dataset
 from tests.golden import shared_path
 

@@ -7,8 +7,9 @@ from etils.epath import gpath, testing
 import numpy as np
 import pytest
 
-from data_pipelines import dataset_info, files, records
+from data_pipelines import dataset_info, files
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
+from data_pipelines.storage import records
 from tests.data_pipelines.tiny_records import flat_dataset
 
 

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import index, records, regions
+from data_pipelines import index, regions
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.dataset_info import DatasetInfo, SplitInfo, load_dataset_info, save_dataset_info
 from data_pipelines.inspect import main
+from data_pipelines.storage import records
 from tests.data_pipelines.tiny_records import jpeg, smooth_image
 from tests.golden import shared_path
 

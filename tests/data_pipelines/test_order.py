@@ -9,8 +9,8 @@ import pytest
 from data_pipelines import order, schedules
 from data_pipelines.order import ScheduleOptions
 from data_pipelines.pipeline import TrainingPlan, train_batches
-from data_pipelines.records import RecordReader
 from data_pipelines.sampling import TrainingOrder
+from data_pipelines.storage.records import RecordReader
 from tests.data_pipelines.tiny_boxes import box_dataset
 from tests.data_pipelines.tiny_records import flat_dataset
 

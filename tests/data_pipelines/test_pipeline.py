@@ -6,11 +6,12 @@ import threading
 import numpy as np
 import pytest
 
-from data_pipelines import decode, pipeline, records, regions
+from data_pipelines import decode, pipeline, regions
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.clips import TestSpec
 from data_pipelines.datasets import RecordDataset
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
+from data_pipelines.storage import records
 from tests.data_pipelines.tiny_records import (
     flat_dataset,
     flat_frame,

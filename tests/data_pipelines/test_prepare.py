@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from data_pipelines import dataset_info, pipeline, prepare, records, regions, synthetic_localisation
+from data_pipelines import dataset_info, pipeline, prepare, regions, synthetic_localisation
 from data_pipelines.clips import Source
+from data_pipelines.storage import records
 
 SIZES = dict(train_videos=10, validation_videos=10, seed=1)
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from data_pipelines import records, regions
+from data_pipelines import regions
 from data_pipelines.annotations import KeyFrame
+from data_pipelines.storage import records
 
 A, B = (0.1, 0.2, 0.5, 0.75), (0.0, 0.0, 1.0, 1.0)
 KEY_FRAME = KeyFrame(

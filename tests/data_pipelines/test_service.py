@@ -10,10 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import records, service
+from data_pipelines import service
 from data_pipelines.boxes import BoxOptions
 from data_pipelines.order import ScheduleOptions
 from data_pipelines.pipeline import train_batches
+from data_pipelines.storage import records
 from tests.data_pipelines.tiny_boxes import box_dataset
 from tests.data_pipelines.tiny_records import flat_dataset
 

@@ -8,9 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import synthetic, synthetic_files
+from data_pipelines import synthetic
 from data_pipelines.annotations import folder, pyslowfast
-from data_pipelines.synthetic_scene import render
+from data_pipelines.rendering import synthetic_files
+from data_pipelines.rendering.synthetic_scene import render
 
 SIZES = dict(train_videos=20, validation_videos=10)
 

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines import synthetic, synthetic_localisation, synthetic_scene
+from data_pipelines import synthetic, synthetic_localisation
+from data_pipelines.rendering import synthetic_scene
 from data_pipelines.synthetic_localisation import ACTIONS, MOVEMENTS, TURNS, Video
-from data_pipelines.video_file import FrameStream
+from data_pipelines.videos.video_file import FrameStream
 
 SIZES = dict(train_videos=6, validation_videos=3, progress=False)
 

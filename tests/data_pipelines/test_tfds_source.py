@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines import records
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
+from data_pipelines.storage import records
 
 tfds = pytest.importorskip('tensorflow_datasets')
 

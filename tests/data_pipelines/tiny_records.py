@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 import simplejpeg
 
-from data_pipelines import records
 from data_pipelines.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
 from data_pipelines.pipeline import Source
+from data_pipelines.storage import records
 
 
 def jpeg(image: np.ndarray) -> bytes:

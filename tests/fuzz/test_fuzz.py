@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from data_pipelines import dataset_info, indexing, records
+from data_pipelines import dataset_info
 from data_pipelines.annotations import Annotations
 from data_pipelines.annotations.activitynet import read_activitynet
 from data_pipelines.annotations.ava import read_ava
@@ -18,6 +18,7 @@ from data_pipelines.annotations.moments_in_time import read_moments_in_time
 from data_pipelines.annotations.pyslowfast import read_pyslowfast
 from data_pipelines.annotations.something_v2 import read_something_v2
 from data_pipelines.annotations.ucf101 import read_ucf101
+from data_pipelines.storage import indexing, records
 from multitrain_jax.ava_eval import evaluate_files
 from tests.data_pipelines import tiny_ava, tiny_records, video_writer
 from tests.fuzz.mutation import mutate

@@ -28,7 +28,7 @@ def jpeg(data: bytes, folder: pathlib.Path) -> str:
 
 
 def video(data: bytes, folder: pathlib.Path) -> str:
-    from data_pipelines import video_file
+    from data_pipelines.videos import video_file
 
     (folder / 'x.mp4').write_bytes(data)
     try:

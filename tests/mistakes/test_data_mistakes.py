@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import dataset_info, records
+from data_pipelines import dataset_info
+from data_pipelines.storage import records
 from tests.data_pipelines import tiny_records
 from tests.mistakes.calling import check_mistake
 from tests.tiny import quick_compile  # noqa: F401

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from data_pipelines import mp4, video_file, video_moments
+from data_pipelines.videos import mp4, video_file, video_moments
 from multitrain_jax.errors import UserError
 from multitrain_jax.reporting import overlay
 

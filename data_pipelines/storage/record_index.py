@@ -21,8 +21,8 @@ import numpy as np
 
 from data_pipelines import files
 from data_pipelines.files import write_atomically
-from data_pipelines.sequence_example import RecordError
-from data_pipelines.tfrecord import OVERHEAD, scan_records
+from data_pipelines.storage.sequence_example import RecordError
+from data_pipelines.storage.tfrecord import OVERHEAD, scan_records
 
 _FORMAT = 'multitrain record index'
 _VERSION = 1

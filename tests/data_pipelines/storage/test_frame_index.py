@@ -7,12 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import frame_index, index, records
+from data_pipelines import index
 from data_pipelines.clips import Source, TrainingSpec
 from data_pipelines.datasets import RecordDataset
-from data_pipelines.frame_index import FrameIndex
-from data_pipelines.indexing import write_frame_index
 from data_pipelines.pipeline import evaluation_batches, train_batches
+from data_pipelines.storage import frame_index, records
+from data_pipelines.storage.frame_index import FrameIndex
+from data_pipelines.storage.indexing import write_frame_index
 from tests.data_pipelines.tiny_records import flat_frame, write_records
 from tests.golden import shared_path
 

@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import video_file
-from data_pipelines.video_file import VideoError, read_frames
+from data_pipelines.videos import video_file
+from data_pipelines.videos.video_file import VideoError, read_frames
 from tests.data_pipelines.video_writer import number_image, numbers_of, write_numbered, write_video
 from tests.golden import shared_path
 

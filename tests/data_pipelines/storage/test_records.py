@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from data_pipelines import record_index, records
+from data_pipelines.storage import record_index, records
 from tests.golden import shared_path
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from data_pipelines import boxes, frames, mp4
-from data_pipelines.video_moments import video_moments, video_times
+from data_pipelines import boxes, frames
+from data_pipelines.videos import mp4
+from data_pipelines.videos.video_moments import video_moments, video_times
 
 RATE, COUNT = 10, 45
 

@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipelines import decode, frames, video_file
+from data_pipelines import decode, frames
+from data_pipelines.videos import video_file
 
 
 def video_views(

@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from data_pipelines import synthetic_pixels
+from data_pipelines.rendering import synthetic_pixels
 
 Range = tuple[float, float]
 

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from data_pipelines import lazy_frames, records, sequence_example
-from data_pipelines.lazy_frames import EncodedFrames
-from data_pipelines.sequence_example import decode_clip, decode_sequence_example
+from data_pipelines.storage import lazy_frames, records, sequence_example
+from data_pipelines.storage.lazy_frames import EncodedFrames
+from data_pipelines.storage.sequence_example import decode_clip, decode_sequence_example
 
 _FRAMES = st.lists(st.binary(max_size=300), min_size=1, max_size=20)
 

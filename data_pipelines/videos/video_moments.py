@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines import decode, frames, video_file
+from data_pipelines import decode, frames
+from data_pipelines.videos import video_file
 
 
 class Moment(NamedTuple):

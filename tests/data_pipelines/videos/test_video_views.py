@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from data_pipelines import convert, pipeline, video_views
+from data_pipelines import convert, pipeline
 from data_pipelines.annotations import folder
 from data_pipelines.clips import Source
-from data_pipelines.video_file import VideoError
+from data_pipelines.videos import video_views
+from data_pipelines.videos.video_file import VideoError
 from tests import golden
 from tests.data_pipelines import tiny_records, video_writer
 

@@ -15,8 +15,8 @@ from typing import Protocol
 import cv2
 import tqdm
 
-from data_pipelines import synthetic_scene
-from data_pipelines.mp4 import write_video
+from data_pipelines.rendering import synthetic_scene
+from data_pipelines.videos.mp4 import write_video
 
 # Goes up when the same scene gets other pixels than before.
 RENDERER_VERSION = 2

@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 
 from data_pipelines import files
-from data_pipelines.sequence_example import RecordError
+from data_pipelines.storage.sequence_example import RecordError
 
 HEADER = struct.Struct('<QI')  # length, its masked CRC
 CRC = struct.Struct('<I')

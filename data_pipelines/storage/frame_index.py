@@ -17,10 +17,11 @@ import os
 
 import numpy as np
 
-from data_pipelines import files, lazy_frames
-from data_pipelines.record_index import RecordIndex, describe_shards
-from data_pipelines.sequence_example import IMAGE_ENCODED, RecordError
-from data_pipelines.tfrecord import masked_crc32c
+from data_pipelines import files
+from data_pipelines.storage import lazy_frames
+from data_pipelines.storage.record_index import RecordIndex, describe_shards
+from data_pipelines.storage.sequence_example import IMAGE_ENCODED, RecordError
+from data_pipelines.storage.tfrecord import masked_crc32c
 
 _FORMAT = 'multitrain frame index'
 _VERSION = 1

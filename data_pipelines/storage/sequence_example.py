@@ -10,7 +10,7 @@ import dataclasses
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 import numpy as np
 
-from data_pipelines import lazy_frames
+from data_pipelines.storage import lazy_frames
 
 # Feature list: one JPEG per stored frame.
 IMAGE_ENCODED = 'image/encoded'

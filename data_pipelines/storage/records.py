@@ -14,8 +14,8 @@ import os
 import threading
 
 from data_pipelines import files
-from data_pipelines.frame_index import StoredFrames, load_frame_index
-from data_pipelines.record_index import (  # noqa: F401 (offered to users of records)
+from data_pipelines.storage.frame_index import StoredFrames, load_frame_index
+from data_pipelines.storage.record_index import (  # noqa: F401 (offered to users of records)
     SHARD_NAME,
     RecordIndex,
     build_index,
@@ -27,7 +27,7 @@ from data_pipelines.record_index import (  # noqa: F401 (offered to users of rec
     save_index,
     shard_name,
 )
-from data_pipelines.sequence_example import (  # noqa: F401 (offered to users of records)
+from data_pipelines.storage.sequence_example import (  # noqa: F401 (offered to users of records)
     CLIP_END,
     CLIP_START,
     IMAGE_ENCODED,
@@ -45,7 +45,7 @@ from data_pipelines.sequence_example import (  # noqa: F401 (offered to users of
     encoded_frames,
     label_indices,
 )
-from data_pipelines.tfrecord import (  # noqa: F401 (offered to users of records)
+from data_pipelines.storage.tfrecord import (  # noqa: F401 (offered to users of records)
     CRC,
     HEADER,
     OVERHEAD,

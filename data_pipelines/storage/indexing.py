@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
-from data_pipelines import records
-from data_pipelines.frame_index import FrameIndex, find_places, frame_index_path, save_frame_index
+from data_pipelines.storage import records
+from data_pipelines.storage.frame_index import FrameIndex, find_places, frame_index_path, save_frame_index
 
 
 def write_frame_index(

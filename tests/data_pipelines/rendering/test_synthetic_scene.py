@@ -6,8 +6,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from data_pipelines import synthetic, synthetic_files
-from data_pipelines.synthetic_scene import PATHS, SceneConfig, draw_scene, render
+from data_pipelines import synthetic
+from data_pipelines.rendering import synthetic_files
+from data_pipelines.rendering.synthetic_scene import PATHS, SceneConfig, draw_scene, render
 
 # Nothing but the actor: a plain dark background, no camera shake, no noise.
 PLAIN = SceneConfig(background_texture=(0, 0), tint=0, texture=0, background_drift=(0, 0),

@@ -1,0 +1,1 @@
+"""Video files: frames by presentation time, test views, clips around moments, writing."""
