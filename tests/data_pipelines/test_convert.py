@@ -290,7 +290,7 @@ def _worker_fault(tmp_path, monkeypatch, code):
         'import sys\n'
         'if "data_pipelines.conversion.shard" in " ".join(sys.orig_argv):\n'
         '    import os, signal, time\n'
-        '    from data_pipelines import video_file\n'
+        '    from data_pipelines.videos import video_file\n'
         '    original = video_file.FrameStream.__init__\n'
         '    def init(self, path, **kwargs):\n'
         f'        {code}\n'
