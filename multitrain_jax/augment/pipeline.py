@@ -69,6 +69,7 @@ class AugmentConfig:
             )
 
 
+@jax.named_scope('augmentation')
 def augment_train(
     video: jax.Array,
     label: jax.Array,

@@ -57,6 +57,7 @@ class Heads(nnx.Module):
         self.head_dropout = head_dropout
         self.logit_dropout = logit_dropout
 
+    @jax.named_scope('heads')
     def __call__(self, embedding: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """Logits of every head for every clip: float32 [N, B, C], 0 where a class is padding.
 
@@ -82,6 +83,7 @@ class Heads(nnx.Module):
         keys = None if key is None else jax.random.split(key, (len(self.num_classes), 2))
         return jax.vmap(one_head)(params, keys)
 
+    @jax.named_scope('heads')
     def mask_padding(self, logits: jax.Array) -> jax.Array:
         """Sets padded classes of logits [N, ..., B, C] to ``PADDED_LOGIT``."""
         mask = class_mask(self.num_classes)
@@ -128,6 +130,7 @@ class Projections(nnx.Module):
         """All maps [N, N - 1, C, C], 0 where a class is padding."""
         return self.left[...] @ self.right[...] if self.rank else self.kernel[...]
 
+    @jax.named_scope('heads')
     def __call__(self, logits: jax.Array) -> jax.Array:
         """Projected logits [N, N - 1, B, C] of logits [N, B, C] whose padding is 0."""
         count = logits.shape[0]

@@ -89,6 +89,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
         self.epsilon = epsilon
 
+    @jax.named_scope('layer_norm')
     def __call__(self, x: jax.Array) -> jax.Array:
         return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
 

@@ -91,6 +91,7 @@ class LocalisationHead(nnx.Module):
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
 
+    @jax.named_scope('heads')
     def __call__(
         self, features: Features, boxes: jax.Array, *, key: jax.Array | None = None
     ) -> jax.Array:

@@ -188,7 +188,8 @@ class MultiTrainModel(nnx.Module):
         if logits is not None:
             logits = self.heads.mask_padding(logits)
         if training and self.expander is not None:
-            expanded = self.expander(embedding)
+            with jax.named_scope('heads'):
+                expanded = self.expander(embedding)
         if self.localisation_heads is not None and boxes is not None:
             count = len(self.localisation_heads)
             # Not of head_key: the heads split that one.

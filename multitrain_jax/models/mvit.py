@@ -180,6 +180,7 @@ class Stage(nnx.Module):
         self.rest = stacked(rngs) if len(shapes) > 1 else None
         self.remat = remat
 
+    @jax.named_scope('stage')
     def __call__(
         self, x: jax.Array, thw: Triple, drop_rates: np.ndarray, keys: jax.Array | None
     ) -> tuple[jax.Array, Triple]:
@@ -260,6 +261,7 @@ class MViT(nnx.Module):
         self.norm = LayerNorm(config.embedding_width)
         self.config = config
 
+    @jax.named_scope('backbone')
     def __call__(self, video: jax.Array, *, key: jax.Array | None = None) -> Features:
         """Tokens and embedding of normalised clips.
 
@@ -290,6 +292,7 @@ class MViT(nnx.Module):
         embedding = x[:, 0] if config.class_token else x.astype(jnp.float32).mean(1)
         return Features(x, embedding.astype(jnp.float32), thw)
 
+    @jax.named_scope('patch_embedding')
     def embed_patches(self, video: jax.Array) -> tuple[jax.Array, Triple]:
         """The patch convolution: tokens [B, t*h*w, width] and their grid."""
         if video.ndim != 5 or video.shape[-1] != 3:
@@ -300,6 +303,7 @@ class MViT(nnx.Module):
         x = x.reshape(batch, -1, width)
         return x + self.patch_bias[...].astype(dtype)[None, None], tuple(thw)
 
+    @jax.named_scope('patch_embedding')
     def add_positions(self, x: jax.Array, thw: Triple) -> jax.Array:
         """Adds learned positions and puts the class token first, as configured."""
         config, width = self.config, x.shape[-1]

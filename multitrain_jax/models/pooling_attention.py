@@ -86,6 +86,7 @@ class PoolingAttention(nnx.Module):
         self.shape = shape
         self.options = options
 
+    @jax.named_scope('attention')
     def __call__(self, x: jax.Array, thw: Triple) -> tuple[jax.Array, Triple]:
         """Attends within each clip.
 
@@ -115,8 +116,10 @@ class PoolingAttention(nnx.Module):
         # The pooled queries are added, save that of the class token (section 3.1, equation 5).
         first = int(self.options.class_token)
         y = y + q.at[:, :first].set(0) if first else y + q
-        return self.output(y.reshape(batch, -1, width)), q_thw
+        with jax.named_scope('attention_linear'):
+            return self.output(y.reshape(batch, -1, width)), q_thw
 
+    @jax.named_scope('attention_linear')
     def _project(self, x: jax.Array) -> jax.Array:
         """Queries, keys and values [B, S, groups, 3, width / groups] of tokens [B, S, width_in]."""
         groups, width = parts(self.shape.heads), self.shape.width
@@ -131,6 +134,7 @@ class PoolingAttention(nnx.Module):
         qkv = project(x.astype(dtype), grouped(self.qkv.kernel[...])) + grouped(self.qkv.bias[...])[None, None]
         return qkv.reshape(*qkv.shape[:-1], groups, 3, width // groups)
 
+    @jax.named_scope('pooling')
     def _pool(self, qkv: jax.Array, which: slice, thw: Triple, stride: Triple) -> list[jax.Array]:
         """Pools and normalises some of q, k, v.
 
@@ -159,12 +163,14 @@ class PoolingAttention(nnx.Module):
         if first is not None:
             pooled = jnp.concatenate([first, pooled], 1)
         pooled = pooled.reshape(*pooled.shape[:2], groups, count, heads, head_width)
-        pooled = layer_norm(
-            split(pooled, axis=2), scale[:, None], bias[:, None], self.options.pool_norm_epsilon
-        )
+        with jax.named_scope('layer_norm'):
+            pooled = layer_norm(
+                split(pooled, axis=2), scale[:, None], bias[:, None], self.options.pool_norm_epsilon
+            )
         shape = (*pooled.shape[:2], groups * heads, head_width)
         return [pooled[:, :, :, i].reshape(shape) for i in range(count)]
 
+    @jax.named_scope('relative_positions')
     def _append_positions(
         self, q: jax.Array, scaled: jax.Array, k: jax.Array, q_thw: Triple, k_thw: Triple
     ) -> tuple[jax.Array, jax.Array]:
@@ -218,6 +224,7 @@ class MViTBlock(nnx.Module):
         self.shape = shape
         self.options = options
 
+    @jax.named_scope('block')
     def __call__(
         self,
         x: jax.Array,
@@ -246,10 +253,14 @@ class MViTBlock(nnx.Module):
         y, new_thw = self.attention(normalised, thw)
         skip = x
         if self.skip is not None:
-            skip = self.skip(x if self.options.skip_input == 'raw' else normalised)
+            with jax.named_scope('skip_linear'):
+                skip = self.skip(x if self.options.skip_input == 'raw' else normalised)
         x = self._pool_skip(skip, thw) + _scaled(y, attention_scale)
-        return x + _scaled(self.mlp(self.norm2(x)), mlp_scale), new_thw
+        with jax.named_scope('mlp'):
+            y = self.mlp(self.norm2(x))
+        return x + _scaled(y, mlp_scale), new_thw
 
+    @jax.named_scope('max_pool')
     def _pool_skip(self, x: jax.Array, thw: Triple) -> jax.Array:
         if max(self.shape.query_stride) == 1:
             return x

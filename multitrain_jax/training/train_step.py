@@ -151,9 +151,11 @@ def make_train_step(
             learned = params.pop(_OBJECTIVE, None)
             model, clip_key = nnx.merge(graphdef, params), jax.random.fold_in(model_key, first_slot)
             outputs = model(video, part.get('boxes'), key=clip_key, training=True)
-            loss, terms = tasks.objective(outputs, targets, part, log_variances=learned)
+            with jax.named_scope('loss'):
+                loss, terms = tasks.objective(outputs, targets, part, log_variances=learned)
             return loss, (outputs.expanded, terms)
 
+        @jax.named_scope('loss')
         def batch_loss(trainable, expanded):
             learned = merge(trainable, frozen).get(_OBJECTIVE)
             return batch_objective(expanded, config.objective, log_variances=learned, axis_name=parallel.DATA_AXIS)
@@ -161,6 +163,7 @@ def make_train_step(
         grads, terms = accumulate(clip_loss, batch_loss, trainable, (first_slots, parts))
         return jax.lax.pmean(grads, parallel.DATA_AXIS), jax.lax.psum(terms, parallel.DATA_AXIS)
 
+    @jax.named_scope('optimizer')
     def update(state, grads, terms):
         trainable, frozen = split(state.params, config.optimizer.frozen)
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
