@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from data_pipelines import jpeg_cut
 from data_pipelines.frames import Window
 
 Frames = Sequence[bytes | memoryview] | Mapping[int, bytes | memoryview]  # encoded, by number
@@ -85,24 +86,26 @@ def _reduction(available: tuple[int, int], needed: tuple[int, int]) -> int:
     return 1
 
 
-def _decode(
-    frames: Frames, number: int, size: tuple[int, int], factor: int, *, box: bool = False
-) -> np.ndarray:
-    """One frame, stored as ``size`` = (H, W), as RGB u8[ceil(H/factor), ceil(W/factor), 3].
+def _fetch(frames: Frames, number: int) -> bytes | memoryview:
+    with _naming(number):
+        return frames[number]
 
-    ``box``: repeat subsampled colour instead of interpolating it.
+
+def _decode(
+    frame: bytes | memoryview, number: int, size: tuple[int, int], factor: int, *, box: bool = False
+) -> np.ndarray:
+    """A frame that is to be of ``size`` = (H, W), as RGB u8[ceil(H/factor), ceil(W/factor), 3].
+
+    ``number``: what messages call it. ``box``: repeat subsampled colour instead of interpolating it.
     """
     height, width = -(-size[0] // factor), -(-size[1] // factor)
+    if (found := frame_size({number: frame}, number)) != size:  # Before memory is asked for.
+        _refuse_size(number, found, size)
     with _naming(number):
-        frame = frames[number]
         if _is_png(frame):
-            if frame_size(frames, number) != size:  # Before memory is asked for.
-                _refuse_size(number, frame_size(frames, number), size)
             image = _decode_png(frame)
             if factor > 1:
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        elif (found := simplejpeg.decode_jpeg_header(frame)[:2]) != size:  # Likewise.
-            _refuse_size(number, found, size)
         elif factor > 1:
             image = simplejpeg.decode_jpeg(
                 frame, min_height=height, min_width=width, min_factor=factor, fastupsample=box
@@ -155,7 +158,7 @@ def decode_frame(
     Raises:
         FrameError: neither JPEG nor PNG, or damaged.
     """
-    return _decode(frames, number, frame_size(frames, number), factor)
+    return _decode(_fetch(frames, number), number, frame_size(frames, number), factor)
 
 
 def decode_window(
@@ -184,22 +187,26 @@ def decode_window(
     size = frame_size(frames, int(numbers[0]))
     target = out.shape[1:3]
     factor = _reduction((window.height, window.width), target) if reduced else 1
-    top, left = round(window.top / factor), round(window.left / factor)
-    bottom = round((window.top + window.height) / factor)
-    right = round((window.left + window.width) / factor)
-    place_of = {}
+    first_place = {}  # of each frame in the clip
     for place, number in enumerate(numbers.tolist()):
-        if number in place_of:
-            out[place] = out[place_of[number]]
-            continue
-        place_of[number] = place
-        pixels = _decode(frames, number, size, factor, box=True)[top:bottom, left:right]
+        first_place.setdefault(number, place)
+    encoded = [_fetch(frames, number) for number in first_place]
+    encoded, part = jpeg_cut.cut(encoded, window) or (encoded, Window(0, 0, *size))
+    top = round(window.top / factor) - part.top // factor  # A part begins at whole pixels of any size.
+    left = round(window.left / factor) - part.left // factor
+    bottom = round((window.top + window.height) / factor) - part.top // factor
+    right = round((window.left + window.width) / factor) - part.left // factor
+    for (number, place), frame in zip(first_place.items(), encoded):
+        pixels = _decode(frame, number, part[2:], factor, box=True)[top:bottom, left:right]
         if flip:
             pixels = cv2.flip(pixels, 1)
         if pixels.shape[:2] == target:
             out[place] = pixels
         else:
             _resize(pixels, target, out[place])
+    for place, number in enumerate(numbers.tolist()):
+        if place != first_place[number]:
+            out[place] = out[first_place[number]]
 
 
 def decode_views(
@@ -229,7 +236,7 @@ def decode_views(
     factor = _reduction(size, scaled) if reduced else 1
     crop_height, crop_width = out[0].shape[1:3]
     for number in np.unique(numbers).tolist():
-        image = _decode(frames, number, size, factor)
+        image = _decode(_fetch(frames, number), number, size, factor)
         image = image[: round(size[0] / factor), : round(size[1] / factor)]  # No half-filled pixels.
         if image.shape[:2] != scaled:
             image = _resize(image, scaled)

@@ -19,10 +19,10 @@ import time
 
 import cv2
 import numpy as np
-import simplejpeg
 
 from data_pipelines import regions
 from data_pipelines.annotations import Clip, KeyFrame
+from data_pipelines.conversion.jpeg import encode_jpeg
 from data_pipelines.storage import records
 from data_pipelines.storage.frame_index import find_places, save_frame_index
 from data_pipelines.videos.video_file import TIME_TOLERANCE, FrameStream, VideoError
@@ -93,9 +93,7 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Options) -> tup
     images, timestamps, previous, size = [], [], None, 0
     for timestamp, frame in stream:
         if frame is not previous:
-            image = simplejpeg.encode_jpeg(
-                frame, options.quality, colorspace='RGB', colorsubsampling='420', fastdct=False
-            )
+            image = encode_jpeg(frame, options.quality)
         previous = frame
         images.append(image)
         timestamps.append(timestamp)
