@@ -5,6 +5,7 @@ import threading
 import numpy as np
 
 _MAX_IDLE = 4  # arrays kept for the next ones; more are under way or in use at the same time
+_thread = threading.local()
 
 
 class ArrayPool:
@@ -37,3 +38,12 @@ class _Lease:
     def __del__(self):
         if len(self._idle) < _MAX_IDLE:
             self._idle.append(self._array)
+
+
+def scratch(name: str, count: int) -> np.ndarray:
+    """u8[count] of the calling thread, the same memory again at the next call of this ``name``."""
+    array = getattr(_thread, name, None)
+    if array is None or len(array) < count:
+        array = np.empty(count + count // 2, np.uint8)
+        setattr(_thread, name, array)
+    return array[:count]

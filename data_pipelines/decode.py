@@ -16,7 +16,7 @@ not equal to the reference: unlike plain bilinear shrinking it is antialiased, a
 to half a pixel of the reduced frame.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import struct
 import threading
 
@@ -25,6 +25,7 @@ import numpy as np
 import simplejpeg
 
 from data_pipelines import jpeg_cut
+from data_pipelines.array_pool import scratch
 from data_pipelines.frames import Window
 
 Frames = Sequence[bytes | memoryview] | Mapping[int, bytes | memoryview]  # encoded, by number
@@ -106,15 +107,35 @@ def _decode(
             image = _decode_png(frame)
             if factor > 1:
                 image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        elif factor > 1:
-            image = simplejpeg.decode_jpeg(
-                frame, min_height=height, min_width=width, min_factor=factor, fastupsample=box
-            )
         else:
-            image = simplejpeg.decode_jpeg(frame, fastupsample=box)
+            image = _decode_jpeg(frame, size, factor, box)
     if image.shape[:2] != (height, width):
         _refuse_size(number, image.shape[:2], size)
     return image
+
+
+def _decode_jpeg(
+    jpeg: bytes | memoryview, size: tuple[int, int], factor: int, box: bool, buffer: np.ndarray | None = None
+) -> np.ndarray:
+    """As ``_decode``, unchecked. ``buffer``: u8, to hold the result."""
+    scale = {} if factor == 1 else dict(min_height=-(-size[0] // factor), min_width=-(-size[1] // factor), min_factor=factor)
+    return simplejpeg.decode_jpeg(jpeg, fastupsample=box, buffer=buffer, **scale)
+
+
+def _decode_cut(
+    cut: jpeg_cut.Cut, frames: Mapping[int, bytes | memoryview], size: tuple[int, int], factor: int
+) -> Iterator[np.ndarray]:
+    """What is left of each frame, u8[h, w, 3], each until the next is asked for; ``frames``, ``size``: the whole ones."""
+    width = cut.part.width
+    for jpeg, count in cut.jpegs:
+        height = count * cut.height
+        try:
+            stack = _decode_jpeg(jpeg, (height, width), factor, True, scratch('pixels', height * width * 3))
+        except (ValueError, RuntimeError, MemoryError) as error:
+            for number, frame in frames.items():  # To name the one that is damaged.
+                _decode(frame, number, size, factor)
+            raise FrameError(f'frames cannot be decoded ({error})') from error
+        yield from stack.reshape(count, cut.height // factor, -(-width // factor), 3)
 
 
 def _decode_png(frame: bytes | memoryview) -> np.ndarray:
@@ -190,16 +211,18 @@ def decode_window(
     first_place = {}  # of each frame in the clip
     for place, number in enumerate(numbers.tolist()):
         first_place.setdefault(number, place)
-    encoded = [_fetch(frames, number) for number in first_place]
-    encoded, part = jpeg_cut.cut(encoded, window) or (encoded, Window(0, 0, *size))
-    top = round(window.top / factor) - part.top // factor  # A part begins at whole pixels of any size.
-    left = round(window.left / factor) - part.left // factor
-    bottom = round((window.top + window.height) / factor) - part.top // factor
-    right = round((window.left + window.width) / factor) - part.left // factor
-    for (number, place), frame in zip(first_place.items(), encoded):
-        pixels = _decode(frame, number, part[2:], factor, box=True)[top:bottom, left:right]
-        if flip:
-            pixels = cv2.flip(pixels, 1)
+    encoded = {number: _fetch(frames, number) for number in first_place}
+    cut = jpeg_cut.cut(list(encoded.values()), size, window)
+    if cut is None:
+        above, before = 0, 0
+        images = (_decode(frame, number, size, factor, box=True) for number, frame in encoded.items())
+    else:
+        above, before = cut.part.top // factor, cut.part.left // factor  # Without remainder.
+        images = _decode_cut(cut, encoded, size, factor)
+    top, bottom = (round(edge / factor) - above for edge in (window.top, window.top + window.height))
+    left, right = (round(edge / factor) - before for edge in (window.left, window.left + window.width))
+    for place, image in zip(first_place.values(), images):
+        pixels = image[top:bottom, left:right]
         if pixels.shape[:2] == target:
             out[place] = pixels
         else:
@@ -207,6 +230,9 @@ def decode_window(
     for place, number in enumerate(numbers.tolist()):
         if place != first_place[number]:
             out[place] = out[first_place[number]]
+    if flip:
+        rows = out.reshape(-1, *out.shape[2:])
+        cv2.flip(rows, 1, dst=rows)
 
 
 def decode_views(

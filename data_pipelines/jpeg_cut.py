@@ -8,17 +8,18 @@ conversion writes such JPEGs; of others nothing is cut, and they are decoded as 
 
 from collections.abc import Sequence
 import dataclasses
-import threading
 
 import numpy as np
 
+from data_pipelines.array_pool import scratch
 from data_pipelines.frames import Window
 
 _BASELINE, _SCAN, _INTERVAL = 0xC0, 0xDA, 0xDD  # markers SOF0, SOS, DRI
 _OTHER_FRAMES = {*range(0xC1, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF1 to SOF15
 _END = b'\xff\xd9'
-_thread = threading.local()
-_MIN_SAVED = 1000  # bytes of a frame, below which cutting costs more than it saves
+_RESTARTS = bytes(range(0xD0, 0xD8))  # RST0 to RST7
+_MAX_PIXELS = 1 << 18  # of a JPEG: what it becomes shall fit into the processor's cache
+_MAX_KEPT = 0.9  # of a frame, above which cutting costs more than it saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +68,33 @@ def _mcu_size(components: bytes, count: int) -> tuple[int, int] | None:
     """(height, width) in pixels from the frame header's components, three bytes each; None: unusual."""
     if count == 1:
         return 8, 8  # Whatever its sampling factors: A.2.2.
-    if count != 3 or len(components) != 9:
+    across, down = zip(*((factors >> 4, factors & 15) for factors in components[1::3]))
+    if count != 3 or len(components) != 9 or not 1 <= min(across + down):
         return None
-    factors = components[1::3]
-    return 8 * max(factor & 15 for factor in factors), 8 * max(factor >> 4 for factor in factors)
+    return 8 * max(down), 8 * max(across)
 
 
-def cut(frames: Sequence[bytes | memoryview], window: Window) -> tuple[list[bytes], Window] | None:
-    """JPEGs of no more of ``frames`` than it takes to cover ``window``, and which part of the frames they show.
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """What is left of some frames.
+
+    Attributes:
+        jpegs: each with how many frames it shows, one below the other.
+        part: what is left of each frame, in pixels of the whole one; corners are multiples of 8.
+        height: of a frame in ``jpegs``, a multiple of 8: that of ``part``, and what fills its last MCUs.
+    """
+
+    jpegs: list[tuple[bytes, int]]
+    part: Window
+    height: int
+
+
+def cut(frames: Sequence[bytes | memoryview], size: tuple[int, int], window: Window) -> Cut | None:
+    """JPEGs of no more of ``frames`` than it takes to cover ``window``.
 
     Args:
         frames: JPEGs, or whatever was stored.
+        size: (height, width) of the frames in pixels.
         window: in pixels, inside the frames.
 
     Returns:
@@ -85,15 +102,15 @@ def cut(frames: Sequence[bytes | memoryview], window: Window) -> tuple[list[byte
         places that suit; damaged ones may be among those.
     """
     layout = _read_layout(frames[0])
-    if layout is None:
+    if layout is None or layout.size != size:
         return None
-    (height, width), (mcu_height, mcu_width) = layout.size, layout.mcu
+    (height, width), (mcu_height, mcu_width) = size, layout.mcu
     run_width = layout.interval * mcu_width
     rows, runs = -(-height // mcu_height), -(-width // run_width)
     top, bottom = window.top // mcu_height, -(-(window.top + window.height) // mcu_height)
     left, right = window.left // run_width, -(-(window.left + window.width) // run_width)
     kept = (bottom - top) * (right - left) / (rows * runs)
-    if (1 - kept) * len(frames[0]) < _MIN_SAVED or -(-width // mcu_width) % layout.interval:
+    if kept > _MAX_KEPT or -(-width // mcu_width) % layout.interval:
         return None
     header, begin = layout.header, len(layout.header)
     if any(bytes(frame[:begin]) != header for frame in frames):  # Views are compared byte by byte.
@@ -103,37 +120,23 @@ def cut(frames: Sequence[bytes | memoryview], window: Window) -> tuple[list[byte
     if found is None:
         return None
     starts, ends = (places.reshape(-1, rows, runs)[:, top:bottom, left:right] for places in found)  # [N, rows, runs]
-    _number_anew(coded, starts)
-    starts, ends = starts[:, :, 0] - 2, ends[:, :, -1]  # [N, rows], each with the marker before it,
-    starts[:, 0] += 2  # except the first.
-    part = Window(
-        top * mcu_height,
-        left * run_width,
-        min(bottom * mcu_height, height) - top * mcu_height,
-        min(right * run_width, width) - left * run_width,
-    )
-    size = part.height.to_bytes(2) + part.width.to_bytes(2)
-    header = header[: layout.size_at] + size + header[layout.size_at + 4 :]
-    view = memoryview(coded)
-    return [
-        b''.join([header, *(view[start:end] for start, end in zip(*rows)), _END])
-        for rows in zip(starts.tolist(), ends.tolist())
-    ], part
-
-
-def _scratch(name: str, count: int) -> np.ndarray:
-    """u8[count] of the calling thread, used again and again: new memory of this size costs more than what is done with it."""
-    array = getattr(_thread, name, None)
-    if array is None or len(array) < count:
-        array = np.empty(2 * count, np.uint8)
-        setattr(_thread, name, array)
-    return array[:count]
+    height_left, width_left = (bottom - top) * mcu_height, min(right * run_width, width) - left * run_width
+    together = max(1, _MAX_PIXELS // (height_left * (right - left) * run_width))  # frames in a JPEG
+    jpegs = []
+    for first in range(0, len(frames), together):
+        own = slice(first, first + together)
+        count = len(starts[own])
+        size = (count * height_left).to_bytes(2) + width_left.to_bytes(2)
+        resized = header[: layout.size_at] + size + header[layout.size_at + 4 :]
+        jpegs.append((_assemble(resized, coded, starts[own], ends[own]), count))
+    part = Window(top * mcu_height, left * run_width, min(bottom * mcu_height, height) - top * mcu_height, width_left)
+    return Cut(jpegs, part, height_left)
 
 
 def _joined(parts: list[bytes | memoryview]) -> np.ndarray:
     """u8[8 n], the parts and zeros behind them, until the next call."""
     size = sum(map(len, parts))
-    joined = _scratch('joined', (size + 8) & -8)
+    joined = scratch('joined', (size + 8) & -8)
     view, position = memoryview(joined), 0
     for part in parts:
         view[position : position + len(part)] = part
@@ -143,39 +146,44 @@ def _joined(parts: list[bytes | memoryview]) -> np.ndarray:
 
 
 def _runs(coded: np.ndarray, sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Where the runs of MCUs begin and end, without markers, i64[N, count] each, in the coded pixels of N frames.
+    """Where the runs of MCUs begin and end, without the markers behind them, i64[N, count] each, in the coded pixels of N frames.
 
-    None: not all of them are ``count`` runs with markers between them in their right order, and nothing else.
+    None: not all of them are ``count`` runs with the right markers behind them, and nothing else.
     """
-    ends = np.cumsum(sizes)
     places = _find(coded, 0xFF)
     codes = coded[places + 1]
-    restarts = (codes & 0xF8) == 0xD0
-    if not np.array_equal(places[(codes != 0) & ~restarts], ends - 2) or (coded[ends - 1] != _END[1]).any():
-        return None  # A marker of another kind, or none at the end.
-    places, codes = places[restarts], codes[restarts]
-    if len(places) != len(sizes) * (count - 1):
+    are_markers = codes != 0
+    codes, ends = codes[are_markers], places[are_markers]
+    if len(ends) != len(sizes) * count:
         return None
-    places, codes = places.reshape(len(sizes), count - 1), codes.reshape(len(sizes), count - 1)
-    if (codes != _restart_codes(count - 1)).any() or (places[:, -1] >= ends).any() or (places[1:, 0] < ends[:-1]).any():
+    codes, ends = codes.reshape(-1, count), ends.reshape(-1, count)
+    if (
+        (codes[:, :-1] != _restart_codes(count - 1)).any()
+        or (codes[:, -1] != _END[1]).any()
+        or (ends[:, -1] + 2 != np.cumsum(sizes)).any()
+    ):
         return None
-    starts = np.concatenate([(ends - sizes)[:, np.newaxis], places + 2], axis=1)
-    return starts, np.concatenate([places, ends[:, np.newaxis] - 2], axis=1)
+    return np.concatenate([[0], ends.ravel()[:-1] + 2]).reshape(ends.shape), ends
 
 
 def _find(values: np.ndarray, wanted: int) -> np.ndarray:
     """i64[found], where ``values``, u8[8 n], are ``wanted``; where that is rare, four times as fast as ``flatnonzero``."""
-    hits = np.equal(values, wanted, out=_scratch('hits', len(values)).view(bool)).view(np.uint64)
+    hits = np.equal(values, wanted, out=scratch('hits', len(values)).view(bool)).view(np.uint64)
     eights = np.flatnonzero(hits != 0)
     inside = np.flatnonzero(hits[eights].view(bool))
     return 8 * eights[inside >> 3] + (inside & 7)
 
 
-def _number_anew(coded: np.ndarray, starts: np.ndarray) -> None:
-    """Restart markers count modulo 8, those of a cut too. ``starts``: i64[N, rows, runs] of the runs that are kept."""
-    after = starts.reshape(len(starts), -1)[:, 1:]
-    coded[after - 1] = _restart_codes(after.shape[1])
+def _assemble(header: bytes, coded: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> bytes:
+    """A JPEG of runs of MCUs, i64[N, rows, runs]; changes the markers before them in ``coded``."""
+    inner = starts.ravel()[1:] - 1  # Of the code of the marker between a run and that before.
+    coded[inner] = _restart_codes(len(inner))
+    starts, ends = (starts[:, :, 0] - 2).ravel().tolist(), ends[:, :, -1].ravel().tolist()  # Rows, with the marker before,
+    starts[0] += 2  # except the first.
+    view = memoryview(coded)
+    return b''.join([header, *(view[start:end] for start, end in zip(starts, ends)), _END])
 
 
 def _restart_codes(count: int) -> np.ndarray:
-    return (0xD0 + np.arange(count) % 8).astype(np.uint8)
+    """u8[count], the second bytes of restart markers, which count modulo 8."""
+    return np.frombuffer(_RESTARTS * (count // 8 + 1), np.uint8, count)

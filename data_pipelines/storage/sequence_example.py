@@ -198,9 +198,9 @@ def decode_sequence_example(data: bytes | memoryview, where: str = 'record') -> 
 def _feature_values(feature: message.Message) -> list[bytes] | np.ndarray:
     kind = feature.WhichOneof('kind')
     if kind == 'int64_list':
-        return np.array(feature.int64_list.value, np.int64)
+        return np.array(feature.int64_list.value[:], np.int64)  # A list: five times as fast.
     if kind == 'float_list':
-        return np.array(feature.float_list.value, np.float32)
+        return np.array(feature.float_list.value[:], np.float32)
     return list(feature.bytes_list.value)
 
 
