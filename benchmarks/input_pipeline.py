@@ -2,13 +2,15 @@
 
     python benchmarks/input_pipeline.py [--dmvr=DIR] [--videos=DIR] [--rounds=5]
 
-    ours     data_pipelines.pipeline.train_batches
-    dmvr     a BaseVideoDatasetFactory, modalities as in DMVR's own HMDB example (needs --dmvr, a checkout of
-             google-deepmind/dmvr, and TensorFlow)
-    pyav     the MP4 files instead of records: seek, decode, pick, crop and resize, clip by clip on a thread pool
-    limit    nothing but the JPEG decoding of the sampled frames, from memory, on a thread pool, as ours decodes them
-    fancy    the same with interpolated instead of repeated colour
-    limit tf the same as fancy by TensorFlow's decode_and_crop_jpeg, which decodes only what the crop shows
+    ours       data_pipelines.pipeline.train_batches
+    whole      the same from records whose frames have no restart markers, so that they are decoded as a whole
+    dmvr       a BaseVideoDatasetFactory, modalities as in DMVR's own HMDB example (needs --dmvr, a checkout of
+               google-deepmind/dmvr, and TensorFlow)
+    pyav       the MP4 files instead of records: seek, decode, pick, crop and resize, clip by clip on a thread pool
+    limit      nothing but the JPEG decoding of the sampled frames, from memory, on a thread pool
+    limit cut  the same of frames already cut to what the crop shows: the cheapest decoding that gives the crop
+    fancy      as limit with interpolated instead of repeated colour
+    limit tf   as fancy by TensorFlow's decode_and_crop_jpeg, which decodes only what the crop shows
 
 The sides take turns within every round; printed are medians over the rounds and ratios to ours. Clips per second
 of processor time barely depend on what else the machine is doing.
@@ -23,6 +25,7 @@ import itertools
 import os
 from pathlib import Path
 import resource
+import shutil
 import statistics
 import sys
 import tempfile
@@ -37,11 +40,14 @@ import simplejpeg
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-from data_pipelines import convert, decode, dmvr_source, frames, pipeline  # noqa: E402
+from data_pipelines import convert, decode, dmvr_source, frames, jpeg_cut, pipeline  # noqa: E402
 from data_pipelines.annotations import Annotations, Clip  # noqa: E402
+from data_pipelines.array_pool import scratch  # noqa: E402
 from data_pipelines.clips import Source, TrainingSpec  # noqa: E402
+from data_pipelines.conversion import jpeg, shard  # noqa: E402
 from data_pipelines.datasets import RecordDataset  # noqa: E402
 from data_pipelines.rendering import synthetic_scene  # noqa: E402
+from data_pipelines.storage import indexing, records  # noqa: E402
 from data_pipelines.videos import mp4  # noqa: E402
 
 NUM_FRAMES, STRIDE = 16, 4
@@ -64,8 +70,8 @@ class Case:
         return f'{NUM_FRAMES} frames, short side {low} to {high}, crop {self.crop_size}{reduced}'
 
 
-def make_data(root: Path, videos: Path | None, short_side: int) -> tuple[Source, list[Path]]:
-    """Records of short side ``short_side`` and the videos that they were made from."""
+def make_data(root: Path, videos: Path | None, short_side: int) -> tuple[Source, Source, list[Path]]:
+    """Records of short side ``short_side``, the same without restart markers, and the videos that they were made from."""
     if videos is None:
         files = [root / 'videos' / f'{number:02d}.mp4' for number in range(24)]
         with concurrent.futures.ProcessPoolExecutor(CORES) as pool:
@@ -74,8 +80,26 @@ def make_data(root: Path, videos: Path | None, short_side: int) -> tuple[Source,
         files = sorted(videos.glob('*.mp4'))
     clips = tuple(Clip(str(path), path.name, (number % 2,)) for number, path in enumerate(files))
     annotations = Annotations(classes=('even', 'odd'), splits={'train': clips})
-    convert.convert(annotations, root / f'records{short_side}', short_side=short_side, shards=4)
-    return Source(root / f'records{short_side}', 'benchmark', 'train', stride=STRIDE), files
+    directory, plain = root / f'records{short_side}', root / f'records{short_side}_plain'
+    convert.convert(annotations, directory, short_side=short_side, shards=4)
+    if not plain.exists():
+        convert_without_markers(clips, short_side, directory, plain)
+    return *(Source(path, 'benchmark', 'train', stride=STRIDE) for path in (directory, plain)), files
+
+
+def convert_without_markers(clips: tuple[Clip, ...], short_side: int, like: Path, directory: Path) -> None:
+    """The records of the directory ``like`` in one shard, in ``directory``, complete or not at all."""
+    with tempfile.TemporaryDirectory(dir=like.parent) as temporary:
+        with mock.patch.object(jpeg, '_restart_interval', lambda width: 0):
+            shard.convert_shard(
+                Path(temporary, 'train-00000-of-00001'), list(clips), dict(enumerate(('even', 'odd'))),
+                shard.Options(short_side=short_side),
+            )  # fmt: skip
+        index = records.build_index(temporary, 'train')
+        records.save_index(temporary, 'train', index)
+        indexing.write_frame_index(temporary, 'train', index, threads=CORES)
+        shutil.copy(like / 'dataset.json', temporary)
+        shutil.copytree(temporary, directory)
 
 
 def render_video(path: Path, seed: int, short_side: int) -> None:
@@ -157,15 +181,40 @@ def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
 
 
 def bare_decode(source: Source, case: Case, threads: int = CORES, box: bool = True) -> Iterator[int]:
-    clips = sampled_clips(source, case)
+    yield from _decode_all(
+        [
+            [(frame, decode_options(case, size, window) | dict(fastupsample=box)) for frame in encoded]
+            for encoded, size, window in sampled_clips(source, case)
+        ],
+        threads,
+    )
+
+
+def bare_decode_cut(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
+    clips = []
+    for encoded, size, window in sampled_clips(source, case):
+        cut = jpeg_cut.cut(encoded, size, window)
+        sizes = [(count * cut.height, cut.part.width) for _, count in cut.jpegs]
+        options = [decode_options(case, size, window) | dict(fastupsample=True) for size in sizes]
+        clips.append([(jpeg, own) for (jpeg, _), own in zip(cut.jpegs, options)])
+    yield from _decode_all(clips, threads, reuse=3 * 2 * jpeg_cut._MAX_PIXELS)
+
+
+def decode_options(case: Case, size: tuple[int, int], window: frames.Window) -> dict[str, int]:
+    """How simplejpeg is to decode an image of this size, of which the window matters."""
+    reduction = decode._reduction((window.height, window.width), (case.crop_size, case.crop_size))
+    if not case.reduced or reduction < 2:
+        return {}
+    return dict(min_height=-(-size[0] // 2), min_width=-(-size[1] // 2), min_factor=2)
+
+
+def _decode_all(clips: list[list[tuple[bytes, dict]]], threads: int, reuse: int = 0) -> Iterator[int]:
+    """Each clip: JPEGs and how they are decoded. ``reuse``: bytes of memory used again and again; 0: always new."""
 
     def load(number: int) -> None:
-        encoded, size, window = clips[number % len(clips)]
-        options = dict(fastupsample=box)
-        if decode._reduction((window.height, window.width), (case.crop_size, case.crop_size)) >= 2 and case.reduced:
-            options |= dict(min_height=-(-size[0] // 2), min_width=-(-size[1] // 2), min_factor=2)
-        for frame in encoded:
-            simplejpeg.decode_jpeg(frame, **options)
+        buffer = scratch('pixels', reuse) if reuse else None
+        for image, options in clips[number % len(clips)]:
+            simplejpeg.decode_jpeg(image, buffer=buffer, **options)
 
     yield from _on_threads(load, threads)
 
@@ -245,7 +294,7 @@ def compare(sides: dict[str, Callable[[], Iterator[int]]], rounds: int, seconds:
     for _ in range(rounds):
         for name, make in sides.items():
             rates[name].append(measure(make, seconds))
-    print(f'{"":<9} {"clips/s":>9} {"ours / it":>10} {"clips/CPU s":>12} {"ours / it":>10}')
+    print(f'{"":<10} {"clips/s":>9} {"ours / it":>10} {"clips/CPU s":>12} {"ours / it":>10}')
     for name, own in rates.items():
         clock, processor = (
             (
@@ -254,17 +303,20 @@ def compare(sides: dict[str, Callable[[], Iterator[int]]], rounds: int, seconds:
             )
             for field in ('clock', 'processor')
         )
-        print(f'{name:<9} {clock[0]:>9.1f} {clock[1]:>10.2f} {processor[0]:>12.1f} {processor[1]:>10.2f}', flush=True)
+        print(f'{name:<10} {clock[0]:>9.1f} {clock[1]:>10.2f} {processor[0]:>12.1f} {processor[1]:>10.2f}', flush=True)
 
 
 def lock_share(source: Source, case: Case, seconds: float) -> None:
     """How long a clip holds Python's global lock at most: its time without decoding and resizing, which release it."""
     whole = 1 / measure(lambda: ours(source, case, threads=1), seconds).processor
-    image = np.zeros((*decode.frame_size(open_records(source, case).load(0).frames), 3), np.uint8)
+
+    def blank(jpeg: bytes, **options: object) -> np.ndarray:
+        return np.empty((*simplejpeg.decode_jpeg_header(jpeg)[:2], 3), np.uint8)
+
     with (
-        mock.patch.object(simplejpeg, 'decode_jpeg', lambda *args, **kwargs: image),
+        mock.patch.object(simplejpeg, 'decode_jpeg', blank),
         mock.patch.object(cv2, 'resize', lambda *args, **kwargs: None),
-        mock.patch.object(cv2, 'flip', lambda image, _: image),
+        mock.patch.object(cv2, 'flip', lambda *args, **kwargs: None),
     ):
         held = 1 / measure(lambda: ours(source, dataclasses.replace(case, reduced=False), threads=1), seconds).processor
     print(
@@ -297,18 +349,18 @@ def main() -> None:
     parser.add_argument('--memory_batches', type=int, default=5000, help='0: leave the memory test out')
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        source, files = make_data(args.data or Path(temporary), args.videos, short_side=256)
-        run(args, source, files)
+        run(args, *make_data(args.data or Path(temporary), args.videos, short_side=256))
 
 
-def run(args: argparse.Namespace, source: Source, files: list[Path]) -> None:
-    records = open_records(source, Case(224, (256, 320), False))
-    stored = records.load(0).frames
-    height, width = decode.frame_size(stored)
-    print(
-        f'{records.num_records} records; the first: {len(stored)} frames of {height} x {width} px and '
-        f'{sum(map(len, stored)) / len(stored):.0f} bytes; {CORES} cores'
-    )
+def run(args: argparse.Namespace, source: Source, plain: Source, files: list[Path]) -> None:
+    for kind, own in (('ours', source), ('whole', plain)):
+        dataset = open_records(own, Case(224, (256, 320), False))
+        stored = dataset.load(0).frames
+        height, width = decode.frame_size(stored)
+        print(
+            f'{kind}: {dataset.num_records} records; the first: {len(stored)} frames of {height} x {width} px and '
+            f'{sum(map(len, stored)) / len(stored):.0f} bytes; {CORES} cores'
+        )
     if args.memory_batches:  # first: the others leave memory behind
         memory(source, args.memory_batches)
     has_tf = args.dmvr is not None
@@ -320,11 +372,12 @@ def run(args: argparse.Namespace, source: Source, files: list[Path]) -> None:
         Case(112, (128, 160), False),
         Case(112, (128, 160), True),
     ):
-        sides = {'ours': functools.partial(ours, source, case)}
+        sides = {'ours': functools.partial(ours, source, case), 'whole': functools.partial(ours, plain, case)}
         if has_tf:
             sides['dmvr'] = functools.partial(dmvr, source, case)
         sides['pyav'] = functools.partial(pyav, files, case)
         sides['limit'] = functools.partial(bare_decode, source, case)
+        sides['limit cut'] = functools.partial(bare_decode_cut, source, case)
         sides['fancy'] = functools.partial(bare_decode, source, case, box=False)
         if has_tf:
             sides['limit tf'] = functools.partial(bare_decode_tf, source, case)

@@ -1,9 +1,12 @@
 """Smaller JPEGs cut out of JPEGs without decoding them: only what covers a window is left to decode.
 
-Where a JPEG has restart markers (ITU-T T.81, B.2.4.4 and F.1.1.5.1), every run of ``interval`` MCUs (squares of 8 or 16
-pixels) is coded for itself. Where runs do not cross from one row of MCUs into the next, those that cover a window, behind
-the same header with another height and width, are a JPEG again, whose pixels are exactly those of the whole one. Our
-conversion writes such JPEGs; of others nothing is cut, and they are decoded as they are.
+Where a JPEG has restart markers (ITU-T T.81, B.2.4.4 and F.1.1.5.1), every run of ``interval`` MCUs (rectangles of 8 to
+32 pixels) is coded for itself. Where no run goes on in the next row of MCUs, those that cover a window, behind the same
+header with another height and width, are a JPEG again. Its pixels are exactly those of the whole one where colour is
+repeated; interpolated, it would miss its neighbours. The runs of several frames, one below the other, are a JPEG, too:
+fewer, larger ones take less time. Our conversion writes such markers; frames of others are decoded as they are.
+
+Damage to what is cut away goes unnoticed, as damage to a frame that no clip shows does: records have checksums.
 """
 
 from collections.abc import Sequence
@@ -39,6 +42,11 @@ class _Layout:
     size: tuple[int, int]
     mcu: tuple[int, int]
     interval: int
+
+    def header_of(self, height: int, width: int) -> bytes:
+        """The same of another size."""
+        size = height.to_bytes(2) + width.to_bytes(2)
+        return self.header[: self.size_at] + size + self.header[self.size_at + len(size) :]
 
 
 def _read_layout(frame: bytes | memoryview) -> _Layout | None:
@@ -112,8 +120,8 @@ def cut(frames: Sequence[bytes | memoryview], size: tuple[int, int], window: Win
     kept = (bottom - top) * (right - left) / (rows * runs)
     if kept > _MAX_KEPT or -(-width // mcu_width) % layout.interval:
         return None
-    header, begin = layout.header, len(layout.header)
-    if any(bytes(frame[:begin]) != header for frame in frames):  # Views are compared byte by byte.
+    begin = len(layout.header)
+    if any(bytes(frame[:begin]) != layout.header for frame in frames):  # Views would be compared byte by byte.
         return None
     coded = _joined([frame[begin:] for frame in frames])
     found = _runs(coded, np.array([len(frame) - begin for frame in frames]), rows * runs)
@@ -126,8 +134,7 @@ def cut(frames: Sequence[bytes | memoryview], size: tuple[int, int], window: Win
     for first in range(0, len(frames), together):
         own = slice(first, first + together)
         count = len(starts[own])
-        size = (count * height_left).to_bytes(2) + width_left.to_bytes(2)
-        resized = header[: layout.size_at] + size + header[layout.size_at + 4 :]
+        resized = layout.header_of(count * height_left, width_left)
         jpegs.append((_assemble(resized, coded, starts[own], ends[own]), count))
     part = Window(top * mcu_height, left * run_width, min(bottom * mcu_height, height) - top * mcu_height, width_left)
     return Cut(jpegs, part, height_left)
@@ -146,9 +153,9 @@ def _joined(parts: list[bytes | memoryview]) -> np.ndarray:
 
 
 def _runs(coded: np.ndarray, sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Where the runs of MCUs begin and end, without the markers behind them, i64[N, count] each, in the coded pixels of N frames.
+    """Where the runs of MCUs begin and end, i64[N, count] each, in the coded pixels of N frames of so many bytes.
 
-    None: not all of them are ``count`` runs with the right markers behind them, and nothing else.
+    The markers behind them are not part of them. None: some frame is not ``count`` runs, each with the right marker.
     """
     places = _find(coded, 0xFF)
     codes = coded[places + 1]
@@ -167,7 +174,7 @@ def _runs(coded: np.ndarray, sizes: np.ndarray, count: int) -> tuple[np.ndarray,
 
 
 def _find(values: np.ndarray, wanted: int) -> np.ndarray:
-    """i64[found], where ``values``, u8[8 n], are ``wanted``; where that is rare, four times as fast as ``flatnonzero``."""
+    """i64[found], where ``values``, u8[8 n], are ``wanted``: rarely, so in two thirds of ``flatnonzero``'s time."""
     hits = np.equal(values, wanted, out=scratch('hits', len(values)).view(bool)).view(np.uint64)
     eights = np.flatnonzero(hits != 0)
     inside = np.flatnonzero(hits[eights].view(bool))
@@ -176,12 +183,12 @@ def _find(values: np.ndarray, wanted: int) -> np.ndarray:
 
 def _assemble(header: bytes, coded: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> bytes:
     """A JPEG of runs of MCUs, i64[N, rows, runs]; changes the markers before them in ``coded``."""
-    inner = starts.ravel()[1:] - 1  # Of the code of the marker between a run and that before.
-    coded[inner] = _restart_codes(len(inner))
-    starts, ends = (starts[:, :, 0] - 2).ravel().tolist(), ends[:, :, -1].ravel().tolist()  # Rows, with the marker before,
-    starts[0] += 2  # except the first.
+    second_bytes = starts.ravel()[1:] - 1
+    coded[second_bytes] = _restart_codes(len(second_bytes))
+    starts, ends = starts[:, :, 0].ravel() - 2, ends[:, :, -1].ravel()  # Of rows, with the marker before each
+    starts[0] += 2  # but the first.
     view = memoryview(coded)
-    return b''.join([header, *(view[start:end] for start, end in zip(starts, ends)), _END])
+    return b''.join([header, *(view[start:end] for start, end in zip(starts.tolist(), ends.tolist())), _END])
 
 
 def _restart_codes(count: int) -> np.ndarray:

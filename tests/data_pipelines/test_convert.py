@@ -362,10 +362,10 @@ def test_any_exception_is_one_video_lost(videos, tmp_path, monkeypatch):
 
 def test_worker_that_does_not_start(videos, tmp_path, monkeypatch):
     _worker_fault(tmp_path, monkeypatch, 'pass')
-    (tmp_path / 'fault' / 'simplejpeg.py').write_text('import sys; sys.exit(3)')
+    (tmp_path / 'fault' / 'cv2.py').write_text('import sys; sys.exit(3)')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'fault'))
     with pytest.raises(OSError, match='worker process ended with code'):
-        # The root of the package comes first in the path of a worker; what shadows simplejpeg next.
+        # The root of the package comes first in the path of a worker; what shadows cv2 next.
         convert(read_folder(videos), tmp_path / 'out', workers=2, max_failures=0.5, progress=False)
 
 

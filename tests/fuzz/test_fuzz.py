@@ -1,6 +1,7 @@
 """Damaged files of every kind: an error of ours, or the exact original; no crash, no hang, nothing wrong in silence."""
 
 import collections
+import functools
 import json
 import pathlib
 import subprocess
@@ -18,6 +19,7 @@ from data_pipelines.annotations.moments_in_time import read_moments_in_time
 from data_pipelines.annotations.pyslowfast import read_pyslowfast
 from data_pipelines.annotations.something_v2 import read_something_v2
 from data_pipelines.annotations.ucf101 import read_ucf101
+from data_pipelines.conversion.jpeg import encode_jpeg
 from data_pipelines.storage import indexing, records
 from multitrain_jax.ava_eval import evaluate_files
 from tests.data_pipelines import tiny_ava, tiny_records, video_writer
@@ -207,8 +209,9 @@ def run_worker(kind, path, count, timeout):
 
 
 @pytest.mark.parametrize('count', [300, pytest.param(50_000, marks=pytest.mark.slow)])
-def test_jpeg(tmp_path, count):
-    (tmp_path / 'x.jpg').write_bytes(tiny_records.jpeg(tiny_records.smooth_image(64, 80)))
+@pytest.mark.parametrize('encode', [tiny_records.jpeg, functools.partial(encode_jpeg, quality=90)], ids=['plain', 'converted'])
+def test_jpeg(tmp_path, encode, count):
+    (tmp_path / 'x.jpg').write_bytes(encode(tiny_records.smooth_image(64, 80)))
     outcomes = run_worker('jpeg', tmp_path / 'x.jpg', count, timeout=60 + count / 100)
     assert outcomes['refused'] > 0
 

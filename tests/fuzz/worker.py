@@ -17,14 +17,32 @@ _MEMORY = 12 << 30  # of addresses: an allocation of absurd size fails instead o
 
 
 def jpeg(data: bytes, folder: pathlib.Path) -> str:
-    from data_pipelines import decode
+    """Windows of a sound frame and a damaged one: the pixels of the whole frames, or refused as these are."""
+    import numpy as np
+    import simplejpeg
 
+    from data_pipelines import decode
+    from data_pipelines.frames import Window
+
+    sound = (folder / 'original').read_bytes()
     try:
         picture = decode.decode_frame([data], 0)
+        assert picture.ndim == 3 and picture.shape[2] == 3
     except decode.FrameError:
-        return 'refused'
-    assert picture.ndim == 3 and picture.shape[2] == 3
-    return 'decoded'
+        picture = None
+    whole = [simplejpeg.decode_jpeg(frame, fastupsample=True) for frame in (sound, data)[: 1 + (picture is not None)]]
+    height, width = whole[0].shape[:2]
+    for window in (Window(20, 50, 9, 15), Window(0, 0, 30, 40), Window(40, 44, height - 40, width - 44)):
+        clip = np.zeros((2, window.height, window.width, 3), np.uint8)
+        try:
+            decode.decode_window([sound, data], np.arange(2), window, clip)
+        except decode.FrameError:
+            assert picture is None or picture.shape != whole[0].shape
+            continue
+        rows, columns = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+        assert (clip[0] == whole[0][rows, columns]).all()
+        assert picture is None or (clip[1] == whole[1][rows, columns]).all()
+    return 'refused' if picture is None else 'decoded'
 
 
 def video(data: bytes, folder: pathlib.Path) -> str:
@@ -58,6 +76,7 @@ def main(kind: str, path: str, first: int, last: int) -> None:
     original = pathlib.Path(path).read_bytes()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
+        (folder / 'original').write_bytes(original)
         if kind == 'export':
             shutil.copytree(pathlib.Path(path).parent, folder / 'export')
         for seed in range(first, last):
