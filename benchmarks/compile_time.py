@@ -10,28 +10,13 @@ which other work on the machine disturbs less; lines of the program before optim
 import argparse
 
 import jax
+import step_configs
 import synthetic_step
-
-from multitrain_jax.config import Config, read_config
-from multitrain_jax.models import variants
-
-PUBLISHED = {'S16x4': variants.mvit_s_16x4, 'B32x3': variants.mvit_b_32x3}
-
-
-def configured(model: str, batch: int, remat: bool) -> Config:
-    if model == 'quickstart':
-        values = synthetic_step.shipped_config('quickstart').to_dict()
-        values['model']['backbone'] |= dict(remat=remat)
-    else:
-        dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-        values = synthetic_step.shipped_config('multitrain').to_dict()
-        values['model']['backbone'] = vars(PUBLISHED[model](dtype=dtype, remat=remat, stochastic_depth=0.1))
-    return read_config(values | dict(batch_size=batch))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('--model', choices=('quickstart', *PUBLISHED), nargs='+', default=['quickstart', 'S16x4'])
+    parser.add_argument('--model', choices=('quickstart', *step_configs.MODELS), nargs='+', default=['quickstart', 'S16x4'])
     parser.add_argument('--batch', type=int, default=4, help='clips')
     parser.add_argument('--remat', action='store_true', help='recompute every block in the backward pass')
     args = parser.parse_args()
@@ -39,7 +24,7 @@ def main() -> None:
     print(f'jax {jax.__version__}, {device.device_kind} ({device.platform}), batch {args.batch}, remat {args.remat}')
     print(f'{"":<12}{"lines":>9}{"lower s":>9}{"CPU s":>9}{"compile s":>11}{"CPU s":>9}', flush=True)
     for model in args.model:
-        config = configured(model, args.batch, args.remat)
+        config = step_configs.shipped(model, args.batch, args.remat)
         step, state, share = synthetic_step.training_step(config, classes=100)
         lowered, lowering = synthetic_step.timed(lambda: step.lower(state, share))
         _, compiling = synthetic_step.timed(lowered.compile)

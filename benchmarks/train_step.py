@@ -21,35 +21,21 @@ import os
 
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # PyTorch needs memory of the GPU too
 
+import device_rates  # noqa: E402
 from flax import nnx  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import step_configs  # noqa: E402
 import synthetic_step  # noqa: E402
 
 from multitrain_jax.augment.pipeline import prepare_eval  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
-from multitrain_jax.config import Config, read_config  # noqa: E402
+from multitrain_jax.config import Config  # noqa: E402
 from multitrain_jax.devices import host_memory  # noqa: E402
 from multitrain_jax.models import variants  # noqa: E402
 from multitrain_jax.training import train_step  # noqa: E402
 
-MODELS = {'S16x4': variants.mvit_s_16x4, 'B32x3': variants.mvit_b_32x3}
-FORMS = {'public': variants.public_form, 'multitrain': lambda backbone: backbone}
 CLASSES = 400
-
-
-def configured(backbone, batch: int) -> Config:
-    """configs/multitrain.py with this backbone on one dataset, without augmentation and MultiTrain's two losses."""
-    values = synthetic_step.shipped_config('multitrain').to_dict()
-    values['datasets'] = {'kinetics400': values['datasets']['kinetics400']}
-    values['model'] |= dict(backbone=vars(backbone), head_hidden=0, logit_dropout=0.0, expander=False, projections=False)
-    values['objective'] |= dict(lambda_proj=0.0, lambda_inf=0.0)
-    values['augment'] |= dict(
-        rand_augment='', color_jitter=0.0, erasing_probability=0.0, mixup_alpha=0.0, cutmix_alpha=0.0
-    )
-    values['input'] |= dict(repeats=1)
-    values |= dict(batch_size=batch, accumulation='plain')
-    return read_config(values)
 
 
 def ours(config: Config) -> dict:
@@ -91,19 +77,10 @@ def opponent(config: Config, compiled: bool) -> dict:
     )
 
 
-def matmul_rate(dtype: str) -> float:
-    """FLOP/s of a large matrix product."""
-    side = 2048 if jax.default_backend() == 'cpu' else 8192
-    a = jnp.ones((side, side), dtype)
-    product = jax.jit(jnp.matmul)
-    (taken,) = synthetic_step.take_turns([lambda: jax.block_until_ready(product(a, a))], 5)
-    return 2 * side**3 / taken[0]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('--model', choices=MODELS, default='S16x4')
-    parser.add_argument('--form', choices=FORMS, nargs='+', default=['public'], help='of ours')
+    parser.add_argument('--model', choices=step_configs.MODELS, default='S16x4')
+    parser.add_argument('--form', choices=step_configs.FORMS, nargs='+', default=['public'], help='of ours')
     parser.add_argument('--batch', type=int, default=1, help='clips')
     parser.add_argument('--against', choices=('none', 'torch', 'torch-compile'), nargs='+', default=['none'])
     parser.add_argument('--remat', action='store_true', help='ours recomputes every block in the backward pass')
@@ -111,20 +88,20 @@ def main() -> None:
     args = parser.parse_args()
     host_memory.keep_freed_memory()  # of the whole process: PyTorch gains by it too
     device = jax.devices()[0]
-    dtype = 'float32' if device.platform == 'cpu' else 'bfloat16'
+    dtype, model = step_configs.dtype(), step_configs.MODELS[args.model]
     config = {
-        form: configured(
-            FORMS[form](MODELS[args.model](dtype=dtype, remat=args.remat, stochastic_depth=0.1)), args.batch
+        form: step_configs.plain(
+            step_configs.FORMS[form](model(dtype=dtype, remat=args.remat, stochastic_depth=0.1)), args.batch
         )
         for form in args.form
     }
     sides = {f'ours, {form}': ours(own) for form, own in config.items()}
     for name in args.against:
         if name != 'none':
-            public = configured(variants.public_form(MODELS[args.model](stochastic_depth=0.1)), args.batch)
+            public = step_configs.plain(variants.public_form(model(stochastic_depth=0.1)), args.batch)
             sides[name] = opponent(public, name == 'torch-compile')
 
-    rate = matmul_rate(dtype)
+    rate = device_rates.matmul_rate(dtype)
     forward, step = (
         synthetic_step.take_turns([side[part] for side in sides.values()], args.rounds)
         for part in ('forward', 'step')

@@ -1,6 +1,6 @@
 """Costs of a program in XLA's text form, by hand: a loop of 5 products, a slice of a stack, padding, a collective."""
 
-from benchmarks import hlo_cost
+from benchmarks import hlo_cost, hlo_ops, hlo_text
 
 _LOOP = """\
 HloModule jit_f, is_scheduled=true
@@ -74,3 +74,87 @@ ENTRY %main (x: f32[2,5,4], kernel: f32[3,4,6]) -> f32[2,5,6] {
 """
     # 5 places with 3 taps each, of which the first and the last place have one in the padding.
     assert hlo_cost.of_program(text).flops == 2 * 2 * 4 * 6 * (5 * 3 - 2)
+
+
+def _operations(text: str) -> hlo_ops.Operations:
+    return hlo_ops.Operations(hlo_text.Program(text))
+
+
+def test_products_by_cublas():
+    text = """\
+ENTRY %main (x: bf16[2,8,256], w: bf16[2,256,64]) -> bf16[2,8,64] {
+  %x = bf16[2,8,256]{2,1,0} parameter(0)
+  %w = bf16[2,256,64]{2,1,0} parameter(1)
+  %gemm = (bf16[2,8,64]{2,1,0}, s8[4194304]{0}) custom-call(%x, %w), custom_call_target="__cublas$gemm", \
+backend_config={"gemm_backend_config":{"alpha_real":1,"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],\
+"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}
+  ROOT %y = bf16[2,8,64]{2,1,0} get-tuple-element(%gemm), index=0
+}
+"""
+    assert hlo_cost.of_program(text).flops == 2 * 2 * 8 * 64 * 256
+
+
+def test_a_gradient_by_cudnn_costs_what_the_convolution_does():
+    text = """\
+ENTRY %main (g: f32[2,5,6], kernel: f32[3,4,6]) -> f32[2,5,4] {
+  %g = f32[2,5,6]{2,1,0} parameter(0)
+  %kernel = f32[3,4,6]{2,1,0} parameter(1)
+  %call = (f32[2,5,4]{2,1,0}, u8[0]{0}) custom-call(%g, %kernel), window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f, \
+custom_call_target="__cudnn$convBackwardInput"
+  ROOT %dx = f32[2,5,4]{2,1,0} get-tuple-element(%call), index=0
+}
+"""
+    assert hlo_cost.of_program(text).flops == 2 * 2 * 4 * 6 * (5 * 3 - 2)
+
+
+def test_other_arithmetic():
+    text = """\
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%fused (x: f32[8,16]) -> f32[8] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %y = f32[8,16]{1,0} tanh(%x)
+  %square = f32[8,16]{1,0} multiply(%y, %y)
+  %zero = f32[] constant(0)
+  ROOT %total = f32[8]{0} reduce(%square, %zero), dimensions={1}, to_apply=%add
+}
+
+ENTRY %main (x: f32[8,16], n: s32[4]) -> f32[8] {
+  %x.1 = f32[8,16]{1,0} parameter(0)
+  %n = s32[4]{0} parameter(1)
+  %more = s32[4]{0} add(%n, %n)
+  ROOT %out = f32[8]{0} fusion(%x.1), kind=kLoop, calls=%fused
+}
+"""
+    operations = _operations(text)
+    every = {one.instruction.name: one for one in operations.executed()}
+    assert set(every) == {'more', 'out'}
+    assert operations.arithmetic('main', 'out') == 3 * 8 * 16  # tanh, product, sum
+    assert operations.arithmetic('main', 'more') == 0  # not floating point
+    assert operations.bytes(every['out']) == 4 * (8 * 16 + 8)
+
+
+def test_of_a_conditional_the_dearest_branch_runs():
+    text = """\
+%small (x: f32[8]) -> f32[8] {
+  %x.1 = f32[8]{0} parameter(0)
+  ROOT %negative = f32[8]{0} negate(%x.1)
+}
+
+%large (x: f32[8]) -> f32[8] {
+  %x.2 = f32[8]{0} parameter(0)
+  %twice = f32[8]{0} add(%x.2, %x.2)
+  ROOT %again = f32[8]{0} add(%twice, %twice)
+}
+
+ENTRY %main (which: pred[], x: f32[8]) -> f32[8] {
+  %which = pred[] parameter(0)
+  %x = f32[8]{0} parameter(1)
+  ROOT %out = f32[8]{0} conditional(%which, %x, %x), true_computation=%small, false_computation=%large
+}
+"""
+    assert {one.instruction.name: one.runs for one in _operations(text).executed()} == {'negative': 0, 'twice': 1, 'again': 1}
