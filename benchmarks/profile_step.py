@@ -7,7 +7,7 @@ is that of configs/quickstart.py, and with --recipe the published sizes take tha
 all losses, RandAugment). Needs JAX and what the model needs, no TensorFlow.
 
 Times are wall times of the fastest of the traced steps. Where several operations run at once, each gets an equal share of
-the time, so that all rows and "not attributed" (no operation ran: launching, waiting, and what the trace does not show)
+the time (on CPU one of each thread that works), so that all rows and "not attributed" (no operation ran: launching, waiting, and what the trace does not show)
 add up to the step. A loop does not count, only what runs in it. FLOPs and bytes are counted in the compiled program: those
 of products of matrices and convolutions, those of other arithmetic ("other"), and operands and results of every operation,
 whether they come from memory or a cache. The roofline is the time that these take at the rates of a large matrix product

@@ -1,5 +1,6 @@
 """How long each operation of a program takes, from a trace of `jax.profiler`; needs JAX alone."""
 
+import bisect
 from collections.abc import Callable, Iterator
 import glob
 import re
@@ -32,10 +33,10 @@ def steps_of(profile: jax.profiler.ProfileData) -> list[tuple[float, float]]:
 
 
 def intervals(profile: jax.profiler.ProfileData) -> list[tuple[str, float, float]]:
-    """(name of the operation, start, end) in nanoseconds of every execution that the trace holds.
+    """(name of the operation, start, end) in nanoseconds of all work that the trace holds.
 
-    On accelerators those of the device, on CPU those of all threads. There an operation lasts from the moment that one thread
-    begins it until the last of the threads that share it has ended its part.
+    On accelerators the kernels of the device; on CPU what each thread does, and of nested operations the innermost. A part of
+    an operation that one thread hands to another counts from when that one begins it.
     """
     planes = list(profile.planes)
     devices = [plane for plane in planes if plane.name.startswith('/device:')]
@@ -53,17 +54,72 @@ def _on_device(line) -> Iterator[tuple[str, float, float]]:
 
 
 def _on_host(plane) -> Iterator[tuple[str, float, float]]:
-    begun, ended = [], {}
-    for line in plane.lines:
-        for event in line.events:
-            if event.name.startswith('end: '):
-                ended[dict(event.stats)['_c']] = event.start_ns
-            elif event.duration_ns:
-                stats = dict(event.stats)
-                if 'hlo_op' in stats:
-                    begun.append((stats['hlo_op'], stats.get('_p'), event.start_ns, event.start_ns + event.duration_ns))
-    for name, number, start, end in begun:
-        yield name, start, max(end, ended.get(number, end))
+    threads = [_Thread(line) for line in plane.lines]
+    handed = {number: thread.at(when) for thread in threads for number, when in thread.handed.items()}
+
+    def operation(what: str | int | None) -> str | None:
+        while isinstance(what, int):  # a part may be cut and handed on again
+            what = handed.get(what)
+        return what
+
+    for thread in threads:
+        for start, end, what in thread.spans:
+            if (name := operation(what)) is not None:
+                yield name, start, end
+
+
+class _Thread:
+    """Attributes:
+    spans: what it does, (start, end, what): the name of an operation, the number of a part that another thread handed to it,
+        or None: the executor looks for what to do next. In order and without overlap.
+    handed: {number of a part that it hands to another: when}.
+    """
+
+    def __init__(self, line):
+        self.handed: dict[int, float] = {}
+        nested: list[tuple[float, float, str | int | None]] = []
+        begun: list[tuple[float, int]] = []
+        for event in sorted(line.events, key=lambda event: event.start_ns):
+            start, end, stats = event.start_ns, event.start_ns + event.duration_ns, dict(event.stats)
+            if event.name == 'ThreadpoolListener::Record':
+                self.handed[stats['_p']] = start
+            elif event.name == 'ThreadpoolListener::StartRegion':
+                begun.append((start, stats['_c']))
+            elif event.name == 'ThreadpoolListener::StopRegion' and begun:
+                since, number = begun.pop()
+                nested.append((since, start, number))
+            elif event.name.startswith('ThunkExecutor::Execute'):
+                nested.append((start, end, None))
+            elif event.duration_ns and 'hlo_op' in stats:
+                nested.append((start, end, stats['hlo_op']))
+        self.spans = _innermost(nested)
+        self._starts = [start for start, _, _ in self.spans]
+
+    def at(self, when: float) -> str | int | None:
+        """What it does at a time."""
+        place = bisect.bisect_right(self._starts, when) - 1
+        return self.spans[place][2] if place >= 0 and when < self.spans[place][1] else None
+
+
+def _innermost(nested: list[tuple[float, float, object]]) -> list[tuple[float, float, object]]:
+    """Spans (start, end, what) that contain each other -> spans without overlap, each of the innermost."""
+    found, outer, at = [], [], 0.0
+
+    def close(until: float) -> None:
+        nonlocal at
+        while outer and outer[-1][0] <= until:
+            end, what = outer.pop()
+            found.append((at, end, what))
+            at = end
+
+    for start, end, what in sorted(nested, key=lambda span: (span[0], -span[1])):
+        close(start)
+        if outer:
+            found.append((at, start, outer[-1][1]))
+        at = start
+        outer.append((end, what))
+    close(float('inf'))
+    return [(start, end, what) for start, end, what in found if end > start]
 
 
 def shared_times(spans: list[tuple[str, float, float]]) -> dict[str, float]:

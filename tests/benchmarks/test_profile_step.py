@@ -45,7 +45,9 @@ def loop():
     def step():
         jax.block_until_ready(compiled(*args))
 
-    executed = collections.Counter(name for name, _, _ in profile_trace.intervals(profile_trace.trace(step, _STEPS)))
+    trace = profile_trace.trace(step, _STEPS)
+    events = [dict(event.stats) for plane in trace.planes for line in plane.lines for event in line.events]
+    executed = collections.Counter(stats['hlo_op'] for stats in events if 'hlo_op' in stats)
     return profile_step.profile(compiled, step, _STEPS, 'float32'), executed
 
 
@@ -118,6 +120,40 @@ def test_operations_of_a_model_belong_to_its_parts(tiny):
 def test_time_of_operations_that_overlap_is_shared():
     spans = [('a', 0, 10), ('b', 5, 10), ('a', 20, 21), ('c', 20, 24)]
     assert profile_trace.shared_times(spans) == {'a': 5 + 2.5 + 0.5, 'b': 2.5, 'c': 0.5 + 3}
+
+
+def _host(*lines: str) -> jax.profiler.ProfileData:
+    """Threads of a CPU; each of their events: name of stat and number, or an operation, start, end, in us."""
+    names = ['ThreadpoolListener::Record', 'ThreadpoolListener::StartRegion', 'ThreadpoolListener::StopRegion', 'op']
+    text = 'planes { name: "/host:CPU" '
+    for line in lines:
+        text += 'lines { '
+        for event in line.split(','):
+            what, value, start, end = event.split()
+            number = names.index(next(name for name in names if name.endswith(what)))
+            stat = f'{number} str_value: "{value}"' if what == 'op' else f'{number} int64_value: {value}'
+            duration = (int(end) - int(start)) * 10**6
+            text += f'events {{ metadata_id: {number} offset_ps: {start}000000 duration_ps: {duration} stats {{ metadata_id: {stat} }} }} '
+        text += '} '
+    for number, name in enumerate(names):
+        text += f'event_metadata {{ key: {number} value {{ id: {number} name: "{name}" }} }} '
+    for number, name in enumerate(['_p', '_c', 'unused', 'hlo_op']):
+        text += f'stat_metadata {{ key: {number} value {{ id: {number} name: "{name}" }} }} '
+    return jax.profiler.ProfileData.from_text_proto(text + '}')
+
+
+def test_on_cpu_an_operation_is_what_each_thread_does_for_it():
+    # A loop with operation a, of which another thread gets a part while it does b; it hands on a piece of that part.
+    found = profile_trace.intervals(
+        _host(
+            'op loop 0 30,op a 10 20,Record 7 12 12',
+            'op b 0 15,StartRegion 7 16 16,Record 8 18 18,StopRegion 0 25 25',
+            'StartRegion 8 26 26,StopRegion 0 28 28',
+        )
+    )
+    assert sorted((name, start / 1000, end / 1000) for name, start, end in found) == [
+        ('a', 10, 20), ('a', 16, 25), ('a', 26, 28), ('b', 0, 15), ('loop', 0, 10), ('loop', 20, 30),
+    ]  # fmt: skip
 
 
 def test_kernels_of_a_device_are_known_by_their_operation():
