@@ -119,6 +119,7 @@ def multitrain() -> ml_collections.ConfigDict:
             pool_norm_epsilon=1e-5,
             init_std=0.02,  # of linear kernels
             dtype='bfloat16',  # of activations; parameters, softmax and losses are float32
+            attention='xla',  # or 'cudnn': fused, for bfloat16 on NVIDIA GPUs (Ampere or newer)
             remat=False,  # recompute blocks in the backward pass: a seventh more time, a fifth of the memory
             remat_attention=True,  # recompute only attention matrices: no more time, two thirds of the memory
         ),

@@ -126,6 +126,7 @@ def get_config() -> ml_collections.ConfigDict:
             pool_norm_epsilon=1e-5,
             init_std=0.1,  # of linear kernels; narrow models train faster from about 1 / sqrt(width)
             dtype='float32',  # of activations; 'bfloat16' on accelerators
+            attention='xla',  # or 'cudnn': fused, for bfloat16 on NVIDIA GPUs (Ampere or newer)
             remat=False,  # recompute blocks in the backward pass to save memory
             remat_attention=False,  # recompute only attention matrices
         ),

@@ -96,7 +96,7 @@ def export_info(config: Config, datasets: Sequence[DatasetSpec]) -> ExportInfo:
         model=dataclasses.replace(
             with_datasets(config, datasets),
             projections=config.model.add_projected > 0, expander=False,
-            backbone=dataclasses.replace(config.model.backbone, remat=False, remat_attention=False),
+            backbone=config.model.backbone.for_inference(),
         ),
         datasets={
             spec.name: ExportedDataset(

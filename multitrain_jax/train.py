@@ -135,13 +135,23 @@ def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> jax.
     """The devices of a run; None: all of them.
 
     Raises:
-        UserError: they do not suit `config.parallel`, or the batches do not divide over them.
+        UserError: they do not suit `config.parallel` or the attention asked for, or the batches do not divide over them.
     """
     mesh = parallel.run_mesh(config.parallel, devices)
+    if config.model.backbone.attention == 'cudnn':
+        _check_cudnn(mesh.devices.flat[0], config.parallel.model)
     for size in _step_sizes(config):
         config.augment.check_batch(parallel.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
     parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
     return mesh
+
+
+def _check_cudnn(device: jax.Device, devices_per_replica: int) -> None:
+    where = "config.model.backbone.attention='cudnn'"
+    if device.platform != 'gpu' or float(getattr(device, 'compute_capability', 0)) < 8:
+        raise UserError(f"{where} needs NVIDIA GPUs of the Ampere generation or newer, here is: {device.device_kind}; use 'xla'")
+    if devices_per_replica > 1:
+        raise UserError(f"{where} does not divide the heads over devices: use config.parallel.model=1, or 'xla'")
 
 
 def plan_steps(config: Config, source: BatchSource) -> tuple[int, Callable]:

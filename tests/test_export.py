@@ -45,6 +45,13 @@ def check_is(model, embedding, logits, clips):
         np.testing.assert_allclose(got[name], logits[number][:, : len(classes)], atol=1e-5)
 
 
+def test_an_export_asks_for_no_gpu():
+    backbone = 'model__backbone__'
+    config = tiny.config(**{f'{backbone}dtype': 'bfloat16', f'{backbone}attention': 'cudnn', f'{backbone}remat_attention': True})
+    info = export.export_info(config, tiny.ArraySource(config, steps_per_epoch=1).datasets)
+    assert (info.model.backbone.attention, info.model.backbone.remat_attention) == ('xla', False)
+
+
 def test_the_runs_export_is_the_trained_model(finished_run, clips):
     embedding, logits = trained_outputs(finished_run, 8, clips)
     check_is(mt.load(finished_run[2] / 'export'), embedding, logits, clips)

@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
                     query_strides=((1, 1, 1),), kv_stride=(1, 2, 2), patch_kernel=(3, 7, 7),
                     patch_stride=(2, 4, 4), mlp_ratio=2.0, stochastic_depth=0.0,
                     positions='separate', class_token=False, skip_input='raw',
-                    pool_norm_epsilon=1e-5, init_std=0.3, dtype='float32', remat=False,
+                    pool_norm_epsilon=1e-5, init_std=0.3, dtype='float32', attention='xla', remat=False,
                 ),
                 head_hidden=8, head_dropout=0.0, logit_dropout=0.0, projections=True,
                 add_projected=0.0, expander=True, expander_hidden=8,

@@ -12,8 +12,9 @@ import numpy as np
 
 from multitrain_jax.models.layers import LayerNorm, torch_conv_init
 from multitrain_jax.models.pooling_attention import BlockOptions, BlockShape, MViTBlock
+from multitrain_jax.ops.attention import CUDNN_WIDTH, IMPLEMENTATIONS
 from multitrain_jax.ops.patch_conv import patch_conv
-from multitrain_jax.ops.windows import Triple
+from multitrain_jax.ops.windows import Triple, pooled_size
 
 POSITIONS = ('separate', 'relative')
 SKIP_INPUTS = ('raw', 'normalised')
@@ -49,9 +50,11 @@ class MViTConfig:
         takes 0.02; narrow models train faster from about 1 / sqrt(width).
       dtype: of the activations, 'float32' or 'bfloat16'. Parameters, softmax, LayerNorm statistics
         and the embedding are float32.
+      attention: 'xla', or 'cudnn': NVIDIA's fused kernel, which stores no attention matrix; for bfloat16 on GPUs of
+        the Ampere generation or newer.
       remat: recompute every block in the backward pass instead of keeping its activations.
       remat_attention: recompute only the attention matrices, which are most of what is kept, from
-        queries and keys.
+        queries and keys. Of no effect with 'cudnn'.
     """
 
     num_frames: int = 16
@@ -71,6 +74,7 @@ class MViTConfig:
     pool_norm_epsilon: float = 1e-5
     init_std: float = 0.02
     dtype: str = 'float32'
+    attention: str = 'xla'
     remat: bool = False
     remat_attention: bool = False
 
@@ -79,6 +83,7 @@ class MViTConfig:
             ('positions', POSITIONS),
             ('skip_input', SKIP_INPUTS),
             ('dtype', DTYPES),
+            ('attention', IMPLEMENTATIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f'{name} = {getattr(self, name)!r}: use one of {allowed}')
@@ -111,6 +116,26 @@ class MViTConfig:
                 f'{self.num_frames} frames of {self.image_size} px are smaller than '
                 f'patch_stride {self.patch_stride}'
             )
+
+        if self.attention == 'cudnn':
+            self._check_cudnn()
+
+    def _check_cudnn(self) -> None:
+        if self.dtype != 'bfloat16':
+            raise ValueError(f"attention = 'cudnn' needs dtype = 'bfloat16', not {self.dtype!r}")
+        for shape in (block for stage in self.block_shapes() for block in stage):
+            width = shape.width // shape.heads
+            if self.positions == 'relative':  # each key's place is told by further numbers beside it
+                width += sum(pooled_size(shape.grid, shape.kv_stride))
+            if width > CUDNN_WIDTH:
+                raise ValueError(
+                    f"attention = 'cudnn' takes queries up to {CUDNN_WIDTH} wide, here they are {width} (head width "
+                    "and relative positions): use 'xla'"
+                )
+
+    def for_inference(self) -> 'MViTConfig':
+        """The same function without what only training, or only some device, has a use for."""
+        return dataclasses.replace(self, attention='xla', remat=False, remat_attention=False)
 
     @property
     def embedding_width(self) -> int:
@@ -253,6 +278,7 @@ class MViT(nnx.Module):
             pool_norm_epsilon=config.pool_norm_epsilon,
             init_std=config.init_std,
             dtype=config.dtype,
+            attention=config.attention,
             remat_attention=config.remat_attention,
         )
         self.stages = nnx.List(

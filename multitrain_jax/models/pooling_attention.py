@@ -1,12 +1,14 @@
 """Multi-head pooling attention and the block around it (MViTv2, arXiv 2112.01526)."""
 
 import dataclasses
+import functools
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
 from multitrain_jax.models.layers import MLP, LayerNorm, layer_norm, linear, project, torch_conv_init
+from multitrain_jax.ops.attention import attention
 from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
 from multitrain_jax.ops.relative_position import key_selector, position_terms
@@ -53,6 +55,7 @@ class BlockOptions:
     pool_norm_epsilon: float
     init_std: float
     dtype: str
+    attention: str
     remat_attention: bool
 
 
@@ -111,7 +114,10 @@ class PoolingAttention(nnx.Module):
         if self.options.relative_positions:
             k_thw = pooled_size(thw, shape.kv_stride)
             scaled, k = self._append_positions(q, scaled, k, q_thw, k_thw)
-        y = (jax.checkpoint(_attend) if self.options.remat_attention else _attend)(scaled, k, v)
+        attend = functools.partial(attention, implementation=self.options.attention)
+        if self.options.remat_attention and self.options.attention == 'xla':  # cuDNN keeps no matrix anyway
+            attend = jax.checkpoint(attend)
+        y = attend(scaled, k, v)
 
         # The pooled queries are added, save that of the class token (section 3.1, equation 5).
         first = int(self.options.class_token)
@@ -189,15 +195,6 @@ class PoolingAttention(nnx.Module):
             jnp.concatenate([scaled, jnp.pad(terms, margin)], -1),
             jnp.concatenate([k, jnp.pad(codes, margin)], -1),
         )
-
-
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Softmax attention of q [B, S', heads, d] to k and v [B, S'', heads, ...]; the softmax is float32."""
-    # Heads before tokens: products of plain matrices, for which XLA's CPU backend need not transpose the weights.
-    q, k, v = (array.swapaxes(1, 2) for array in (q, k, v))  # [B, heads, S, d]
-    logits = jnp.einsum('bnqd,bnkd->bnqk', q, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum('bnqk,bnkd->bnqd', weights, v).swapaxes(1, 2)
 
 
 def split_class_token(x: jax.Array, class_token: bool) -> tuple[jax.Array | None, jax.Array]:

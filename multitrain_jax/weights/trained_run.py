@@ -88,6 +88,7 @@ def _read(saved: checkpoints.RunCheckpoints, workdir: Path, step: int) -> Traine
         for name, entry in meta['datasets'].items()
     )
     model = with_datasets(config, datasets)
+    model = dataclasses.replace(model, backbone=model.backbone.for_inference())  # to be used on any machine
     shapes = nnx.eval_shape(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0)))
     params = saved.restore_params(step, nnx.to_pure_dict(nnx.state(shapes)))
     return TrainedRun(workdir, step, config, datasets, model, params)

@@ -11,9 +11,10 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent / 'benchmarks'))  # as when a benchmark is run
 
-from benchmarks import profile_trace  # noqa: E402
 import profile_step  # noqa: E402
 import synthetic_step  # noqa: E402
+
+from benchmarks import profile_trace  # noqa: E402
 
 _ROUNDS, _SIDE, _STEPS = 5, 64, 3
 

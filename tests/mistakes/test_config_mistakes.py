@@ -34,6 +34,8 @@ VALUES = [
     ('model.backbone=3', ['is a group of fields']),
     ('model.backbone.width=0', ['width = 0: must be positive']),
     ('model.backbone.heads=0', ['heads = 0: must be positive']),
+    ('model.backbone.attention=flash', ["attention = 'flash': use one of ('xla', 'cudnn')"]),
+    ('model.backbone.attention=cudnn', ["needs dtype = 'bfloat16', not 'float32'"]),
     ('model.backbone.heads=3', ['width 8 is not a multiple of heads 3']),
     ('model.backbone.stage_blocks=(1,1)', ['query_strides has 1 entries for 2 stages']),
     ('model.backbone.stage_blocks=(1000000,)', ['more than 1000 blocks']),
@@ -107,6 +109,12 @@ def test_values(override, parts, filled, tmp_path):
     check_mistake('run', [*arguments, f'--config.{given}'], parts)
     # Some are found when the state is made; then the log says how far it came.
     assert not (tmp_path / 'new').exists() or {p.name for p in (tmp_path / 'new').iterdir()} <= {'log.txt', 'checkpoints'}
+
+
+def test_fused_attention_without_its_gpu(filled):
+    flags = ['--config.model.backbone.dtype=bfloat16', '--config.model.backbone.attention=cudnn']
+    arguments = filled(['--config={config}', '--config.data_root={data}', '--workdir={new}', *flags])
+    check_mistake('run', arguments, ["attention='cudnn' needs NVIDIA GPUs", 'here is: cpu', "use 'xla'"])
 
 
 @pytest.mark.parametrize('content', FILES, ids=lambda content: ' ')

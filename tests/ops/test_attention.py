@@ -1,0 +1,100 @@
+"""Attention against float64 formulas, and the fused kernel against the plain form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from multitrain_jax.ops.attention import attention
+
+
+def _arrays(batch=2, queries=5, keys=7, heads=3, width=8, value_width=6):
+    rng = np.random.default_rng(0)
+    shapes = ((queries, width), (keys, width), (keys, value_width), (queries, value_width))
+    return [rng.normal(size=(batch, tokens, heads, channels)) for tokens, channels in shapes]  # q, k, v, gradient of the result
+
+
+def _expected(q, k, v, g):
+    """Result and gradients of q, k, v by loops over clips and heads in float64."""
+    out, grads = np.zeros(g.shape), [np.zeros(x.shape) for x in (q, k, v)]
+    for b, n in np.ndindex(q.shape[0], q.shape[2]):
+        one_q, one_k, one_v, one_g = (x[b, :, n] for x in (q, k, v, g))
+        weights = np.exp(one_q @ one_k.T)
+        weights /= weights.sum(1, keepdims=True)
+        out[b, :, n] = weights @ one_v
+        of_weights = one_g @ one_v.T
+        of_logits = weights * (of_weights - (weights * of_weights).sum(1, keepdims=True))
+        for grad, value in zip(grads, (of_logits @ one_k, of_logits.T @ one_q, weights.T @ one_g)):
+            grad[b, :, n] = value
+    return out, grads
+
+
+def _with_gradients(implementation, dtype, q, k, v, g):
+    q, k, v, g = (jnp.asarray(x, dtype) for x in (q, k, v, g))
+    out, gradient = jax.vjp(lambda *qkv: attention(*qkv, implementation=implementation), q, k, v)
+    return out, gradient(g)
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-5), ('bfloat16', 4e-2)])
+def test_xla_equals_the_formula(dtype, tolerance):
+    arrays = _arrays()
+    if dtype == 'bfloat16':  # what is compared is the arithmetic, not the rounding of the arguments
+        arrays = [np.asarray(jnp.asarray(x, dtype), np.float64) for x in arrays]
+    out, grads = jax.jit(lambda *a: _with_gradients('xla', dtype, *a))(*arrays)
+    expected, expected_grads = _expected(*arrays)
+    assert out.dtype == dtype
+    for found, wanted in zip((out, *grads), (expected, *expected_grads)):
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance * np.abs(wanted).max())
+
+
+def test_products_of_the_gradient_are_of_the_type_of_the_arguments():
+    jaxpr = jax.make_jaxpr(lambda *a: _with_gradients('xla', 'bfloat16', *a))(*_arrays())
+    text = str(jaxpr)
+    types = [[value.aval.dtype for value in eqn.invars] for eqn in _products(jaxpr.jaxpr)]
+    assert len(types) == 6 and all(dtype == jnp.bfloat16 for pair in types for dtype in pair), text
+
+
+def _products(jaxpr):
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == 'dot_general':
+            yield eqn
+        for inner in jax.core.jaxprs_in_params(eqn.params):
+            yield from _products(inner)
+
+
+def test_what_cudnn_does_not_take():
+    q, k, v, _ = _arrays(width=136)
+    with pytest.raises(ValueError, match='bfloat16, got float32'):
+        attention(*(jnp.asarray(x, 'float32') for x in (q, k, v)), implementation='cudnn')
+    with pytest.raises(ValueError, match='up to 128 wide, got 136'):
+        attention(*(jnp.asarray(x, 'bfloat16') for x in (q, k, v)), implementation='cudnn')
+    with pytest.raises(ValueError, match="unknown implementation 'flash'"):
+        attention(q, k, v, implementation='flash')
+
+
+def test_widths_are_filled_up_for_cudnn(monkeypatch):
+    """The fused kernel takes multiples of 8 and one width for all; JAX's own plain form stands in for it here."""
+    own, seen = jax.nn.dot_product_attention, []
+
+    def stand_in(q, k, v, *, scale, implementation):
+        seen.append((implementation, {x.shape[-1] for x in (q, k, v)}))
+        return own(q, k, v, scale=scale, implementation='xla')
+
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', stand_in)
+    arrays = [np.asarray(jnp.asarray(x, 'bfloat16'), np.float64) for x in _arrays(width=11, value_width=6)]
+    out, grads = _with_gradients('cudnn', 'bfloat16', *arrays)
+    expected, expected_grads = _expected(*arrays)
+    assert seen == [('cudnn', {16})]
+    for found, wanted in zip((out, *grads), (expected, *expected_grads), strict=True):
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=6e-2 * np.abs(wanted).max())
+
+
+@pytest.mark.skipif(jax.default_backend() != 'gpu', reason='needs an NVIDIA GPU')
+@pytest.mark.parametrize('widths', [(96, 96), (118, 96)])
+def test_cudnn_equals_xla(widths):
+    arrays = _arrays(queries=50, keys=24, width=widths[0], value_width=widths[1])
+    arrays[0] /= widths[0] ** 0.5
+    xla, cudnn = (_with_gradients(name, 'bfloat16', *arrays) for name in ('xla', 'cudnn'))
+    for found, wanted in zip(jax.tree.leaves(cudnn), jax.tree.leaves(xla)):
+        wanted = np.asarray(wanted, np.float64)
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=3e-2 * np.abs(wanted).max())
