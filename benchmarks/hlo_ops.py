@@ -16,6 +16,7 @@ _FREE = {
 # Custom calls of XLA's GPU backend; others (a TPU's are notes to its compiler) move nothing that could be counted.
 _GPU_PRODUCT = '__cublas$'
 _GPU_CONVOLUTION = '__cudnn$conv'
+_GPU_ATTENTION = '__cudnn$fmha'
 _SMALL_CALL = 'xla_cpu_small_call="true"'  # compiled into one kernel
 _NO_ESTIMATE = 2**63 - 1  # cycles of kernels that the compiler has none for
 # One FLOP for each number of the result, whatever a transcendental function takes.
@@ -90,6 +91,10 @@ class Operations:
             return 2.0 * one.arrays[0].size * math.prod(shapes[0][int(n)] for n in re.findall(r'\d+', axes))
         if one.target.startswith(_GPU_CONVOLUTION):
             return _convolution_flops(one, *_forward_shapes(one, *shapes[:2]))
+        if one.target.startswith(_GPU_ATTENTION):
+            (batch, queries, heads, width), keys = shapes[0], shapes[1][1]
+            products = 5 if one.target.endswith('Backward') else 2  # the fused gradient computes the logits again
+            return 2.0 * products * batch * heads * queries * keys * width
         return 0.0
 
     def arithmetic(self, computation: str, name: str) -> float:
@@ -178,7 +183,7 @@ def cycles(one: Instruction) -> int:
 
 
 def _is_gpu_call(one: Instruction) -> bool:
-    return one.target.startswith((_GPU_PRODUCT, _GPU_CONVOLUTION))
+    return one.target.startswith((_GPU_PRODUCT, _GPU_CONVOLUTION, _GPU_ATTENTION))
 
 
 def _forward_shapes(one: Instruction, first: tuple[int, ...], second: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

@@ -18,7 +18,6 @@ import os
 from pathlib import Path
 import re
 import sys
-import time
 from unittest import mock
 
 # Before JAX starts: this process computes on the CPU, and libtpu must neither look for TPUs, nor ask a cloud about them,
@@ -27,45 +26,32 @@ os.environ |= dict(
     JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1'
 )
 
-from flax import nnx  # noqa: E402
 import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from jax.sharding import Sharding, SingleDeviceSharding  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import hlo_cost  # noqa: E402
-from multitrain_jax import export, inference, optimizer, parallel  # noqa: E402
-from multitrain_jax.batch import DatasetSpec, localising  # noqa: E402
-from multitrain_jax.config import Config, read_config, with_datasets  # noqa: E402
+from benchmarks import described_programs, hlo_cost  # noqa: E402
+from multitrain_jax import parallel  # noqa: E402
+from multitrain_jax.config import Config, read_config  # noqa: E402
 from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
-from multitrain_jax.devices import layout  # noqa: E402
 from multitrain_jax.errors import run_command  # noqa: E402
-from multitrain_jax.evaluation import scoring  # noqa: E402
 from multitrain_jax.models import pooling_attention  # noqa: E402
-from multitrain_jax.models.multitrain import MultiTrainModel  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
-from multitrain_jax.training import train_step  # noqa: E402
 
-CLASSES = dict(
-    activitynet=200, kinetics400=400, kinetics600=600, kinetics700=700, moments_in_time=305, something_v2=174,
-    ava=80, ava_kinetics=80,
-)  # fmt: skip
-BOXES = ('ava', 'ava_kinetics')
 GIB = {'TPU v4': 32, 'TPU v5 lite': 16, 'TPU v5': 95, 'TPU v6 lite': 32}  # HBM of a chip
 
 
 def compile_program(topology: str, program: str, config: Config, options: dict) -> dict:
     """What the compiled program needs on every chip, as fields of one line of the results."""
-    note = _Clock()
+    note = described_programs.Clock()
     # The two cores of a v4 chip work as one device, as they do on a real one; else they would be two.
     chip = {'chip_config_name': 'megacore'} if topology.startswith('v4') else {}
     devices = topologies.get_topology_desc(topology, 'tpu', **chip).devices
     mesh = parallel.grid_mesh(config.parallel.model, devices)
     note(f'{len(devices)} x {devices[0].device_kind}')
-    lowered = {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[program](config, _datasets(config), mesh)
+    lowered = described_programs.lower(program, config, mesh)
     note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')
     result = dict(chip=devices[0].device_kind, chips=len(devices), gib=GIB.get(devices[0].device_kind))
     try:
@@ -95,83 +81,6 @@ def compile_program(topology: str, program: str, config: Config, options: dict) 
     )
 
 
-class _Clock:
-    """Says on stderr what is done, and after how long."""
-
-    def __init__(self):
-        self.start, self.before = time.monotonic(), time.process_time()
-        self.compiling = 0.0  # processor seconds between the last two notes
-
-    def __call__(self, text: str) -> None:
-        now = time.process_time()
-        self.compiling, self.before = round(now - self.before, 1), now
-        print(f'[{time.monotonic() - self.start:5.0f} s, {now:5.0f} s busy] {text}', file=sys.stderr, flush=True)
-
-
-def _datasets(config: Config) -> list[DatasetSpec]:
-    def spec(name: str) -> DatasetSpec:
-        classes = tuple(map(str, range(CLASSES[name])))
-        if name in BOXES and config.datasets[name].task == 'auto':
-            return DatasetSpec(name, classes, localisation=True, train_counts=(1,) * len(classes))
-        return DatasetSpec(name, classes)
-
-    return [spec(name) for name in config.datasets]
-
-
-def _batch(config: Config, datasets, size: int, *, training: bool) -> dict[str, jax.ShapeDtypeStruct]:
-    backbone = config.model.backbone
-    video = (size, backbone.num_frames, backbone.image_size, backbone.image_size, 3)
-    batch = dict(video=jax.ShapeDtypeStruct(video, jnp.uint8), dataset=jax.ShapeDtypeStruct((size,), jnp.int32))
-    if localising(datasets):
-        most = config.localisation.max_boxes
-        batch['boxes'] = jax.ShapeDtypeStruct((size, most, 4), jnp.float32)
-    if training:
-        batch |= dict(label=jax.ShapeDtypeStruct((size,), jnp.int32), weight=jax.ShapeDtypeStruct((size,), jnp.float32))
-        if localising(datasets):
-            actions = max(len(spec.classes) for spec in localising(datasets))
-            batch['box_label'] = jax.ShapeDtypeStruct((size, most, actions), jnp.float32)
-            batch['box_mask'] = jax.ShapeDtypeStruct((size, most), jnp.float32)
-    return batch
-
-
-def _placed(tree, shardings):
-    """Shapes that say where the arrays lie; one sharding for all of them, or one for each."""
-    if isinstance(shardings, Sharding):
-        shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings)
-
-
-def _train(config: Config, datasets, mesh) -> jax.stages.Lowered:
-    clips = parallel.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
-    config.augment.check_batch(clips)
-    graphdef, params = train_step.abstract_model(config, datasets)
-    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2000, total_steps=100_000)
-    tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
-    state = jax.eval_shape(lambda: train_step.init_state(config, datasets, tx))
-    shardings = layout.state_shardings(state, mesh, with_datasets(config, datasets))
-    step = parallel.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh, shardings)
-    batch = _batch(config, datasets, config.batch_size, training=True)
-    return step.lower(_placed(state, shardings), _placed(batch, parallel.batch_sharding(mesh)))
-
-
-def _evaluate(config: Config, datasets, mesh) -> jax.stages.Lowered:
-    parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
-    graphdef, params = train_step.abstract_model(config, datasets)
-    shardings = layout.state_shardings(params, mesh, with_datasets(config, datasets))
-    step = scoring.make_eval_step(graphdef, datasets, config.augment, mesh)
-    batch = _batch(config, datasets, config.evaluation.batch_size, training=False)
-    return step.lower(_placed(params, shardings), _placed(batch, parallel.batch_sharding(mesh)))
-
-
-def _predict(config: Config, datasets, mesh) -> jax.stages.Lowered:
-    """The forward pass of an export, on one chip and one clip."""
-    info = export.export_info(config, datasets)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0))))
-    one_chip = SingleDeviceSharding(mesh.devices.flat[0])
-    params, batch = _placed(nnx.to_pure_dict(params), one_chip), _placed(_batch(config, datasets, 1, training=False), one_chip)
-    return jax.jit(inference.make_forward(info, graphdef)).lower(params, batch['video'], batch.get('boxes'))
-
-
 def table(paths: list[str]) -> str:
     """The results of several runs as a table, in the order in which they were made."""
     lines = [
@@ -195,7 +104,7 @@ def table(paths: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument('--topology', default='v5e:16x16', help='such as v5e:4x4, v4:2x2x4, v5p:2x2x2')
-    parser.add_argument('--program', default='train', choices=('train', 'evaluate', 'predict'), help='predict: of an export')
+    parser.add_argument('--program', default='train', choices=described_programs.PROGRAMS, help='predict: of an export')
     parser.add_argument('--pool', choices=('xla_conv', 'shifted'), help='pooling convolution (default: that for TPU)')
     parser.add_argument('--effort', type=float, default=0.0, help='of the compiler; -1: far quicker, the program slower')
     parser.add_argument('--output', help='file that gets a line of JSON')

@@ -1,5 +1,7 @@
 """Costs of a program in XLA's text form, by hand: a loop of 5 products, a slice of a stack, padding, a collective."""
 
+import pytest
+
 from benchmarks import hlo_cost, hlo_ops, hlo_text
 
 _LOOP = """\
@@ -105,6 +107,20 @@ custom_call_target="__cudnn$convBackwardInput"
 }
 """
     assert hlo_cost.of_program(text).flops == 2 * 2 * 4 * 6 * (5 * 3 - 2)
+
+
+@pytest.mark.parametrize(('target', 'products'), [('fmhaSoftmax', 2), ('fmhaSoftmaxBackward', 5)])
+def test_attention_by_cudnn(target, products):
+    text = f"""\
+ENTRY %main (q: bf16[2,50,3,8], k: bf16[2,20,3,8], v: bf16[2,20,3,8]) -> bf16[2,3,50,8] {{
+  %q = bf16[2,50,3,8]{{3,2,1,0}} parameter(0)
+  %k = bf16[2,20,3,8]{{3,2,1,0}} parameter(1)
+  %v = bf16[2,20,3,8]{{3,2,1,0}} parameter(2)
+  %call = (bf16[2,3,50,8]{{3,1,2,0}}, u8[0]{{0}}) custom-call(%q, %k, %v), custom_call_target="__cudnn${target}"
+  ROOT %y = bf16[2,3,50,8]{{3,1,2,0}} get-tuple-element(%call), index=0
+}}
+"""
+    assert hlo_cost.of_program(text).flops == products * 2 * 2 * 3 * 50 * 20 * 8
 
 
 def test_other_arithmetic():

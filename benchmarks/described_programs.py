@@ -1,0 +1,109 @@
+"""The programs of a config, lowered for devices that are only described: their arrays are shapes, no data is read.
+
+`tpu_compile.py` and `gpu_compile.py` compile them; the datasets' numbers of classes are known here.
+"""
+
+import sys
+import time
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from multitrain_jax import export, inference, optimizer, parallel
+from multitrain_jax.batch import DatasetSpec, localising
+from multitrain_jax.config import Config, with_datasets
+from multitrain_jax.devices import layout
+from multitrain_jax.evaluation import scoring
+from multitrain_jax.models.multitrain import MultiTrainModel
+from multitrain_jax.training import train_step
+
+PROGRAMS = ('train', 'evaluate', 'predict')  # predict: of an export, one clip
+CLASSES = dict(
+    activitynet=200, kinetics400=400, kinetics600=600, kinetics700=700, moments_in_time=305, something_v2=174,
+    ava=80, ava_kinetics=80,
+)  # fmt: skip
+BOXES = ('ava', 'ava_kinetics')
+
+
+def lower(program: str, config: Config, mesh: Mesh) -> jax.stages.Lowered:
+    """One of ``PROGRAMS``, for the devices of a mesh, real or described."""
+    return {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[program](config, _datasets(config), mesh)
+
+
+class Clock:
+    """Says on stderr what is done, and after how long."""
+
+    def __init__(self):
+        self.start, self.before = time.monotonic(), time.process_time()
+        self.compiling = 0.0  # processor seconds between the last two notes
+
+    def __call__(self, text: str) -> None:
+        now = time.process_time()
+        self.compiling, self.before = round(now - self.before, 1), now
+        print(f'[{time.monotonic() - self.start:5.0f} s, {now:5.0f} s busy] {text}', file=sys.stderr, flush=True)
+
+
+def _datasets(config: Config) -> list[DatasetSpec]:
+    def spec(name: str) -> DatasetSpec:
+        classes = tuple(map(str, range(CLASSES[name])))
+        if name in BOXES and config.datasets[name].task == 'auto':
+            return DatasetSpec(name, classes, localisation=True, train_counts=(1,) * len(classes))
+        return DatasetSpec(name, classes)
+
+    return [spec(name) for name in config.datasets]
+
+
+def _batch(config: Config, datasets, size: int, *, training: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    backbone = config.model.backbone
+    video = (size, backbone.num_frames, backbone.image_size, backbone.image_size, 3)
+    batch = dict(video=jax.ShapeDtypeStruct(video, jnp.uint8), dataset=jax.ShapeDtypeStruct((size,), jnp.int32))
+    if localising(datasets):
+        most = config.localisation.max_boxes
+        batch['boxes'] = jax.ShapeDtypeStruct((size, most, 4), jnp.float32)
+    if training:
+        batch |= dict(label=jax.ShapeDtypeStruct((size,), jnp.int32), weight=jax.ShapeDtypeStruct((size,), jnp.float32))
+        if localising(datasets):
+            actions = max(len(spec.classes) for spec in localising(datasets))
+            batch['box_label'] = jax.ShapeDtypeStruct((size, most, actions), jnp.float32)
+            batch['box_mask'] = jax.ShapeDtypeStruct((size, most), jnp.float32)
+    return batch
+
+
+def _placed(tree, shardings):
+    """Shapes that say where the arrays lie; one sharding for all of them, or one for each."""
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings)
+
+
+def _train(config: Config, datasets, mesh) -> jax.stages.Lowered:
+    clips = parallel.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
+    config.augment.check_batch(clips)
+    graphdef, params = train_step.abstract_model(config, datasets)
+    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2000, total_steps=100_000)
+    tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
+    state = jax.eval_shape(lambda: train_step.init_state(config, datasets, tx))
+    shardings = layout.state_shardings(state, mesh, with_datasets(config, datasets))
+    step = parallel.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh, shardings)
+    batch = _batch(config, datasets, config.batch_size, training=True)
+    return step.lower(_placed(state, shardings), _placed(batch, parallel.batch_sharding(mesh)))
+
+
+def _evaluate(config: Config, datasets, mesh) -> jax.stages.Lowered:
+    parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+    graphdef, params = train_step.abstract_model(config, datasets)
+    shardings = layout.state_shardings(params, mesh, with_datasets(config, datasets))
+    step = scoring.make_eval_step(graphdef, datasets, config.augment, mesh)
+    batch = _batch(config, datasets, config.evaluation.batch_size, training=False)
+    return step.lower(_placed(params, shardings), _placed(batch, parallel.batch_sharding(mesh)))
+
+
+def _predict(config: Config, datasets, mesh) -> jax.stages.Lowered:
+    """The forward pass of an export, on one chip and one clip."""
+    info = export.export_info(config, datasets)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0))))
+    one_chip = SingleDeviceSharding(mesh.devices.flat[0])
+    params, batch = _placed(nnx.to_pure_dict(params), one_chip), _placed(_batch(config, datasets, 1, training=False), one_chip)
+    return jax.jit(inference.make_forward(info, graphdef)).lower(params, batch['video'], batch.get('boxes'))
