@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent / 'benchmarks
 import profile_step  # noqa: E402
 import synthetic_step  # noqa: E402
 
-from benchmarks import profile_trace  # noqa: E402
+from benchmarks import profile_plot, profile_trace  # noqa: E402
 
 _ROUNDS, _SIDE, _STEPS = 5, 64, 3
 
@@ -73,6 +73,11 @@ def test_rows_add_up_to_the_step(loop):
     assert result.not_attributed_ms >= 0
     assert sum(row.ms for row in rows) + result.not_attributed_ms == pytest.approx(result.step_ms)
     assert result.kinds()['mlp'].backward_ms > 0 and result.kinds()['loss'].backward_ms < result.kinds()['mlp'].ms
+
+
+def test_picture(loop, tmp_path):
+    profile_plot.draw(loop[0], tmp_path / 'profile.png', 'a loop')
+    assert (tmp_path / 'profile.png').read_bytes().startswith(b'\x89PNG')
 
 
 @pytest.fixture(scope='module')
