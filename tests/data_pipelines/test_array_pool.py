@@ -1,7 +1,9 @@
+import concurrent.futures
+
 import numpy as np
 import pytest
 
-from data_pipelines.array_pool import ArrayPool
+from data_pipelines.array_pool import ArrayPool, scratch
 
 
 def _place(array):
@@ -43,3 +45,12 @@ def test_a_device_array_keeps_the_memory_that_it_shares():
         del batch
         pool.empty((4, 64, 64, 3), np.uint8)[:] = 255
         assert (np.asarray(on_device) == number).all()
+
+
+def test_scratch_memory_is_used_again_by_its_thread_only():
+    first = scratch('a', 100)
+    assert len(first) == 100 and first.dtype == np.uint8
+    assert np.shares_memory(first, scratch('a', 120)) and not np.shares_memory(first, scratch('b', 100))
+    assert len(scratch('a', 10_000)) == 10_000
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert not np.shares_memory(scratch('a', 100), pool.submit(scratch, 'a', 100).result())
