@@ -35,6 +35,7 @@ from benchmarks.hlo_text import Program
 from benchmarks.profile_kinds import KINDS, OTHER, Parts
 from multitrain_jax.config import Config
 from multitrain_jax.devices import host_memory
+from multitrain_jax.errors import run_command
 
 CLASSES = 400  # of every dataset
 
@@ -192,6 +193,9 @@ def main() -> None:
     parser.add_argument('--json', type=Path, help='file for all numbers, operation by operation')
     parser.add_argument('--plot', type=Path, help='file for a picture (needs matplotlib)')
     args = parser.parse_args()
+    for name in ('batch', 'steps'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name}={getattr(args, name)}: must be at least 1')
     host_memory.keep_freed_memory()
     # Without it, a program from the cache has the scopes of the code that filled it.
     jax.config.update('jax_compilation_cache_include_metadata_in_key', True)
@@ -215,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)
