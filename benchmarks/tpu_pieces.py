@@ -95,7 +95,7 @@ def attention() -> None:
     ):  # fmt: skip
         options = BlockOptions(
             mlp_ratio=4.0, relative_positions=False, class_token=False, skip_input='raw', pool_norm_epsilon=1e-5,
-            init_std=0.02, dtype='bfloat16', remat_attention=remat_attention,
+            init_std=0.02, dtype='bfloat16', attention='xla', remat_attention=remat_attention,
         )  # fmt: skip
         graph, params = nnx.split(nnx.eval_shape(lambda: MViTBlock(shape, options, rngs=nnx.Rngs(0))))  # noqa: B023
         params = jax.tree.map(lambda p: jax.ShapeDtypeStruct((BLOCKS, *p.shape), p.dtype), params)
