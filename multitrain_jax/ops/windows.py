@@ -52,12 +52,20 @@ def _first(tree):
 
 
 def window_views(
-    x: jax.Array, kernel: Triple, stride: Triple, *, padding_value: float = 0.0
+    x: jax.Array, kernel: Triple, stride: Triple, *, padding: Triple | None = None, padding_value: float = 0.0
 ) -> dict[Triple, jax.Array]:
-    """What each tap of the windows sees: strided slices [B, t', h', w', D] of x [B, t, h, w, D]."""
-    margins = [(k // 2, k // 2) for k in kernel]
-    padded = jnp.pad(x, ((0, 0), *margins, (0, 0)), constant_values=padding_value)
-    out = pooled_size(x.shape[1:4], stride)
+    """What each tap of the windows sees: strided slices [B, t', h', w', D] of x [B, t, h, w, D].
+
+    Args:
+      x: the grid.
+      kernel: taps of a window along t, h, w.
+      stride: steps between windows.
+      padding: points of ``padding_value`` added on both sides along t, h, w; None: half the kernel, centred windows.
+      padding_value: what these hold.
+    """
+    padding = padding or tuple(k // 2 for k in kernel)
+    padded = jnp.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)), constant_values=padding_value)
+    out = [(n - k) // s + 1 for n, k, s in zip(padded.shape[1:4], kernel, stride)]
     views = {}
     for tap in taps_of(kernel):
         stop = [first + (n - 1) * s + 1 for first, n, s in zip(tap, out, stride)]

@@ -56,10 +56,11 @@ def _depthwise_loops(x, kernel, g_of, stride):
     return y, dx, dk
 
 
+@pytest.mark.parametrize('clips', [1, 2])  # 'shifted' loops over the frames of one clip, or over clips
 @pytest.mark.parametrize('grid, stride', POOLINGS)
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
-def test_depthwise_pool_value_and_gradients(grid, stride, implementation):
-    x, kernel = _random(2, *grid, 4), _random(3, 3, 3, 4, seed=1)
+def test_depthwise_pool_value_and_gradients(clips, grid, stride, implementation):
+    x, kernel = _random(clips, *grid, 4), _random(3, 3, 3, 4, seed=1)
     y, dx, dk = _depthwise_loops(x, kernel, lambda y: _random(*y.shape, seed=2), stride)
 
     @jax.jit
@@ -73,9 +74,10 @@ def test_depthwise_pool_value_and_gradients(grid, stride, implementation):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize('clips', [1, 2])
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
-def test_depthwise_pool_in_bfloat16(implementation):
-    x, kernel = jnp.bfloat16(_random(2, 2, 5, 5, 4)), jnp.float32(_random(3, 3, 3, 4, seed=1))
+def test_depthwise_pool_in_bfloat16(clips, implementation):
+    x, kernel = jnp.bfloat16(_random(clips, 2, 5, 5, 4)), jnp.float32(_random(3, 3, 3, 4, seed=1))
     exact, _, _ = _depthwise_loops(np.float64(x), np.float64(kernel), np.ones_like, (1, 2, 2))
 
     def loss(x, kernel):
