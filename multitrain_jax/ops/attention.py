@@ -43,27 +43,50 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str =
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     # Heads before tokens: products of plain matrices, for which XLA's CPU backend need not transpose the weights.
     q, k, v = (array.swapaxes(1, 2) for array in (q, k, v))  # [B, heads, S, d]
-    weights = jax.nn.softmax(_logits(q, k), axis=-1).astype(v.dtype)
-    return jnp.einsum('bnqk,bnkd->bnqd', weights, v).swapaxes(1, 2)
+    return _attend(q, k, v).swapaxes(1, 2)
 
 
 @jax.custom_vjp
-def _logits(q: jax.Array, k: jax.Array) -> jax.Array:
-    """float32 products [B, heads, S', S''].
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(q k^T) v of [B, heads, S, d].
 
-    Their gradient is rounded to the type of ``q`` before it is multiplied, as that of any other product is: by itself,
-    JAX would multiply in float32, twice the bytes and half the speed of bfloat16 on a GPU.
+    The weights are divided by their sum only after they have met the values, and the gradient is written out: every pass
+    over an array of the attention matrix's size counts, and only one such array is kept. Gradients are rounded to
+    the type of the arguments before they are multiplied, as those of any other product are; by itself JAX would multiply
+    those of the float32 logits in float32: twice the bytes and half the speed of bfloat16 on a GPU.
     """
-    return jnp.einsum('bnqd,bnkd->bnqk', q, k, preferred_element_type=jnp.float32)
+    return _forward(q, k, v)[0]
 
 
-def _logits_backward(residuals, g):
-    q, k = residuals
-    g = g.astype(q.dtype)
-    return jnp.einsum('bnqk,bnkd->bnqd', g, k), jnp.einsum('bnqk,bnqd->bnkd', g, q)
+def _forward(q, k, v):
+    logits = _products(q, k)
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))  # not divided by their sum
+    factor = 1.0 / weights.sum(-1, keepdims=True)
+    weights = weights.astype(v.dtype)
+    y = jnp.einsum('bnqk,bnkd->bnqd', weights, v, preferred_element_type=jnp.float32) * factor
+    y = y.astype(v.dtype)
+    return y, (q, k, v, weights, factor, y)
 
 
-_logits.defvjp(lambda q, k: (_logits(q, k), (q, k)), _logits_backward)
+def _backward(residuals, g):
+    q, k, v, weights, factor, y = residuals
+    g = g.astype(jnp.float32) * factor
+    # Of a softmax: weights * (gradient - its mean under the weights), and that mean is g . y.
+    mean = (g * y.astype(jnp.float32)).sum(-1, keepdims=True)
+    g = g.astype(v.dtype)
+    of_logits = (weights.astype(jnp.float32) * (_products(g, v) - mean)).astype(q.dtype)
+    of_q = jnp.einsum('bnqk,bnkd->bnqd', of_logits, k)
+    of_k = jnp.einsum('bnqk,bnqd->bnkd', of_logits, q)
+    of_v = jnp.einsum('bnqk,bnqd->bnkd', weights, g)
+    return of_q, of_k, of_v
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """float32 products of all rows, [B, heads, S', S'']."""
+    return jnp.einsum('bnqd,bnkd->bnqk', a, b, preferred_element_type=jnp.float32)
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

@@ -158,7 +158,7 @@ def test_relative_positions_keep_no_bias_of_the_attentions_size_for_the_backward
         return sum(a.size // matrix for a in arrays if a.size >= matrix), sum(a.size for a in arrays) / matrix
 
     (matrices, without), (with_positions, total) = kept('separate'), kept('relative')
-    assert with_positions == matrices == (0 if remat else 6)  # two per block: the softmax and its input
+    assert with_positions == matrices == (0 if remat else 3)  # one per block: the weights
     # Beside these, per block: products of queries and tables.
     assert total - without < 3 * 0.25
 

@@ -19,7 +19,8 @@ def _expected(q, k, v, g):
     out, grads = np.zeros(g.shape), [np.zeros(x.shape) for x in (q, k, v)]
     for b, n in np.ndindex(q.shape[0], q.shape[2]):
         one_q, one_k, one_v, one_g = (x[b, :, n] for x in (q, k, v, g))
-        weights = np.exp(one_q @ one_k.T)
+        logits = one_q @ one_k.T
+        weights = np.exp(logits - logits.max(1, keepdims=True))
         weights /= weights.sum(1, keepdims=True)
         out[b, :, n] = weights @ one_v
         of_weights = one_g @ one_v.T
@@ -35,16 +36,41 @@ def _with_gradients(implementation, dtype, q, k, v, g):
     return out, gradient(g)
 
 
-@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 1e-5), ('bfloat16', 4e-2)])
-def test_xla_equals_the_formula(dtype, tolerance):
+@pytest.mark.parametrize(('dtype', 'spread', 'tolerance'), [('float32', 1, 1e-5), ('float32', 100, 1e-3), ('bfloat16', 1, 4e-2)])
+def test_xla_equals_the_formula(dtype, spread, tolerance):
     arrays = _arrays()
+    arrays[0] *= spread  # 100: logits of some hundreds, most weights 0
+    if dtype == 'float32':
+        arrays = [x.astype(np.float32).astype(np.float64) for x in arrays]
     if dtype == 'bfloat16':  # what is compared is the arithmetic, not the rounding of the arguments
         arrays = [np.asarray(jnp.asarray(x, dtype), np.float64) for x in arrays]
     out, grads = jax.jit(lambda *a: _with_gradients('xla', dtype, *a))(*arrays)
     expected, expected_grads = _expected(*arrays)
     assert out.dtype == dtype
     for found, wanted in zip((out, *grads), (expected, *expected_grads)):
-        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance * np.abs(wanted).max())
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance * max(1.0, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize('remat', [False, True])
+def test_under_scan_and_recomputation(remat):
+    q, k, v, g = _arrays(value_width=8)
+    steps = [v, 2 * v, -v]
+
+    def loss(q, k, values):
+        function = jax.checkpoint(attention) if remat else attention
+        y, _ = jax.lax.scan(lambda q, v: (function(q, k, v), None), q, values)
+        return (y * g).sum()
+
+    found = jax.jit(jax.grad(loss, (0, 1)))(*map(jnp.float32, (q, k)), jnp.stack([jnp.float32(v) for v in steps]))
+    queries = [q]
+    for value in steps:
+        queries.append(_expected(queries[-1], k, value, g)[0])
+    gradient, of_k = g, 0
+    for query, value in zip(queries[-2::-1], steps[::-1]):
+        gradient, one, _ = _expected(query, k, value, gradient)[1]
+        of_k = of_k + one
+    for one, wanted in zip(found, (gradient, of_k)):
+        np.testing.assert_allclose(one, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_products_of_the_gradient_are_of_the_type_of_the_arguments():
