@@ -15,8 +15,7 @@ import os
 
 import numpy as np
 
-from data_pipelines.command_line import ArgumentParser
-from multitrain_jax.errors import run_command
+from multitrain_jax.errors import ArgumentParser, run_command
 from multitrain_jax.evaluation.localisation_metrics import (
     OFFICIAL,
     PYSLOWFAST,

@@ -18,10 +18,9 @@ import json
 import sys
 import textwrap
 
-from data_pipelines.command_line import ArgumentParser
 from multitrain_jax import config_file
 from multitrain_jax.diagnosis.check import Check
-from multitrain_jax.errors import run_command
+from multitrain_jax.errors import ArgumentParser, run_command
 
 _EXIT_FAILURE = 1
 _WIDTH = 118

@@ -1,5 +1,6 @@
 """How a command ends: 0, 2 with one line for a user's mistake, 75 where it was interrupted and goes on when started again."""
 
+import argparse
 from collections.abc import Callable
 import errno
 import os
@@ -21,6 +22,13 @@ class UserError(ValueError):
 
 class Interrupted(Exception):
     """A run was asked to stop, and has saved what it has done. Its text says where it goes on."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """One whose complaints are one line, without the usage. (As in `data_pipelines`, without which training works, too.)"""
+
+    def error(self, message: str):
+        self.exit(EXIT_USER_ERROR, f'error: {message} (help: {self.prog} --help)\n')
 
 
 def storage_problem(error: BaseException | None) -> str | None:

@@ -29,11 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.command_line import ArgumentParser
 from multitrain_jax import config_file
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.devices.hosts import FLAG_HELP, joined
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.evaluation.accuracy import DatasetResult, accuracy_table, confusion_matrix, per_class, summarise
 from multitrain_jax.evaluation.localisation_accuracy import (
     ActionResult,

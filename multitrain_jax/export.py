@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 from flax import nnx
 
-from data_pipelines.command_line import ArgumentParser
 from multitrain_jax import checkpoints, dataclass_config
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, LocalisationConfig, with_datasets
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.weights.checksums import array_checksums, first_difference
 from multitrain_jax.weights.trained_run import read_run

@@ -19,10 +19,9 @@ from flax import nnx, traverse_util
 import jax
 import numpy as np
 
-from data_pipelines.command_line import ArgumentParser
 from multitrain_jax import export
 from multitrain_jax.augment.normalize import MEAN, STD, Rgb
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.ops.windows import Triple
 from multitrain_jax.pytorch import inflate, naming

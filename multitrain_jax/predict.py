@@ -17,8 +17,7 @@ import json
 import os
 import sys
 
-from data_pipelines.command_line import ArgumentParser
-from multitrain_jax.errors import EXIT_USER_ERROR, run_command
+from multitrain_jax.errors import EXIT_USER_ERROR, ArgumentParser, run_command
 
 
 def main() -> int:

@@ -19,9 +19,8 @@ from typing import Any
 from flax import nnx
 import numpy as np
 
-from data_pipelines.command_line import ArgumentParser
 from multitrain_jax.batch import classifying
-from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.export import is_export, read_export
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainModel
