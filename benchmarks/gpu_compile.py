@@ -96,9 +96,7 @@ def compile_program(gpu: Gpu, program: str, config: Config) -> tuple[dict, str]:
 
 def table(text: str, gpu: Gpu) -> str:
     """FLOPs, bytes and least time by part of the model."""
-    rows = collections.defaultdict(profile_step.Row)
-    for kind, _, row in profile_step.count(text, gpu.flop_rate, gpu.bandwidth)[0].values():
-        rows[kind] += row
+    rows = profile_step.by_kind(profile_step.count(text, gpu.flop_rate, gpu.bandwidth)[0])
     rows['all'] = sum(rows.values(), profile_step.Row())
     lines = [f'{"":<20}{"GFLOP":>10}{"GB":>10}{"least ms":>10}']
     for kind, row in sorted(rows.items(), key=lambda item: -item[1].roofline_ms):

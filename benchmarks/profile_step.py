@@ -19,7 +19,7 @@ XLA_FLAGS=--xla_gpu_enable_command_buffer= turns them off.
 
 import argparse
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 from pathlib import Path
@@ -85,10 +85,7 @@ class Profile:
 
     def kinds(self) -> dict[str, Row]:
         """By kind, the dearest first."""
-        rows = collections.defaultdict(Row)
-        for kind, _, row in self.operations.values():
-            rows[kind] += row
-        return dict(sorted(rows.items(), key=lambda item: -item[1].ms))
+        return dict(sorted(by_kind(self.operations).items(), key=lambda item: -item[1].ms))
 
 
 def count(text: str, flop_rate: float, bandwidth: float) -> tuple[dict[str, tuple[str, int, Row]], set[str], dict[str, str]]:
@@ -110,6 +107,14 @@ def count(text: str, flop_rate: float, bandwidth: float) -> tuple[dict[str, tupl
         if part.backward:
             backward.add(name)
     return table, backward, where
+
+
+def by_kind(operations: Mapping[str, tuple[str, int, Row]]) -> dict[str, Row]:
+    """What `count` gives, added up."""
+    rows = collections.defaultdict(Row)
+    for kind, _, row in operations.values():
+        rows[kind] += row
+    return dict(rows)
 
 
 def profile(compiled: jax.stages.Compiled, step: Callable[[], None], steps: int, dtype: str) -> Profile:
@@ -173,8 +178,7 @@ def experiment(model: str, form: str, batch: int, recipe: bool, remat: bool) -> 
     """What the command line asks for."""
     if recipe or model == 'quickstart':
         return step_configs.shipped(model, batch, remat)
-    backbone = step_configs.MODELS[model](dtype=step_configs.dtype(), remat=remat, stochastic_depth=0.1)
-    return step_configs.plain(step_configs.FORMS[form](backbone), batch)
+    return step_configs.plain(step_configs.FORMS[form](step_configs.backbone(model, remat)), batch)
 
 
 def main() -> None:

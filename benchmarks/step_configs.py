@@ -16,6 +16,11 @@ def dtype() -> str:
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
+def backbone(model: str, remat: bool = False) -> MViTConfig:
+    """That of one of `MODELS`, as it is trained on the default device."""
+    return MODELS[model](dtype=dtype(), remat=remat, stochastic_depth=0.1)
+
+
 def plain(backbone: MViTConfig, batch: int) -> Config:
     """configs/multitrain.py with this backbone on one dataset, without augmentation and MultiTrain's two losses."""
     values = synthetic_step.shipped_config('multitrain').to_dict()
@@ -37,5 +42,5 @@ def shipped(model: str, batch: int, remat: bool = False) -> Config:
         values['model']['backbone'] |= dict(remat=remat)
     else:
         values = synthetic_step.shipped_config('multitrain').to_dict()
-        values['model']['backbone'] = vars(MODELS[model](dtype=dtype(), remat=remat, stochastic_depth=0.1))
+        values['model']['backbone'] = vars(backbone(model, remat))
     return read_config(values | dict(batch_size=batch))

@@ -10,6 +10,7 @@ For 2 clips, in bfloat16. Needs requirements-tpu-compile.txt; see `benchmarks/tp
 """
 
 import argparse
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -29,7 +30,7 @@ import jax.numpy as jnp  # noqa: E402
 from jax.sharding import SingleDeviceSharding  # noqa: E402
 
 from multitrain_jax.models.mvit import MViTConfig  # noqa: E402
-from multitrain_jax.models.pooling_attention import BlockOptions, MViTBlock  # noqa: E402
+from multitrain_jax.models.pooling_attention import MViTBlock  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
 from multitrain_jax.ops.patch_conv import patch_conv  # noqa: E402
 
@@ -93,10 +94,7 @@ def attention() -> None:
     for name, remat, remat_attention in (
         ('nothing', False, False), ('attention', False, True), ('all', True, False), ('all, attention twice', True, True),
     ):  # fmt: skip
-        options = BlockOptions(
-            mlp_ratio=4.0, relative_positions=False, class_token=False, skip_input='raw', pool_norm_epsilon=1e-5,
-            init_std=0.02, dtype='bfloat16', attention='xla', remat_attention=remat_attention,
-        )  # fmt: skip
+        options = dataclasses.replace(config, remat_attention=remat_attention).block_options()
         graph, params = nnx.split(nnx.eval_shape(lambda: MViTBlock(shape, options, rngs=nnx.Rngs(0))))  # noqa: B023
         params = jax.tree.map(lambda p: jax.ShapeDtypeStruct((BLOCKS, *p.shape), p.dtype), params)
         x = half(CLIPS, math.prod(shape.grid), shape.width)

@@ -90,9 +90,7 @@ def main() -> None:
     device = jax.devices()[0]
     dtype, model = step_configs.dtype(), step_configs.MODELS[args.model]
     config = {
-        form: step_configs.plain(
-            step_configs.FORMS[form](model(dtype=dtype, remat=args.remat, stochastic_depth=0.1)), args.batch
-        )
+        form: step_configs.plain(step_configs.FORMS[form](step_configs.backbone(args.model, args.remat)), args.batch)
         for form in args.form
     }
     sides = {f'ours, {form}': ours(own) for form, own in config.items()}

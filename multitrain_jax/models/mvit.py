@@ -152,6 +152,20 @@ class MViTConfig:
         size = (self.num_frames, self.image_size, self.image_size)
         return tuple(n // s for n, s in zip(size, self.patch_stride))
 
+    def block_options(self) -> BlockOptions:
+        """What all blocks share."""
+        return BlockOptions(
+            mlp_ratio=self.mlp_ratio,
+            relative_positions=self.positions == 'relative',
+            class_token=self.class_token,
+            skip_input=self.skip_input,
+            pool_norm_epsilon=self.pool_norm_epsilon,
+            init_std=self.init_std,
+            dtype=self.dtype,
+            attention=self.attention,
+            remat_attention=self.remat_attention,
+        )
+
     def block_shapes(self) -> list[list[BlockShape]]:
         """The shape of every block, by stage. All but a stage's first are alike."""
         width, heads, grid, kv_stride = self.width, self.heads, self.patch_grid, self.kv_stride
@@ -270,19 +284,8 @@ class MViT(nnx.Module):
             self.temporal_positions = nnx.Param(normal(rngs.params(), (t, width)))
             if config.class_token:
                 self.class_position = nnx.Param(normal(rngs.params(), (width,)))
-        options = BlockOptions(
-            mlp_ratio=config.mlp_ratio,
-            relative_positions=config.positions == 'relative',
-            class_token=config.class_token,
-            skip_input=config.skip_input,
-            pool_norm_epsilon=config.pool_norm_epsilon,
-            init_std=config.init_std,
-            dtype=config.dtype,
-            attention=config.attention,
-            remat_attention=config.remat_attention,
-        )
         self.stages = nnx.List(
-            Stage(shapes, options, config.remat, rngs=rngs) for shapes in config.block_shapes()
+            Stage(shapes, config.block_options(), config.remat, rngs=rngs) for shapes in config.block_shapes()
         )
         self.norm = LayerNorm(config.embedding_width)
         self.config = config
