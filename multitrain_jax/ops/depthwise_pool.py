@@ -20,7 +20,6 @@ from multitrain_jax.ops.sums import sums
 from multitrain_jax.ops.windows import (
     Triple,
     clip_by_clip,
-    pooled_size,
     sum_over_clips,
     sum_over_windows,
     window_views,
@@ -76,24 +75,12 @@ def _xla_conv(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
 def _shifted(stride: Triple, x: jax.Array, kernel: jax.Array) -> jax.Array:
     taps = kernel.reshape(*KERNEL, 1, 1, 1, 1, -1).astype(jnp.float32)
 
-    def pooled(x, padding):
-        views = window_views(x, KERNEL, stride, padding=padding)
+    def pooled(x):
+        views = window_views(x, KERNEL, stride)
         total = sum(view.astype(jnp.float32) * taps[tap] for tap, view in views.items())
         return total.astype(x.dtype)
 
-    if x.shape[0] > 1:
-        return clip_by_clip(functools.partial(pooled, padding=(1, 1, 1)), x)
-    # XLA dissolves the loop over a single clip: a loop over frames then keeps the sum out of its readers.
-    padded = _padded_in_time(x)
-
-    def frame(start):
-        return pooled(lax.dynamic_slice_in_dim(padded, start, KERNEL[0], 1), padding=(0, 1, 1))[0, 0]
-
-    return lax.map(frame, stride[0] * jnp.arange(pooled_size(x.shape[1:2], stride[:1])[0]))[None]
-
-
-def _padded_in_time(x: jax.Array) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    return clip_by_clip(pooled, x)
 
 
 def _shifted_backward(stride, residuals, g):
@@ -106,8 +93,7 @@ def _shifted_backward(stride, residuals, g):
 
         return sum_over_windows((g,), term, KERNEL, stride, x.shape[1:4]).astype(x.dtype)
 
-    of_kernel = functools.partial(_kernel_gradient, stride=stride, single_clip=x.shape[0] == 1)
-    kernel_gradient = sum_over_clips(of_kernel, x, g)
+    kernel_gradient = sum_over_clips(functools.partial(_kernel_gradient, stride=stride), x, g)
     return clip_by_clip(input_gradient, g), kernel_gradient.astype(kernel.dtype)
 
 
@@ -116,31 +102,18 @@ _shifted.defvjp(
 )
 
 
-def _kernel_gradient(x: jax.Array, g: jax.Array, stride: Triple, single_clip: bool) -> jax.Array:
+def _kernel_gradient(x: jax.Array, g: jax.Array, stride: Triple) -> jax.Array:
     """float32 [3, 3, 3, D]: for each tap, the sum over tokens of what it saw times ``g``.
 
     Nine taps share one pass over the data (a reduction of nine operands), several times faster to
     run and to compile than 27 reductions. It goes over time only: the sums of neighbouring places and channels then
     form vectors. Measured on CPU for [1, 8, 56, 56, 96]: 17 ms, and 42 with a reduction over all axes at once.
-    For a single clip, whose loop XLA dissolves, the three passes are a loop, for which ``g`` is computed once; apart,
-    each of them would contain all of the gradient of the normalisation that ``g`` comes from.
     """
     g = g.astype(jnp.float32)
-
-    def of_nine_taps(views):
-        products = [view.astype(jnp.float32) * g for view in views]
+    views = list(window_views(x, KERNEL, stride).values())
+    totals = []
+    for first in range(0, 27, 9):
+        products = [view.astype(jnp.float32) * g for view in views[first : first + 9]]
         over_time = sums(products, (0, 1), implementation='together')  # 9 of [h, w, D]
-        return [total.sum((0, 1)) for total in over_time]
-
-    if single_clip:
-        padded, reach = _padded_in_time(x), (g.shape[1] - 1) * stride[0] + 1
-
-        def at(dt):
-            seen = lax.dynamic_slice_in_dim(padded, dt, reach, 1)
-            return jnp.stack(of_nine_taps(window_views(seen, (1, *KERNEL[1:]), stride).values()))
-
-        totals = lax.map(at, jnp.arange(KERNEL[0]))
-    else:
-        views = list(window_views(x, KERNEL, stride).values())
-        totals = jnp.stack([total for first in range(0, 27, 9) for total in of_nine_taps(views[first : first + 9])])
-    return totals.reshape(*KERNEL, -1)
+        totals += [total.sum((0, 1)) for total in over_time]
+    return jnp.stack(totals).reshape(*KERNEL, -1)

@@ -56,7 +56,7 @@ def _depthwise_loops(x, kernel, g_of, stride):
     return y, dx, dk
 
 
-@pytest.mark.parametrize('clips', [1, 2])  # 'shifted' loops over the frames of one clip, or over clips
+@pytest.mark.parametrize('clips', [1, 2])  # 'shifted' loops over clips, a single one is computed in a branch
 @pytest.mark.parametrize('grid, stride', POOLINGS)
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
 def test_depthwise_pool_value_and_gradients(clips, grid, stride, implementation):
@@ -100,6 +100,14 @@ def test_depthwise_pool_on_another_platform_than_this_machine():
     assert 'stablehlo.convolution' not in f.lower(*shapes).as_text()
 
 
+@pytest.mark.parametrize('number', [np.nan, np.inf])
+def test_a_single_clip_is_pooled_whatever_its_first_number_is(number):
+    x = jnp.ones((1, 2, 4, 4, 3)).at[(0,) * 5].set(number)
+    y = np.asarray(jax.jit(lambda x, k: depthwise_pool(x, k, (1, 1, 1)))(x, jnp.ones((3, 3, 3, 3))))
+    np.testing.assert_array_equal(np.isfinite(y[0, :, :2, :2, 0]), False)
+    np.testing.assert_array_equal(y[0, :, 3, 3], 8)
+
+
 def test_depthwise_pool_refuses():
     x, kernel = jnp.zeros((1, 2, 2, 2, 4)), jnp.zeros((3, 3, 3, 4))
     with pytest.raises(ValueError, match='kernel'):
@@ -110,20 +118,21 @@ def test_depthwise_pool_refuses():
         depthwise_pool(x, kernel, (1, 1, 1), implementation='cudnn')
 
 
+@pytest.mark.parametrize('clips', [1, 2])
 @pytest.mark.parametrize(
     'grid, stride', [((2, 6, 8), (1, 2, 2)), ((3, 7, 5), (1, 2, 2)), ((4, 9, 6), (2, 4, 1))]
 )
-def test_skip_max_pool_value_and_gradient(grid, stride):
-    x = np.round(_random(2, *grid, 3) * 2)  # many ties: the first maximum takes the gradient
+def test_skip_max_pool_value_and_gradient(clips, grid, stride):
+    x = np.round(_random(clips, *grid, 3) * 2)  # many ties: the first maximum takes the gradient
     kernel = tuple(s + 1 if s > 1 else 1 for s in stride)
     windows = list(_windows(grid, kernel, stride))
-    y = np.zeros((2, *(n + 1 for n in windows[-1][0]), 3))
+    y = np.zeros((clips, *(n + 1 for n in windows[-1][0]), 3))
     g, dx = _random(*y.shape, seed=1), np.zeros_like(x)
     for o, points in windows:
         values = np.stack([x[:, *p] for _, p in points])  # [taps, B, D]
         y[:, *o] = values.max(0)
         winner = values.argmax(0)
-        for b, d in itertools.product(range(2), range(3)):
+        for b, d in itertools.product(range(clips), range(3)):
             dx[b, *points[winner[b, d]][1], d] += g[b, *o, d]
 
     @jax.jit
