@@ -30,8 +30,13 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) 
 def _layer_norm_forward(x, scale, bias, epsilon):
     y = x.astype(jnp.float32)
     mean = y.mean(-1, keepdims=True)
-    inverse_std = jax.lax.rsqrt(jnp.square(y - mean).mean(-1, keepdims=True) + epsilon)
-    y = (y - mean) * inverse_std * _leading(scale, x) + _leading(bias, x)
+    y = y - mean
+    # The sum of the deviations is 0 but for rounding, for which it corrects the variance. Above all, on CPU a sum of its own
+    # would first write the squares to memory: with both, a step of quickstart takes a tenth less.
+    squares, rest = (total[..., None] for total in sums([jnp.square(y), y], [x.ndim - 1]))
+    variance = (squares - jnp.square(rest) / x.shape[-1]) / x.shape[-1]
+    inverse_std = jax.lax.rsqrt(variance + epsilon)
+    y = y * inverse_std * _leading(scale, x) + _leading(bias, x)
     return y.astype(x.dtype), (x, scale, mean, inverse_std)
 
 

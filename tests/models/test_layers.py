@@ -40,6 +40,15 @@ def test_layer_norm_value_and_gradients(shape, parameters, dtype, tolerance):
         np.testing.assert_allclose(np.float64(result), expected, atol=tolerance * np.abs(expected).max())
 
 
+def test_the_variance_of_layer_norm_survives_a_mean_far_from_zero():
+    x = np.float32(np.random.default_rng(0).normal(1e4, 1, (4, 768)))
+    ones, zeros = np.ones(768, np.float32), np.zeros(768, np.float32)
+    y = jax.jit(lambda x: layer_norm(x, ones, zeros, 1e-5))(x)
+    _, expected = _plain(np.float64(x), 1, 0)
+    np.testing.assert_allclose(np.float64(y).std(-1), expected.std(-1), atol=2e-6)
+    np.testing.assert_allclose(y, expected, atol=2e-3)  # float32 keeps the mean to 1e-3, which moves all of y
+
+
 def test_project_is_the_plain_product():
     x, kernel = np.random.default_rng(0).normal(size=(2, 3, 4, 5)), np.random.default_rng(1).normal(size=(5, 6))
     np.testing.assert_allclose(jax.jit(project)(jnp.float32(x), jnp.float32(kernel)), x @ kernel, atol=1e-5)
