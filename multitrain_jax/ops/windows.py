@@ -14,6 +14,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from multitrain_jax.ops.platforms import by_platform
+
 Triple = tuple[int, int, int]
 
 
@@ -56,17 +58,21 @@ def _first(tree):
 
 
 def _apart(function: Callable, *arrays: jax.Array):
-    """``function(*arrays)``, fused neither with what makes the arrays, one of floats among them, nor with its readers.
+    """``function(*arrays)``; on CPU fused neither with what makes the arrays, one of floats among them, nor with its readers.
 
     XLA dissolves a loop over a single clip, and its CPU compiler removes ``lax.optimization_barrier`` before it fuses. A
-    branch it leaves alone as long as it cannot tell that it is always taken: 0 times a float may be NaN.
+    branch it leaves alone as long as it cannot tell that it is always taken: 0 times a float may be NaN. A GPU would wait
+    for the host to look at the condition.
     """
-    number = next(a for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)).ravel()[0]
 
     def never(*arrays):
         return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(function, *arrays))
 
-    return lax.cond(0 * number != 1, function, never, *arrays)
+    def in_branch(*arrays):
+        number = next(a for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)).ravel()[0]
+        return lax.cond(0 * number != 1, function, never, *arrays)
+
+    return by_platform(cpu=in_branch, default=function)(*arrays)
 
 
 def window_views(

@@ -1,6 +1,7 @@
 """The poolings and the patch convolution against plain float64 loops."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,16 @@ def test_a_single_clip_is_pooled_whatever_its_first_number_is(number):
     y = np.asarray(jax.jit(lambda x, k: depthwise_pool(x, k, (1, 1, 1)))(x, jnp.ones((3, 3, 3, 3))))
     np.testing.assert_array_equal(np.isfinite(y[0, :, :2, :2, 0]), False)
     np.testing.assert_array_equal(y[0, :, 3, 3], 8)
+
+
+def test_only_a_cpu_takes_the_branch_of_a_single_clip():
+    f = jax.jit(jax.grad(lambda x: skip_max_pool(x, (1, 2, 2)).sum()))
+    clip = jax.ShapeDtypeStruct((1, 2, 4, 4, 8), jnp.float32)
+    conditions = {}  # comparisons of single numbers
+    for platform in ('cpu', 'cuda', 'tpu'):
+        program = f.trace(clip).lower(lowering_platforms=(platform,)).as_text()
+        conditions[platform] = len(re.findall(r'compare +NE.*\(tensor<f32>, tensor<f32>\)', program))
+    assert conditions == {'cpu': 2, 'cuda': 0, 'tpu': 0}
 
 
 def test_depthwise_pool_refuses():
