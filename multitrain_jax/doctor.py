@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Callable, Iterator
 import dataclasses
 import json
+import logging
 import sys
 import textwrap
 
@@ -29,10 +30,15 @@ _NAMES = 29  # columns of the names
 
 def examine(part: Callable[..., Iterator[Check]], *args) -> Iterator[Check]:
     """The checks of a part; whatever goes wrong in one of them is told as a failure."""
+    log = logging.getLogger('multitrain_jax')
+    level = log.level
+    log.setLevel(logging.ERROR)  # what a run would warn of is told by the checks
     try:
         yield from part(*args)
     except Exception as error:  # the doctor outlives every patient
         yield Check('fail', part.__name__.replace('_', ' '), f'{type(error).__name__}: {" ".join(str(error).split())}')
+    finally:
+        log.setLevel(level)
 
 
 def _parts(config_arguments: list[str]) -> Iterator[tuple[str, Callable[..., Iterator[Check]], tuple]]:

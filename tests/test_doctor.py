@@ -1,6 +1,7 @@
 """The doctor finds what is well, and what is not with its remedy; nothing that is wrong stops it."""
 
 import json
+import logging
 import resource
 import shutil
 import sys
@@ -159,5 +160,7 @@ def test_what_goes_wrong_in_a_part_is_a_failure():
         yield doctor.Check('ok', 'first', 'fine')
         raise KeyError('second')
 
+    level = logging.getLogger('multitrain_jax').level
     found = checks_of(unlucky_part)
+    assert logging.getLogger('multitrain_jax').level == level
     assert found['first'].state == 'ok' and found['unlucky part'].state == 'fail' and 'KeyError' in found['unlucky part'].text

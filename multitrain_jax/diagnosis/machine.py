@@ -4,7 +4,6 @@ from collections.abc import Iterator
 import glob
 import importlib.metadata
 import importlib.util
-import logging
 import math
 import os
 from pathlib import Path
@@ -258,7 +257,6 @@ def training_step() -> Iterator[Check]:
     from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
     from multitrain_jax.training import train_step
 
-    logging.getLogger('multitrain_jax').setLevel(logging.ERROR)
     clips = 2 * jax.device_count()
     path = _ROOT / 'configs' / 'quickstart.py'
     sizes = (f'--config.batch_size={clips}', f'--config.evaluation.batch_size={clips}')
