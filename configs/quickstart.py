@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = placeholder(str)  # export, import or workdir that the first parameters come from; None: random
     config.projections_from = placeholder(str)  # npz, json or export that projections start from; None: random
     config.log_every_steps = 50
-    config.cpu_devices = 2  # a CPU counts as two devices, so that two cores are busy; no effect on accelerators
+    config.cpu_devices = placeholder(int)  # a CPU counts as one device
     config.parallel = dict(
         model=1,  # devices that share a replica (tensor parallelism): attention heads and hidden units; 1: a replica is a device
         shard_optimizer=False,  # optimizer state and moving average divided over the replicas (ZeRO-1), to save memory
