@@ -50,7 +50,8 @@ def _layer_norm_backward(epsilon, residuals, g):
     inner = scaled - means[0] - normal * means[1]
     shape = _leading(scale, x).shape
     axes = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] > 1]
-    of_scale, of_bias = (total.reshape(scale.shape) for total in sums([g * normal, g], axes))
+    # Each by itself: in one reduction of both, CPU code goes through the columns one by one. More accurate, too.
+    of_scale, of_bias = (array.sum(axes).reshape(scale.shape) for array in (g * normal, g))
     return (inner * inverse_std).astype(x.dtype), of_scale, of_bias
 
 
