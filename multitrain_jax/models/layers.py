@@ -7,7 +7,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from multitrain_jax.ops.sums import sums
+from multitrain_jax.ops.sums import sum_over, sums
 from multitrain_jax.ops.tensor_parallel import split
 
 
@@ -48,10 +48,8 @@ def _layer_norm_backward(epsilon, residuals, g):
     scaled = g * _leading(scale, x)
     means = [total[..., None] / x.shape[-1] for total in sums([scaled, scaled * normal], [x.ndim - 1])]
     inner = scaled - means[0] - normal * means[1]
-    shape = _leading(scale, x).shape
-    axes = [i for i, n in enumerate(shape) if n == 1 and x.shape[i] > 1]
-    # Each by itself: in one reduction of both, CPU code goes through the columns one by one. More accurate, too.
-    of_scale, of_bias = (array.sum(axes).reshape(scale.shape) for array in (g * normal, g))
+    axes = [i for i, n in enumerate(_leading(scale, x).shape) if n == 1]
+    of_scale, of_bias = (sum_over(array, axes).reshape(scale.shape) for array in (g * normal, g))
     return (inner * inverse_std).astype(x.dtype), of_scale, of_bias
 
 

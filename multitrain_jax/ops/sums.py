@@ -1,6 +1,7 @@
-"""Sums of several arrays over the same axes."""
+"""Sums over rows and over columns, as XLA's CPU compiler does them best."""
 
 from collections.abc import Sequence
+import math
 
 import jax
 from jax import lax
@@ -35,3 +36,33 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int], *, implementation: st
 def _together(arrays: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
     zeros = [jnp.zeros((), a.dtype) for a in arrays]
     return list(lax.reduce(list(arrays), zeros, lambda a, b: [p + q for p, q in zip(a, b)], tuple(axes)))
+
+
+def sum_over(array: jax.Array, axes: Sequence[int], *, implementation: str | None = None) -> jax.Array:
+    """The sum over ``axes``, of which the first ones of the array are most of the work.
+
+    Args:
+      array: float32.
+      axes: to sum over, not negative.
+      implementation: 'plain'; 'product': the first axes by a product with ones; or None: 'product' in programs compiled
+        for CPU, 'plain' in all others. On CPU a reduction goes through the columns one by one where it is fused with what it
+        reads, and otherwise takes one thread. Both sums of LayerNorm's gradient for [25089, 96], with all else: 6 ms
+        instead of 12 by ``sums``.
+
+    Returns:
+      The array without these axes.
+
+    Raises:
+      ValueError: for an unknown implementation.
+    """
+    axes = tuple(axes)
+    implementations = {'plain': lambda array: array.sum(axes), 'product': lambda array: _by_product(array, axes)}
+    return choose(implementation, implementations, cpu='product', default='plain')(array)
+
+
+def _by_product(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    first = next((i for i in range(array.ndim) if i not in axes), array.ndim)  # axes before it lead the array
+    rows = array.reshape(math.prod(array.shape[:first]), -1)
+    # Two equal rows: XLA makes a product with a single one a reduction again.
+    totals = (jnp.ones((2, rows.shape[0]), array.dtype) @ rows)[0].reshape(array.shape[first:])
+    return totals.sum([axis - first for axis in axes if axis >= first])
