@@ -2,7 +2,7 @@
 
     python run.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Renders and converts the videos the first time (they are kept under `data_root`). 2 CPU cores: about 3
+Renders and converts the videos the first time (they are kept under `data_root`). 2 CPU cores: about 2
 minutes. Expected: top-1 of 85 to 98 % on both validation sets, chance is 10 %.
 """
 
