@@ -29,6 +29,8 @@ import numpy as np
 TIME_TOLERANCE = 0.0005  # seconds
 _MAX_FRAME_PIXELS = 1 << 26  # 8192 x 8192: beyond that a damaged header is likelier than a video
 _MAX_BYTES = 4 << 30  # of the array that read_frames returns
+# A title that is no UTF-8 does not matter here: PyAV takes it from version 19 on, and before when it is told to.
+_ANY_TITLE = {} if int(av.__version__.partition('.')[0]) >= 19 else {'metadata_errors': 'replace'}
 
 
 class VideoError(ValueError):
@@ -333,8 +335,7 @@ class _Decoder:
 
     def _decode(self, seek: bool) -> Iterator[tuple[float, av.VideoFrame]]:
         self.__exit__()
-        # The prefix: a name may hold a colon. A title that is no UTF-8 does not matter here.
-        self._container = av.open(f'file:{self._path}', metadata_errors='replace')
+        self._container = av.open(f'file:{self._path}', **_ANY_TITLE)  # the prefix: a name may hold a colon
         stream = _largest_stream(self._container, self._path)
         self._expected = 0 if seek else stream.frames
         self._decoded = self._corrupt = self._bad_packets = 0
