@@ -1,8 +1,10 @@
 """How a command ends: 0, 2 with one line for a user's mistake, 75 where it was interrupted and goes on when started again."""
 
 import argparse
+import atexit
 from collections.abc import Callable
 import errno
+import gc
 import os
 from pathlib import Path
 import sys
@@ -72,6 +74,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax warns of ordinary checkpoints; progress.set_up_logging keeps all
+    atexit.register(gc.freeze)  # else the last collection goes through all of TensorFlow, for a second
     try:
         code = main()
         sys.stdout.flush()

@@ -77,9 +77,6 @@ def train_and_evaluate(
     workdir = make_workdir(workdir)
     if config.compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir))
-    # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is made ready and compiled.
-    beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
-    beside.submit(metrics.import_writers)
     if source is None:
         from multitrain_jax.record_data import RecordData  # the only door to data_pipelines
 
@@ -101,6 +98,8 @@ def train_and_evaluate(
         return start
 
     is_main_host = jax.process_index() == 0
+    # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is made ready and compiled.
+    beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
     writer = metrics.OpeningWriter(beside.submit(metrics.open_writer, str(workdir), is_main_host=is_main_host))
     best = BestCheckpoint(workdir, config.checkpoint.keep_best) if config.checkpoint.keep_best else None
     with interruptions.listen() as stop:
