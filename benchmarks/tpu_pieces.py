@@ -77,7 +77,7 @@ def pool() -> None:
 def patch() -> None:
     video = jax.ShapeDtypeStruct((CLIPS, 32, 224, 224, 3), jnp.float32)
     kernel, g = jax.ShapeDtypeStruct((3, 7, 7, 3, 96), jnp.float32), half(CLIPS, 16, 56, 56, 96)
-    for implementation in ('xla_conv', 'blocks', 'block_conv'):
+    for implementation in ('xla_conv', 'patches', 'block_conv'):
 
         def f(kernel, video, implementation=implementation):
             return patch_conv(video.astype(jnp.bfloat16), kernel, (2, 4, 4), implementation=implementation)

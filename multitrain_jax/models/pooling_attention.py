@@ -1,7 +1,6 @@
 """Multi-head pooling attention and the block around it (MViTv2, arXiv 2112.01526)."""
 
 import dataclasses
-import functools
 
 from flax import nnx
 import jax
@@ -114,10 +113,9 @@ class PoolingAttention(nnx.Module):
         if self.options.relative_positions:
             k_thw = pooled_size(thw, shape.kv_stride)
             scaled, k = self._append_positions(q, scaled, k, q_thw, k_thw)
-        attend = functools.partial(attention, implementation=self.options.attention)
-        if self.options.remat_attention and self.options.attention == 'xla':  # cuDNN keeps no matrix anyway
-            attend = jax.checkpoint(attend)
-        y = attend(scaled, k, v)
+        y = attention(
+            scaled, k, v, implementation=self.options.attention, recompute=self.options.remat_attention
+        )
 
         # The pooled queries are added, save that of the class token (section 3.1, equation 5).
         first = int(self.options.class_token)

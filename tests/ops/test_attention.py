@@ -1,5 +1,6 @@
 """Attention against float64 formulas, and the fused kernel against the plain form."""
 
+import functools
 import re
 
 import jax
@@ -32,32 +33,37 @@ def _expected(q, k, v, g):
     return out, grads
 
 
-def _with_gradients(implementation, dtype, q, k, v, g):
+def _with_gradients(implementation, dtype, q, k, v, g, recompute=False):
     q, k, v, g = (jnp.asarray(x, dtype) for x in (q, k, v, g))
-    out, gradient = jax.vjp(lambda *qkv: attention(*qkv, implementation=implementation), q, k, v)
+    attend = functools.partial(attention, implementation=implementation, recompute=recompute)
+    out, gradient = jax.vjp(attend, q, k, v)
     return out, gradient(g)
 
 
+@pytest.mark.parametrize('recompute', [False, True])
 @pytest.mark.parametrize(('dtype', 'spread', 'tolerance'), [('float32', 1, 1e-5), ('float32', 100, 1e-3), ('bfloat16', 1, 4e-2)])
-def test_xla_equals_the_formula(dtype, spread, tolerance):
+def test_xla_equals_the_formula(dtype, spread, tolerance, recompute):
     arrays = _arrays()
     arrays[0] *= spread  # 100: logits of some hundreds, most weights 0
     # What is compared is the arithmetic, not the rounding of the arguments.
     arrays = [np.asarray(jnp.asarray(x, dtype), np.float64) for x in arrays]
-    out, grads = jax.jit(lambda *a: _with_gradients('xla', dtype, *a))(*arrays)
+    out, grads = jax.jit(lambda *a: _with_gradients('xla', dtype, *a, recompute=recompute))(*arrays)
     expected, expected_grads = _expected(*arrays)
     assert out.dtype == dtype
     for found, wanted in zip((out, *grads), (expected, *expected_grads)):
         np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance * max(1.0, np.abs(wanted).max()))
 
 
-@pytest.mark.parametrize('remat', [False, True])
-def test_under_scan_and_recomputation(remat):
+@pytest.mark.parametrize(
+    'function',
+    [attention, functools.partial(attention, recompute=True), jax.checkpoint(attention)],
+    ids=['kept', 'recomputed', 'checkpoint'],
+)
+def test_under_scan_and_recomputation(function):
     q, k, v, g = _arrays(value_width=8)
     steps = [v, 2 * v, -v]
 
     def loss(q, k, values):
-        function = jax.checkpoint(attention) if remat else attention
         y, _ = jax.lax.scan(lambda q, v: (function(q, k, v), None), q, values)
         return (y * g).sum()
 
@@ -73,10 +79,12 @@ def test_under_scan_and_recomputation(remat):
         np.testing.assert_allclose(one, wanted, rtol=1e-3, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_products_of_the_gradient_are_of_the_type_of_the_arguments():
-    text = jax.jit(lambda *a: _with_gradients('xla', 'bfloat16', *a)).lower(*map(jnp.float32, _arrays())).as_text()
+@pytest.mark.parametrize('recompute', [False, True])
+def test_products_are_of_the_type_of_the_arguments_and_recomputation_takes_one_more(recompute):
+    function = functools.partial(_with_gradients, 'xla', 'bfloat16', recompute=recompute)
+    text = jax.jit(function).lower(*map(jnp.float32, _arrays())).as_text()
     products = re.findall(r'dot_general .* : \(tensor<[\dx]*(\w+)>, tensor<[\dx]*(\w+)>\)', text)
-    assert products == 6 * [('bf16', 'bf16')]
+    assert products == (7 if recompute else 6) * [('bf16', 'bf16')]
 
 
 def test_what_cudnn_does_not_take():
