@@ -54,7 +54,7 @@ class MViTConfig:
         the Ampere generation or newer.
       remat: recompute every block in the backward pass instead of keeping its activations.
       remat_attention: recompute only the attention matrices, which are most of what is kept, from
-        queries and keys. Of no effect with 'cudnn'.
+        queries and keys. Beside `remat`: once more still, for the least memory. Of no effect with 'cudnn'.
     """
 
     num_frames: int = 16
