@@ -50,7 +50,17 @@ def test_eight_devices_give_the_numbers_of_one(model, changes):
     assert_as_on_one_device(8, model=model, **changes)
 
 
+@pytest.fixture
+def own_programs():
+    """Compiled programs go with the test: every kernel is a memory mapping, of which Linux lets a process have 65,530."""
+    yield
+    for function in (prepared, trained_state):
+        function.cache_clear()
+    jax.clear_caches()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures('own_programs')
 @pytest.mark.parametrize(
     ('model', 'accumulation', 'remat', 'zero'),
     [

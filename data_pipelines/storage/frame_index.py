@@ -89,7 +89,7 @@ class FrameIndex:
             known = header['format'] == _FORMAT
             version, shards = header['version'], header['shards']
             records, places = int(header['records']), int(header['places'])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:  # int(1e999) overflows
             raise RecordError(f'{path}: not a frame index, or a damaged one; {remedy}') from error
         if not known or version != _VERSION:
             raise RecordError(f'{path}: a frame index of version {version}, wanted {_VERSION}; {remedy}')

@@ -183,7 +183,7 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
             (str(shard['name']), int(shard['bytes']), int(shard['records']))
             for shard in header['shards']
         ]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:  # int(1e999) overflows
         raise RecordError(f'{path}: not a record index, or a damaged one; {remedy}') from error
     if not known or version != _VERSION:
         raise RecordError(

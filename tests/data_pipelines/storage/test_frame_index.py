@@ -147,6 +147,7 @@ def _deal_anew(path):
         (lambda path: _rewrite_header(path, version=2), 'version 2, wanted 1'),
         (lambda path: _rewrite_header(path, format='other'), 'version 1, wanted 1|frame index'),
         (lambda path: path.write_bytes(b'\x00' * 100), 'not a frame index'),
+        (lambda path: _rewrite_header(path, places=float('inf')), 'not a frame index'),
         (lambda path: os.truncate(path, path.stat().st_size - 4), 'not of the size that it states'),
         (lambda path: path.write_bytes(path.read_bytes()[:-4] + b'\x01\0\0\0'), 'not of as many places'),
         (_point_past_the_end, 'record at byte 0 .*points past the end of the record'),

@@ -349,6 +349,7 @@ def _point_past_the_end(directory):
             r'train-00001-of-00003: this shard is missing',
         ),
         (lambda d: (d / 'train.index').write_bytes(b'\x00' * 100), 'not a record index'),
+        (lambda d: _rewrite_header(d / 'train.index', records=float('inf')), 'not a record index'),
         (lambda d: os.truncate(d / 'train.index', 300), 'damaged|not a record index'),
         (lambda d: _rewrite_header(d / 'train.index', version=2), 'version 2, wanted 1'),
         (_point_past_the_end, 'points past the end of a shard'),
