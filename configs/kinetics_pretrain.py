@@ -105,7 +105,7 @@ def kinetics_pretrain() -> ml_collections.ConfigDict:
             init_std=0.02,  # of linear kernels
             dtype='bfloat16',  # of activations; parameters, softmax and losses are float32
             attention='xla',  # or 'cudnn': fused, for bfloat16 on NVIDIA GPUs (Ampere or newer)
-            remat=False,  # recompute blocks in the backward pass: a quarter more time, half of the memory
+            remat=False,  # recompute blocks in the backward pass: a third more time, half of the memory
             remat_attention=True,  # recompute only attention matrices: no more time, two thirds of the memory
         ),
         head_hidden=0,  # hidden width of the head; 0: linear
