@@ -10,8 +10,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from multitrain_jax import config_file
-from multitrain_jax.devices.hosts import FLAG_HELP, joined
 from multitrain_jax.errors import UserError, run_command
+from multitrain_jax.parallel.hosts import FLAG_HELP, joined
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment, a file of configs/.', lock_config=True)
@@ -49,15 +49,14 @@ def main() -> int:
 
     import jax  # after the flags: mistakes in them are answered at once
 
-    from multitrain_jax import parallel
     from multitrain_jax.config import read_config
-    from multitrain_jax.devices import host_memory
     from multitrain_jax.evaluation import results
+    from multitrain_jax.parallel import drivers, host_memory
     from multitrain_jax.reporting import progress
 
     config = read_config(_CONFIG.value)
     if config.cpu_devices:
-        parallel.use_cpu_devices(config.cpu_devices)
+        drivers.use_cpu_devices(config.cpu_devices)
     with joined(FLAGS.multi_host, FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id):
         host_memory.keep_freed_memory()
         from multitrain_jax.train import make_workdir, train_and_evaluate

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from multitrain_jax import export, inference, optimizer, parallel
+from multitrain_jax import export, inference, optimizer
 from multitrain_jax.batch import DatasetSpec, localising
 from multitrain_jax.config import Config, with_datasets
-from multitrain_jax.devices import layout
-from multitrain_jax.evaluation import scoring
+from multitrain_jax.evaluation import views
 from multitrain_jax.models.multitrain import MultiTrainModel
+from multitrain_jax.parallel import drivers, layout
 from multitrain_jax.training import train_step
 
 PROGRAMS = ('train', 'evaluate', 'predict')  # predict: of an export, one clip
@@ -79,25 +79,25 @@ def _placed(tree, shardings):
 
 
 def _train(config: Config, datasets, mesh) -> jax.stages.Lowered:
-    clips = parallel.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
+    clips = drivers.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
     config.augment.check_batch(clips)
     graphdef, params = train_step.abstract_model(config, datasets)
     schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2000, total_steps=100_000)
     tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
     state = jax.eval_shape(lambda: train_step.init_state(config, datasets, tx))
     shardings = layout.state_shardings(state, mesh, with_datasets(config, datasets))
-    step = parallel.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh, shardings)
+    step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh, shardings)
     batch = _batch(config, datasets, config.batch_size, training=True)
-    return step.lower(_placed(state, shardings), _placed(batch, parallel.batch_sharding(mesh)))
+    return step.lower(_placed(state, shardings), _placed(batch, drivers.batch_sharding(mesh)))
 
 
 def _evaluate(config: Config, datasets, mesh) -> jax.stages.Lowered:
-    parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+    drivers.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
     graphdef, params = train_step.abstract_model(config, datasets)
     shardings = layout.state_shardings(params, mesh, with_datasets(config, datasets))
-    step = scoring.make_eval_step(graphdef, datasets, config.augment, mesh)
+    step = views.make_eval_step(graphdef, datasets, config.augment, mesh)
     batch = _batch(config, datasets, config.evaluation.batch_size, training=False)
-    return step.lower(_placed(params, shardings), _placed(batch, parallel.batch_sharding(mesh)))
+    return step.lower(_placed(params, shardings), _placed(batch, drivers.batch_sharding(mesh)))
 
 
 def _predict(config: Config, datasets, mesh) -> jax.stages.Lowered:

@@ -15,10 +15,9 @@ import jax
 import numpy as np
 import synthetic_step
 
-from multitrain_jax import parallel
 from multitrain_jax.config import read_config
-from multitrain_jax.devices import host_memory
-from multitrain_jax.evaluation import in_training, scoring
+from multitrain_jax.evaluation import in_training, views
+from multitrain_jax.parallel import drivers, host_memory
 from multitrain_jax.record_data import RecordData
 from multitrain_jax.training import train_step
 
@@ -34,15 +33,15 @@ def main() -> None:
         values['synthetic'] |= dict(train_videos=20, validation_videos=args.videos)
         config = read_config(values | dict(data_root=root))
         source = RecordData(config)
-        mesh = parallel.data_mesh()
+        mesh = drivers.data_mesh()
         graphdef, shapes = train_step.abstract_model(config, source.datasets)
         rng = np.random.default_rng(0)
         params = jax.tree.map(lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes)
-        params = parallel.replicate(params, mesh)
-        step = scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh)
+        params = drivers.replicate(params, mesh)
+        step = views.make_eval_step(graphdef, source.datasets, config.augment, mesh)
         heads = range(len(source.datasets))
         first = next(source.evaluation_batches(0))
-        share = parallel.to_devices(scoring.model_inputs(first), mesh)
+        share = drivers.to_devices(views.model_inputs(first), mesh)
         batches = sum(1 for head in heads for _ in source.evaluation_batches(head))
 
         def reading() -> None:
@@ -57,11 +56,11 @@ def main() -> None:
 
         runs = [lambda: in_training.evaluate(step, params, source, mesh), reading, computing]
         taken = synthetic_step.take_turns(runs, args.rounds)
-    views = sum(dataset.evaluation_records * dataset.views for dataset in source.datasets)
+    count = sum(dataset.evaluation_records * dataset.views for dataset in source.datasets)
     device = jax.devices()[0]
-    print(f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {views} views in {batches} batches')
+    print(f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {count} views in {batches} batches')
     for name, own in zip(('together', 'reading', 'computing'), taken):
-        print(f'{name:<12}{views / own[0]:>9.0f} views/s {views / own[1]:>9.0f} views per s of processor time')
+        print(f'{name:<12}{count / own[0]:>9.0f} views/s {count / own[1]:>9.0f} views per s of processor time')
 
 
 if __name__ == '__main__':

@@ -29,10 +29,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import described_programs, hlo_ops, profile_step  # noqa: E402
 from benchmarks.hlo_text import Program  # noqa: E402
-from multitrain_jax import parallel  # noqa: E402
 from multitrain_jax.config import Config, read_config  # noqa: E402
 from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
+from multitrain_jax.parallel import drivers  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ def compile_program(gpu: Gpu, program: str, config: Config) -> tuple[dict, str]:
         devices = topologies.get_topology_desc(gpu.name, 'cuda', topology='1x1x1', target_config=gpu.target()).devices
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f'no CUDA compiler here ({error}): pip install -r requirements-gpu-compile.txt') from error
-    lowered = described_programs.lower(program, config, parallel.grid_mesh(1, devices))
+    lowered = described_programs.lower(program, config, drivers.grid_mesh(1, devices))
     note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')
     compiled = lowered.compile()
     note('compiled')

@@ -22,8 +22,8 @@ import synthetic_step
 from multitrain_jax.config import read_config
 from multitrain_jax.models.heads import Heads, Projections
 from multitrain_jax.models.multitrain import Outputs
+from multitrain_jax.objectives.objective import DatasetObjective, ObjectiveConfig, objective
 from multitrain_jax.objectives.targets import Targets
-from multitrain_jax.objectives.total import DatasetObjective, ObjectiveConfig, objective
 
 WIDTH = 768
 DATASETS = (2, 8, 32)

@@ -40,14 +40,17 @@ import simplejpeg
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-from data_pipelines import convert, decode, dmvr_source, frames, jpeg_cut, pipeline  # noqa: E402
+from data_pipelines import convert, pipeline  # noqa: E402
 from data_pipelines.annotations import Annotations, Clip  # noqa: E402
 from data_pipelines.array_pool import scratch  # noqa: E402
-from data_pipelines.clips import Source, TrainingSpec  # noqa: E402
+from data_pipelines.clip import decode, frame_sampling, jpeg_cut  # noqa: E402
 from data_pipelines.conversion import jpeg, shard  # noqa: E402
-from data_pipelines.datasets import RecordDataset  # noqa: E402
-from data_pipelines.rendering import synthetic_scene  # noqa: E402
-from data_pipelines.storage import indexing, records  # noqa: E402
+from data_pipelines.datasets.base import Source, TrainingSpec  # noqa: E402
+from data_pipelines.datasets.dmvr import import_dmvr  # noqa: E402
+from data_pipelines.datasets.open import RecordDataset  # noqa: E402
+from data_pipelines.storage import indexing
+from data_pipelines.storage.record_index import build_index, save_index  # noqa: E402
+from data_pipelines.synthetic import layers  # noqa: E402
 from data_pipelines.videos import mp4  # noqa: E402
 
 NUM_FRAMES, STRIDE = 16, 4
@@ -95,8 +98,8 @@ def convert_without_markers(clips: tuple[Clip, ...], short_side: int, like: Path
                 Path(temporary, 'train-00000-of-00001'), list(clips), dict(enumerate(('even', 'odd'))),
                 shard.Options(short_side=short_side),
             )  # fmt: skip
-        index = records.build_index(temporary, 'train')
-        records.save_index(temporary, 'train', index)
+        index = build_index(temporary, 'train')
+        save_index(temporary, 'train', index)
         indexing.write_frame_index(temporary, 'train', index, threads=CORES)
         shutil.copy(like / 'dataset.json', temporary)
         shutil.copytree(temporary, directory)
@@ -106,15 +109,15 @@ def render_video(path: Path, seed: int, short_side: int) -> None:
     """10 s at 25 Hz, 4:3, textured shapes that move; what is there already is kept."""
     if path.exists():
         return
-    config = synthetic_scene.SceneConfig(
+    config = layers.SceneConfig(
         short_side=(short_side, short_side), aspect_ratios=((4, 3),), frame_rates=('25',), seconds=(10.0, 10.0),
         background_texture=(30.0, 50.0), background_cell=(0.02, 0.05), texture=40.0, background_drift=(0.2, 0.5),
     )  # fmt: skip
-    scene = synthetic_scene.draw_scene(
+    scene = layers.draw_scene(
         np.random.default_rng(seed), shapes=('star', 'ring'), variable='x', path='forward',
         distractor_shapes=('square', 'disc'), config=config,
     )  # fmt: skip
-    mp4.write_video(path, synthetic_scene.render(scene), scene.frame_rate)
+    mp4.write_video(path, layers.render(scene), scene.frame_rate)
 
 
 # The sides. Each yields the number of clips that it made, for ever.
@@ -163,8 +166,8 @@ def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
             stream = container.streams.video[0]
             stream.thread_type, stream.codec_context.thread_count = 'SLICE', 1
             rate = float(stream.average_rate)
-            numbers = frames.random_strided_frames(rng, stream.frames, NUM_FRAMES, NUM_FRAMES * STRIDE)
-            window = frames.random_window(rng, stream.height, stream.width, case.short_side, case.crop_size)
+            numbers = frame_sampling.random_strided_frames(rng, stream.frames, NUM_FRAMES, NUM_FRAMES * STRIDE)
+            window = frame_sampling.random_window(rng, stream.height, stream.width, case.short_side, case.crop_size)
             container.seek(int(numbers[0] / rate / stream.time_base), stream=stream)
             wanted, place = numbers.tolist(), 0
             for frame in container.decode(stream):
@@ -200,7 +203,7 @@ def bare_decode_cut(source: Source, case: Case, threads: int = CORES) -> Iterato
     yield from _decode_all(clips, threads, reuse=3 * 2 * jpeg_cut._MAX_PIXELS)
 
 
-def decode_options(case: Case, size: tuple[int, int], window: frames.Window) -> dict[str, int]:
+def decode_options(case: Case, size: tuple[int, int], window: frame_sampling.Window) -> dict[str, int]:
     """How simplejpeg is to decode an image of this size, of which the window matters."""
     reduction = decode._reduction((window.height, window.width), (case.crop_size, case.crop_size))
     if not case.reduced or reduction < 2:
@@ -239,14 +242,14 @@ def bare_decode_tf(source: Source, case: Case, threads: int = CORES) -> Iterator
         yield 1
 
 
-def sampled_clips(source: Source, case: Case) -> list[tuple[list[bytes], tuple[int, int], frames.Window]]:
+def sampled_clips(source: Source, case: Case) -> list[tuple[list[bytes], tuple[int, int], frame_sampling.Window]]:
     """Of every record: the frames of a clip, (height, width) of the frame, and the window that the crop shows."""
     dataset, rng, clips = open_records(source, case), np.random.default_rng(0), []
     for record in range(dataset.num_records):
         clip = dataset.load(record)
-        numbers = frames.random_strided_frames(rng, len(clip.frames), NUM_FRAMES, NUM_FRAMES * STRIDE)
+        numbers = frame_sampling.random_strided_frames(rng, len(clip.frames), NUM_FRAMES, NUM_FRAMES * STRIDE)
         size = decode.frame_size(clip.frames)
-        window = frames.random_window(rng, *size, case.short_side, case.crop_size)
+        window = frame_sampling.random_window(rng, *size, case.short_side, case.crop_size)
         clips.append(([bytes(clip.frames[number]) for number in numbers.tolist()], size, window))
     return clips
 
@@ -366,7 +369,7 @@ def run(args: argparse.Namespace, source: Source, plain: Source, files: list[Pat
     has_tf = args.dmvr is not None
     if has_tf:
         sys.path.insert(0, str(args.dmvr))
-        dmvr_source.import_dmvr()
+        import_dmvr()
     for case in (
         Case(224, (256, 320), False),
         Case(112, (128, 160), False),

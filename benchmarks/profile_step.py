@@ -34,8 +34,8 @@ from benchmarks.hlo_ops import Operations
 from benchmarks.hlo_text import Program
 from benchmarks.profile_kinds import KINDS, OTHER, Parts
 from multitrain_jax.config import Config
-from multitrain_jax.devices import host_memory
 from multitrain_jax.errors import run_command
+from multitrain_jax.parallel import host_memory
 
 CLASSES = 400  # of every dataset
 

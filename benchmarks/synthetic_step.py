@@ -13,9 +13,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from multitrain_jax import optimizer, parallel  # noqa: E402
+from multitrain_jax import optimizer  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
 from multitrain_jax.config import Config  # noqa: E402
+from multitrain_jax.parallel import drivers  # noqa: E402
 from multitrain_jax.training import train_step  # noqa: E402
 
 
@@ -42,7 +43,7 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
         classes: of each of its datasets.
     """
     datasets = [DatasetSpec(name, tuple(map(str, range(classes)))) for name in config.datasets]
-    mesh = parallel.data_mesh(jax.devices()[:1])
+    mesh = drivers.data_mesh(jax.devices()[:1])
     graphdef, params = train_step.abstract_model(config, datasets)
     schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=100, total_steps=5000)
     tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
@@ -66,8 +67,8 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
         label=rng.integers(0, classes, batch, dtype=np.int32),
         weight=np.ones(batch, np.float32),
     )
-    state, share = parallel.replicate(state, mesh), parallel.to_devices(share, mesh)
-    step = parallel.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
+    state, share = drivers.replicate(state, mesh), drivers.to_devices(share, mesh)
+    step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
     return step, state, share
 
 

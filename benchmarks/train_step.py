@@ -31,8 +31,8 @@ import synthetic_step  # noqa: E402
 from multitrain_jax.augment.pipeline import prepare_eval  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
 from multitrain_jax.config import Config  # noqa: E402
-from multitrain_jax.devices import host_memory  # noqa: E402
 from multitrain_jax.models import variants  # noqa: E402
+from multitrain_jax.parallel import host_memory  # noqa: E402
 from multitrain_jax.training import train_step  # noqa: E402
 
 CLASSES = 400

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.array_pool import ArrayPool
-from data_pipelines.boxes import LabelledBoxes, ViewBoxes
-from data_pipelines.clips import ClipDataset, TestSpec, TrainingSpec
-from data_pipelines.prefetch import Batch, ElementSpec
+from data_pipelines.clip.boxes import LabelledBoxes, ViewBoxes
+from data_pipelines.datasets.base import ClipDataset, TestSpec, TrainingSpec
+from data_pipelines.workers import Batch, ElementSpec
 
 # While an evaluation batch is being filled: what each row's key frame has, as its number of places is not known yet.
 _TRUTH, _DROPPED = 'truth', 'dropped'

@@ -13,10 +13,10 @@ import sys
 import tqdm
 
 from data_pipelines.command_line import ArgumentParser, exit_code
-from data_pipelines.inspection import find_splits
-from data_pipelines.prefetch import available_cores
-from data_pipelines.storage import records
+from data_pipelines.inspection.checks import find_splits
 from data_pipelines.storage.indexing import write_frame_index
+from data_pipelines.storage.record_index import build_index, save_index
+from data_pipelines.workers import available_cores
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,14 +41,14 @@ def _run(args: argparse.Namespace) -> int:
     if args.threads is not None and args.threads < 1:
         raise ValueError(f'--threads={args.threads}: must be at least 1')
     for split in find_splits(args.directory):
-        index = records.build_index(args.directory, split)
+        index = build_index(args.directory, split)
         with tqdm.tqdm(
             total=sum(index.sizes), desc=f'index {split}', unit='B', unit_scale=True, unit_divisor=1024, leave=False
         ) as bar:
             write_frame_index(
                 args.directory, split, index, threads=args.threads or available_cores(), on_progress=bar.update
             )
-        records.save_index(args.directory, split, index)
+        save_index(args.directory, split, index)
         print(f'{split}: {len(index.offsets)} records in {len(index.shards)} shards')
     return 0
 

@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 import tqdm
 
-from data_pipelines import files, inspection
+from data_pipelines import files
 from data_pipelines.command_line import ArgumentParser, check_picture_name, exit_code
-from data_pipelines.contact_sheet import contact_sheet
-from data_pipelines.inspection import Report, SplitReport
+from data_pipelines.inspection import checks
+from data_pipelines.inspection.checks import Report, SplitReport
+from data_pipelines.inspection.contact_sheet import contact_sheet
 
 _SHOWN_PROBLEMS = 20  # without --json
 
@@ -270,14 +271,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> Report:
-    splits = inspection.find_splits(args.directory)
+    splits = checks.find_splits(args.directory)
     total = sum(
         files.size(files.join(args.directory, name)) for shards in splits.values() for name in shards
     )
     with tqdm.tqdm(
         total=total, desc='inspect', unit='B', unit_scale=True, unit_divisor=1024, leave=False
     ) as bar:
-        return inspection.inspect_directory(
+        return checks.inspect_directory(
             args.directory,
             quick=args.quick,
             threads=args.threads or os.cpu_count() or 1,

@@ -42,14 +42,15 @@ import functools
 import itertools
 import logging
 
-from data_pipelines import batch_arrays, sampling
+from data_pipelines import batch_arrays
 from data_pipelines.array_pool import ArrayPool
-from data_pipelines.clips import ClipDataset, Source, TestSpec, TrainingSpec
-from data_pipelines.datasets import open_dataset
-from data_pipelines.decode import FrameError
-from data_pipelines.order import ScheduleOptions, make_order
-from data_pipelines.prefetch import Batch, Batches, Damage, ElementSpec, Task
-from data_pipelines.storage.records import RecordError
+from data_pipelines.clip.decode import FrameError
+from data_pipelines.datasets.base import ClipDataset, Source, TestSpec, TrainingSpec
+from data_pipelines.datasets.open import open_dataset
+from data_pipelines.order import epochs
+from data_pipelines.order.training_order import ScheduleOptions, make_order
+from data_pipelines.storage.sequence_example import RecordError
+from data_pipelines.workers import Batch, Batches, Damage, ElementSpec, Task
 
 
 class TrainBatches(Batches):
@@ -178,7 +179,7 @@ class TrainingPlan:
         """Closes the datasets."""
         _close(self._datasets)
 
-    def _fill_row(self, batch: Batch, row: int, sample: sampling.Sample) -> list[Damage]:
+    def _fill_row(self, batch: Batch, row: int, sample: epochs.Sample) -> list[Damage]:
         damage = []
         while len(damage) <= self._max_bad_records:
             chosen = self._order.stand_in(sample, len(damage)) if damage else sample
@@ -188,7 +189,7 @@ class TrainingPlan:
                 )
             dataset = self._datasets[chosen.dataset]
             try:
-                rng = sampling.record_generator(self._seed, chosen)
+                rng = epochs.record_generator(self._seed, chosen)
                 found = dataset.write_training_clip(chosen.record, rng, batch['video'][row])
                 batch['dataset'][row] = chosen.dataset
                 batch_arrays.write_training_row(batch, row, found)
@@ -325,10 +326,10 @@ def evaluation_batches(
         num_frames, crop_size, short_side, temporal_views, spatial_views, reduced=reduced
     )
     opened = open_dataset(source, spec)
-    share = len(sampling.host_share(batch_size, host, num_hosts))
+    share = len(epochs.host_share(batch_size, host, num_hosts))
     views = opened.views
-    own = sampling.evaluation_share(opened.num_records, host, num_hosts)
-    num_batches = sampling.num_evaluation_batches(opened.num_records, views, batch_size, num_hosts)
+    own = epochs.evaluation_share(opened.num_records, host, num_hosts)
+    num_batches = epochs.num_evaluation_batches(opened.num_records, views, batch_size, num_hosts)
     layout = batch_arrays.layout(spec, [opened])
 
     def write_views(rows: list[tuple[Batch, int]], record: int) -> None:

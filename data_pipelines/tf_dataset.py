@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from data_pipelines.prefetch import Batch, Batches
 from data_pipelines.tensorflow_import import import_tensorflow
+from data_pipelines.workers import Batch, Batches
 
 
 def as_tf_dataset(make_batches: Callable[[], Batches]):

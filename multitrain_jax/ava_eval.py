@@ -16,7 +16,7 @@ import os
 import numpy as np
 
 from multitrain_jax.errors import ArgumentParser, run_command
-from multitrain_jax.evaluation.localisation_metrics import (
+from multitrain_jax.evaluation.box_metrics import (
     OFFICIAL,
     PYSLOWFAST,
     Protocol,

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any, Literal
 
-from multitrain_jax import batch, dataclass_config
+from multitrain_jax import batch, config_reading
 from multitrain_jax.augment.pipeline import AugmentConfig
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.localisation_head import LocalisationHeadConfig
 from multitrain_jax.models.multitrain import MultiTrainConfig
-from multitrain_jax.objectives.total import ObjectiveConfig
+from multitrain_jax.objectives.objective import ObjectiveConfig
 from multitrain_jax.optimizer import OptimizerConfig
-from multitrain_jax.parallel import ParallelConfig
+from multitrain_jax.parallel.drivers import ParallelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,7 +329,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
             raise UserError(f'config.model.{field}: unknown field; {origin}')
     values['model'] = {**model, 'num_classes': (2,) * len(names)}
     values['datasets'] = {name: values['datasets'][name] for name in names}
-    return dataclass_config.build(Config, values)
+    return config_reading.build(Config, values)
 
 
 def with_datasets(config: Config, datasets: Sequence[DatasetSpec]) -> MultiTrainConfig:

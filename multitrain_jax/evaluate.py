@@ -31,17 +31,23 @@ import numpy as np
 
 from multitrain_jax import config_file
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.devices.hosts import FLAG_HELP, joined
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
-from multitrain_jax.evaluation.accuracy import DatasetResult, accuracy_table, confusion_matrix, per_class, summarise
-from multitrain_jax.evaluation.localisation_accuracy import (
+from multitrain_jax.evaluation.box_results import (
     ActionResult,
     BoxScores,
     per_action,
     summarise_boxes,
     write_detections,
 )
+from multitrain_jax.evaluation.metrics import (
+    DatasetResult,
+    accuracy_table,
+    confusion_matrix,
+    per_class,
+    summarise,
+)
 from multitrain_jax.evaluation.predictions import Predictions, ensemble, save
+from multitrain_jax.parallel.hosts import FLAG_HELP, joined
 from multitrain_jax.reporting.heat_map import MOST_NAMES, heat_map
 from multitrain_jax.reporting.progress import set_up_logging, timed
 
@@ -101,8 +107,8 @@ def _test(args: argparse.Namespace, config_values: Any) -> None:
     """Tests one model on all datasets that were asked for, and writes and prints the results."""
     import jax  # after the arguments: mistakes in them are answered at once
 
-    from multitrain_jax.devices.host_memory import keep_freed_memory
     from multitrain_jax.evaluation.setup import open_evaluation
+    from multitrain_jax.parallel.host_memory import keep_freed_memory
 
     keep_freed_memory()
     set_up_logging(process=jax.process_index())

@@ -14,14 +14,15 @@ from typing import Any, Literal
 
 from flax import nnx
 
-from multitrain_jax import checkpoints, dataclass_config
+from multitrain_jax import config_reading
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints import runs
+from multitrain_jax.checkpoints.checksums import array_checksums, first_difference
+from multitrain_jax.checkpoints.trained_model import read_run
 from multitrain_jax.config import Config, LocalisationConfig, with_datasets
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
-from multitrain_jax.weights.checksums import array_checksums, first_difference
-from multitrain_jax.weights.trained_run import read_run
 
 _MODEL_FILE, _PARAMS = 'model.json', 'params'
 _FORMAT, _VERSION = 'multitrain_jax export', 1
@@ -146,8 +147,8 @@ def write_model(output: str | os.PathLike, info: ExportInfo, params: Mapping[str
         unfinished.mkdir(parents=True)
     except OSError as error:
         raise UserError(f'--output={output}: cannot be made ({error.strerror})') from error
-    checkpoints.save_tree(unfinished / _PARAMS, params)
-    content = {'format': _FORMAT, 'version': _VERSION, **dataclass_config.to_dict(info), 'checksums': array_checksums(params)}
+    runs.save_tree(unfinished / _PARAMS, params)
+    content = {'format': _FORMAT, 'version': _VERSION, **config_reading.to_dict(info), 'checksums': array_checksums(params)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     (unfinished / _MODEL_FILE).write_text(text + '\n', encoding='utf-8')
     replaced = output.with_name(output.name + '.replaced')
@@ -187,10 +188,10 @@ def read_export(directory: str | os.PathLike) -> tuple[ExportInfo, nnx.GraphDef,
     if content.pop('version', None) != _VERSION:
         raise UserError(f'{path}: an export of another version; this code reads version {_VERSION}')
     stored = content.pop('checksums', None)  # an export of an earlier version has none
-    info = dataclass_config.build(ExportInfo, content, str(path))
+    info = config_reading.build(ExportInfo, content, str(path))
     model = nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(model)
-    params = checkpoints.load_tree(directory / _PARAMS, nnx.to_pure_dict(state))
+    params = runs.load_tree(directory / _PARAMS, nnx.to_pure_dict(state))
     changed = stored and first_difference(stored, params)
     if changed:
         raise UserError(f'{directory}: damaged: the numbers of {changed} are not those that were exported; export again')

@@ -27,9 +27,9 @@ from multitrain_jax.ops.windows import Triple
 from multitrain_jax.pytorch import inflate, naming
 from multitrain_jax.pytorch.architecture import Architecture, Hints, recognise
 from multitrain_jax.pytorch.checkpoint import Settings, read_settings, read_torch
-from multitrain_jax.reporting.weight_report import Row, shape_text, summary, table
-from multitrain_jax.weights import initialise
+from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.positions import resize_positions
+from multitrain_jax.weights.weight_report import Row, shape_text, summary, table
 
 _SCRIPT = 'python -m multitrain_jax.import_torch'
 _TABLE_FILE = 'import.txt'
@@ -134,7 +134,7 @@ def import_state_dict(
 def _flat_shapes(model: MultiTrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a model's parameters by path."""
     state = nnx.state(nnx.eval_shape(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0))))
-    return initialise.flatten(nnx.to_pure_dict(state))
+    return warm_start.flatten(nnx.to_pure_dict(state))
 
 
 def _keys(path: str) -> tuple[str | int, ...]:

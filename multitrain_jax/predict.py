@@ -64,7 +64,7 @@ def main() -> int:
         if not args.json:
             print(_table(video, best))
         if args.overlay:
-            from multitrain_jax.reporting.overlay import write_overlay
+            from multitrain_jax.overlay import write_overlay
 
             write_overlay(model, video, args.overlay, boxes_csv=args.boxes, best=best)
             print(f'{args.overlay}: written', file=sys.stderr)

@@ -20,12 +20,12 @@ from flax import nnx
 import numpy as np
 
 from multitrain_jax.batch import classifying
+from multitrain_jax.checkpoints.trained_model import find_run, read_run
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.export import is_export, read_export
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainModel
 from multitrain_jax.reporting.heat_map import MOST_NAMES, heat_map
-from multitrain_jax.weights.trained_run import find_run, read_run
 
 # {dataset: {other dataset: {class: classes of the other that are related to it}}}
 Relations = Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import boxes, clips, dataset_info, datasets, files, order, pipeline, prepare
+from data_pipelines import files, pipeline
+from data_pipelines.clip import boxes
+from data_pipelines.datasets import base, dataset_info, open
+from data_pipelines.order import training_order
+from data_pipelines.synthetic import prepare
 from multitrain_jax.batch import Batch, DatasetSpec
 from multitrain_jax.config import (
     Config,
@@ -17,7 +21,7 @@ from multitrain_jax.config import (
     LocalisationConfig,
     SyntheticConfig,
 )
-from multitrain_jax.devices.gather import barrier
+from multitrain_jax.parallel.gather import barrier
 
 
 class RecordData:
@@ -60,11 +64,11 @@ class RecordData:
             self._evaluation_sources.append(evaluation)
         self.datasets: tuple[DatasetSpec, ...] = tuple(specs)
         self._schedule = _schedule(config)
-        samples = order.make_order(  # Refuses now what would not fit later.
+        samples = training_order.make_order(  # Refuses now what would not fit later.
             sizes, self._schedule, batch_size=config.batch_size, repeats=config.input.repeats, num_hosts=num_hosts
         )
         self.samples_per_epoch = samples.samples_per_epoch
-        self.clips_per_step = order.clips_per_step(sizes, self._schedule, batch_size=config.batch_size)
+        self.clips_per_step = training_order.clips_per_step(sizes, self._schedule, batch_size=config.batch_size)
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
         config = self._config
@@ -153,7 +157,7 @@ class EvaluationData:
             'num_threads': input_config.num_threads,
             'max_bad_records': input_config.max_bad_records,
         }
-        self._sources: dict[int, clips.Source] = {}
+        self._sources: dict[int, base.Source] = {}
         self._numbers: dict[int, np.ndarray] = {}  # class of the data -> class of the head
         specs = []
         root = files.expand_home(data_root)
@@ -163,7 +167,7 @@ class EvaluationData:
                 specs.append(dataclasses.replace(spec, evaluation_records=0))
                 continue
             self._sources[head] = _source(root, spec.name, entry, entry.evaluation_split, localisation)
-            with _open(f'dataset {spec.name}', self._sources[head], clips.TestSpec(**self._reading)) as tested:
+            with _open(f'dataset {spec.name}', self._sources[head], base.TestSpec(**self._reading)) as tested:
                 self._numbers[head] = _class_numbers(tested, spec)
                 specs.append(dataclasses.replace(spec, views=tested.views, evaluation_records=tested.num_records))
         self.datasets: tuple[DatasetSpec, ...] = tuple(specs)
@@ -185,7 +189,7 @@ class EvaluationData:
                 yield {**batch, name: renumbered}
 
 
-def _class_numbers(dataset: clips.ClipDataset, head: DatasetSpec) -> np.ndarray:
+def _class_numbers(dataset: base.ClipDataset, head: DatasetSpec) -> np.ndarray:
     """i64: the head's number of every class of the data."""
     where = f'dataset {head.name} ({dataset.source.path})'
     if dataset.localises != head.localisation:
@@ -211,9 +215,9 @@ def _class_numbers(dataset: clips.ClipDataset, head: DatasetSpec) -> np.ndarray:
 
 def _source(
     root: str, name: str, entry: DatasetConfig, split: str, localisation: LocalisationConfig | None
-) -> clips.Source:
-    return clips.Source(
-        path=datasets.dataset_path(root, entry.path), name=name, split=split, sampling=entry.sampling,
+) -> base.Source:
+    return base.Source(
+        path=open.dataset_path(root, entry.path), name=name, split=split, sampling=entry.sampling,
         stride=entry.stride, target_frame_rate=entry.target_frame_rate, flip=entry.flip,
         task=entry.task, boxes=_box_options(localisation),
     )  # fmt: skip
@@ -226,11 +230,11 @@ def _box_options(localisation: LocalisationConfig | None) -> boxes.BoxOptions:
     return boxes.BoxOptions(**{name: getattr(localisation, name) for name in fields})
 
 
-def _schedule(config: Config) -> order.ScheduleOptions | None:
+def _schedule(config: Config) -> training_order.ScheduleOptions | None:
     schedule, names = config.schedule, list(config.datasets)
     if schedule.kind == 'concatenate':
         return None
-    return order.ScheduleOptions(
+    return training_order.ScheduleOptions(
         kind=schedule.kind,
         batch_sizes=tuple(config.batch_sizes[name] for name in names),
         by=schedule.by,
@@ -262,7 +266,7 @@ def _clip_size(config: Config) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_split(config: Config, name: str, *, training: bool) -> Iterator[clips.ClipDataset]:
+def open_split(config: Config, name: str, *, training: bool) -> Iterator[base.ClipDataset]:
     """The training or the evaluation split of one dataset, as a run reads it.
 
     Raises:
@@ -274,9 +278,9 @@ def open_split(config: Config, name: str, *, training: bool) -> Iterator[clips.C
         config.localisation,
     )  # fmt: skip
     spec = (
-        clips.TrainingSpec(**_clip_size(config), short_side=config.input.short_side)
+        base.TrainingSpec(**_clip_size(config), short_side=config.input.short_side)
         if training
-        else clips.TestSpec(**_clip_size(config), **_views(config.evaluation))
+        else base.TestSpec(**_clip_size(config), **_views(config.evaluation))
     )
     with _open(f'dataset {name} (config.datasets.{name}.path, under config.data_root)', source, spec) as dataset:
         yield dataset
@@ -291,9 +295,9 @@ def _views(evaluation: EvaluationConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _open(where: str, source: clips.Source, spec) -> Iterator[clips.ClipDataset]:
+def _open(where: str, source: base.Source, spec) -> Iterator[base.ClipDataset]:
     try:
-        dataset = datasets.open_dataset(source, spec)
+        dataset = open.open_dataset(source, spec)
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from error
     try:

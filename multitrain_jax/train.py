@@ -14,20 +14,21 @@ from typing import Any
 from flax import nnx
 import jax
 
-from multitrain_jax import checkpoints, export, parallel
+from multitrain_jax import export
 from multitrain_jax.batch import BatchSource, check_batch
+from multitrain_jax.checkpoints import runs
+from multitrain_jax.checkpoints.best import BestCheckpoint
 from multitrain_jax.config import Config, with_datasets
-from multitrain_jax.devices import layout
-from multitrain_jax.devices.gather import barrier
 from multitrain_jax.errors import Interrupted, UserError
-from multitrain_jax.evaluation import in_training, results, scoring
-from multitrain_jax.evaluation.accuracy import DatasetResult
+from multitrain_jax.evaluation import in_training, results, views
+from multitrain_jax.evaluation.metrics import DatasetResult
 from multitrain_jax.models.multitrain import count_parameters
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
+from multitrain_jax.parallel import drivers, layout
+from multitrain_jax.parallel.gather import barrier
 from multitrain_jax.reporting import metrics
 from multitrain_jax.reporting.progress import duration, timed
 from multitrain_jax.training import interruptions, non_finite, train_step
-from multitrain_jax.training.best_checkpoint import BestCheckpoint
 from multitrain_jax.training.run_start import Start, run_meta, start_or_continue
 from multitrain_jax.training.step_log import StepLog
 from multitrain_jax.training.train_step import TrainState
@@ -47,7 +48,7 @@ class _Run:
     schedule: Callable
     train_step: Callable
     eval_step: Callable
-    saved: checkpoints.RunCheckpoints
+    saved: runs.RunCheckpoints
     meta: Mapping[str, Any]
     writer: Any
     stop: interruptions.StopRequests
@@ -92,7 +93,7 @@ def train_and_evaluate(
         shapes, mesh, with_datasets(config, source.datasets), shard_optimizer=config.parallel.shard_optimizer
     )
     meta = run_meta(config, source)
-    saved = checkpoints.RunCheckpoints(workdir, keep=config.checkpoint.keep)
+    saved = runs.RunCheckpoints(workdir, keep=config.checkpoint.keep)
     start = start_or_continue(config, source.datasets, tx, shapes, workdir, saved, meta, total_steps)
     if isinstance(start, results.RunResults):
         return start
@@ -105,17 +106,17 @@ def train_and_evaluate(
     with interruptions.listen() as stop:
         run = _Run(
             config, source, workdir, mesh, total_steps, schedule,
-            train_step=parallel.map_train_step(
+            train_step=drivers.map_train_step(
                 train_step.make_train_step(config, source.datasets, graphdef, tx), mesh, shardings
             ),
-            eval_step=scoring.make_eval_step(graphdef, source.datasets, config.augment, mesh),
+            eval_step=views.make_eval_step(graphdef, source.datasets, config.augment, mesh),
             saved=saved, meta=meta, writer=writer, stop=stop, best=best,
         )  # fmt: skip
         try:
-            state, clips_per_second = _train(run, start, parallel.place(start.state, shardings))
+            state, clips_per_second = _train(run, start, drivers.place(start.state, shardings))
             accuracy = _last_evaluation(run, state)
             _log.info('exporting to %s', workdir / 'export')
-            params = jax.device_get(parallel.whole(train_step.inference_params(state)))
+            params = jax.device_get(drivers.whole(train_step.inference_params(state)))
             outcome = results.RunResults(total_steps, accuracy, clips_per_second, str(workdir))
             if jax.process_index() == 0:
                 export.write_export(workdir / 'export', params, config, source.datasets)
@@ -136,12 +137,12 @@ def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> jax.
     Raises:
         UserError: they do not suit `config.parallel` or the attention asked for, or the batches do not divide over them.
     """
-    mesh = parallel.run_mesh(config.parallel, devices)
+    mesh = drivers.run_mesh(config.parallel, devices)
     if config.model.backbone.attention == 'cudnn':
         _check_cudnn(mesh.devices.flat[0], config.parallel.model)
     for size in _step_sizes(config):
-        config.augment.check_batch(parallel.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
-    parallel.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+        config.augment.check_batch(drivers.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
+    drivers.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
     return mesh
 
 
@@ -171,7 +172,7 @@ def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, floa
     clips_per_step = _clips_per_step(config, run.source)
     if start.step == run.total_steps:
         return state, float('nan')
-    batches = parallel.prefetch(
+    batches = drivers.prefetch(
         run.source.train_batches(start.step, run.total_steps - start.step),
         functools.partial(_to_devices_checked, run, first=[True]),
     )
@@ -261,7 +262,7 @@ def _to_devices_checked(run: _Run, batch, first: list[bool]):
             batch, num_frames=backbone.num_frames, image_size=backbone.image_size, datasets=run.source.datasets,
             max_boxes=localisation and localisation.max_boxes,
         )  # fmt: skip
-    return parallel.to_devices(batch, run.mesh)
+    return drivers.to_devices(batch, run.mesh)
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResult]:

@@ -6,7 +6,7 @@ import pytest
 
 from multitrain_jax import ava_eval
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation.localisation_metrics import PYSLOWFAST
+from multitrain_jax.evaluation.box_metrics import PYSLOWFAST
 from tests.golden import reference_path
 
 TRUTH = 'v,0902,0.1,0.1,0.5,0.5,1,0\nv,0902,0.1,0.1,0.5,0.5,3,0\nv,0903,0.2,0.2,0.6,0.9,1,1\nw,0902,0.2,0.2,0.6,0.9,1,1\n'

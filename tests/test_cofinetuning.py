@@ -13,7 +13,7 @@ import multitrain_jax as mt
 from multitrain_jax import evaluate as evaluate_command
 from multitrain_jax import projections, train
 from multitrain_jax.errors import UserError
-from multitrain_jax.weights import initialise
+from multitrain_jax.weights import warm_start
 from tests import tiny
 from tests.data_pipelines.tiny_boxes import write_scenes
 from tests.tiny import quick_compile  # noqa: F401
@@ -128,7 +128,7 @@ def test_the_evaluate_command(run, tmp_path, monkeypatch, capsys, candidates):
 
 def test_heads_are_kept_by_names_of_datasets_and_actions(run, root):
     _, workdir, _ = run
-    weights = initialise.read_weights(workdir / 'export')
+    weights = warm_start.read_weights(workdir / 'export')
     settings = config(root)
     source = train.train_step
     specs = [
@@ -138,7 +138,7 @@ def test_heads_are_kept_by_names_of_datasets_and_actions(run, root):
     ]
     model = source.build_model(settings, specs, jax.random.key(5))
     fresh = jax.device_get(source.nnx.to_pure_dict(source.nnx.state(model)))
-    params, report = initialise.initialise(
+    params, report = warm_start.initialise(
         fresh, model.config, specs, weights, mean=settings.augment.mean, std=settings.augment.std
     )
     theirs = train.export.read_export(workdir / 'export')[2]['localisation_heads'][0]['output']['kernel']

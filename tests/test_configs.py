@@ -10,8 +10,9 @@ import jax
 import ml_collections
 import pytest
 
-from data_pipelines import dataset_info, regions
 from data_pipelines.annotations import KeyFrame
+from data_pipelines.datasets import dataset_info
+from data_pipelines.storage import regions
 from multitrain_jax import export, train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, read_config

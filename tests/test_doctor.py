@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from data_pipelines import decode
+from data_pipelines.clip import decode
 from multitrain_jax import doctor
 from multitrain_jax.diagnosis import experiment, machine
 from multitrain_jax.reporting import metrics
@@ -61,9 +61,9 @@ def test_all_is_well_here(command, data, finished_run):
 
 
 def flat_params(finished_run):
-    from multitrain_jax.weights import initialise
+    from multitrain_jax.weights import warm_start
 
-    return initialise.read_weights(finished_run[2]).params.values()
+    return warm_start.read_weights(finished_run[2]).params.values()
 
 
 def test_the_table_names_what_fails_and_how_to_mend_it(command, data, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_pipelines import dataset_info
+from data_pipelines.datasets import dataset_info
 from multitrain_jax.errors import UserError, run_command
 
 

@@ -13,7 +13,7 @@ from experiments import cofinetuning_small, multitrain_small, small_runs
 from multitrain_jax.config import read_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import results
-from multitrain_jax.evaluation.accuracy import DatasetResult
+from multitrain_jax.evaluation.metrics import DatasetResult
 from multitrain_jax.projections import Agreement
 
 CONDITION = multitrain_small.Condition(train_videos=40, steps=500)

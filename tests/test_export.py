@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
-from multitrain_jax import checkpoints, export
+from multitrain_jax import export
 from multitrain_jax.augment.normalize import normalize
+from multitrain_jax.checkpoints import runs
 from multitrain_jax.errors import UserError
 from multitrain_jax.training import train_step
 from tests import tiny
@@ -22,7 +23,7 @@ from tests.tiny import quick_compile  # noqa: F401
 def trained_outputs(finished_run, step, clips):
     """Embedding and logits of the training model with the parameters of a checkpoint."""
     config, source, workdir = finished_run
-    saved = checkpoints.RunCheckpoints(workdir, keep=10)
+    saved = runs.RunCheckpoints(workdir, keep=10)
     graphdef, abstract = train_step.abstract_model(config, source.datasets)
     params = saved.restore_params(step, abstract)
     saved.close()

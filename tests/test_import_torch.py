@@ -13,13 +13,13 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.import_torch import Options, import_state_dict, read_classes
 from multitrain_jax.pytorch import naming
 from multitrain_jax.pytorch.checkpoint import read_settings, read_torch
-from multitrain_jax.weights import initialise
+from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.positions import resize_positions
 from tests import image_mvit
 from tests.golden import reference_path
 from tests.models.golden_models import channels_last, flat, golden
 from tests.tiny import quick_compile  # noqa: F401
-from tests.weights.test_initialise import architecture, backbone, make
+from tests.weights.test_warm_start import architecture, backbone, make
 
 CFG = """
 DATA:
@@ -152,7 +152,7 @@ def test_heads_projections_and_expander_serve_as_a_start(tmp_path):
         classes={name: str(tmp_path / name) for name in names},
     )  # fmt: skip
     import_state_dict(naming.to_torch(ours, entries), tmp_path / 'out', options)
-    weights = initialise.read_weights(tmp_path / 'out')
+    weights = warm_start.read_weights(tmp_path / 'out')
     assert weights.classes == names and weights.model.backbone == backbone()
     assert weights.params.keys() == ours.keys()
     for path, array in weights.params.items():
@@ -165,7 +165,7 @@ def test_heads_projections_and_expander_serve_as_a_start(tmp_path):
 def test_another_size(tmp_path):
     state = k400()
     report = import_state_dict(state, tmp_path / 'out', Options(num_frames=12, image_size=96))
-    weights = initialise.read_weights(tmp_path / 'out')
+    weights = warm_start.read_weights(tmp_path / 'out')
     spatial = state['pos_embed_spatial'].reshape(16, 16, 16)
     np.testing.assert_array_equal(
         weights.params['backbone/spatial_positions'],
@@ -195,7 +195,7 @@ def test_an_inflated_image_model_sees_in_a_still_clip_what_it_saw_in_the_image(t
 def test_kernels_spread_over_time_keep_their_sum(tmp_path):
     state = image_mvit.draw_state_dict()
     import_state_dict(state, tmp_path / 'out', Options(inflation='mean'))
-    params = initialise.read_weights(tmp_path / 'out').params
+    params = warm_start.read_weights(tmp_path / 'out').params
     patch = params['backbone/patch_kernel']  # [3, 7, 7, 3, D]
     expected = state['patch_embed.proj.weight'].transpose(2, 3, 1, 0) / 3
     for frame in patch:

@@ -134,7 +134,7 @@ def test_every_step_has_the_same_metrics(runs):
 def assert_same_outcome(one, other):
     """Bit by bit: the figures, the parameters, and all of the last checkpoint."""
     import multitrain_jax as mt
-    from multitrain_jax.checkpoints import RunCheckpoints
+    from multitrain_jax.checkpoints.runs import RunCheckpoints
 
     first, second = (results.load(workdir) for workdir in (one, other))
     assert (first.steps, first.accuracy) == (second.steps, second.accuracy)

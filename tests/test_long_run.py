@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import parallel, train
+from multitrain_jax import train
+from multitrain_jax.parallel import drivers
 from multitrain_jax.reporting import metrics
 from multitrain_jax.training import step_log
 from tests import tiny
@@ -70,8 +71,8 @@ def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypat
             happened.append('fetch')
         return device_get(x)
 
-    parallel_map, device_get = parallel.map_train_step, jax.device_get
-    monkeypatch.setattr(parallel, 'map_train_step', mapped)
+    parallel_map, device_get = drivers.map_train_step, jax.device_get
+    monkeypatch.setattr(drivers, 'map_train_step', mapped)
     monkeypatch.setattr(step_log.jax, 'device_get', fetched)
     run(tmp_path, monkeypatch, epochs=2.0, checkpoint__every_steps=100)
     loop = happened[: len(happened) - happened[::-1].index('step')]

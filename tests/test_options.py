@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
-from multitrain_jax import checkpoints, train
+from multitrain_jax import train
+from multitrain_jax.checkpoints import runs
 from multitrain_jax.errors import UserError
 from multitrain_jax.export import export_run, read_export
 from multitrain_jax.training import train_step
@@ -52,7 +53,7 @@ def test_each_dataset_has_the_figures_of_its_kind(run):
 
 def test_the_export_predicts_with_the_moving_average_and_the_projections(run):
     config, source, workdir, _ = run
-    saved = checkpoints.RunCheckpoints(workdir, keep=3)
+    saved = runs.RunCheckpoints(workdir, keep=3)
     graphdef, shapes = train_step.abstract_model(config, source.datasets)
     averaged = saved.restore_params(4, shapes)
     saved.close()

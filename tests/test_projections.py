@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from multitrain_jax import projections
+from multitrain_jax.checkpoints.trained_model import read_run
 from multitrain_jax.errors import UserError
 from multitrain_jax.projections import Agreement, Projection, agreement, read_projections, read_relations
 from multitrain_jax.training.train_step import build_model
-from multitrain_jax.weights.trained_run import read_run
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import parallel, train
+from multitrain_jax import train
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.evaluation import accuracy, scoring
+from multitrain_jax.evaluation import metrics, views
+from multitrain_jax.parallel import drivers
 from multitrain_jax.record_data import EvaluationData, RecordData
 from tests import tiny
 from tests.data_pipelines import tiny_records
@@ -62,32 +63,32 @@ def test_every_video_once_on_any_number_of_devices(root, devices):
     """7 videos of 6 and of 3 views, in batches of 8; the score of a clip is its mean colour."""
     config = tiny.config(data_root=str(root))
     data = RecordData(config)
-    mesh = parallel.data_mesh(jax.devices()[:devices])
+    mesh = drivers.data_mesh(jax.devices()[:devices])
 
     def mean_colour(params, share):
         colour = share['video'].astype('float32').mean(axis=(1, 2, 3))  # [B, 3]
         return jax.numpy.pad(colour, ((0, 0), (0, 2)))
 
-    step = parallel.map_eval_step(mean_colour, mesh)
+    step = drivers.map_eval_step(mean_colour, mesh)
     for number in (0, 1):
-        scores = scoring.score_dataset(
-            step, parallel.replicate(np.float32(0), mesh), data, number, mesh
+        scores = views.score_dataset(
+            step, drivers.replicate(np.float32(0), mesh), data, number, mesh
         )
         np.testing.assert_array_equal(scores.record, np.arange(7))
         np.testing.assert_array_equal(
             scores.label, np.arange(7) % len(data.datasets[number].classes)
         )
-    assert accuracy.summarise(scores, data.datasets[1]).videos == 7
+    assert metrics.summarise(scores, data.datasets[1]).videos == 7
 
 
 def test_colours_are_told_by_their_mean(root):
     data = RecordData(tiny.config(data_root=str(root)))
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    step = parallel.map_eval_step(
+    mesh = drivers.data_mesh(jax.devices()[:1])
+    step = drivers.map_eval_step(
         lambda params, share: share['video'].astype('float32').mean(axis=(1, 2, 3)), mesh
     )
-    result = accuracy.summarise(
-        scoring.score_dataset(step, np.float32(0), data, 0, mesh), data.datasets[0]
+    result = metrics.summarise(
+        views.score_dataset(step, np.float32(0), data, 0, mesh), data.datasets[0]
     )
     assert (result.videos, result.top1) == (7, 1.0)
 
@@ -162,7 +163,7 @@ def _train_briefly(config, workdir):
 
 def test_training_on_a_tfds_dataset_beside_records(root, tmp_path):
     pytest.importorskip('tensorflow_datasets')
-    from tests.data_pipelines.test_tfds_source import TinyVideos
+    from tests.data_pipelines.datasets.test_tfds import TinyVideos
 
     builder = TinyVideos(data_dir=tmp_path / 'tfds')
     builder.download_and_prepare()

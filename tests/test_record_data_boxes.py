@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines import dataset_info
+from data_pipelines.datasets import dataset_info
 from multitrain_jax.batch import DatasetSpec, check_batch
 from multitrain_jax.record_data import EvaluationData, RecordData
 from tests import tiny

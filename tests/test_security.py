@@ -9,9 +9,16 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import decode, regions
 from data_pipelines.annotations.folder import read_folder
-from data_pipelines.storage import records, tfrecord
+from data_pipelines.clip import decode
+from data_pipelines.storage import regions, tfrecord
+from data_pipelines.storage.sequence_example import (
+    IMAGE_ENCODED,
+    RecordError,
+    decode_sequence_example,
+    encode_sequence_example,
+)
+from data_pipelines.storage.tfrecord import read_records
 from data_pipelines.videos import video_file
 from multitrain_jax import npz
 from multitrain_jax.batch import DatasetSpec
@@ -123,8 +130,8 @@ def test_lengths_of_records(tmp_path):
     for length in (1 << 20, 1 << 40, (1 << 64) - 1):
         stated = struct.pack('<Q', length)
         path.write_bytes(stated + struct.pack('<I', tfrecord.masked_crc32c(stated)) + b'x' * 100)
-        with pytest.raises(records.RecordError, match='cut short inside the record at byte 0'):
-            list(records.read_records(path))
+        with pytest.raises(RecordError, match='cut short inside the record at byte 0'):
+            list(read_records(path))
 
 
 def test_numbers_of_boxes():
@@ -135,8 +142,8 @@ def test_numbers_of_boxes():
         regions.REGION_LABEL: np.zeros(count, np.int64), regions.REGION_TRACK: np.arange(count),
         **{f'region/bbox/{side}': sides + (0.5 if 'max' in side else 0) for side in ('xmin', 'ymin', 'xmax', 'ymax')},
     }  # fmt: skip
-    example = records.decode_sequence_example(records.encode_sequence_example(context, {records.IMAGE_ENCODED: [b'x']}))
-    with pytest.raises(records.RecordError, match='5000 pairs of boxes and classes'):
+    example = decode_sequence_example(encode_sequence_example(context, {IMAGE_ENCODED: [b'x']}))
+    with pytest.raises(RecordError, match='5000 pairs of boxes and classes'):
         regions.regions(example, 80)
 
 

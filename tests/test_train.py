@@ -14,8 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from multitrain_jax import parallel, train
+from multitrain_jax import train
 from multitrain_jax.errors import UserError
+from multitrain_jax.parallel import drivers
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 from tests.tiny_training import STEPS, assert_same, means, prepared, trained
@@ -54,8 +55,8 @@ def test_a_batch_without_a_dataset():
     source, mesh, step, state = prepared(1)
     batch = source.batch(0)
     batch['dataset'][:] = 1
-    state = parallel.replicate(jax.tree.map(jnp.copy, state), mesh)
-    state, terms = step(state, parallel.to_devices(batch, mesh))
+    state = drivers.replicate(jax.tree.map(jnp.copy, state), mesh)
+    state, terms = step(state, drivers.to_devices(batch, mesh))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
     assert tuple(map(float, terms['classification/colours'])) == (0, 0)
     (to_each,) = jax.tree.leaves(state.opt_state[0]['projections'])  # [N, N - 1, C, C]

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from data_pipelines import dataset_info
+from data_pipelines.datasets import dataset_info
 from multitrain_jax import config as configs
 from multitrain_jax import train
 from multitrain_jax.batch import Batch, DatasetSpec

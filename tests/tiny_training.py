@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from multitrain_jax import optimizer, parallel
+from multitrain_jax import optimizer
 from multitrain_jax.config import with_datasets
-from multitrain_jax.devices import layout
+from multitrain_jax.parallel import drivers, layout
 from multitrain_jax.training import train_step
 from tests import tiny
 
@@ -28,7 +28,7 @@ def prepared(devices: int, *, model: int = 0, **changes):
     config = tiny.config(**changes)
     source = tiny.ArraySource(config)
     devices = jax.devices()[:devices]
-    mesh = parallel.grid_mesh(model, devices) if model else parallel.data_mesh(devices)
+    mesh = drivers.grid_mesh(model, devices) if model else drivers.data_mesh(devices)
     graphdef, abstract = train_step.abstract_model(config, source.datasets)
     schedule = optimizer.learning_rate_schedule(
         config.optimizer, steps_per_epoch=2, total_steps=STEPS
@@ -38,7 +38,7 @@ def prepared(devices: int, *, model: int = 0, **changes):
         tiny.keep_gradients(), optimizer.build_optimizer(config.optimizer, schedule, params)
     )
     state = jax.jit(lambda: train_step.init_state(config, source.datasets, tx))()
-    step = parallel.map_train_step(
+    step = drivers.map_train_step(
         train_step.make_train_step(config, source.datasets, graphdef, tx),
         mesh,
         shardings(config, source, state, mesh),
@@ -62,7 +62,7 @@ def trained_state(devices: int, *, model: int = 0, **changes):
     state = jax.device_put(copy, shardings(tiny.config(**changes), source, state, mesh))
     gradients, metrics = [], []
     for number in range(STEPS):
-        state, terms = step(state, parallel.to_devices(source.batch(number), mesh))
+        state, terms = step(state, drivers.to_devices(source.batch(number), mesh))
         gradients.append(jax.device_get(state.opt_state[0]))
         metrics.append(jax.device_get(terms))
     return gradients, metrics, state

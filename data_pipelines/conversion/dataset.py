@@ -18,9 +18,9 @@ from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.beam import convert_on_beam, require_beam
 from data_pipelines.conversion.shard import Options
 from data_pipelines.conversion.workers import available_cpus, run_jobs
-from data_pipelines.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
-from data_pipelines.storage import records
+from data_pipelines.datasets.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
 from data_pipelines.storage.indexing import write_frame_index
+from data_pipelines.storage.record_index import build_index, save_index
 
 FAILURES = 'failures.csv'
 DAMAGED = 'damaged.csv'
@@ -122,8 +122,8 @@ def convert(
         _write_list(output / DAMAGED, 'damage', {s: i.damaged for s, i in everything.items()})
         _check_failures(output, splits, max_failures)
         for split in splits:
-            index = records.build_index(output, split)
-            records.save_index(output, split, index)
+            index = build_index(output, split)
+            save_index(output, split, index)
             write_frame_index(output, split, index, known=functools.partial(planning.frames_path, output))
         info = DatasetInfo(
             name=name or output.name,

@@ -17,9 +17,14 @@ import threading
 from data_pipelines import files
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion.shard import Options
-from data_pipelines.dataset_info import FILE_NAME, SplitInfo, load_dataset_info, save_dataset_info
-from data_pipelines.storage import records
+from data_pipelines.datasets.dataset_info import (
+    FILE_NAME,
+    SplitInfo,
+    load_dataset_info,
+    save_dataset_info,
+)
 from data_pipelines.storage.frame_index import frame_index_path
+from data_pipelines.storage.record_index import SHARD_NAME, shard_name
 
 NOTES = '.convert'  # folder beside the shards: what is known of finished ones, for restarts
 _VERSION = 2  # raise it when the same arguments come to give other shards
@@ -102,7 +107,7 @@ def plan_split(
         content += [(_without_path(clip), found.get(clip.path)) for clip in own]
         text = json.dumps(content, default=dataclasses.asdict)  # a clip may hold a KeyFrame
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        yield ShardPlan(split, records.shard_name(split, number, shards), own, names, fingerprint)
+        yield ShardPlan(split, shard_name(split, number, shards), own, names, fingerprint)
 
 
 def _without_path(clip: Clip) -> dict:
@@ -168,7 +173,7 @@ def check_is_ours(output: pathlib.Path, annotations: Annotations) -> None:
     if not output.is_dir() or (output / NOTES).is_dir():
         return
     for path in sorted(output.iterdir()):
-        match = records.SHARD_NAME.fullmatch(path.name)
+        match = SHARD_NAME.fullmatch(path.name)
         if match is not None and match['split'] in annotations.splits:
             raise ValueError(
                 f'{path}: a shard that this command did not write; '

@@ -20,11 +20,24 @@ import time
 import cv2
 import numpy as np
 
-from data_pipelines import regions
 from data_pipelines.annotations import Clip, KeyFrame
 from data_pipelines.conversion.jpeg import encode_jpeg
-from data_pipelines.storage import records
+from data_pipelines.storage import regions
 from data_pipelines.storage.frame_index import find_places, save_frame_index
+from data_pipelines.storage.record_index import index_files
+from data_pipelines.storage.sequence_example import (
+    CLIP_END,
+    CLIP_START,
+    IMAGE_ENCODED,
+    IMAGE_FRAME_RATE,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    LABEL_INDEX,
+    LABEL_TEXT,
+    VIDEO_FILENAME,
+    encode_sequence_example,
+)
+from data_pipelines.storage.tfrecord import RecordWriter
 from data_pipelines.videos.video_file import TIME_TOLERANCE, FrameStream, VideoError
 
 _MAX_FRAME_RATE = 1000  # frames per second
@@ -109,20 +122,20 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Options) -> tup
         raise VideoError(clip.path, f'damaged: {stream.damage}')
     height, width = previous.shape[:2]
     context = {
-        records.LABEL_INDEX: np.array(clip.labels, np.int64),
-        records.VIDEO_FILENAME: [key],
-        records.CLIP_START: [round(timestamps[0] * 1e6)],
-        records.CLIP_END: [round(stream.end * 1e6)],
-        records.IMAGE_FRAME_RATE: [float(stream.frame_rate)],
-        records.IMAGE_HEIGHT: [height],
-        records.IMAGE_WIDTH: [width],
+        LABEL_INDEX: np.array(clip.labels, np.int64),
+        VIDEO_FILENAME: [key],
+        CLIP_START: [round(timestamps[0] * 1e6)],
+        CLIP_END: [round(stream.end * 1e6)],
+        IMAGE_FRAME_RATE: [float(stream.frame_rate)],
+        IMAGE_HEIGHT: [height],
+        IMAGE_WIDTH: [width],
     }
     if clip.labels:
-        context[records.LABEL_TEXT] = [classes[label] for label in clip.labels]
+        context[LABEL_TEXT] = [classes[label] for label in clip.labels]
     if clip.key_frame is not None:
         index = _key_frame_index(clip, timestamps, stream.end)
         context.update(regions.region_features(clip.key_frame, index))
-    return records.encode_sequence_example(context, {records.IMAGE_ENCODED: images}), stream.damage
+    return encode_sequence_example(context, {IMAGE_ENCODED: images}), stream.damage
 
 
 def _start(clip: Clip, frame_rate: float | None) -> float | None:
@@ -186,7 +199,7 @@ def convert_shard(
     class_counts, box_counts, failures, damaged, places = {}, {}, [], [], []
     if frames_path is not None:  # that of an earlier shard must not outlive it
         pathlib.Path(frames_path).unlink(missing_ok=True)
-    with records.RecordWriter(path) as writer:
+    with RecordWriter(path) as writer:
         for number, clip in enumerate(clips):
             before_clip(number)
             began = time.perf_counter()
@@ -213,7 +226,7 @@ def convert_shard(
             after_clip(reason is None)
     if frames_path is not None:
         directory, name = os.path.split(path)
-        save_frame_index(frames_path, records.index_files(directory, [name]), places)
+        save_frame_index(frames_path, index_files(directory, [name]), places)
     return {
         'class_counts': class_counts,
         'box_counts': box_counts,

@@ -6,14 +6,16 @@ import os
 
 import numpy as np
 
-from data_pipelines.storage import records
 from data_pipelines.storage.frame_index import FrameIndex, find_places, frame_index_path, save_frame_index
+from data_pipelines.storage.reader import ShardReader
+from data_pipelines.storage.record_index import RecordIndex, by_shard
+from data_pipelines.storage.sequence_example import RecordError
 
 
 def write_frame_index(
     directory: str | os.PathLike,
     split: str,
-    index: records.RecordIndex,
+    index: RecordIndex,
     *,
     known: Callable[[str], str] | None = None,
     threads: int = 1,
@@ -34,10 +36,10 @@ def write_frame_index(
     """
     places = []
     with concurrent.futures.ThreadPoolExecutor(threads, 'index') as pool:
-        for shard in records.by_shard(index):
+        for shard in by_shard(index):
             found = known and _stored_places(known(shard.shards[0]), shard)
             if found is None:
-                reader = records.ShardReader(directory, shard)
+                reader = ShardReader(directory, shard)
                 found = list(pool.map(lambda number: _read_places(reader, number), range(len(reader))))
                 reader.close()
             places += found
@@ -45,17 +47,17 @@ def write_frame_index(
     save_frame_index(frame_index_path(directory, split), index, places)
 
 
-def _stored_places(path: str, shard: records.RecordIndex) -> list[np.ndarray] | None:
+def _stored_places(path: str, shard: RecordIndex) -> list[np.ndarray] | None:
     """What the frame index of one shard says; None where it is not there or of something else."""
     try:
         stored = FrameIndex(path, shard)
         return [stored.places(number) for number in range(len(shard.offsets))]
-    except (FileNotFoundError, records.RecordError):
+    except (FileNotFoundError, RecordError):
         return None
 
 
-def _read_places(reader: records.ShardReader, number: int) -> np.ndarray:
+def _read_places(reader: ShardReader, number: int) -> np.ndarray:
     try:
         return find_places(reader.read(number))
-    except records.RecordError:
+    except RecordError:
         return find_places(memoryview(b''))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines import decode, frames
+from data_pipelines.clip import decode, frame_sampling
 from data_pipelines.videos import video_file
 
 
@@ -21,7 +21,7 @@ class Moment(NamedTuple):
 
     seconds: float
     clips: np.ndarray
-    views: list[tuple[frames.Window, tuple[int, int], bool]]
+    views: list[tuple[frame_sampling.Window, tuple[int, int], bool]]
 
 
 class Times(NamedTuple):
@@ -67,20 +67,20 @@ def video_moments(
     Raises:
         VideoError: the video cannot be read.
     """
-    span = frames.clip_span(num_frames, stride, times.frame_rate, target_frame_rate)
+    span = frame_sampling.clip_span(num_frames, stride, times.frame_rate, target_frame_rate)
     wanted = []
     for seconds in sorted(moments):
         on_screen = int(np.searchsorted(times.seconds, seconds + video_file.TIME_TOLERANCE, side='right')) - 1
-        numbers = frames.key_frame_clip(max(0, on_screen), span, num_frames, len(times.seconds))
+        numbers = frame_sampling.key_frame_clip(max(0, on_screen), span, num_frames, len(times.seconds))
         wanted.append((seconds, numbers))
     needed = set(np.concatenate([numbers for _, numbers in wanted]).tolist()) if wanted else set()
     kept: dict[int, np.ndarray] = {}
-    views: list[tuple[frames.Window, tuple[int, int], bool]] = []
+    views: list[tuple[frame_sampling.Window, tuple[int, int], bool]] = []
     for number, (_, frame) in enumerate(video_file.FrameStream(path)):
         if number in needed:
-            scaled = frames.scaled_size(*frame.shape[:2], short_side)
-            corners = frames.crop_corners(*scaled, crop_size, spatial_views)
-            windows = [frames.Window(top, left, crop_size, crop_size) for top, left in corners]
+            scaled = frame_sampling.scaled_size(*frame.shape[:2], short_side)
+            corners = frame_sampling.crop_corners(*scaled, crop_size, spatial_views)
+            windows = [frame_sampling.Window(top, left, crop_size, crop_size) for top, left in corners]
             views = [(window, scaled, False) for window in windows]
             resized = decode.resize(frame, scaled)
             kept[number] = np.stack([resized[w.top :, w.left :][: w.height, : w.width] for w in windows])  # [S, H, W, 3]

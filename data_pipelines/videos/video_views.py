@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipelines import decode, frames
+from data_pipelines.clip import decode, frame_sampling
 from data_pipelines.videos import video_file
 
 
@@ -45,17 +45,17 @@ def video_views(
     stream = video_file.FrameStream(path)
     num_stored = sum(1 for _ in stream)
     if sampling == 'uniform':
-        numbers = frames.uniform_frames(num_stored, num_frames)[None]  # [1, T]
+        numbers = frame_sampling.uniform_frames(num_stored, num_frames)[None]  # [1, T]
     else:
-        span = frames.clip_span(num_frames, stride, stream.frame_rate, target_frame_rate)
-        numbers = frames.strided_views(num_stored, num_frames, span, temporal_views)  # [V, T]
+        span = frame_sampling.clip_span(num_frames, stride, stream.frame_rate, target_frame_rate)
+        numbers = frame_sampling.strided_views(num_stored, num_frames, span, temporal_views)  # [V, T]
 
     needed = set(np.unique(numbers).tolist())
     kept: dict[int, np.ndarray] = {}
     for number, (_, frame) in enumerate(video_file.FrameStream(path)):
         if number in needed:
-            scaled = frames.scaled_size(*frame.shape[:2], short_side)
-            corners = frames.crop_corners(*scaled, crop_size, spatial_views)
+            scaled = frame_sampling.scaled_size(*frame.shape[:2], short_side)
+            corners = frame_sampling.crop_corners(*scaled, crop_size, spatial_views)
             resized = decode.resize(frame, scaled)
             crops = [resized[top : top + crop_size, left : left + crop_size] for top, left in corners]
             kept[number] = np.stack(crops)  # [S, H, W, 3]

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from multitrain_jax import config_file, parallel, train
+from multitrain_jax import config_file, train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, read_config
 from multitrain_jax.diagnosis.check import Check
 from multitrain_jax.diagnosis.machine import available_memory, count, gib, writable
 from multitrain_jax.optimizer import build_optimizer
+from multitrain_jax.parallel import drivers
 from multitrain_jax.training import train_step
-from multitrain_jax.weights import initialise
+from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.parameters import split
 
 _LOOK_AT = 3  # records of each split: first, middle, last
@@ -109,7 +110,7 @@ def _batches(config: Config) -> Iterator[Check]:
     except ValueError as error:
         yield Check('fail', 'batches', str(error))
         return None
-    replicas = mesh.shape[parallel.DATA_AXIS]
+    replicas = mesh.shape[drivers.DATA_AXIS]
     pieces = f' in {config.accumulation_steps} parts' if config.accumulation_steps > 1 else ''
     yield Check(
         'ok', 'batches',
@@ -179,7 +180,7 @@ def _start(config: Config) -> Iterator[Check]:
     """What the first parameters come from."""
     if config.init_from is not None:
         try:
-            weights = initialise.read_weights(config.init_from)
+            weights = warm_start.read_weights(config.init_from)
         except ValueError as error:
             yield Check('fail', 'init_from', str(error))
             return

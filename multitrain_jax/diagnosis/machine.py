@@ -211,7 +211,7 @@ def decoding() -> Iterator[Check]:
         return
     import simplejpeg
 
-    from data_pipelines import decode
+    from data_pipelines.clip import decode
     from data_pipelines.videos import mp4, video_file
 
     y, x = np.mgrid[0:96, 0:128]
@@ -251,10 +251,11 @@ def training_step() -> Iterator[Check]:
     """Two steps of a tiny model of the quickstart, on all devices, on noise."""
     import jax
 
-    from multitrain_jax import config_file, parallel, train
+    from multitrain_jax import config_file, train
     from multitrain_jax.batch import DatasetSpec
     from multitrain_jax.config import read_config
     from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
+    from multitrain_jax.parallel import drivers
     from multitrain_jax.training import train_step
 
     clips = 2 * jax.device_count()
@@ -266,10 +267,10 @@ def training_step() -> Iterator[Check]:
     graphdef, params = train_step.abstract_model(config, datasets)
     schedule = learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
     tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
-    state = parallel.replicate(jax.jit(lambda: train_step.init_state(config, datasets, tx))(), mesh)
-    step = parallel.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
+    state = drivers.replicate(jax.jit(lambda: train_step.init_state(config, datasets, tx))(), mesh)
+    step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
     rng, local = np.random.default_rng(0), clips // jax.process_count()
-    batch = parallel.to_devices({
+    batch = drivers.to_devices({
         'video': rng.integers(0, 256, (local, 4, 16, 16, 3), np.uint8),
         'dataset': np.arange(local, dtype=np.int32) % len(datasets),
         'label': np.arange(local, dtype=np.int32) % 3,

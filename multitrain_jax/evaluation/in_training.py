@@ -6,10 +6,10 @@ import logging
 from jax.sharding import Mesh
 
 from multitrain_jax.batch import BatchSource
-from multitrain_jax.evaluation.accuracy import DatasetResult, describe, summarise
-from multitrain_jax.evaluation.localisation_accuracy import summarise_boxes
-from multitrain_jax.evaluation.localisation_scoring import score_boxes
-from multitrain_jax.evaluation.scoring import score_dataset
+from multitrain_jax.evaluation.box_results import summarise_boxes
+from multitrain_jax.evaluation.box_views import score_boxes
+from multitrain_jax.evaluation.metrics import DatasetResult, describe, summarise
+from multitrain_jax.evaluation.views import score_dataset
 
 _log = logging.getLogger('multitrain_jax')
 

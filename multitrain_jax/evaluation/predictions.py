@@ -8,7 +8,7 @@ import numpy as np
 
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation.accuracy import Scores
+from multitrain_jax.evaluation.metrics import Scores
 from multitrain_jax.npz import read_npz
 
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation.accuracy import DatasetResult, accuracy_table
+from multitrain_jax.evaluation.metrics import DatasetResult, accuracy_table
 
 _FILE = 'results.json'
 

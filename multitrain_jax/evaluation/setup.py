@@ -9,18 +9,18 @@ from typing import Any
 from flax import nnx
 import jax
 
-from multitrain_jax import parallel
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import BatchSource, DatasetSpec
+from multitrain_jax.checkpoints.trained_model import find_run, read_run
 from multitrain_jax.config import Config, DatasetConfig, EvaluationConfig, InputConfig, LocalisationConfig, read_config
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation import scoring
-from multitrain_jax.evaluation.accuracy import Scores
-from multitrain_jax.evaluation.localisation_accuracy import BoxScores
-from multitrain_jax.evaluation.localisation_scoring import score_boxes
+from multitrain_jax.evaluation import views
+from multitrain_jax.evaluation.box_results import BoxScores
+from multitrain_jax.evaluation.box_views import score_boxes
+from multitrain_jax.evaluation.metrics import Scores
 from multitrain_jax.export import is_export, read_export
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
-from multitrain_jax.weights.trained_run import find_run, read_run
+from multitrain_jax.parallel import drivers
 
 _EXPORT_BATCH_SIZE = 16  # views, for an export without a config
 
@@ -129,8 +129,8 @@ def open_evaluation(
             raise UserError(f'--candidates={candidates}: no dataset of the checkpoint has boxes')
         localisation = dataclasses.replace(localisation, candidates=candidates)
 
-    mesh = parallel.run_mesh(parallel.ParallelConfig())
-    parallel.check_divides(evaluation.batch_size, mesh, 'batch_size')
+    mesh = drivers.run_mesh(drivers.ParallelConfig())
+    drivers.check_divides(evaluation.batch_size, mesh, 'batch_size')
     from multitrain_jax.record_data import EvaluationData  # the only door to data_pipelines
 
     source = EvaluationData(
@@ -139,11 +139,11 @@ def open_evaluation(
         localisation=localisation, host=jax.process_index(), num_hosts=jax.process_count(),
     )  # fmt: skip
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: MultiTrainModel(trained.model, rngs=nnx.Rngs(0))))
-    eval_step = scoring.make_eval_step(graphdef, trained.heads, trained, mesh)
-    params = parallel.replicate(trained.params, mesh)
+    eval_step = views.make_eval_step(graphdef, trained.heads, trained, mesh)
+    params = drivers.replicate(trained.params, mesh)
 
     def score(head: int) -> Scores | BoxScores:
-        of_kind = score_boxes if source.datasets[head].localisation else scoring.score_dataset
+        of_kind = score_boxes if source.datasets[head].localisation else views.score_dataset
         return of_kind(eval_step, params, source, head, mesh)
 
     about = {field: getattr(evaluation, field) for field in ('temporal_views', 'spatial_views', 'short_side')}

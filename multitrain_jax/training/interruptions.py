@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multitrain_jax import parallel
+from multitrain_jax.parallel import drivers
 
 _log = logging.getLogger('multitrain_jax')
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -69,8 +69,8 @@ def listen() -> Iterator[StopRequests]:
 
 def _any_process(flag: bool) -> jax.Array:
     """bool[], on all devices: whether it is true in some process. It is not waited for."""
-    mesh = parallel.data_mesh()
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(parallel.DATA_AXIS))
+    mesh = drivers.data_mesh()
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(drivers.DATA_AXIS))
     own = np.full(jax.local_device_count(), flag)
     return _any(jax.make_array_from_process_local_data(sharding, own))
 

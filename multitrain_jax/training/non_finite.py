@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from multitrain_jax.batch import Batch, BatchSource
-from multitrain_jax.checkpoints import RunCheckpoints
+from multitrain_jax.checkpoints.runs import RunCheckpoints
 from multitrain_jax.errors import UserError
 from multitrain_jax.npz import read_npz
 

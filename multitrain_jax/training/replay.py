@@ -18,12 +18,13 @@ import jax
 from jax.experimental import checkify
 import numpy as np
 
-from multitrain_jax import checkpoints, parallel, train
+from multitrain_jax import train
 from multitrain_jax.batch import BatchSource
+from multitrain_jax.checkpoints import runs
 from multitrain_jax.config import Config, NonFiniteConfig, with_datasets
-from multitrain_jax.devices import layout
 from multitrain_jax.errors import UserError
 from multitrain_jax.optimizer import build_optimizer
+from multitrain_jax.parallel import drivers, layout
 from multitrain_jax.training import non_finite, train_step
 from multitrain_jax.training.run_start import first_state, run_meta
 from multitrain_jax.training.train_step import TrainState
@@ -64,20 +65,20 @@ def replay(
     )
     never_stopping = dataclasses.replace(config, non_finite=NonFiniteConfig('skip', max_skips=2**30))
     own_step = train_step.make_train_step(never_stopping, source.datasets, graphdef, tx)
-    take_step = parallel.map_train_step(own_step, mesh, shardings)
+    take_step = drivers.map_train_step(own_step, mesh, shardings)
 
     begin, state, origin = _newest_state(workdir, step, shapes, run_meta(config, source))
     if state is None:
         state = first_state(config, source.datasets, tx, workdir)
     _log.info('from %s; taking %d steps to come to step %d', origin, step - begin, step)
-    state = parallel.place(state.replace(skipped=np.zeros((), np.int32)), shardings)
+    state = drivers.place(state.replace(skipped=np.zeros((), np.int32)), shardings)
     with contextlib.closing(
-        parallel.prefetch(source.train_batches(begin, step - begin), lambda own: parallel.to_devices(own, mesh))
+        drivers.prefetch(source.train_batches(begin, step - begin), lambda own: drivers.to_devices(own, mesh))
     ) as batches:
         for share in batches:
             state, _ = take_step(state, share)
-    before = jax.device_get(parallel.whole(state))  # the step takes the state over
-    _, terms = take_step(state, parallel.to_devices(_own_rows(batch), mesh))
+    before = jax.device_get(drivers.whole(state))  # the step takes the state over
+    _, terms = take_step(state, drivers.to_devices(_own_rows(batch), mesh))
     terms = jax.device_get(terms)
 
     lines = [
@@ -101,10 +102,10 @@ def _newest_state(
     for directory in (workdir, non_finite.state_directory(workdir)):
         if not (directory / 'checkpoints').is_dir():
             continue
-        with contextlib.closing(checkpoints.RunCheckpoints(directory, keep=None)) as saved:
+        with contextlib.closing(runs.RunCheckpoints(directory, keep=None)) as saved:
             steps = [number for number in saved.all_steps() if found[0] < number <= step]
             if steps:
-                checkpoints.check_same_run(saved.read_meta(steps[-1]), meta, workdir)
+                runs.check_same_run(saved.read_meta(steps[-1]), meta, workdir)
                 found = (steps[-1], saved.restore(steps[-1], shapes), f'checkpoint {saved.directory / str(steps[-1])}')
     return found
 
@@ -140,9 +141,9 @@ def _first_nan(own_step: Any, state: TrainState, batch: Mapping[str, np.ndarray]
     if jax.process_count() > 1:
         return ['give the command to one process, to search for the operation where it begins']
     _log.info('searching the operation where it begins (every operation is checked: compiling takes some minutes) ...')
-    mesh = parallel.data_mesh(devices)  # one replica per device, however the run has divided its model
+    mesh = drivers.data_mesh(devices)  # one replica per device, however the run has divided its model
     checked = checkify.checkify(lambda state, share: own_step(state, share)[1], errors=checkify.nan_checks)
-    error, _ = parallel.map_eval_step(checked, mesh)(parallel.replicate(state, mesh), parallel.to_devices(batch, mesh))
+    error, _ = drivers.map_eval_step(checked, mesh)(drivers.replicate(state, mesh), drivers.to_devices(batch, mesh))
     exception = error.get_exception()
     if exception is None:
         return ['no operation made a NaN: numbers became too large (infinity)']

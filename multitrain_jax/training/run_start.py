@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import optax
 
-from multitrain_jax import checkpoints
 from multitrain_jax.batch import BatchSource, DatasetSpec, classifying
+from multitrain_jax.checkpoints import runs
 from multitrain_jax.config import Config, with_datasets
-from multitrain_jax.dataclass_config import to_dict
+from multitrain_jax.config_reading import to_dict
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import results
 from multitrain_jax.reporting.progress import timed
 from multitrain_jax.training import train_step
 from multitrain_jax.training.train_step import TrainState
-from multitrain_jax.weights import initialise
+from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.projection_files import start_projections
 
 _log = logging.getLogger('multitrain_jax')
@@ -41,7 +41,7 @@ class Start:
 
 def start_or_continue(
     config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation, shapes: TrainState, workdir: Path,
-    saved: checkpoints.RunCheckpoints, meta: Mapping[str, Any], total_steps: int,
+    saved: runs.RunCheckpoints, meta: Mapping[str, Any], total_steps: int,
 ) -> Start | results.RunResults:
     """The newest checkpoint that can be read, or a new state; the results where the run is finished already.
 
@@ -64,7 +64,7 @@ def start_or_continue(
 
     def continue_from(step: int) -> Start | results.RunResults:
         stored = saved.read_meta(step)
-        checkpoints.check_same_run(stored, meta, workdir)
+        runs.check_same_run(stored, meta, workdir)
         if step > total_steps:
             raise UserError(
                 f'{workdir} holds a run at step {step}, beyond the {total_steps} steps of config.epochs={config.epochs:g}; '
@@ -90,19 +90,19 @@ def first_state(
     config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation, workdir: Path
 ) -> TrainState:
     """The state of a new run: random parameters, over them those of `init_from`, then those of `projections_from`."""
-    weights = None if config.init_from is None else initialise.read_weights(config.init_from)
+    weights = None if config.init_from is None else warm_start.read_weights(config.init_from)
     # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small model.
     options = {'xla_backend_optimization_level': 0}
     state = jax.block_until_ready(
         jax.jit(lambda: train_step.init_state(config, datasets, tx), compiler_options=options)()
     )
     if weights is not None:
-        params, report = initialise.initialise(
+        params, report = warm_start.initialise(
             jax.device_get(state.params), with_datasets(config, datasets), datasets, weights,
             mean=config.augment.mean, std=config.augment.std,
         )  # fmt: skip
         if jax.process_index() == 0:
-            (workdir / initialise.TABLE_FILE).write_text(f'{report}\n', encoding='utf-8')
+            (workdir / warm_start.TABLE_FILE).write_text(f'{report}\n', encoding='utf-8')
         _log.info('parameters, and where they come from:\n%s', report)
         state = train_step.start_from(state, config, jax.tree.map(jax.numpy.asarray, params))
     if config.projections_from is not None:

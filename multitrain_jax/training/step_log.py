@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from multitrain_jax.batch import BatchSource
-from multitrain_jax.checkpoints import RunCheckpoints
+from multitrain_jax.checkpoints.runs import RunCheckpoints
 from multitrain_jax.config import Config
 from multitrain_jax.reporting import metrics
 from multitrain_jax.reporting.progress import Countdown, duration

@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from multitrain_jax import parallel
 from multitrain_jax.augment.pipeline import augment_train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.models.multitrain import MultiTrainModel
-from multitrain_jax.objectives.total import batch_objective
+from multitrain_jax.objectives.objective import batch_objective
+from multitrain_jax.objectives.tasks import Tasks
 from multitrain_jax.objectives.uncertainty import init_log_variances
 from multitrain_jax.optimizer import average
+from multitrain_jax.parallel import drivers
 from multitrain_jax.training.accumulation import plain_gradients, two_pass_gradients
 from multitrain_jax.training.non_finite import gradient_norms, unless_not_finite
-from multitrain_jax.training.tasks import Tasks
 from multitrain_jax.weights.parameters import merge, split
 
 # The branch of the parameters that belongs to the objective and not to the model.
@@ -130,13 +130,13 @@ def make_train_step(
     accumulate = two_pass_gradients if two_pass else plain_gradients
 
     def gradients(state, share):
-        replica = jax.lax.axis_index(parallel.DATA_AXIS)
+        replica = jax.lax.axis_index(drivers.DATA_AXIS)
         key, size = jax.random.fold_in(state.key, state.step), share['video'].shape[0] // pieces
         # Augmentation follows from a clip's place in the global batch, however the batch is cut.
         first_slots = (replica * pieces + jnp.arange(pieces)) * size
         parts = {name: x.reshape(pieces, size, *x.shape[1:]) for name, x in share.items()}
         # Each replica's own copy, or shard_map would sum the gradients over the replicas by itself.
-        varying = jax.lax.pcast(state.params, parallel.DATA_AXIS, to='varying')
+        varying = jax.lax.pcast(state.params, drivers.DATA_AXIS, to='varying')
         trainable, frozen = split(varying, config.optimizer.frozen)
 
         def clip_loss(trainable, piece):
@@ -158,10 +158,10 @@ def make_train_step(
         @jax.named_scope('loss')
         def batch_loss(trainable, expanded):
             learned = merge(trainable, frozen).get(_OBJECTIVE)
-            return batch_objective(expanded, config.objective, log_variances=learned, axis_name=parallel.DATA_AXIS)
+            return batch_objective(expanded, config.objective, log_variances=learned, axis_name=drivers.DATA_AXIS)
 
         grads, terms = accumulate(clip_loss, batch_loss, trainable, (first_slots, parts))
-        return jax.lax.pmean(grads, parallel.DATA_AXIS), jax.lax.psum(terms, parallel.DATA_AXIS)
+        return jax.lax.pmean(grads, drivers.DATA_AXIS), jax.lax.psum(terms, drivers.DATA_AXIS)
 
     @jax.named_scope('optimizer')
     def update(state, grads, terms):

@@ -3,7 +3,7 @@
 import glob
 import os
 
-from data_pipelines.dmvr_source import DmvrClips, import_dmvr
+from data_pipelines.datasets.dmvr import DmvrClips, import_dmvr
 
 import_dmvr()
 

@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 
-from data_pipelines import frames
-from data_pipelines.boxes import BoxOptions, overlaps
-from data_pipelines.clips import TestSpec
-from data_pipelines.datasets import RecordDataset
+from data_pipelines.clip import frame_sampling
+from data_pipelines.clip.boxes import BoxOptions, overlaps
+from data_pipelines.datasets.base import TestSpec
+from data_pipelines.datasets.open import RecordDataset
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
 from tests.data_pipelines.tiny_boxes import (
     SIZE,
@@ -182,7 +182,7 @@ def test_every_view_of_every_record_and_its_boxes(source):
         np.testing.assert_array_equal(row['candidate_mask'], np.arange(3) < count)
         np.testing.assert_array_equal(row['candidate_score'], np.arange(3) < count)
         side, mirrored, crop = (66, 80)[view // 6], view % 6 >= 3, view % 3
-        height, width = frames.scaled_size(*SIZE, side)
+        height, width = frame_sampling.scaled_size(*SIZE, side)
         left = (0, -(-(width - 64) // 2), width - 64)[crop] / width
         for number in range(count):
             seen = seen_rectangle(row['video'][0], number)

@@ -18,8 +18,10 @@ from data_pipelines.annotations.folder import read_folder
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.convert import main
-from data_pipelines.dataset_info import load_dataset_info
-from data_pipelines.storage import records
+from data_pipelines.datasets.dataset_info import load_dataset_info
+from data_pipelines.storage.reader import RecordReader
+from data_pipelines.storage.record_index import shard_name
+from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames, label_indices
 from tests.data_pipelines.video_writer import numbers_of, write_numbered
 from tests.golden import shared_path
 
@@ -54,8 +56,8 @@ def converted(videos, tmp_path_factory):
 
 
 def examples(directory, split):
-    reader = records.RecordReader(directory, split)
-    return [records.decode_sequence_example(reader.read(i)) for i in range(len(reader))]
+    reader = RecordReader(directory, split)
+    return [decode_sequence_example(reader.read(i)) for i in range(len(reader))]
 
 
 def contents(directory):
@@ -76,11 +78,11 @@ def test_records(converted):
     for example in examples(output, 'train'):
         name = example.context['video/filename'][0].decode()
         frames = np.stack(
-            [simplejpeg.decode_jpeg(jpeg) for jpeg in records.encoded_frames(example)]
+            [simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)]
         )
         count = len(frames)
         assert numbers_of(frames) == list(range(count))
-        assert simplejpeg.decode_jpeg_header(records.encoded_frames(example)[0])[:3] == (
+        assert simplejpeg.decode_jpeg_header(encoded_frames(example)[0])[:3] == (
             64,
             80,
             'YCbCr',
@@ -92,7 +94,7 @@ def test_records(converted):
         assert example.context['clip/end/timestamp'].tolist() == [count * 40_000]
         found[name] = (
             count,
-            records.label_indices(example).tolist(),
+            label_indices(example).tolist(),
             example.context['clip/label/text'],
         )
     assert found == {
@@ -107,7 +109,7 @@ def test_records(converted):
 
 
 def test_jpegs_are_baseline_420(converted):
-    jpeg = records.encoded_frames(examples(converted[0], 'train')[0])[0]
+    jpeg = encoded_frames(examples(converted[0], 'train')[0])[0]
     frame_header = jpeg.index(b'\xff\xc0')  # SOF0: baseline (ITU-T T.81, table B.1)
     components = jpeg[frame_header + 9]
     factors = [jpeg[frame_header + 11 + 3 * i] for i in range(components)]
@@ -156,7 +158,7 @@ def test_options(videos, tmp_path):
     )  # fmt: skip
     assert (info.name, info.frame_rate) == ('other', 10)
     for example in examples(tmp_path, 'validation'):
-        frames = records.encoded_frames(example)
+        frames = encoded_frames(example)
         assert len(frames) == 3  # at 0, 0.1, 0.2 s
         assert simplejpeg.decode_jpeg(frames[0]).shape == (32, 40, 3)
         assert example.context['image/frame_rate'].tolist() == [10]
@@ -174,13 +176,13 @@ def test_clips_with_times_and_several_labels(videos, tmp_path):
     )
     assert info.multi_label and info.splits['test'].class_counts == (1, 2)
     first, second = examples(tmp_path, 'test')
-    assert records.label_indices(first).tolist() == [1, 0]
+    assert label_indices(first).tolist() == [1, 0]
     assert first.context['clip/label/text'] == [b'y', b'x']
     assert first.context['clip/start/timestamp'].tolist() == [200_000]
     assert first.context['clip/end/timestamp'].tolist() == [400_000]
-    numbers = numbers_of([simplejpeg.decode_jpeg(frame) for frame in records.encoded_frames(first)])
+    numbers = numbers_of([simplejpeg.decode_jpeg(frame) for frame in encoded_frames(first)])
     assert numbers == [5, 6, 7, 8, 9]
-    assert len(records.encoded_frames(second)) == 2
+    assert len(encoded_frames(second)) == 2
 
 
 # Bad videos.
@@ -246,7 +248,7 @@ def test_awkward_videos(tmp_path):
     }
     found = {}
     for name, example in stored.items():
-        jpegs = records.encoded_frames(example)
+        jpegs = encoded_frames(example)
         assert len({simplejpeg.decode_jpeg_header(jpeg) for jpeg in jpegs}) == 1
         found[name] = (len(jpegs), *simplejpeg.decode_jpeg(jpegs[0]).shape[:2])
     assert found == shapes
@@ -568,7 +570,7 @@ def test_command_pyslowfast(videos, tmp_path, capsys):
         1,
     )
     found = {
-        e.context['video/filename'][0]: int(records.label_indices(e)[0])
+        e.context['video/filename'][0]: int(label_indices(e)[0])
         for e in examples(output, 'validation')
     }
     assert found == {b'jump/6.mp4': 0, b'sit/7.mp4': 2}
@@ -663,7 +665,7 @@ def test_dmvr_reads_our_shards(dmvr, converted):
                 num_classes=len(info.classes), add_label_name=True,
             )  # fmt: skip
 
-    factory = Factory([str(output / records.shard_name('train', n, 3)) for n in range(3)])
+    factory = Factory([str(output / shard_name('train', n, 3)) for n in range(3)])
     dataset = factory.configure(is_training=False).make_dataset(
         shuffle=False, num_epochs=1, batch_size=1
     )
@@ -672,9 +674,9 @@ def test_dmvr_reads_our_shards(dmvr, converted):
     assert len(rows) == len(ours) == 6
     for row, example in zip(rows, ours):  # DMVR reads the shards one after the other, as we do
         assert row['label_name'].ravel().tolist() == example.context['clip/label/text']
-        assert [row['label'].argmax()] == records.label_indices(example).tolist()
+        assert [row['label'].argmax()] == label_indices(example).tolist()
         # One test clip: 4 frames from the middle. The centre crop cuts 8 columns off each side.
-        encoded = records.encoded_frames(example)
+        encoded = encoded_frames(example)
         first = (len(encoded) - 4) // 2
         stored = [simplejpeg.decode_jpeg(jpeg, fastdct=True) for jpeg in encoded[first : first + 4]]
         frames = (row['image'][0] * 255).round()

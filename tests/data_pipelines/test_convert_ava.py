@@ -12,9 +12,10 @@ from data_pipelines.annotations import Annotations, Clip, KeyFrame
 from data_pipelines.conversion import shard
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.convert import main
-from data_pipelines.dataset_info import load_dataset_info
-from data_pipelines.regions import regions
-from data_pipelines.storage import records
+from data_pipelines.datasets.dataset_info import load_dataset_info
+from data_pipelines.storage.reader import RecordReader
+from data_pipelines.storage.regions import regions
+from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames
 from tests.data_pipelines import tiny_ava
 from tests.data_pipelines.video_writer import number_image, numbers_of, write_numbered, write_video
 from tests.golden import reference_path
@@ -26,12 +27,12 @@ def files(tmp_path_factory):
 
 
 def read_examples(directory, split):
-    reader = records.RecordReader(directory, split)
-    return [records.decode_sequence_example(reader.read(i)) for i in range(len(reader))]
+    reader = RecordReader(directory, split)
+    return [decode_sequence_example(reader.read(i)) for i in range(len(reader))]
 
 
 def numbers(example):
-    return numbers_of([simplejpeg.decode_jpeg(jpeg) for jpeg in records.encoded_frames(example)])
+    return numbers_of([simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)])
 
 
 @pytest.fixture(scope='module')

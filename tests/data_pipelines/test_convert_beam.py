@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.conversion import beam
 from data_pipelines.convert import main
-from data_pipelines.dataset_info import load_dataset_info
+from data_pipelines.datasets.dataset_info import load_dataset_info
 from tests.data_pipelines.video_writer import write_numbered
 
 needs_beam = pytest.mark.skipif(

@@ -9,19 +9,20 @@ import pytest
 import simplejpeg
 
 from data_pipelines.convert import main
-from data_pipelines.dataset_info import load_dataset_info
-from data_pipelines.storage import records
+from data_pipelines.datasets.dataset_info import load_dataset_info
+from data_pipelines.storage.reader import RecordReader
+from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames, label_indices
 from tests.data_pipelines.video_writer import numbers_of, write_numbered
 
 
 def stored(directory, split):
     """Key -> (class number, class name, numbers of the stored frames)."""
-    reader = records.RecordReader(directory, split)
+    reader = RecordReader(directory, split)
     found = {}
     for i in range(len(reader)):
-        example = records.decode_sequence_example(reader.read(i))
-        frames = [simplejpeg.decode_jpeg(jpeg) for jpeg in records.encoded_frames(example)]
-        (label,) = records.label_indices(example).tolist()
+        example = decode_sequence_example(reader.read(i))
+        frames = [simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)]
+        (label,) = label_indices(example).tolist()
         (name,) = example.context['clip/label/text']
         found[example.context['video/filename'][0].decode()] = (
             label, name.decode(), numbers_of(frames),

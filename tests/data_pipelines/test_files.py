@@ -7,9 +7,12 @@ from etils.epath import gpath, testing
 import numpy as np
 import pytest
 
-from data_pipelines import dataset_info, files
+from data_pipelines import files
+from data_pipelines.datasets import dataset_info
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
-from data_pipelines.storage import records
+from data_pipelines.storage.reader import RecordReader
+from data_pipelines.storage.record_index import find_shards
+from data_pipelines.storage.sequence_example import RecordError
 from tests.data_pipelines.tiny_records import flat_dataset
 
 
@@ -56,19 +59,19 @@ def test_remote_records_give_the_same_batches_as_local_ones(bucket):
 
 def test_damage_to_remote_records_is_named(bucket):
     flat_dataset(bucket / 'd', 4)
-    records.RecordReader('gs://bucket/d', 'train')
+    RecordReader('gs://bucket/d', 'train')
     path = bucket / 'd' / 'train-00001-of-00002'
     data = bytearray(path.read_bytes())
     data[60] ^= 1
     path.write_bytes(data)
-    with pytest.raises(records.RecordError, match='gs://bucket/d/train-00001-of-00002: damaged'):
-        records.RecordReader('gs://bucket/d', 'train').read(2)
+    with pytest.raises(RecordError, match='gs://bucket/d/train-00001-of-00002: damaged'):
+        RecordReader('gs://bucket/d', 'train').read(2)
     path.write_bytes(data[:-9])
-    with pytest.raises(records.RecordError, match='gs://bucket/d/train.index: out of date'):
-        records.RecordReader('gs://bucket/d', 'train')
+    with pytest.raises(RecordError, match='gs://bucket/d/train.index: out of date'):
+        RecordReader('gs://bucket/d', 'train')
     path.unlink()
-    with pytest.raises(records.RecordError, match='train-00001-of-00002: this shard is missing'):
-        records.RecordReader('gs://bucket/d', 'train')
+    with pytest.raises(RecordError, match='train-00001-of-00002: this shard is missing'):
+        RecordReader('gs://bucket/d', 'train')
 
 
 def test_remote_descriptions_are_read_and_written(bucket):
@@ -79,8 +82,8 @@ def test_remote_descriptions_are_read_and_written(bucket):
     assert dataset_info.load_dataset_info(bucket / 'e') == info
     with pytest.raises(ValueError, match='gs://bucket/nowhere: no dataset.json'):
         dataset_info.load_dataset_info('gs://bucket/nowhere')
-    with pytest.raises(records.RecordError, match='gs://bucket/nowhere: no such directory'):
-        records.find_shards('gs://bucket/nowhere', 'train')
+    with pytest.raises(RecordError, match='gs://bucket/nowhere: no such directory'):
+        find_shards('gs://bucket/nowhere', 'train')
 
 
 def test_threads_share_a_remote_file(bucket):

@@ -6,11 +6,30 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import index, regions
+from data_pipelines import index
 from data_pipelines.annotations import KeyFrame
-from data_pipelines.dataset_info import DatasetInfo, SplitInfo, load_dataset_info, save_dataset_info
+from data_pipelines.datasets.dataset_info import (
+    DatasetInfo,
+    SplitInfo,
+    load_dataset_info,
+    save_dataset_info,
+)
 from data_pipelines.inspect import main
-from data_pipelines.storage import records
+from data_pipelines.storage import regions
+from data_pipelines.storage.record_index import build_index, save_index
+from data_pipelines.storage.sequence_example import (
+    CLIP_END,
+    CLIP_START,
+    IMAGE_ENCODED,
+    IMAGE_FRAME_RATE,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    LABEL_INDEX,
+    LABEL_TEXT,
+    VIDEO_FILENAME,
+    encode_sequence_example,
+)
+from data_pipelines.storage.tfrecord import RecordWriter, scan_records
 from tests.data_pipelines.tiny_records import jpeg, smooth_image
 from tests.golden import shared_path
 
@@ -22,28 +41,28 @@ def frame(height=40, width=60, phase=0.0):
 def encode(key, label, *, frames=3, key_frame=None, size=(40, 60), **changes):
     """One record; ``changes`` of context features, None to leave one out."""
     context = {
-        records.VIDEO_FILENAME: [key],
-        records.LABEL_INDEX: [label],
-        records.LABEL_TEXT: [f'class {label}'],
-        records.CLIP_START: [0],
-        records.CLIP_END: [frames * 100_000],
-        records.IMAGE_FRAME_RATE: [10.0],
-        records.IMAGE_HEIGHT: [size[0]],
-        records.IMAGE_WIDTH: [size[1]],
+        VIDEO_FILENAME: [key],
+        LABEL_INDEX: [label],
+        LABEL_TEXT: [f'class {label}'],
+        CLIP_START: [0],
+        CLIP_END: [frames * 100_000],
+        IMAGE_FRAME_RATE: [10.0],
+        IMAGE_HEIGHT: [size[0]],
+        IMAGE_WIDTH: [size[1]],
     }
     if key_frame is not None:
         context.update(regions.region_features(key_frame, 1))
     context.update(changes)
     images = [frame(*size, phase=i / 3) for i in range(frames)]
-    return records.encode_sequence_example(
+    return encode_sequence_example(
         {name: value for name, value in context.items() if value is not None},
-        {records.IMAGE_ENCODED: images},
+        {IMAGE_ENCODED: images},
     )
 
 
 def write_shard(directory, name, encoded):
     directory.mkdir(parents=True, exist_ok=True)
-    with records.RecordWriter(directory / name) as writer:
+    with RecordWriter(directory / name) as writer:
         return [writer.write(data)[0] for data in encoded]
 
 
@@ -59,7 +78,7 @@ def dataset(tmp_path):
     classes = tuple(f'class {i}' for i in range(3))
     save_dataset_info(directory, DatasetInfo('tiny', classes, False, splits, 10.0))
     for split in splits:
-        records.save_index(directory, split, records.build_index(directory, split))
+        save_index(directory, split, build_index(directory, split))
     return directory
 
 
@@ -114,7 +133,7 @@ def flip(path, offset):
 
 def test_flipped_byte_names_file_and_offset(dataset, inspected):
     path = dataset / 'train-00000-of-00002'
-    offsets = [offset for offset, _ in records.scan_records(path)]
+    offsets = [offset for offset, _ in scan_records(path)]
     flip(path, offsets[1] + 200)
     code, report = inspected(dataset)
     assert code == 1
@@ -126,7 +145,7 @@ def test_flipped_byte_names_file_and_offset(dataset, inspected):
 
 def test_cut_shard(dataset, inspected):
     path = dataset / 'train-00001-of-00002'
-    second = [offset for offset, _ in records.scan_records(path)][1]
+    second = [offset for offset, _ in scan_records(path)][1]
     path.write_bytes(path.read_bytes()[:-100])
     code, report = inspected(dataset)
     cut, index, counts = report['problems']
@@ -152,8 +171,8 @@ def test_missing_split(dataset, inspected):
 
 def test_damaged_frame_in_a_good_record(dataset, inspected):
     whole = frame()
-    data = records.encode_sequence_example(
-        {records.LABEL_INDEX: [0]}, {records.IMAGE_ENCODED: [whole, whole[: len(whole) // 2]]}
+    data = encode_sequence_example(
+        {LABEL_INDEX: [0]}, {IMAGE_ENCODED: [whole, whole[: len(whole) // 2]]}
     )
     (offset,) = write_shard(dataset, 'extra-00000-of-00001', [data])
     code, report = inspected(dataset)
@@ -167,15 +186,15 @@ def test_damaged_frame_in_a_good_record(dataset, inspected):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({records.LABEL_INDEX: None, records.LABEL_TEXT: None}, 'no class number'),
-        ({records.LABEL_INDEX: [3]}, 'dataset.json has 3'),
-        ({records.LABEL_TEXT: ['class 1']}, "class 0 is called 'class 1', elsewhere 'class 0'"),
-        ({records.LABEL_TEXT: ['class 0', 'class 1']}, '1 class numbers, but 2 class names'),
+        ({LABEL_INDEX: None, LABEL_TEXT: None}, 'no class number'),
+        ({LABEL_INDEX: [3]}, 'dataset.json has 3'),
+        ({LABEL_TEXT: ['class 1']}, "class 0 is called 'class 1', elsewhere 'class 0'"),
+        ({LABEL_TEXT: ['class 0', 'class 1']}, '1 class numbers, but 2 class names'),
         (
-            {records.LABEL_INDEX: [0, 1], records.LABEL_TEXT: None},
+            {LABEL_INDEX: [0, 1], LABEL_TEXT: None},
             '2 labels in a dataset of one label',
         ),
-        ({records.IMAGE_WIDTH: [61]}, 'image/width is 61, but the frames are 60x40'),
+        ({IMAGE_WIDTH: [61]}, 'image/width is 61, but the frames are 60x40'),
     ],
 )
 def test_wrong_records(dataset, inspected, changes, message):
@@ -199,7 +218,7 @@ def test_index_of_other_records(dataset, inspected):
     """Of the same size, so that only the records tell."""
     a, b = (encode(f'{i}.mp4', 0, frames=frames) for i, frames in ((0, 2), (1, 4)))
     write_shard(dataset, 'train-00001-of-00002', [a, b])
-    records.save_index(dataset, 'train', records.build_index(dataset, 'train'))
+    save_index(dataset, 'train', build_index(dataset, 'train'))
     write_shard(dataset, 'train-00001-of-00002', [b, a])
     code, report = inspected(dataset)
     assert code == 1 and 'does not say where the records are' in messages(report)[0]
@@ -247,12 +266,12 @@ def scenes(tmp_path):
         'train-00000-of-00001',
         [
             encode('a,0902', 0, key_frame=key_frames[0], **{
-                records.LABEL_INDEX: [0, 1, 2],
-                records.LABEL_TEXT: ['class 0', 'class 1', 'class 2'],
+                LABEL_INDEX: [0, 1, 2],
+                LABEL_TEXT: ['class 0', 'class 1', 'class 2'],
             }),
             encode('a,0903', 0, key_frame=key_frames[1], **{
-                records.LABEL_INDEX: np.zeros(0, np.int64),
-                records.LABEL_TEXT: None,
+                LABEL_INDEX: np.zeros(0, np.int64),
+                LABEL_TEXT: None,
             }),
         ],
     )  # fmt: skip

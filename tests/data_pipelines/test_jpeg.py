@@ -4,9 +4,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_pipelines import jpeg_cut
+from data_pipelines.clip import jpeg_cut
+from data_pipelines.clip.frame_sampling import Window
 from data_pipelines.conversion.jpeg import encode_jpeg
-from data_pipelines.frames import Window
 from tests.data_pipelines.tiny_records import smooth_image
 
 

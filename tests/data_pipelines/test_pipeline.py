@@ -6,12 +6,16 @@ import threading
 import numpy as np
 import pytest
 
-from data_pipelines import decode, pipeline, regions
+from data_pipelines import pipeline
 from data_pipelines.annotations import KeyFrame
-from data_pipelines.clips import TestSpec
-from data_pipelines.datasets import RecordDataset
+from data_pipelines.clip import decode
+from data_pipelines.datasets.base import TestSpec
+from data_pipelines.datasets.open import RecordDataset
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
-from data_pipelines.storage import records
+from data_pipelines.storage import regions
+from data_pipelines.storage.reader import RecordReader
+from data_pipelines.storage.record_index import shard_name
+from data_pipelines.storage.sequence_example import VIDEO_FILENAME, RecordError
 from tests.data_pipelines.tiny_records import (
     flat_dataset,
     flat_frame,
@@ -225,7 +229,7 @@ def test_multi_label_sources_give_multi_hot_labels(tmp_path):
 
 def _flip_byte(directory, record):
     """Damages the data of a record, so that its checksum differs."""
-    reader = records.RecordReader(directory, 'train')
+    reader = RecordReader(directory, 'train')
     path = directory / reader.shard_of(record)
     data = bytearray(path.read_bytes())
     data[int(reader.index.offsets[record]) + 40] ^= 1
@@ -272,7 +276,7 @@ def test_one_damaged_record_too_many_is_an_error_at_the_same_step(tmp_path):
             [source], **SPEC, batch_size=3, seed=2, max_bad_records=1, num_threads=num_threads
         )
         handed_out = 0
-        with pytest.raises(records.RecordError, match=r'train-0000.*checksum.*max_bad_records=1'):
+        with pytest.raises(RecordError, match=r'train-0000.*checksum.*max_bad_records=1'):
             for _ in batches:
                 handed_out += 1
         # The second one may come early, as the stand-in that the first asked for.
@@ -288,7 +292,7 @@ def test_a_source_of_damaged_records_only_is_an_error(tmp_path):
     source = flat_dataset(tmp_path / 'd', 2)
     for record in (0, 1):
         _flip_byte(tmp_path / 'd', record)
-    with pytest.raises(records.RecordError, match='all 2 records are damaged.*checksum'):
+    with pytest.raises(RecordError, match='all 2 records are damaged.*checksum'):
         next(train_batches([source], **SPEC, batch_size=2, max_bad_records=10))
 
 
@@ -312,7 +316,7 @@ def test_faulty_records_of_other_writers(name, message, tmp_path):
     info = json.loads((tmp_path / 'dataset.json').read_text())
     info['splits']['train']['records'] = 3
     (tmp_path / 'dataset.json').write_text(json.dumps(info))
-    shutil.copy(shared_path(f'dmvr/bad/{name}'), tmp_path / records.shard_name('train', 0, 1))
+    shutil.copy(shared_path(f'dmvr/bad/{name}'), tmp_path / shard_name('train', 0, 1))
     source = Source(tmp_path, 'foreign', 'train')
     spec = dict(num_frames=4, crop_size=32, short_side=40)
     with evaluation_batches(source, **spec, batch_size=3, max_bad_records=1) as batches:
@@ -322,7 +326,7 @@ def test_faulty_records_of_other_writers(name, message, tmp_path):
     assert batch['record'].tolist() == ([0, 1, 2] if message is None else [0, -1, 2])
     if message is not None:
         assert (batch['video'][1] == 0).all()
-        with pytest.raises(records.RecordError, match=f'foreign: .*train-00000.*{message}'):
+        with pytest.raises(RecordError, match=f'foreign: .*train-00000.*{message}'):
             list(evaluation_batches(source, **spec, batch_size=3))
 
 
@@ -331,9 +335,9 @@ def test_wrong_labels_are_damage(tmp_path):
     write_records(tmp_path, clips, [[1], [2], [0, 1]], num_classes=2, num_shards=1)
     dataset = RecordDataset(Source(tmp_path, 'd', 'train'), TestSpec(**TEST_SPEC))
     assert dataset.load(0).labels.tolist() == [1]
-    with pytest.raises(records.RecordError, match='class number .2. is not one of the 2 classes'):
+    with pytest.raises(RecordError, match='class number .2. is not one of the 2 classes'):
         dataset.load(1)
-    with pytest.raises(records.RecordError, match='several labels'):
+    with pytest.raises(RecordError, match='several labels'):
         dataset.load(2)
 
 
@@ -405,7 +409,7 @@ def test_evaluation_views_are_the_reference_crops_of_the_reference_frames(tmp_pa
 
 
 def test_videos_without_a_name_are_called_after_their_place(tmp_path):
-    no_name = {records.VIDEO_FILENAME: ['']}
+    no_name = {VIDEO_FILENAME: ['']}
     write_records(
         tmp_path, [[flat_frame(0, 0)]], [[0]], num_classes=1, num_shards=1, contexts=[no_name]
     )
@@ -465,7 +469,7 @@ def test_an_unknown_frame_rate_is_the_users_to_mend(tmp_path):
     source = Source(tmp_path, 'mine', 'train', target_frame_rate=30.0)
     with pytest.raises(ValueError, match='mine .*target_frame_rate=30.0 needs it') as error:
         next(train_batches([source], **SPEC, batch_size=1, max_bad_records=9))
-    assert not isinstance(error.value, records.RecordError)
+    assert not isinstance(error.value, RecordError)
 
 
 @pytest.mark.parametrize(

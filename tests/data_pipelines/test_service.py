@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from data_pipelines import service
-from data_pipelines.boxes import BoxOptions
-from data_pipelines.order import ScheduleOptions
+from data_pipelines.clip.boxes import BoxOptions
+from data_pipelines.order.training_order import ScheduleOptions
 from data_pipelines.pipeline import train_batches
-from data_pipelines.storage import records
+from data_pipelines.storage.reader import RecordReader
+from data_pipelines.storage.sequence_example import RecordError
 from tests.data_pipelines.tiny_boxes import box_dataset
 from tests.data_pipelines.tiny_records import flat_dataset
 
@@ -68,7 +69,7 @@ def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypat
             assert [len(batch['dataset']) for batch in batches] == [2, 4, 2, 4]
             _assert_equal(batches, train_batches([source, boxes], **options))
             # Damage that a worker meets counts here.
-            reader = records.RecordReader(tmp_path / 'd', 'train')
+            reader = RecordReader(tmp_path / 'd', 'train')
             path = tmp_path / 'd' / reader.shard_of(4)
             data = bytearray(path.read_bytes())
             data[int(reader.index.offsets[4]) + 40] ^= 1
@@ -77,7 +78,7 @@ def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypat
             batches = service.ServiceBatches(address, [source], **options, max_bad_records=1)
             _assert_equal(batches, train_batches([source], **options, max_bad_records=1))
             assert batches.bad_records == 1
-            with pytest.raises(records.RecordError, match='checksum.*max_bad_records=0'):
+            with pytest.raises(RecordError, match='checksum.*max_bad_records=0'):
                 list(service.ServiceBatches(address, [source], **options, max_bad_records=0))
 
 

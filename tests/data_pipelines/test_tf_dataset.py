@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from data_pipelines.order import ScheduleOptions
+from data_pipelines.order.training_order import ScheduleOptions
 from data_pipelines.pipeline import evaluation_batches, train_batches
 from data_pipelines.tf_dataset import as_tf_dataset
 from tests.data_pipelines.tiny_boxes import box_dataset

@@ -6,9 +6,11 @@ import pathlib
 import numpy as np
 import simplejpeg
 
-from data_pipelines.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
+from data_pipelines.datasets.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
 from data_pipelines.pipeline import Source
-from data_pipelines.storage import records
+from data_pipelines.storage.record_index import shard_name
+from data_pipelines.storage.sequence_example import IMAGE_ENCODED, LABEL_INDEX, VIDEO_FILENAME, encode_sequence_example
+from data_pipelines.storage.tfrecord import RecordWriter
 
 
 def jpeg(image: np.ndarray) -> bytes:
@@ -55,16 +57,16 @@ def write_records(
     """
     directory.mkdir(parents=True, exist_ok=True)
     for shard, numbers in enumerate(np.array_split(np.arange(len(clips)), num_shards)):
-        path = directory / records.shard_name(split, shard, num_shards)
-        with records.RecordWriter(path) as writer:
+        path = directory / shard_name(split, shard, num_shards)
+        with RecordWriter(path) as writer:
             for number in numbers:
                 context = {
-                    records.LABEL_INDEX: np.array(labels[number], np.int64),
-                    records.VIDEO_FILENAME: [video_name(number)],
+                    LABEL_INDEX: np.array(labels[number], np.int64),
+                    VIDEO_FILENAME: [video_name(number)],
                 }
                 context.update(contexts[number] if contexts else {})
-                frames = {records.IMAGE_ENCODED: list(clips[number])}
-                writer.write(records.encode_sequence_example(context, frames))
+                frames = {IMAGE_ENCODED: list(clips[number])}
+                writer.write(encode_sequence_example(context, frames))
     splits = {split: SplitInfo(len(clips), num_shards, (0,) * num_classes)}
     classes = tuple(f'class {number}' for number in range(num_classes))
     info = DatasetInfo(

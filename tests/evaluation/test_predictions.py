@@ -6,7 +6,7 @@ import pytest
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import predictions
-from multitrain_jax.evaluation.accuracy import Scores
+from multitrain_jax.evaluation.metrics import Scores
 from multitrain_jax.evaluation.predictions import Predictions
 
 VIDEOS = ('a/ä.mp4', 'b.mp4', 'c.mp4')

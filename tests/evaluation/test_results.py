@@ -3,7 +3,7 @@
 import math
 
 from multitrain_jax.evaluation import results
-from multitrain_jax.evaluation.accuracy import DatasetResult
+from multitrain_jax.evaluation.metrics import DatasetResult
 
 OUTCOME = results.RunResults(
     steps=12,

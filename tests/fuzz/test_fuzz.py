@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from data_pipelines import dataset_info
 from data_pipelines.annotations import Annotations
 from data_pipelines.annotations.activitynet import read_activitynet
 from data_pipelines.annotations.ava import read_ava
@@ -20,7 +19,18 @@ from data_pipelines.annotations.pyslowfast import read_pyslowfast
 from data_pipelines.annotations.something_v2 import read_something_v2
 from data_pipelines.annotations.ucf101 import read_ucf101
 from data_pipelines.conversion.jpeg import encode_jpeg
-from data_pipelines.storage import indexing, records
+from data_pipelines.datasets import dataset_info
+from data_pipelines.storage import indexing
+from data_pipelines.storage.reader import RecordReader, ShardReader
+from data_pipelines.storage.record_index import build_index, save_index
+from data_pipelines.storage.sequence_example import (
+    RecordError,
+    decode_clip,
+    decode_sequence_example,
+    encoded_frames,
+    label_indices,
+)
+from data_pipelines.storage.tfrecord import read_records
 from multitrain_jax.ava_eval import evaluate_files
 from tests.data_pipelines import tiny_ava, tiny_records, video_writer
 from tests.fuzz.mutation import mutate
@@ -36,10 +46,10 @@ def dataset(tmp_path_factory):
     directory = tmp_path_factory.mktemp('records') / 'd'
     clips = [[tiny_records.flat_frame(record, frame) for frame in range(2 + record)] for record in range(6)]
     tiny_records.write_records(directory, clips, [[r] for r in range(6)], num_classes=6, num_shards=1)
-    index = records.build_index(directory, 'train')
-    records.save_index(directory, 'train', index)
+    index = build_index(directory, 'train')
+    save_index(directory, 'train', index)
     indexing.write_frame_index(directory, 'train', index, threads=1)
-    with_index = records.ShardReader(directory, index)
+    with_index = ShardReader(directory, index)
     return directory, [bytes(with_index.read(number)) for number in range(6)]
 
 
@@ -51,9 +61,9 @@ def test_shards(dataset, tmp_path, count):
     for seed in range(count):
         path.write_bytes(mutate(shard, seed))
         try:
-            for _, data in records.read_records(path):
+            for _, data in read_records(path):
                 assert bytes(data) in originals, seed
-        except records.RecordError:
+        except RecordError:
             continue
 
 
@@ -68,13 +78,13 @@ def test_indexes(dataset, tmp_path, name, count):
     for seed in range(count):
         (tmp_path / name).write_bytes(mutate(content, seed))
         try:
-            reader = records.RecordReader(tmp_path, 'train')
-        except records.RecordError:
+            reader = RecordReader(tmp_path, 'train')
+        except RecordError:
             continue
         for number in range(len(reader)):
             try:
                 assert bytes(reader.read(number)) == originals[number], seed
-            except records.RecordError:
+            except RecordError:
                 continue
         reader.close()
 
@@ -85,11 +95,11 @@ def test_sequence_examples(dataset, count):
     for seed in range(count):
         data = mutate(dataset[1][seed % 6], seed)
         found = []
-        for parse in (records.decode_clip, records.decode_sequence_example):
+        for parse in (decode_clip, decode_sequence_example):
             try:
                 example = parse(memoryview(data))
-                frames = [bytes(frame) for frame in records.encoded_frames(example)]
-                found.append((records.label_indices(example).tolist(), frames))
+                frames = [bytes(frame) for frame in encoded_frames(example)]
+                found.append((label_indices(example).tolist(), frames))
             except ValueError:
                 found.append(None)
         assert found[0] == found[1] or found[1] is None or found[0] is None, seed

@@ -21,8 +21,8 @@ def jpeg(data: bytes, folder: pathlib.Path) -> str:
     import numpy as np
     import simplejpeg
 
-    from data_pipelines import decode
-    from data_pipelines.frames import Window
+    from data_pipelines.clip import decode
+    from data_pipelines.clip.frame_sampling import Window
 
     sound = (folder / 'original').read_bytes()
     try:

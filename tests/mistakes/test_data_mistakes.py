@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import dataset_info
-from data_pipelines.storage import records
+from data_pipelines.datasets import dataset_info
+from data_pipelines.storage.reader import RecordReader
 from tests.data_pipelines import tiny_records
 from tests.mistakes.calling import check_mistake
 from tests.tiny import quick_compile  # noqa: F401
@@ -52,13 +52,13 @@ def rewrite(labels=(0,), frames=None):
 
 
 def stale(colours):
-    records.RecordReader(colours, 'train').close()
+    RecordReader(colours, 'train').close()
     content = (colours / SHARD).read_bytes()
     (colours / SHARD).write_bytes(content + content)
 
 
 def pointing_outside(colours):
-    records.RecordReader(colours, 'train').close()
+    RecordReader(colours, 'train').close()
     header, _, body = (colours / 'train.index').read_bytes().partition(b'\n')
     numbers = np.frombuffer(body, '<u8').copy()
     numbers[0] = 2**63

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
+from multitrain_jax.objectives.objective import DatasetObjective, ObjectiveConfig
 from multitrain_jax.objectives.targets import Targets
-from multitrain_jax.objectives.total import DatasetObjective, ObjectiveConfig
 from multitrain_jax.objectives.uncertainty import LIMIT
 from tests.golden import reference_path
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from multitrain_jax import parallel
-from multitrain_jax.objectives.total import ObjectiveConfig, Term, batch_objective
+from multitrain_jax.objectives.objective import ObjectiveConfig, Term, batch_objective
+from multitrain_jax.parallel import drivers
 from multitrain_jax.training import accumulation
 from tests.tiny import quick_compile  # noqa: F401
 from tests.tiny_training import means, prepared
@@ -28,8 +28,8 @@ def first_step(devices: int, pieces: int, accumulation: str, **more):
     source, mesh, step, state = prepared(
         devices, accumulation_steps=pieces, accumulation=accumulation, **SETTINGS, **more
     )
-    state = parallel.replicate(jax.tree.map(jnp.copy, state), mesh)
-    state, terms = step(state, parallel.to_devices(source.batch(0), mesh))
+    state = drivers.replicate(jax.tree.map(jnp.copy, state), mesh)
+    state, terms = step(state, drivers.to_devices(source.batch(0), mesh))
     return jax.device_get(state.opt_state[0]), means(jax.device_get(terms))
 
 
@@ -104,7 +104,7 @@ def test_activations_of_one_piece_at_a_time():
         source, mesh, step, state = prepared(
             1, accumulation_steps=pieces, accumulation=accumulation, **SETTINGS
         )
-        share = parallel.to_devices(source.batch(0), mesh)
+        share = drivers.to_devices(source.batch(0), mesh)
         return step.lower(state, share).compile().memory_analysis().temp_size_in_bytes
 
     whole, cut = temporary_bytes(1, 'plain'), temporary_bytes(8, 'two_pass')

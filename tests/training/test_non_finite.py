@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import checkpoints, parallel, train
+from multitrain_jax import train
+from multitrain_jax.checkpoints import runs
 from multitrain_jax.errors import UserError
+from multitrain_jax.parallel import drivers
 from multitrain_jax.reporting import metrics
 from multitrain_jax.training import non_finite, replay
 from multitrain_jax.training.train_step import TrainState
@@ -45,8 +47,8 @@ def test_the_update_is_left_out(devices):
     """Parameters, optimizer and average are those of before, on every replica; the number of steps goes on."""
     source, mesh, step, state = prepared(devices, **CHANGES)
     before = numbers(state)
-    share = lambda batch: parallel.to_devices(batch, mesh)  # noqa: E731
-    state = parallel.replicate(jax.tree.map(jax.numpy.copy, state), mesh)
+    share = lambda batch: drivers.to_devices(batch, mesh)  # noqa: E731
+    state = drivers.replicate(jax.tree.map(jax.numpy.copy, state), mesh)
     state, terms = step(state, share(bad(source.batch(0))))
     assert not np.isfinite(float(terms['loss'][0])) and float(terms['skipped_updates'][0]) == 1
     assert (int(state.step), int(state.skipped)) == (1, 1)
@@ -68,8 +70,8 @@ def test_the_update_is_left_out(devices):
 
 def test_norms_of_the_parts_make_up_the_norm():
     source, mesh, step, state = prepared(1, **CHANGES)
-    state = parallel.replicate(jax.tree.map(jax.numpy.copy, state), mesh)
-    _, terms = step(state, parallel.to_devices(source.batch(0), mesh))
+    state = drivers.replicate(jax.tree.map(jax.numpy.copy, state), mesh)
+    _, terms = step(state, drivers.to_devices(source.batch(0), mesh))
     parts = {name: float(x) for name, (x, _) in terms.items() if name.startswith('gradient_norm/')}
     assert parts.keys() == {f'gradient_norm/{part}' for part in ('backbone', 'heads', 'projections', 'expander')}
     np.testing.assert_allclose(sum(x**2 for x in parts.values()), float(terms['gradient_norm'][0]) ** 2, rtol=1e-4)
@@ -103,10 +105,10 @@ def test_stopping_tells_and_keeps_what_helps(stopped):
         np.testing.assert_array_equal(batch[name], array)
         assert batch[name].dtype == array.dtype
 
-    saved = checkpoints.RunCheckpoints(non_finite.state_directory(tmp_path), keep=None)
+    saved = runs.RunCheckpoints(non_finite.state_directory(tmp_path), keep=None)
     assert saved.all_steps() == [5]
     saved.close()
-    saved = checkpoints.RunCheckpoints(tmp_path, keep=None)
+    saved = runs.RunCheckpoints(tmp_path, keep=None)
     assert saved.all_steps() == [2, 4]
     saved.close()
 

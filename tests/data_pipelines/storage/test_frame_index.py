@@ -8,12 +8,23 @@ import numpy as np
 import pytest
 
 from data_pipelines import index
-from data_pipelines.clips import Source, TrainingSpec
-from data_pipelines.datasets import RecordDataset
+from data_pipelines.datasets.base import Source, TrainingSpec
+from data_pipelines.datasets.open import RecordDataset
 from data_pipelines.pipeline import evaluation_batches, train_batches
-from data_pipelines.storage import frame_index, records
+from data_pipelines.storage import frame_index
 from data_pipelines.storage.frame_index import FrameIndex
 from data_pipelines.storage.indexing import write_frame_index
+from data_pipelines.storage.reader import RecordReader, ShardReader
+from data_pipelines.storage.record_index import by_shard, load_index
+from data_pipelines.storage.sequence_example import (
+    IMAGE_ENCODED,
+    LABEL_INDEX,
+    RecordError,
+    decode_clip,
+    encode_sequence_example,
+    encoded_frames,
+)
+from data_pipelines.storage.tfrecord import RecordWriter, read_records
 from tests.data_pipelines.tiny_records import flat_frame, write_records
 from tests.golden import shared_path
 
@@ -27,11 +38,11 @@ def source(tmp_path):
     clips = [[flat_frame(r, f) for f in range(NUM_FRAMES)] for r in range(4)]
     write_records(tmp_path / 'd', clips, [[r] for r in range(4)], num_classes=4)
     shard = tmp_path / 'd' / 'train-00001-of-00002'
-    third, last = (data for _, data in records.read_records(shard))
-    lists_first = records.encode_sequence_example({}, {records.IMAGE_ENCODED: clips[3]})
-    halves = records.encode_sequence_example({records.LABEL_INDEX: [3]}, {records.IMAGE_ENCODED: [b'replaced']})
+    third, last = (data for _, data in read_records(shard))
+    lists_first = encode_sequence_example({}, {IMAGE_ENCODED: clips[3]})
+    halves = encode_sequence_example({LABEL_INDEX: [3]}, {IMAGE_ENCODED: [b'replaced']})
     assert len(last) > len(third) - 100
-    with records.RecordWriter(shard) as writer:
+    with RecordWriter(shard) as writer:
         writer.write(third)
         writer.write(halves + lists_first)
     return Source(tmp_path / 'd', 'd', 'train', stride=2)
@@ -52,7 +63,7 @@ def assert_equal(got, expected):
 
 def flip_byte(directory, record, offset):
     """Damages one byte of a record's data."""
-    reader = records.RecordReader(directory, 'train')
+    reader = RecordReader(directory, 'train')
     path = directory / reader.shard_of(record)
     data = bytearray(path.read_bytes())
     data[int(reader.index.offsets[record]) + 12 + offset] ^= 1
@@ -65,8 +76,8 @@ def test_batches_are_those_of_whole_records(source, monkeypatch, max_gap):
     assert index.main([str(source.path)]) == 0
     monkeypatch.setattr(frame_index, '_MAX_GAP', max_gap)
     whole = []
-    read = records.ShardReader.read
-    monkeypatch.setattr(records.ShardReader, 'read', lambda self, number: whole.append(number) or read(self, number))
+    read = ShardReader.read
+    monkeypatch.setattr(ShardReader, 'read', lambda self, number: whole.append(number) or read(self, number))
     assert_equal(batches(source), expected)
     assert set(whole) == {3}  # Only the one without places is read as a whole.
 
@@ -90,15 +101,15 @@ def test_only_the_asked_frames_are_read(source, monkeypatch, max_gap, requests):
 
 def test_damage_is_met_where_it_is_used(source):
     index.main([str(source.path)])
-    reader = records.RecordReader(source.path, 'train')
+    reader = RecordReader(source.path, 'train')
     places = reader._frames.places(1).tolist()
     flip_byte(source.path, 1, places[3][0])  # the first byte of frame 2
-    frames = reader.read_clip(1).feature_lists[records.IMAGE_ENCODED]
+    frames = reader.read_clip(1).feature_lists[IMAGE_ENCODED]
     assert bytes(frames[1]) == flat_frame(1, 1)
-    with pytest.raises(records.RecordError, match=r'train-00000-of-00002: record at byte .*damaged frame 2 .*checksum'):
+    with pytest.raises(RecordError, match=r'train-00000-of-00002: record at byte .*damaged frame 2 .*checksum'):
         frames.read([1, 2])
     flip_byte(source.path, 1, places[0][0])
-    with pytest.raises(records.RecordError, match='train-00000-of-00002: .*damaged context .*checksum'):
+    with pytest.raises(RecordError, match='train-00000-of-00002: .*damaged context .*checksum'):
         reader.read_clip(1)
     reader.close()
 
@@ -106,9 +117,9 @@ def test_damage_is_met_where_it_is_used(source):
 def test_damaged_records_get_no_places(source):
     flip_byte(source.path, 0, 200)
     index.main([str(source.path)])
-    reader = records.RecordReader(source.path, 'train')
+    reader = RecordReader(source.path, 'train')
     assert [len(reader._frames.places(number)) for number in range(4)] == [0, 9, 9, 0]
-    with pytest.raises(records.RecordError, match='damaged data .checksum differs. of the record at byte 0'):
+    with pytest.raises(RecordError, match='damaged data .checksum differs. of the record at byte 0'):
         reader.read_clip(0)
     reader.close()
 
@@ -116,10 +127,10 @@ def test_damaged_records_get_no_places(source):
 def test_a_record_cut_short_since_is_damage(source):
     """While it is open: later, the sizes of the files tell."""
     index.main([str(source.path)])
-    reader = records.RecordReader(source.path, 'train')
+    reader = RecordReader(source.path, 'train')
     os.truncate(source.path / 'train-00000-of-00002', 100)
-    with pytest.raises(records.RecordError, match='train-00000.*damaged'):
-        reader.read_clip(0).feature_lists[records.IMAGE_ENCODED].read([5])
+    with pytest.raises(RecordError, match='train-00000.*damaged'):
+        reader.read_clip(0).feature_lists[IMAGE_ENCODED].read([5])
     reader.close()
 
 
@@ -156,23 +167,23 @@ def _deal_anew(path):
 def test_frame_index_that_does_not_fit(source, change, message):
     index.main([str(source.path)])
     change(source.path / 'train.frames')
-    with pytest.raises(records.RecordError, match=message):
-        records.RecordReader(source.path, 'train').read_clip(0)
+    with pytest.raises(RecordError, match=message):
+        RecordReader(source.path, 'train').read_clip(0)
 
 
 def test_of_records_that_dmvr_wrote(tmp_path):
     for path in shared_path('dmvr').glob('shared-*'):
         shutil.copy(path, tmp_path)
     assert index.main([str(tmp_path), '--threads=2']) == 0
-    reader = records.RecordReader(tmp_path, 'shared')
+    reader = RecordReader(tmp_path, 'shared')
     for number in range(len(reader)):
-        whole = records.decode_clip(reader.read(number))
+        whole = decode_clip(reader.read(number))
         clip = reader.read_clip(number)
-        assert len(reader._frames.places(number)) == 1 + len(clip.feature_lists[records.IMAGE_ENCODED])
+        assert len(reader._frames.places(number)) == 1 + len(clip.feature_lists[IMAGE_ENCODED])
         for name, value in whole.context.items():
             np.testing.assert_array_equal(clip.context[name], value)
-        expected = [bytes(frame) for frame in records.encoded_frames(whole)]
-        assert [bytes(frame) for frame in records.encoded_frames(clip)] == expected
+        expected = [bytes(frame) for frame in encoded_frames(whole)]
+        assert [bytes(frame) for frame in encoded_frames(clip)] == expected
     reader.close()
 
 
@@ -186,8 +197,8 @@ def test_damaged_headers_are_one_line(source, capsys):
 def test_shards_are_looked_up_by_their_own_index(source, tmp_path):
     """As conversion does: a shard's own frame index stands for reading it, if it is that shard's."""
     index.main([str(source.path)])
-    whole = records.load_index(source.path, 'train')
-    first, second = records.by_shard(whole)
+    whole = load_index(source.path, 'train')
+    first, second = by_shard(whole)
     stored = FrameIndex(source.path / 'train.frames', whole)
     marked = [stored.places(number) ^ np.array([0, 0, 1], '<u4') for number in range(2)]
     frame_index.save_frame_index(tmp_path / first.shards[0], first, marked)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines import boxes, frames
+from data_pipelines.clip import boxes, frame_sampling
 from data_pipelines.videos import mp4
 from data_pipelines.videos.video_moments import video_moments, video_times
 
@@ -36,7 +36,7 @@ def test_clips_are_those_around_key_frames_in_order_of_time(video):
     for moment in found:
         assert moment.clips.shape == (3, 4, 32, 32, 3)
         key_frame = int(moment.seconds * RATE + 1e-6)
-        expected = frames.key_frame_clip(key_frame, 12.0, 4, COUNT)
+        expected = frame_sampling.key_frame_clip(key_frame, 12.0, 4, COUNT)
         np.testing.assert_array_equal(_numbers(moment.clips), np.stack([expected] * 3))
     np.testing.assert_array_equal(_numbers(found[2].clips)[0], [14, 17, 20, 23])
     assert [window.left for window, _, _ in found[0].views] == [0, 16, 32]

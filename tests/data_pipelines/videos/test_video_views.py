@@ -5,7 +5,7 @@ import pytest
 
 from data_pipelines import convert, pipeline
 from data_pipelines.annotations import folder
-from data_pipelines.clips import Source
+from data_pipelines.datasets.base import Source
 from data_pipelines.videos import video_views
 from data_pipelines.videos.video_file import VideoError
 from tests import golden

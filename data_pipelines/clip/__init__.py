@@ -1,0 +1,1 @@
+"""One clip: which frames, which pixels, which boxes."""

@@ -1,0 +1,1 @@
+"""Datasets as clips: record number -> pixels and labels."""

@@ -1,0 +1,1 @@
+"""What a directory of records holds, and how it looks."""

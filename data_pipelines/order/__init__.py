@@ -1,0 +1,1 @@
+"""Which record fills which place of which batch."""

@@ -1,1 +1,0 @@
-"""How synthetic videos are drawn and kept."""

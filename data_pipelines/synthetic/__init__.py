@@ -1,0 +1,1 @@
+"""Synthetic videos: drawn, encoded, annotated."""

@@ -1,0 +1,1 @@
+"""Checkpoints and exports: written, found, checked, read."""

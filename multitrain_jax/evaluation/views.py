@@ -1,0 +1,136 @@
+"""Multi-view test: the scores of a video's views are averaged, every video counts exactly once."""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import logging
+import time
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from multitrain_jax.augment.pipeline import prepare_eval
+from multitrain_jax.batch import Batch, BatchSource, DatasetSpec, classifying
+from multitrain_jax.evaluation.metrics import Scores
+from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.gather import gather_names, gather_rows
+from multitrain_jax.reporting.progress import Countdown, duration
+
+_log = logging.getLogger('multitrain_jax')
+_SECONDS_BETWEEN_REPORTS = 5
+
+
+def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, mesh: Mesh) -> Callable:
+    """`step(params, share) -> scores`: of the head of the clip's own dataset.
+
+    f32[B, C], softmax or sigmoid; where the share has boxes, f32[B, M, A], sigmoid, of every box. `parallel.local_rows`
+    of what the mapped step returns are those of the host's share.
+    """
+    localises = np.array([dataset.localisation for dataset in datasets])
+    multi_label = np.array([dataset.multi_label for dataset in classifying(datasets)])
+
+    def step(params, share):
+        model, boxes = nnx.merge(graphdef, params), share.get('boxes')
+        outputs = model(prepare_eval(share['video'], mean=augment_config.mean, std=augment_config.std), boxes)
+        own = jax.nn.one_hot(share['dataset'], len(datasets), axis=0)  # [N, B]
+        if boxes is not None:
+            own = own[np.flatnonzero(localises)]
+            most = max(logits.shape[-1] for logits in outputs.actions)
+            scores = [jnp.pad(jax.nn.sigmoid(x), ((0, 0), (0, 0), (0, most - x.shape[-1]))) for x in outputs.actions]
+            return sum(one[:, None, None] * score for one, score in zip(own, scores))
+        if localises.any():
+            own = own[np.flatnonzero(~localises)]
+        logits = (outputs.logits * own[..., None]).sum(axis=0)  # [B, C]
+        is_multi_label = (own * multi_label[:, None]).sum(axis=0) > 0  # [B]
+        return jnp.where(is_multi_label[:, None], jax.nn.sigmoid(logits), jax.nn.softmax(logits))
+
+    return drivers.map_eval_step(step, mesh)
+
+
+def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh) -> Scores:
+    """Runs all views of a dataset and averages them per video, on every host for all hosts' videos.
+
+    Raises:
+        RuntimeError: a video got another number of views than the protocol has (a defect of the data source).
+    """
+    spec = source.datasets[dataset]
+    classes = len(spec.classes)
+    total: dict[int, np.ndarray] = {}
+    views: dict[int, int] = {}
+    labels: dict[int, np.ndarray] = {}
+    names: dict[int, str] = {}
+
+    def collect(batch, scores) -> None:
+        for row in np.flatnonzero(batch['weight'] > 0):
+            record = int(batch['record'][row])
+            total[record] = total.get(record, 0) + scores[row, :classes].astype(np.float64)
+            views[record] = views.get(record, 0) + 1
+            labels[record] = batch['label'][row]
+            names[record] = batch['name'][row] if 'name' in batch else str(record)
+
+    run_views(eval_step, params, source, dataset, mesh, collect)
+    uneven = {record: count for record, count in views.items() if count != spec.views}
+    if uneven:
+        record, count = next(iter(uneven.items()))
+        raise RuntimeError(f'{spec.name}: record {record} has {count} views instead of {spec.views}')
+    order = sorted(total)
+    if order:
+        label = np.stack([labels[record] for record in order])
+    else:
+        label = np.zeros((0, classes) if spec.multi_label else (0,))
+    scores = Scores(
+        record=np.array(order, np.int64),
+        score=np.array([total[record] / views[record] for record in order], np.float32).reshape(-1, classes),
+        label=label,
+        name=tuple(names[record] for record in order),
+    )
+    return _gather_hosts(scores)
+
+
+def run_views(
+    eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh, collect: Callable[[Batch, np.ndarray], None]
+) -> None:
+    """Runs all views of a dataset that this host has: collect(batch, scores [B, ...]) for every batch, in order."""
+    spec = source.datasets[dataset]
+
+    def collect_local(batch, scores: jax.Array) -> None:
+        collect(batch, drivers.local_rows(scores, mesh))
+
+    clips = spec.evaluation_records * spec.views / jax.process_count()
+    countdown, reported, done = Countdown(round(clips)), time.monotonic(), 0
+    waiting = None
+    batches = drivers.prefetch(
+        source.evaluation_batches(dataset), lambda batch: (batch, drivers.to_devices(model_inputs(batch), mesh))
+    )
+    with contextlib.closing(batches):
+        for batch, share in batches:
+            scores = eval_step(params, share)
+            if waiting is not None:  # the one before, while this one runs
+                collect_local(*waiting)
+            waiting = (batch, scores)
+            done += int((batch['weight'] > 0).sum())
+            if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+                rate, left = countdown.update(done)
+                _log.info('  %s: %d of %d views, %.0f views/s, %s left', spec.name, done, clips, rate, duration(left))
+                reported = time.monotonic()
+    if waiting is not None:
+        collect_local(*waiting)
+
+
+def model_inputs(batch) -> dict[str, np.ndarray]:
+    """What the device needs of an evaluation batch."""
+    return {name: batch[name] for name in ('video', 'dataset', 'boxes') if name in batch}
+
+
+def _gather_hosts(scores: Scores) -> Scores:
+    """All hosts' videos together."""
+    if jax.process_count() == 1:
+        return scores
+    return Scores(
+        gather_rows(scores.record.astype(np.int32)),
+        gather_rows(scores.score),
+        gather_rows(scores.label),
+        gather_names(scores.name),
+    )

@@ -1,0 +1,352 @@
+"""The first parameters of a run from another model: `config.init_from`.
+
+The source is an export, an imported PyTorch checkpoint, or a run; its datasets, numbers of classes, frames and image
+size may be others. The backbone must be of the same architecture; learned positions are interpolated. A head is kept
+where both models have a dataset of that name, class by class after the classes' *names*; likewise the projections
+between two such datasets. Everything else starts anew. A table says what became of every parameter.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import os
+from pathlib import Path
+import shlex
+from typing import Any
+
+from flax import traverse_util
+import numpy as np
+
+from multitrain_jax import export
+from multitrain_jax.augment.normalize import Rgb
+from multitrain_jax.batch import DatasetSpec, classifying, localising
+from multitrain_jax.checkpoints.trained_model import find_run, read_run
+from multitrain_jax.errors import UserError
+from multitrain_jax.models.heads import Projections
+from multitrain_jax.models.multitrain import MultiTrainConfig
+from multitrain_jax.weights.positions import is_positions, resize_positions
+from multitrain_jax.weights.weight_report import Row, shape_text, summary, table
+
+TABLE_FILE = 'init_from.txt'
+
+_PARTS = ('backbone', 'heads', 'localisation_heads', 'projections', 'expander')  # that may be taken over
+# Of the backbone's parameters, those that one model may have and the other lack.
+_OPTIONAL = ('class_token', 'class_position')
+# Fields of the backbone that change what its parameters mean, though not their shapes.
+_MEANING = ('positions', 'class_token', 'skip_input', 'pool_norm_epsilon', 'patch_stride', 'query_strides', 'kv_stride')
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A trained model to start from.
+
+    Attributes:
+        where: what the user called it.
+        model: its architecture.
+        classes: class names of its classifying datasets, in the order of the heads.
+        actions: likewise of its localising datasets.
+        mean: of the pixels (scaled to 0..1) that it was trained on.
+        std: likewise.
+        params: its parameters by path.
+    """
+
+    where: str
+    model: MultiTrainConfig
+    classes: Mapping[str, tuple[str, ...]]
+    mean: Rgb
+    std: Rgb
+    params: Mapping[str, np.ndarray]
+    actions: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Initialisation:
+    """What became of every parameter, and in what the models differ beside their shapes.
+
+    Attributes:
+        where: the source.
+        rows: outcomes are 'used', 'resized', 'fresh' (not in the source) and 'ignored' (only in the source).
+        differences: one line each.
+    """
+
+    where: str
+    rows: Sequence[Row]
+    differences: Sequence[str]
+
+    def __str__(self) -> str:
+        # What a reader must not miss comes last, where the terminal stops.
+        return '\n'.join([table(self.rows), *self.differences, f'initialised from {self.where}: {summary(self.rows)}'])
+
+
+def read_weights(path: str | os.PathLike) -> Weights:
+    """Reads an export (or an import), a run's newest checkpoint, or one checkpoint of a run.
+
+    Args:
+        path: directory with `model.json`; or a workdir; or `WORKDIR/checkpoints/STEP`.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    directory = Path(path).expanduser().resolve()
+    if directory.is_file():
+        raise UserError(
+            f'config.init_from={path}: a file; import PyTorch checkpoints first: '
+            f'python -m multitrain_jax.import_torch --checkpoint={path} --output=DIR'
+        )
+    if (directory / 'model.json').exists():
+        info, _, params = export.read_export(directory)
+        classes, actions = (
+            {name: dataset.classes for name, dataset in info.datasets.items() if dataset.localisation == localises}
+            for localises in (False, True)
+        )
+        return Weights(str(path), info.model, classes, info.mean, info.std, flatten(params), actions)
+    if find_run(path) is not None:
+        run = read_run(path, argument='config.init_from')
+        classes, actions = _classes(classifying(run.datasets)), _classes(localising(run.datasets))
+        augment = run.config.augment
+        return Weights(str(path), run.model, classes, augment.mean, augment.std, flatten(run.params), actions)
+    raise UserError(
+        f'config.init_from={path}: neither an export (with model.json), nor a workdir (with checkpoints), '
+        'nor WORKDIR/checkpoints/STEP'
+    )
+
+
+def initialise(
+    fresh: Mapping[str, Any],
+    model: MultiTrainConfig,
+    datasets: Sequence[DatasetSpec],
+    weights: Weights,
+    *,
+    mean: Rgb,
+    std: Rgb,
+) -> tuple[dict[str, Any], Initialisation]:
+    """Parameters of a new model, filled with what the source has for it.
+
+    Args:
+        fresh: the new model's own initial parameters, a tree of arrays; they are not written to.
+        model: its architecture.
+        datasets: in the order of its heads.
+        weights: the source.
+        mean: of the pixels that the new model sees.
+        std: likewise.
+
+    Returns:
+        The parameters, and what became of each.
+
+    Raises:
+        UserError: the backbones are of different architectures.
+    """
+    params = {path: np.array(array) for path, array in flatten(fresh).items()}
+    rows = _fill_backbone(params, weights)
+    ours = _classes(classifying(datasets))
+    rows += _fill_heads(params, model, ours, weights)
+    rows += _fill_localisation_heads(params, model, _classes(localising(datasets)), weights)
+    rows += _fill_projections(params, model, ours, weights)
+    rows += _fill_expander(params, weights)
+    rows += [Row(path, 'fresh', 'always starts anew') for path in params if path.split('/')[0] not in _PARTS]
+    parts = {path.split('/')[0] for path in params}
+    gone = dict.fromkeys(path.split('/')[0] for path in weights.params)
+    rows += [Row(part, 'ignored', 'not in this model') for part in gone if part not in parts]
+    changed = {
+        field: (old, new)
+        for field in _MEANING
+        for old, new in [(getattr(weights.model.backbone, field), getattr(model.backbone, field))]
+        if old != new
+    }
+    differences = [
+        f'note: model.backbone.{field} is {new!r} here and was {old!r} there: the same arrays, another function'
+        for field, (old, new) in changed.items()
+    ]
+    if changed:
+        flags = (f'--config.model.backbone.{field}={shlex.quote(str(old))}' for field, (old, _) in changed.items())
+        differences.append(f'      to compute what the source computed: {" ".join(flags)}')
+    differences += [
+        f'note: augment.{field} is {new} here and was {old} there'
+        for field, old, new in [('mean', weights.mean, mean), ('std', weights.std, std)]
+        if tuple(old) != tuple(new)
+    ]
+    return _like(fresh, params), Initialisation(weights.where, rows, differences)
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves of nested dicts by path, such as 'backbone/stages/0/first/norm1/scale'."""
+    return {'/'.join(map(str, path)): leaf for path, leaf in traverse_util.flatten_dict(tree).items()}
+
+
+def _like(tree: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
+    paths = traverse_util.flatten_dict(tree)
+    return traverse_util.unflatten_dict({path: leaves['/'.join(map(str, path))] for path in paths})
+
+
+def _fill_backbone(params: dict[str, np.ndarray], weights: Weights) -> list[Row]:
+    """Fills the backbone in place."""
+    needed = [path for path in params if path.startswith('backbone/')]
+    theirs = {path: array for path, array in weights.params.items() if path.startswith('backbone/')}
+    rows, problems = [], []
+    for path in needed:
+        shape, source = params[path].shape, theirs.get(path)
+        if source is not None and source.shape == shape:
+            params[path] = np.asarray(source)
+            rows.append(Row(path, 'used', shape_text(shape)))
+        elif is_positions(path) and source is not None:
+            try:
+                params[path] = resize_positions(path, np.asarray(source), shape)
+                rows.append(Row(path, 'resized', f'{shape_text(source.shape)} -> {shape_text(shape)}'))
+            except ValueError:
+                problems.append(f'{path} is {shape_text(source.shape)} there and {shape_text(shape)} here')
+        elif source is None and (is_positions(path) or path.rsplit('/', 1)[-1] in _OPTIONAL):
+            rows.append(Row(path, 'fresh', f'{shape_text(shape)}, not in the source'))
+        else:
+            there = 'missing' if source is None else shape_text(source.shape)
+            problems.append(f'{path} is {there} there and {shape_text(shape)} here')
+    for path in theirs:
+        if path in params:
+            continue
+        rows.append(Row(path, 'ignored', f'{shape_text(theirs[path].shape)}, not in this model'))
+        if not is_positions(path) and path.rsplit('/', 1)[-1] not in _OPTIONAL:
+            problems.append(f'{path} is {shape_text(theirs[path].shape)} there and missing here')
+    if problems:
+        raise UserError(
+            f'config.init_from={weights.where}: a backbone of another architecture, only {len(rows)} of {len(needed)} '
+            f'parameters fit; for example, {problems[0]}. Give config.model.backbone that of the source'
+        )
+    return rows
+
+
+def _fill_heads(
+    params: dict[str, np.ndarray], model: MultiTrainConfig, ours: Mapping[str, tuple[str, ...]], weights: Weights
+) -> list[Row]:
+    """Fills the heads of datasets that the source has too, in place."""
+    rows, theirs = [], weights.classes
+    for d, (name, classes) in enumerate(ours.items()):
+        here, there = _common_classes(ours, theirs, name)
+        if not len(here):
+            rows.append(Row(f'heads/{name}', 'fresh', _why_fresh(theirs, name, f'{len(classes)} classes')))
+        elif model.head_hidden != weights.model.head_hidden:
+            hidden = f'head_hidden {model.head_hidden} here, {weights.model.head_hidden} there'
+            rows.append(Row(f'heads/{name}', 'fresh', hidden))
+        else:
+            o = list(theirs).index(name)
+            for path in ('heads/hidden_kernel', 'heads/hidden_bias') if model.head_hidden else ():
+                params[path][d] = weights.params[path][o]
+            for path in ('heads/kernel', 'heads/bias'):
+                params[path][d][..., here] = weights.params[path][o][..., there]
+            rows.append(Row(f'heads/{name}', 'used', _kept(here, there, classes, theirs[name])))
+    rows += [
+        Row(f'heads/{name}', 'ignored', 'no dataset of this name in this model') for name in theirs if name not in ours
+    ]
+    return rows
+
+
+def _fill_localisation_heads(
+    params: dict[str, np.ndarray], model: MultiTrainConfig, ours: Mapping[str, tuple[str, ...]], weights: Weights
+) -> list[Row]:
+    """Fills the localisation heads of datasets that the source has too, in place."""
+    rows, theirs = [], weights.actions
+    for d, (name, classes) in enumerate(ours.items()):
+        here, there = _common_classes(ours, theirs, name)
+        row_name = f'localisation_heads/{name}'
+        if not len(here):
+            why = _why_fresh(theirs, name, f'{len(classes)} actions') if theirs else 'the source has no such heads'
+            rows.append(Row(row_name, 'fresh', why))
+            continue
+        of_ours, of_theirs = f'localisation_heads/{d}/', f'localisation_heads/{list(theirs).index(name)}/'
+        parts = [path.removeprefix(of_ours) for path in params if path.startswith(of_ours)]
+        if model.localisation_head.context != weights.model.localisation_head.context:
+            rows.append(Row(row_name, 'fresh', f'head.context is {model.localisation_head.context} here, not there'))
+            continue
+        for part in parts:
+            array = np.asarray(weights.params[of_theirs + part])
+            if part.startswith('output/'):  # one column for each action
+                params[of_ours + part][..., here] = array[..., there]
+            else:
+                params[of_ours + part] = array
+        rows.append(Row(row_name, 'used', _kept(here, there, classes, theirs[name])))
+    rows += [
+        Row(f'localisation_heads/{name}', 'ignored', 'no dataset of this name in this model')
+        for name in theirs
+        if name not in ours
+    ]
+    return rows
+
+
+def _classes(datasets: Sequence[DatasetSpec]) -> dict[str, tuple[str, ...]]:
+    return {spec.name: spec.classes for spec in datasets}
+
+
+def _fill_projections(
+    params: dict[str, np.ndarray], model: MultiTrainConfig, ours: Mapping[str, tuple[str, ...]], weights: Weights
+) -> list[Row]:
+    """Fills the projections between datasets that the source has too, in place."""
+    if not any(path.startswith('projections/') for path in params):
+        return []
+    rows, theirs, names = [], weights.classes, list(ours)
+    in_source = any(path.startswith('projections/') for path in weights.params)
+    same_form = model.projection_rank == weights.model.projection_rank
+    for d, target in enumerate(names):
+        columns, their_columns = _common_classes(ours, theirs, target)
+        for j, o in enumerate(Projections.sources(len(names), d)):
+            source, row_name = names[o], f'projections/{names[o]} -> {target}'
+            lines, their_lines = _common_classes(ours, theirs, source)
+            if not in_source:
+                rows.append(Row(row_name, 'fresh', 'the source has no projections'))
+            elif not len(lines) or not len(columns):
+                rows.append(Row(row_name, 'fresh', 'the source lacks one of them'))
+            elif not same_form:
+                ranks = f'projection_rank {model.projection_rank} here, {weights.model.projection_rank} there'
+                rows.append(Row(row_name, 'fresh', ranks))
+            else:
+                their_target, their_source = list(theirs).index(target), list(theirs).index(source)
+                their_j = Projections.sources(len(theirs), their_target).index(their_source)
+                if model.projection_rank:
+                    left, right = (weights.params[f'projections/{side}'] for side in ('left', 'right'))
+                    params['projections/left'][d, j, lines] = left[their_target, their_j, their_lines]
+                    params['projections/right'][d, j][:, columns] = right[their_target, their_j][:, their_columns]
+                else:
+                    matrix = weights.params['projections/kernel'][their_target, their_j]
+                    kept = matrix[np.ix_(their_lines, their_columns)]
+                    params['projections/kernel'][d, j][np.ix_(lines, columns)] = kept
+                note = f'{len(lines)} x {len(columns)} classes'
+                rows.append(Row(row_name, 'used', note))
+    return rows
+
+
+def _fill_expander(params: dict[str, np.ndarray], weights: Weights) -> list[Row]:
+    """Fills the expander in place, all of it or nothing."""
+    paths = [path for path in params if path.startswith('expander/')]
+    if not paths:
+        return []
+    if 'expander/fc1/kernel' not in weights.params:
+        return [Row('expander', 'fresh', 'the source has none')]
+    here, there = params['expander/fc1/kernel'].shape, weights.params['expander/fc1/kernel'].shape
+    if here != there:
+        return [Row('expander', 'fresh', f'{shape_text(here)} here, {shape_text(there)} there')]
+    for path in paths:
+        params[path] = np.asarray(weights.params[path])
+    return [Row('expander', 'used', shape_text(here))]
+
+
+def _common_classes(
+    ours: Mapping[str, tuple[str, ...]], theirs: Mapping[str, tuple[str, ...]], dataset: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places, here and there, of the classes that both models have in a dataset."""
+    place = {name: c for c, name in enumerate(theirs.get(dataset, ()))}
+    pairs = [(c, place[name]) for c, name in enumerate(ours[dataset]) if name in place]
+    here, there = np.array(pairs, np.int64).reshape(-1, 2).T
+    return here, there
+
+
+def _why_fresh(theirs: Mapping[str, tuple[str, ...]], dataset: str, size: str) -> str:
+    if dataset not in theirs:
+        return f'{size}; the source has {", ".join(theirs)}'
+    return f'{size}, none of which is in the source (there, for example, {theirs[dataset][0]!r})'
+
+
+def _kept(here: np.ndarray, there: np.ndarray, classes: Sequence[str], their_classes: Sequence[str]) -> str:
+    note = f'{len(here)} of {len(classes)} classes'
+    if len(here) < len(classes):
+        note += f', the others fresh, such as {next(name for name in classes if name not in set(their_classes))!r}'
+    if len(there) < len(their_classes):
+        note += f'; {len(their_classes) - len(there)} classes of the source ignored'
+    if np.any(np.diff(there) < 0):
+        note += '; in another order'
+    return note

@@ -1,0 +1,137 @@
+"""AVA's average precision against golden results of the official evaluators, and against plain loops."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from multitrain_jax.evaluation.box_metrics import (
+    OFFICIAL,
+    PYSLOWFAST,
+    Protocol,
+    Rows,
+    average_precisions,
+    frequency_thirds,
+    iou,
+)
+from tests.golden import reference_path
+
+VARIANTS = {
+    'activitynet': (OFFICIAL, False),
+    'activitynet_after_exclusion': (OFFICIAL, True),
+    'activitynet_uncapped': (Protocol(max_rows=None), False),
+    'activitynet_uncapped_after_exclusion': (Protocol(max_rows=None), True),
+    'pyslowfast': (PYSLOWFAST, True),
+    'pyslowfast_no_exclusion': (PYSLOWFAST, False),
+}
+
+
+def _golden_rows(name, numbers, excluded):
+    with open(reference_path(f'ava_eval_{name}.csv'), newline='') as file:
+        lines = [line for line in csv.reader(file) if tuple(line[:2]) not in excluded]
+    values = np.array([line[2:] for line in lines], float)
+    return Rows(
+        np.array([numbers.setdefault(tuple(line[:2]), len(numbers)) for line in lines]),
+        values[:, 4].astype(int),
+        values[:, :4],
+        values[:, 5] if name == 'detections' else None,
+    )
+
+
+@pytest.mark.parametrize('classes', [60, 80])
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_equal_to_the_official_evaluators(variant, classes):
+    protocol, exclude = VARIANTS[variant]
+    expected = json.loads(reference_path('ava_eval_expected.json').read_text())['variants'][f'{variant}_{classes}']
+    label_map = reference_path(f'ava_eval_labelmap_{classes}.pbtxt').read_text()
+    actions = np.array(re.findall(r'\b(?:label_)?id: (\d+)', label_map), int)
+    excluded = set()
+    if exclude:
+        with open(reference_path('ava_eval_excluded.csv'), newline='') as file:
+            excluded = {tuple(line) for line in csv.reader(file)}
+    numbers = {}
+    truth, detections = (_golden_rows(name, numbers, excluded) for name in ('groundtruth', 'detections'))
+    precision = average_precisions(truth, detections, actions, protocol=protocol)
+    per_class = [expected['AP@0.5'][str(action)] for action in actions]
+    np.testing.assert_allclose(precision, np.array(per_class, float), atol=1e-9)  # None becomes NaN
+    assert np.nanmean(precision) == pytest.approx(expected['mAP@0.5'], abs=1e-9)
+
+
+def _random_rows(rng, count, scores):
+    corner = rng.uniform(0, 0.2, (count, 2))
+    return Rows(
+        rng.integers(0, 6, count),
+        rng.integers(1, 5, count),
+        np.concatenate([corner, corner + rng.uniform(-0.02, 0.5, (count, 2))], 1),
+        rng.permutation(count) / count if scores else None,
+    )
+
+
+def _one_overlap(a, b):
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def _loops(truth, detections, action, protocol, actions):
+    """The definition, one detection after the other."""
+    valid = [i for i in range(len(truth)) if truth.action[i] == action and (truth.box[i, :2] < truth.box[i, 2:]).all()]
+    listed = [i for i in range(len(detections)) if detections.action[i] in actions]
+    if protocol.max_rows is not None:
+        frames = {frame: [i for i in listed if detections.key_frame[i] == frame] for frame in range(6)}
+        listed = [i for some in frames.values() for i in sorted(some, key=lambda i: -detections.score[i])[: protocol.max_rows]]
+    if protocol.ignore_unannotated:
+        listed = [i for i in listed if detections.key_frame[i] in truth.key_frame]
+    listed = [i for i in listed if detections.action[i] == action and (detections.box[i, :2] < detections.box[i, 2:]).all()]
+    taken, right = set(), {}
+    for i in sorted(listed, key=lambda i: -detections.score[i] if protocol.match_by_score else i):
+        own = [j for j in valid if truth.key_frame[j] == detections.key_frame[i]]
+        best = max(own, key=lambda j: _one_overlap(truth.box[j], detections.box[i]), default=None)
+        right[i] = best is not None and best not in taken and _one_overlap(truth.box[best], detections.box[i]) >= 0.5
+        if right[i]:
+            taken.add(best)
+    if not valid:
+        return np.nan
+    hits, points = 0, []
+    for rank, i in enumerate(sorted(listed, key=lambda i: -detections.score[i]), 1):
+        hits += right[i]
+        points.append((hits / len(valid), hits / rank))
+    area, recall = 0.0, 0.0
+    for k, (r, _) in enumerate(points):
+        area += (r - recall) * max(p for _, p in points[k:])
+        recall = r
+    return area
+
+
+@pytest.mark.parametrize('protocol', [OFFICIAL, PYSLOWFAST, Protocol(max_rows=20)])
+def test_equal_to_the_definition(protocol):
+    rng = np.random.default_rng(0)
+    truth, detections = _random_rows(rng, 40, False), _random_rows(rng, 300, True)
+    truth = truth.take(truth.key_frame != 2)  # a key frame without annotation
+    actions = np.array([1, 2, 4, 9])
+    expected = [_loops(truth, detections, action, protocol, actions) for action in actions]
+    assert np.isnan(expected[-1]) and max(expected[:3]) > 0.02
+    np.testing.assert_allclose(average_precisions(truth, detections, actions, protocol=protocol), expected, atol=1e-12)
+
+
+def test_nothing_detected_and_scores_that_are_not_numbers():
+    truth = _random_rows(np.random.default_rng(0), 10, False)
+    nothing = _random_rows(np.random.default_rng(0), 10, True).take(np.zeros(10, bool))
+    assert set(average_precisions(truth, nothing, np.unique(truth.action))) == {0.0}
+    wrong = _random_rows(np.random.default_rng(0), 10, True)
+    wrong.score[3] = np.nan
+    with pytest.raises(ValueError, match='detection 3'):
+        average_precisions(truth, wrong, np.array([1]))
+
+
+def test_iou_by_hand():
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 1, 1]], float)
+    others = np.array([[1, 1, 3, 3], [0, 0, 2, 2], [2, 2, 3, 3]], float)
+    np.testing.assert_allclose(iou(boxes, others), [1 / 7, 1, 0])
+
+
+def test_thirds_by_frequency():
+    frequent, middle, rare = frequency_thirds(np.array([5, 100, 0, 7, 50, 6, 1]))
+    assert (frequent.tolist(), middle.tolist(), rare.tolist()) == ([1, 3, 4], [0, 5], [2, 6])

@@ -1,0 +1,58 @@
+"""Figures class by class against counting by hand."""
+
+import numpy as np
+
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.evaluation.metrics import (
+    ClassResult,
+    DatasetResult,
+    Scores,
+    accuracy_table,
+    confusion_matrix,
+    per_class,
+    summarise,
+)
+
+SPEC = DatasetSpec('animals', ('cat', 'dog', 'owl', 'fox'))
+
+
+def test_classes_and_confusions_by_hand():
+    score = np.array([
+        [0.6, 0.2, 0.1, 0.1],  # a cat
+        [0.1, 0.6, 0.2, 0.1],  # a cat, taken for a dog
+        [0.3, 0.3, 0.2, 0.2],  # a cat; its tie with dog counts as a mistake
+        [0.1, 0.2, 0.6, 0.1],  # a dog, taken for an owl
+        [0.0, 0.1, 0.2, 0.7],  # a fox
+        [np.nan] * 4,  # a fox without a score: no hit
+    ], np.float32)  # fmt: skip
+    scores = Scores(np.arange(6), score, np.array([0, 0, 0, 1, 3, 3]))
+    matrix = confusion_matrix(scores, SPEC)
+    assert matrix.sum() == 6 and matrix.trace() == 2
+    np.testing.assert_array_equal(matrix[:2], [[1, 2, 0, 0], [0, 0, 1, 0]])
+    assert matrix[3, 3] == 1 and matrix[3].sum() == 2
+    cat, dog, owl, fox = per_class(scores, SPEC)
+    assert cat == ClassResult('cat', 3, 1 / 3, 1.0, taken_for='dog')
+    assert dog == ClassResult('dog', 1, 0.0, 1.0, taken_for='owl')
+    assert owl == ClassResult('owl', 0)
+    assert (fox.videos, fox.top1, fox.top5) == (2, 0.5, 0.5)
+    assert summarise(scores, SPEC).top1 == matrix.trace() / 6
+
+
+def test_multi_label_classes_have_average_precisions():
+    spec = DatasetSpec('animals', SPEC.classes[:3], multi_label=True)
+    score = np.array([[0.9, 0.5, 0.1], [0.8, 0.6, 0.2], [0.7, 0.1, 0.3]], np.float32)
+    label = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float32)
+    cat, dog, owl = per_class(Scores(np.arange(3), score, label), spec)
+    assert (cat.videos, cat.top1) == (2, None)
+    np.testing.assert_allclose(cat.average_precision, (1 + 2 / 3) / 2)  # at ranks 1 and 3
+    np.testing.assert_allclose(dog.average_precision, (1 + 2 / 3) / 2)
+    assert owl == ClassResult('owl', 0)  # no video carries it
+
+
+def test_table_averages_over_datasets():
+    text = accuracy_table({'a': DatasetResult(10, 0.5, 0.75), 'b': DatasetResult(30, 0.25, 1.0)})
+    assert [line.split() for line in text.splitlines()[2:] if not line.startswith('-')] == [
+        ['a', '10', '50.0', '75.0'], ['b', '30', '25.0', '100.0'], ['average', '40', '37.5', '87.5'],
+    ]  # fmt: skip
+    mixed = accuracy_table({'a': DatasetResult(10, 0.5, 0.75), 'm': DatasetResult(5, mean_average_precision=0.2)})
+    assert mixed.splitlines()[-1].split() == ['average', '15', '50.0', '75.0', '20.0']
