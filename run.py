@@ -1,7 +1,7 @@
 """Trains, evaluates and exports one experiment; continues where --workdir stopped.
 
-    python run.py --config=configs/quickstart.py --workdir=runs/quickstart
-    python run.py --config=configs/quickstart.py --workdir=runs/other --config.epochs=5 --config.seed=1
+python run.py --config=configs/quickstart.py --workdir=runs/quickstart
+python run.py --config=configs/quickstart.py --workdir=runs/other --config.epochs=5 --config.seed=1
 """
 
 import sys
@@ -14,8 +14,12 @@ from multitrain_jax.errors import UserError, run_command
 from multitrain_jax.parallel.hosts import FLAG_HELP, joined
 
 FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Experiment, a file of configs/.', lock_config=True)
-flags.DEFINE_string('workdir', None, 'Gets checkpoints, metrics and the export; a run continues from it.')
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'Experiment, a file of configs/.', lock_config=True
+)
+flags.DEFINE_string(
+    'workdir', None, 'Gets checkpoints, metrics and the export; a run continues from it.'
+)
 
 flags.DEFINE_boolean('multi_host', False, FLAG_HELP['multi_host'])
 flags.DEFINE_string('coordinator_address', None, FLAG_HELP['coordinator_address'])

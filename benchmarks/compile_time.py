@@ -15,14 +15,27 @@ import synthetic_step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('--model', choices=('quickstart', *step_configs.MODELS), nargs='+', default=['quickstart', 'S16x4'])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        '--model',
+        choices=('quickstart', *step_configs.MODELS),
+        nargs='+',
+        default=['quickstart', 'S16x4'],
+    )
     parser.add_argument('--batch', type=int, default=4, help='clips')
-    parser.add_argument('--remat', action='store_true', help='recompute every block in the backward pass')
+    parser.add_argument(
+        '--remat', action='store_true', help='recompute every block in the backward pass'
+    )
     args = parser.parse_args()
     device = jax.devices()[0]
-    print(f'jax {jax.__version__}, {device.device_kind} ({device.platform}), batch {args.batch}, remat {args.remat}')
-    print(f'{"":<12}{"lines":>9}{"lower s":>9}{"CPU s":>9}{"compile s":>11}{"CPU s":>9}', flush=True)
+    print(
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), batch {args.batch}, remat {args.remat}'
+    )
+    print(
+        f'{"":<12}{"lines":>9}{"lower s":>9}{"CPU s":>9}{"compile s":>11}{"CPU s":>9}', flush=True
+    )
     for model in args.model:
         config = step_configs.shipped(model, args.batch, args.remat)
         step, state, share = synthetic_step.training_step(config, classes=100)

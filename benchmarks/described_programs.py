@@ -21,15 +21,23 @@ from multitrain_jax.training import train_step
 
 PROGRAMS = ('train', 'evaluate', 'predict')  # predict: of an export, one clip
 CLASSES = dict(
-    activitynet=200, kinetics400=400, kinetics600=600, kinetics700=700, moments_in_time=305, something_v2=174,
-    ava=80, ava_kinetics=80,
-)  # fmt: skip
+    activitynet=200,
+    kinetics400=400,
+    kinetics600=600,
+    kinetics700=700,
+    moments_in_time=305,
+    something_v2=174,
+    ava=80,
+    ava_kinetics=80,
+)
 BOXES = ('ava', 'ava_kinetics')
 
 
 def lower(program: str, config: Config, mesh: Mesh) -> jax.stages.Lowered:
-    """One of ``PROGRAMS``, for the devices of a mesh, real or described."""
-    return {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[program](config, _datasets(config), mesh)
+    """One of `PROGRAMS`, for the devices of a mesh, real or described."""
+    return {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[program](
+        config, _datasets(config), mesh
+    )
 
 
 class Clock:
@@ -42,7 +50,11 @@ class Clock:
     def __call__(self, text: str) -> None:
         now = time.process_time()
         self.compiling, self.before = round(now - self.before, 1), now
-        print(f'[{time.monotonic() - self.start:5.0f} s, {now:5.0f} s busy] {text}', file=sys.stderr, flush=True)
+        print(
+            f'[{time.monotonic() - self.start:5.0f} s, {now:5.0f} s busy] {text}',
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _datasets(config: Config) -> list[DatasetSpec]:
@@ -55,15 +67,23 @@ def _datasets(config: Config) -> list[DatasetSpec]:
     return [spec(name) for name in config.datasets]
 
 
-def _batch(config: Config, datasets, size: int, *, training: bool) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch(
+    config: Config, datasets, size: int, *, training: bool
+) -> dict[str, jax.ShapeDtypeStruct]:
     backbone = config.model.backbone
     video = (size, backbone.num_frames, backbone.image_size, backbone.image_size, 3)
-    batch = dict(video=jax.ShapeDtypeStruct(video, jnp.uint8), dataset=jax.ShapeDtypeStruct((size,), jnp.int32))
+    batch = dict(
+        video=jax.ShapeDtypeStruct(video, jnp.uint8),
+        dataset=jax.ShapeDtypeStruct((size,), jnp.int32),
+    )
     if localising(datasets):
         most = config.localisation.max_boxes
         batch['boxes'] = jax.ShapeDtypeStruct((size, most, 4), jnp.float32)
     if training:
-        batch |= dict(label=jax.ShapeDtypeStruct((size,), jnp.int32), weight=jax.ShapeDtypeStruct((size,), jnp.float32))
+        batch |= dict(
+            label=jax.ShapeDtypeStruct((size,), jnp.int32),
+            weight=jax.ShapeDtypeStruct((size,), jnp.float32),
+        )
         if localising(datasets):
             actions = max(len(spec.classes) for spec in localising(datasets))
             batch['box_label'] = jax.ShapeDtypeStruct((size, most, actions), jnp.float32)
@@ -75,18 +95,28 @@ def _placed(tree, shardings):
     """Shapes that say where the arrays lie; one sharding for all of them, or one for each."""
     if isinstance(shardings, Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree, shardings)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
 
 
 def _train(config: Config, datasets, mesh) -> jax.stages.Lowered:
     clips = drivers.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
     config.augment.check_batch(clips)
     graphdef, params = train_step.abstract_model(config, datasets)
-    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2000, total_steps=100_000)
-    tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
+    schedule = optimizer.learning_rate_schedule(
+        config.optimizer, steps_per_epoch=2000, total_steps=100_000
+    )
+    tx = optimizer.build_optimizer(
+        config.optimizer, schedule, train_step.training_params(config, params)
+    )
     state = jax.eval_shape(lambda: train_step.init_state(config, datasets, tx))
     shardings = layout.state_shardings(state, mesh, with_datasets(config, datasets))
-    step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh, shardings)
+    step = drivers.map_train_step(
+        train_step.make_train_step(config, datasets, graphdef, tx), mesh, shardings
+    )
     batch = _batch(config, datasets, config.batch_size, training=True)
     return step.lower(_placed(state, shardings), _placed(batch, drivers.batch_sharding(mesh)))
 
@@ -103,7 +133,14 @@ def _evaluate(config: Config, datasets, mesh) -> jax.stages.Lowered:
 def _predict(config: Config, datasets, mesh) -> jax.stages.Lowered:
     """The forward pass of an export, on one chip and one clip."""
     info = export.export_info(config, datasets)
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0))))
+    graphdef, params = nnx.split(
+        nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0)))
+    )
     one_chip = SingleDeviceSharding(mesh.devices.flat[0])
-    params, batch = _placed(nnx.to_pure_dict(params), one_chip), _placed(_batch(config, datasets, 1, training=False), one_chip)
-    return jax.jit(inference.make_forward(info, graphdef)).lower(params, batch['video'], batch.get('boxes'))
+    params, batch = (
+        _placed(nnx.to_pure_dict(params), one_chip),
+        _placed(_batch(config, datasets, 1, training=False), one_chip),
+    )
+    return jax.jit(inference.make_forward(info, graphdef)).lower(
+        params, batch['video'], batch.get('boxes')
+    )

@@ -18,7 +18,9 @@ def memory_bandwidth() -> float:
     """Bytes/s, read and written, of adding a constant in place to an array of 256 MiB on CPU, else of 2 GiB."""
     size = 2 ** (28 if jax.default_backend() == 'cpu' else 31)
     held = [jnp.zeros(size // 4, jnp.float32)]
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)  # a fresh array would have its pages cleared first
+    add = jax.jit(
+        lambda x: x + 1, donate_argnums=0
+    )  # a fresh array would have its pages cleared first
 
     def run() -> None:
         held[0] = jax.block_until_ready(add(held[0]))

@@ -23,7 +23,9 @@ from multitrain_jax.training import train_step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('--videos', type=int, default=50, help='of each of the two datasets')
     parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
@@ -36,7 +38,9 @@ def main() -> None:
         mesh = drivers.data_mesh()
         graphdef, shapes = train_step.abstract_model(config, source.datasets)
         rng = np.random.default_rng(0)
-        params = jax.tree.map(lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes)
+        params = jax.tree.map(
+            lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes
+        )
         params = drivers.replicate(params, mesh)
         step = views.make_eval_step(graphdef, source.datasets, config.augment, mesh)
         heads = range(len(source.datasets))
@@ -58,9 +62,13 @@ def main() -> None:
         taken = synthetic_step.take_turns(runs, args.rounds)
     count = sum(dataset.evaluation_records * dataset.views for dataset in source.datasets)
     device = jax.devices()[0]
-    print(f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {count} views in {batches} batches')
+    print(
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {count} views in {batches} batches'
+    )
     for name, own in zip(('together', 'reading', 'computing'), taken):
-        print(f'{name:<12}{count / own[0]:>9.0f} views/s {count / own[1]:>9.0f} views per s of processor time')
+        print(
+            f'{name:<12}{count / own[0]:>9.0f} views/s {count / own[1]:>9.0f} views per s of processor time'
+        )
 
 
 if __name__ == '__main__':

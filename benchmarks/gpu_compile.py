@@ -77,9 +77,13 @@ def compile_program(gpu: Gpu, program: str, config: Config) -> tuple[dict, str]:
     """(what the compiled program needs, as fields of one line of JSON; its text)."""
     note = described_programs.Clock()
     try:
-        devices = topologies.get_topology_desc(gpu.name, 'cuda', topology='1x1x1', target_config=gpu.target()).devices
+        devices = topologies.get_topology_desc(
+            gpu.name, 'cuda', topology='1x1x1', target_config=gpu.target()
+        ).devices
     except (KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f'no CUDA compiler here ({error}): pip install -r requirements-gpu-compile.txt') from error
+        raise UserError(
+            f'no CUDA compiler here ({error}): pip install -r requirements-gpu-compile.txt'
+        ) from error
     lowered = described_programs.lower(program, config, drivers.grid_mesh(1, devices))
     note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')
     compiled = lowered.compile()
@@ -89,9 +93,12 @@ def compile_program(gpu: Gpu, program: str, config: Config) -> tuple[dict, str]:
     for one in hlo_ops.Operations(Program(text)).executed():
         kernels[one.instruction.target or 'XLA'] += one.runs
     return dict(
-        gpu=gpu.name, arguments=memory.argument_size_in_bytes, temporary=memory.temp_size_in_bytes,
-        kernels=dict(kernels), compile_cpu_s=note.compiling,
-    ), text  # fmt: skip
+        gpu=gpu.name,
+        arguments=memory.argument_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        kernels=dict(kernels),
+        compile_cpu_s=note.compiling,
+    ), text
 
 
 def table(text: str, gpu: Gpu) -> str:
@@ -100,18 +107,24 @@ def table(text: str, gpu: Gpu) -> str:
     rows['all'] = sum(rows.values(), profile_step.Row())
     lines = [f'{"":<20}{"GFLOP":>10}{"GB":>10}{"least ms":>10}']
     for kind, row in sorted(rows.items(), key=lambda item: -item[1].roofline_ms):
-        lines.append(f'{kind:<20}{(row.products + row.other) / 1e9:>10.1f}{row.bytes / 1e9:>10.2f}{row.roofline_ms:>10.2f}')
+        lines.append(
+            f'{kind:<20}{(row.products + row.other) / 1e9:>10.1f}{row.bytes / 1e9:>10.2f}{row.roofline_ms:>10.2f}'
+        )
     return '\n'.join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('--gpu', default='H100', choices=sorted(GPUS))
     parser.add_argument('--program', default='train', choices=described_programs.PROGRAMS)
     parser.add_argument('--hlo', metavar='FILE', help='gets the compiled program as text')
     config_arguments, others = split_arguments(sys.argv[1:])
     args = parser.parse_args(others)
-    config = read_config(load_config_file(config_arguments or [f'--config={ROOT}/configs/multitrain.py']))
+    config = read_config(
+        load_config_file(config_arguments or [f'--config={ROOT}/configs/multitrain.py'])
+    )
     result, text = compile_program(GPUS[args.gpu], args.program, config)
     if args.hlo:
         Path(args.hlo).write_text(text, encoding='utf-8')

@@ -57,7 +57,12 @@ def part(datasets: int, classes: int, batch: int):
         return objective(outputs, targets, config, specs)[0]
 
     lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, embedding, jax.random.key(0))
-    return lowered, lambda program: lambda: jax.block_until_ready(program(params, embedding, jax.random.key(1)))
+    return (
+        lowered,
+        lambda program: (
+            lambda: jax.block_until_ready(program(params, embedding, jax.random.key(1)))
+        ),
+    )
 
 
 def step(datasets: int, classes: int, batch: int, frames: int, size: int):
@@ -84,7 +89,11 @@ def measure(name: str, make, rounds: int) -> None:
         program, taken = synthetic_step.timed(lowered.compile)
         runs.append(prepare(program))
         compiling.append(taken)
-        print(f'({name} for {number} datasets compiled in {compiling[-1][0]:.0f} s)', file=sys.stderr, flush=True)
+        print(
+            f'({name} for {number} datasets compiled in {compiling[-1][0]:.0f} s)',
+            file=sys.stderr,
+            flush=True,
+        )
     medians = synthetic_step.take_turns(runs, rounds)
     for number, length, compiled, median in zip(DATASETS, lines, compiling, medians):
         print(
@@ -96,7 +105,9 @@ def measure(name: str, make, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('--classes', type=int, default=100, help='of every dataset')
     parser.add_argument('--batch', type=int, default=4, help='clips')
     parser.add_argument('--frames', type=int, default=8)
@@ -111,7 +122,11 @@ def main() -> None:
     print(f'{"":<5}{"datasets":>9}{"lines":>9}{"compile s":>10}{"CPU s":>8}{"ratio":>7}', end='')
     print(f'{"run ms":>10}{"CPU ms":>8}{"ratio":>7}', flush=True)
     measure('part', lambda number: part(number, args.classes, args.batch), args.rounds)
-    measure('step', lambda number: step(number, args.classes, args.batch, args.frames, args.size), args.rounds)
+    measure(
+        'step',
+        lambda number: step(number, args.classes, args.batch, args.frames, args.size),
+        args.rounds,
+    )
 
 
 if __name__ == '__main__':

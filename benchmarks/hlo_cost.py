@@ -46,7 +46,9 @@ def of_program(text: str) -> Cost:
         if kind in _COLLECTIVES:
             # Fusions that run beside a collective each hold a copy of it.
             channel = one.attribute('channel_id') if computation in fused else one.name
-            length = sum(array.bytes for array in one.arrays) // (2 if one.opcode.endswith('-start') else 1)
+            length = sum(array.bytes for array in one.arrays) // (
+                2 if one.opcode.endswith('-start') else 1
+            )
             moved[kind, channel] = (runs, length)
         for called in one.called if one.opcode == 'fusion' else ():
             for inner in program.computations[called].values():
@@ -70,4 +72,9 @@ def of_program(text: str) -> Cost:
 def summary(collectives: dict) -> str:
     """`all-reduce 2 x 245.1 MiB, ...`"""
     by_size = collections.OrderedDict(sorted(collectives.items(), key=lambda item: -item[1][1]))
-    return ', '.join(f'{count} {kind} of {size / 2**20:.1f} MiB' for kind, (count, size) in by_size.items()) or 'none'
+    return (
+        ', '.join(
+            f'{count} {kind} of {size / 2**20:.1f} MiB' for kind, (count, size) in by_size.items()
+        )
+        or 'none'
+    )

@@ -72,15 +72,25 @@ class Operations:
     def _estimate(self, computation: str) -> tuple[float, float]:
         """(cycles, bytes), for comparison."""
         every = list(self.executed(computation))
-        return sum(one.runs * cycles(one.instruction) for one in every), sum(one.runs * self.bytes(one) for one in every)
+        return sum(one.runs * cycles(one.instruction) for one in every), sum(
+            one.runs * self.bytes(one) for one in every
+        )
 
     def flops(self, computation: str, name: str) -> float:
         """Of matrix products and convolutions; a multiplication and an addition are two."""
         instructions = self.program.computations[computation]
         one = instructions[name]
         if one.opcode == 'fusion':
-            return sum(self.flops(called, inner) for called in one.called for inner in self.program.computations[called])
-        shapes = [instructions[operand].arrays[0].dims for operand in one.operands if operand in instructions]
+            return sum(
+                self.flops(called, inner)
+                for called in one.called
+                for inner in self.program.computations[called]
+            )
+        shapes = [
+            instructions[operand].arrays[0].dims
+            for operand in one.operands
+            if operand in instructions
+        ]
         if one.opcode == 'dot':
             contracted = [int(n) for n in re.findall(r'\d+', one.attribute('lhs_contracting_dims'))]
             return 2.0 * one.arrays[0].size * math.prod(shapes[0][axis] for axis in contracted)
@@ -88,12 +98,18 @@ class Operations:
             return _convolution_flops(one, *shapes, one.arrays[0].dims)
         if one.target.startswith(_GPU_PRODUCT):
             axes = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', one.attributes)[1]
-            return 2.0 * one.arrays[0].size * math.prod(shapes[0][int(n)] for n in re.findall(r'\d+', axes))
+            return (
+                2.0
+                * one.arrays[0].size
+                * math.prod(shapes[0][int(n)] for n in re.findall(r'\d+', axes))
+            )
         if one.target.startswith(_GPU_CONVOLUTION):
             return _convolution_flops(one, *_forward_shapes(one, *shapes[:2]))
         if one.target.startswith(_GPU_ATTENTION):
             (batch, queries, heads, width), keys = shapes[0], shapes[1][1]
-            products = 5 if one.target.endswith('Backward') else 2  # the fused gradient computes the logits again
+            products = (
+                5 if one.target.endswith('Backward') else 2
+            )  # the fused gradient computes the logits again
             return 2.0 * products * batch * heads * queries * keys * width
         return 0.0
 
@@ -102,14 +118,23 @@ class Operations:
         instructions = self.program.computations[computation]
         one = instructions[name]
         if one.opcode == 'fusion':
-            bodies = ((called, inner) for called in one.called for inner in self.program.computations[called])
+            bodies = (
+                (called, inner)
+                for called in one.called
+                for inner in self.program.computations[called]
+            )
             return sum(self.arithmetic(*inner) for inner in bodies)
         if not one.arrays or not one.arrays[0].floating:
             return 0.0
         if one.opcode in _ARITHMETIC:
             return float(one.arrays[0].size)
         if one.opcode == 'reduce':
-            return float(sum(instructions[operand].arrays[0].size for operand in one.operands[: len(one.arrays)]))
+            return float(
+                sum(
+                    instructions[operand].arrays[0].size
+                    for operand in one.operands[: len(one.arrays)]
+                )
+            )
         if one.opcode == 'reduce-window':
             window = re.search(r'size=([\dx]+)', one.attribute('window'))[1]
             return float(one.arrays[0].size * math.prod(int(n) for n in window.split('x')))
@@ -135,20 +160,26 @@ class Operations:
         written = self._written(called)
         for number, array in enumerate(one.arrays):
             part = written[number] if number < len(written) else None
-            total += (array.bytes if part is None else min(part, array.bytes)) if array.in_hbm else 0
+            total += (
+                (array.bytes if part is None else min(part, array.bytes)) if array.in_hbm else 0
+            )
         return total
 
     def _read(self, computation: str, number: int, whole: int) -> int:
         """Bytes of its operand of that number that a fused computation reads: only the slice, where it takes a slice."""
         instructions = self.program.computations[computation]
         parameter = next(
-            one for one in instructions.values() if one.opcode == 'parameter' and one.attributes.startswith(f'({number})')
+            one
+            for one in instructions.values()
+            if one.opcode == 'parameter' and one.attributes.startswith(f'({number})')
         )
         total, names = 0, [parameter.name]
         while names:
             name = names.pop()
             for one in instructions.values():
-                for place in (place for place, operand in enumerate(one.operands) if operand == name):
+                for place in (
+                    place for place, operand in enumerate(one.operands) if operand == name
+                ):
                     if one.opcode == 'bitcast':
                         names.append(one.name)
                     elif one.opcode == 'fusion':
@@ -173,7 +204,11 @@ class Operations:
                 return self._written(one.called[0])[0]
             return None
 
-        return [slice_of(instructions[name]) for name in root.operands] if root.opcode == 'tuple' else [slice_of(root)]
+        return (
+            [slice_of(instructions[name]) for name in root.operands]
+            if root.opcode == 'tuple'
+            else [slice_of(root)]
+        )
 
 
 def cycles(one: Instruction) -> int:
@@ -186,7 +221,9 @@ def _is_gpu_call(one: Instruction) -> bool:
     return one.target.startswith((_GPU_PRODUCT, _GPU_CONVOLUTION, _GPU_ATTENTION))
 
 
-def _forward_shapes(one: Instruction, first: tuple[int, ...], second: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+def _forward_shapes(
+    one: Instruction, first: tuple[int, ...], second: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
     """(input, kernel, output) of the convolution that a call of cuDNN computes or is a gradient of."""
     result = one.arrays[0].dims
     if one.target.endswith('BackwardInput'):
@@ -200,22 +237,35 @@ def _hbm(one: Instruction) -> int:
     return sum(array.bytes for array in one.arrays if array.in_hbm)
 
 
-def _convolution_flops(one: Instruction, lhs: tuple[int, ...], rhs: tuple[int, ...], out: tuple[int, ...]) -> float:
+def _convolution_flops(
+    one: Instruction, lhs: tuple[int, ...], rhs: tuple[int, ...], out: tuple[int, ...]
+) -> float:
     """Only products whose both factors are real count, not those with padding or inserted zeros."""
-    lhs_labels, rhs_labels, out_labels = re.match(r'(\w+)_(\w+)->(\w+)', one.attribute('dim_labels')).groups()
-    window = dict(re.findall(r'(\w+)=([\dx_\-]+)', re.search(r'window=\{([^}]*)\}', one.attributes + ' window={}')[1]))
+    lhs_labels, rhs_labels, out_labels = re.match(
+        r'(\w+)_(\w+)->(\w+)', one.attribute('dim_labels')
+    ).groups()
+    window = dict(
+        re.findall(
+            r'(\w+)=([\dx_\-]+)', re.search(r'window=\{([^}]*)\}', one.attributes + ' window={}')[1]
+        )
+    )
     spatial = len(out) - 2
 
     def numbers(name: str) -> list[int]:
         return [int(n) for n in window[name].split('x')] if name in window else [1] * spatial
 
-    pads = [int(pad.split('_')[0]) for pad in window['pad'].split('x')] if 'pad' in window else [0] * spatial
+    pads = (
+        [int(pad.split('_')[0]) for pad in window['pad'].split('x')]
+        if 'pad' in window
+        else [0] * spatial
+    )
     pairs = 1
     for axis, (stride, spread, step, low) in enumerate(
         zip(numbers('stride'), numbers('lhs_dilate'), numbers('rhs_dilate'), pads)
     ):
         size, taps, places = (
-            shape[labels.index(str(axis))] for shape, labels in ((lhs, lhs_labels), (rhs, rhs_labels), (out, out_labels))
+            shape[labels.index(str(axis))]
+            for shape, labels in ((lhs, lhs_labels), (rhs, rhs_labels), (out, out_labels))
         )
         pairs *= sum(
             1

@@ -5,7 +5,23 @@ import functools
 import math
 import re
 
-_BITS = dict(pred=8, s4=4, u4=4, s8=8, u8=8, s16=16, u16=16, bf16=16, f16=16, s32=32, u32=32, f32=32, s64=64, u64=64, f64=64)
+_BITS = dict(
+    pred=8,
+    s4=4,
+    u4=4,
+    s8=8,
+    u8=8,
+    s16=16,
+    u16=16,
+    bf16=16,
+    f16=16,
+    s32=32,
+    u32=32,
+    f32=32,
+    s64=64,
+    u64=64,
+    f64=64,
+)
 _FLOATS = ('bf16', 'f16', 'f32', 'f64')
 
 
@@ -36,7 +52,14 @@ class Instruction:
 
     @functools.cached_property
     def called(self) -> list[str]:
-        names = ('calls', 'to_apply', 'body', 'branch_computations', 'true_computation', 'false_computation')
+        names = (
+            'calls',
+            'to_apply',
+            'body',
+            'branch_computations',
+            'true_computation',
+            'false_computation',
+        )
         return [one for name in names for one in re.findall(r'%([\w.\-]+)', self.attribute(name))]
 
     @property
@@ -87,7 +110,9 @@ class Program:
             return int(known[1])
         limits = {
             int(match[1])
-            for one in self.computations[re.search(r'condition=%([\w.\-]+)', loop.attributes)[1]].values()
+            for one in self.computations[
+                re.search(r'condition=%([\w.\-]+)', loop.attributes)[1]
+            ].values()
             if one.opcode == 'constant' and (match := re.match(r'\((\d+)\)', one.attributes))
         }
         return limits.pop() if len(limits) == 1 else None

@@ -73,12 +73,18 @@ class Case:
         return f'{NUM_FRAMES} frames, short side {low} to {high}, crop {self.crop_size}{reduced}'
 
 
-def make_data(root: Path, videos: Path | None, short_side: int) -> tuple[Source, Source, list[Path]]:
-    """Records of short side ``short_side``, the same without restart markers, and the videos that they were made from."""
+def make_data(
+    root: Path, videos: Path | None, short_side: int
+) -> tuple[Source, Source, list[Path]]:
+    """Records of short side `short_side`, the same without restart markers, and the videos that they were made from."""
     if videos is None:
         files = [root / 'videos' / f'{number:02d}.mp4' for number in range(24)]
         with concurrent.futures.ProcessPoolExecutor(CORES) as pool:
-            list(pool.map(functools.partial(render_video, short_side=short_side), files, range(len(files))))
+            list(
+                pool.map(
+                    functools.partial(render_video, short_side=short_side), files, range(len(files))
+                )
+            )
     else:
         files = sorted(videos.glob('*.mp4'))
     clips = tuple(Clip(str(path), path.name, (number % 2,)) for number, path in enumerate(files))
@@ -87,17 +93,23 @@ def make_data(root: Path, videos: Path | None, short_side: int) -> tuple[Source,
     convert.convert(annotations, directory, short_side=short_side, shards=4)
     if not plain.exists():
         convert_without_markers(clips, short_side, directory, plain)
-    return *(Source(path, 'benchmark', 'train', stride=STRIDE) for path in (directory, plain)), files
+    return *(
+        Source(path, 'benchmark', 'train', stride=STRIDE) for path in (directory, plain)
+    ), files
 
 
-def convert_without_markers(clips: tuple[Clip, ...], short_side: int, like: Path, directory: Path) -> None:
-    """The records of the directory ``like`` in one shard, in ``directory``, complete or not at all."""
+def convert_without_markers(
+    clips: tuple[Clip, ...], short_side: int, like: Path, directory: Path
+) -> None:
+    """The records of the directory `like` in one shard, in `directory`, complete or not at all."""
     with tempfile.TemporaryDirectory(dir=like.parent) as temporary:
         with mock.patch.object(jpeg, '_restart_interval', lambda width: 0):
             shard.convert_shard(
-                Path(temporary, 'train-00000-of-00001'), list(clips), dict(enumerate(('even', 'odd'))),
+                Path(temporary, 'train-00000-of-00001'),
+                list(clips),
+                dict(enumerate(('even', 'odd'))),
                 shard.Options(short_side=short_side),
-            )  # fmt: skip
+            )
         index = build_index(temporary, 'train')
         save_index(temporary, 'train', index)
         indexing.write_frame_index(temporary, 'train', index, threads=CORES)
@@ -110,13 +122,23 @@ def render_video(path: Path, seed: int, short_side: int) -> None:
     if path.exists():
         return
     config = layers.SceneConfig(
-        short_side=(short_side, short_side), aspect_ratios=((4, 3),), frame_rates=('25',), seconds=(10.0, 10.0),
-        background_texture=(30.0, 50.0), background_cell=(0.02, 0.05), texture=40.0, background_drift=(0.2, 0.5),
-    )  # fmt: skip
+        short_side=(short_side, short_side),
+        aspect_ratios=((4, 3),),
+        frame_rates=('25',),
+        seconds=(10.0, 10.0),
+        background_texture=(30.0, 50.0),
+        background_cell=(0.02, 0.05),
+        texture=40.0,
+        background_drift=(0.2, 0.5),
+    )
     scene = layers.draw_scene(
-        np.random.default_rng(seed), shapes=('star', 'ring'), variable='x', path='forward',
-        distractor_shapes=('square', 'disc'), config=config,
-    )  # fmt: skip
+        np.random.default_rng(seed),
+        shapes=('star', 'ring'),
+        variable='x',
+        path='forward',
+        distractor_shapes=('square', 'disc'),
+        config=config,
+    )
     mp4.write_video(path, layers.render(scene), scene.frame_rate)
 
 
@@ -125,9 +147,14 @@ def render_video(path: Path, seed: int, short_side: int) -> None:
 
 def ours(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
     batches = pipeline.train_batches(
-        [source], batch_size=BATCH_SIZE, num_frames=NUM_FRAMES, crop_size=case.crop_size, short_side=case.short_side,
-        reduced=case.reduced, num_threads=threads,
-    )  # fmt: skip
+        [source],
+        batch_size=BATCH_SIZE,
+        num_frames=NUM_FRAMES,
+        crop_size=case.crop_size,
+        short_side=case.short_side,
+        reduced=case.reduced,
+        num_threads=threads,
+    )
     with batches:
         for batch in batches:
             yield len(batch['video'])
@@ -141,16 +168,25 @@ def dmvr(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
     class Factory(video_dataset.BaseVideoDatasetFactory):
         def _build(self):
             modalities.add_image(
-                self.parser_builder, self.sampler_builder, self.decoder_builder, self.preprocessor_builder,
-                self.postprocessor_builder, is_training=True, num_frames=NUM_FRAMES, stride=STRIDE,
-                min_resize=sum(case.short_side) // 2, crop_size=case.crop_size,
-            )  # fmt: skip
+                self.parser_builder,
+                self.sampler_builder,
+                self.decoder_builder,
+                self.preprocessor_builder,
+                self.postprocessor_builder,
+                is_training=True,
+                num_frames=NUM_FRAMES,
+                stride=STRIDE,
+                min_resize=sum(case.short_side) // 2,
+                crop_size=case.crop_size,
+            )
             modalities.add_label(
                 self.parser_builder, self.decoder_builder, self.preprocessor_builder, num_classes=2
             )
 
     shards = sorted(str(path) for path in Path(source.path).glob('train-*-of-*'))
-    dataset = Factory(shards).configure().tune(shuffle_buffer=16).make_dataset(batch_size=BATCH_SIZE)
+    dataset = (
+        Factory(shards).configure().tune(shuffle_buffer=16).make_dataset(batch_size=BATCH_SIZE)
+    )
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
     for batch in dataset.with_options(options):
@@ -166,15 +202,22 @@ def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
             stream = container.streams.video[0]
             stream.thread_type, stream.codec_context.thread_count = 'SLICE', 1
             rate = float(stream.average_rate)
-            numbers = frame_sampling.random_strided_frames(rng, stream.frames, NUM_FRAMES, NUM_FRAMES * STRIDE)
-            window = frame_sampling.random_window(rng, stream.height, stream.width, case.short_side, case.crop_size)
+            numbers = frame_sampling.random_strided_frames(
+                rng, stream.frames, NUM_FRAMES, NUM_FRAMES * STRIDE
+            )
+            window = frame_sampling.random_window(
+                rng, stream.height, stream.width, case.short_side, case.crop_size
+            )
             container.seek(int(numbers[0] / rate / stream.time_base), stream=stream)
             wanted, place = numbers.tolist(), 0
             for frame in container.decode(stream):
                 if round(frame.pts * stream.time_base * rate) < wanted[place]:
                     continue
                 image = frame.to_ndarray(format='rgb24')
-                part = image[window.top : window.top + window.height, window.left : window.left + window.width]
+                part = image[
+                    window.top : window.top + window.height,
+                    window.left : window.left + window.width,
+                ]
                 cv2.resize(part, (case.crop_size, case.crop_size), dst=out[place])
                 place += 1
                 if place == NUM_FRAMES:
@@ -183,10 +226,15 @@ def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
     yield from _on_threads(load, threads)
 
 
-def bare_decode(source: Source, case: Case, threads: int = CORES, box: bool = True) -> Iterator[int]:
+def bare_decode(
+    source: Source, case: Case, threads: int = CORES, box: bool = True
+) -> Iterator[int]:
     yield from _decode_all(
         [
-            [(frame, decode_options(case, size, window) | dict(fastupsample=box)) for frame in encoded]
+            [
+                (frame, decode_options(case, size, window) | dict(fastupsample=box))
+                for frame in encoded
+            ]
             for encoded, size, window in sampled_clips(source, case)
         ],
         threads,
@@ -203,7 +251,9 @@ def bare_decode_cut(source: Source, case: Case, threads: int = CORES) -> Iterato
     yield from _decode_all(clips, threads, reuse=3 * 2 * jpeg_cut._MAX_PIXELS)
 
 
-def decode_options(case: Case, size: tuple[int, int], window: frame_sampling.Window) -> dict[str, int]:
+def decode_options(
+    case: Case, size: tuple[int, int], window: frame_sampling.Window
+) -> dict[str, int]:
     """How simplejpeg is to decode an image of this size, of which the window matters."""
     reduction = decode._reduction((window.height, window.width), (case.crop_size, case.crop_size))
     if not case.reduced or reduction < 2:
@@ -211,8 +261,10 @@ def decode_options(case: Case, size: tuple[int, int], window: frame_sampling.Win
     return dict(min_height=-(-size[0] // 2), min_width=-(-size[1] // 2), min_factor=2)
 
 
-def _decode_all(clips: list[list[tuple[bytes, dict]]], threads: int, reuse: int = 0) -> Iterator[int]:
-    """Each clip: JPEGs and how they are decoded. ``reuse``: bytes of memory used again and again; 0: always new."""
+def _decode_all(
+    clips: list[list[tuple[bytes, dict]]], threads: int, reuse: int = 0
+) -> Iterator[int]:
+    """Each clip: JPEGs and how they are decoded. `reuse`: bytes of memory used again and again; 0: always new."""
 
     def load(number: int) -> None:
         buffer = scratch('pixels', reuse) if reuse else None
@@ -231,7 +283,9 @@ def bare_decode_tf(source: Source, case: Case, threads: int = CORES) -> Iterator
 
     def load(encoded, window):
         return tf.map_fn(
-            lambda frame: tf.image.decode_and_crop_jpeg(frame, window), encoded, fn_output_signature=tf.uint8
+            lambda frame: tf.image.decode_and_crop_jpeg(frame, window),
+            encoded,
+            fn_output_signature=tf.uint8,
         )
 
     dataset = tf.data.Dataset.from_tensor_slices((encoded, windows)).repeat()
@@ -242,12 +296,16 @@ def bare_decode_tf(source: Source, case: Case, threads: int = CORES) -> Iterator
         yield 1
 
 
-def sampled_clips(source: Source, case: Case) -> list[tuple[list[bytes], tuple[int, int], frame_sampling.Window]]:
+def sampled_clips(
+    source: Source, case: Case
+) -> list[tuple[list[bytes], tuple[int, int], frame_sampling.Window]]:
     """Of every record: the frames of a clip, (height, width) of the frame, and the window that the crop shows."""
     dataset, rng, clips = open_records(source, case), np.random.default_rng(0), []
     for record in range(dataset.num_records):
         clip = dataset.load(record)
-        numbers = frame_sampling.random_strided_frames(rng, len(clip.frames), NUM_FRAMES, NUM_FRAMES * STRIDE)
+        numbers = frame_sampling.random_strided_frames(
+            rng, len(clip.frames), NUM_FRAMES, NUM_FRAMES * STRIDE
+        )
         size = decode.frame_size(clip.frames)
         window = frame_sampling.random_window(rng, *size, case.short_side, case.crop_size)
         clips.append(([bytes(clip.frames[number]) for number in numbers.tolist()], size, window))
@@ -279,7 +337,7 @@ class Rate:
 
 
 def measure(make: Callable[[], Iterator[int]], seconds: float) -> Rate:
-    """The rate over ``seconds`` after a warm-up: the read-ahead is used up, and memory of batches comes to be used again."""
+    """The rate over `seconds` after a warm-up: the read-ahead is used up, and memory of batches comes to be used again."""
     side, clips = make(), 0
     warm_until = time.perf_counter() + seconds / 3
     while time.perf_counter() < warm_until or clips < WARM_UP_CLIPS:
@@ -302,11 +360,16 @@ def compare(sides: dict[str, Callable[[], Iterator[int]]], rounds: int, seconds:
         clock, processor = (
             (
                 statistics.median(getattr(rate, field) for rate in own),
-                statistics.median(getattr(a, field) / getattr(b, field) for a, b in zip(rates['ours'], own)),
+                statistics.median(
+                    getattr(a, field) / getattr(b, field) for a, b in zip(rates['ours'], own)
+                ),
             )
             for field in ('clock', 'processor')
         )
-        print(f'{name:<10} {clock[0]:>9.1f} {clock[1]:>10.2f} {processor[0]:>12.1f} {processor[1]:>10.2f}', flush=True)
+        print(
+            f'{name:<10} {clock[0]:>9.1f} {clock[1]:>10.2f} {processor[0]:>12.1f} {processor[1]:>10.2f}',
+            flush=True,
+        )
 
 
 def lock_share(source: Source, case: Case, seconds: float) -> None:
@@ -321,7 +384,12 @@ def lock_share(source: Source, case: Case, seconds: float) -> None:
         mock.patch.object(cv2, 'resize', lambda *args, **kwargs: None),
         mock.patch.object(cv2, 'flip', lambda *args, **kwargs: None),
     ):
-        held = 1 / measure(lambda: ours(source, dataclasses.replace(case, reduced=False), threads=1), seconds).processor
+        held = (
+            1
+            / measure(
+                lambda: ours(source, dataclasses.replace(case, reduced=False), threads=1), seconds
+            ).processor
+        )
     print(
         f'one clip on one thread: {1000 * whole:.2f} ms, of which at most {1000 * held:.2f} ms ({held / whole:.0%}) '
         f'hold the global lock: {whole / held:.0f} threads per process before it is the limit'
@@ -334,22 +402,38 @@ def lock_share(source: Source, case: Case, seconds: float) -> None:
 def memory(source: Source, batches: int) -> None:
     """Resident memory of a process that does nothing else, over many small batches."""
     side = pipeline.train_batches(
-        [source], batch_size=4, num_frames=2, crop_size=112, short_side=(112, 140), num_steps=batches + 1
+        [source],
+        batch_size=4,
+        num_frames=2,
+        crop_size=112,
+        short_side=(112, 140),
+        num_steps=batches + 1,
     )
     for number, _ in enumerate(side):
         if number % (batches // 5) == 0:
             pages = int(Path('/proc/self/statm').read_text().split()[1])
-            print(f'batch {number:>6}: {pages * resource.getpagesize() / 2**20:.0f} MiB resident', flush=True)
+            print(
+                f'batch {number:>6}: {pages * resource.getpagesize() / 2**20:.0f} MiB resident',
+                flush=True,
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--dmvr', type=Path, help='checkout of google-deepmind/dmvr; absent: that side is left out')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--dmvr', type=Path, help='checkout of google-deepmind/dmvr; absent: that side is left out'
+    )
     parser.add_argument('--videos', type=Path, help='folder of MP4 files; absent: synthetic ones')
-    parser.add_argument('--data', type=Path, help='where videos and records are kept; absent: a temporary folder')
+    parser.add_argument(
+        '--data', type=Path, help='where videos and records are kept; absent: a temporary folder'
+    )
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--seconds', type=float, default=6.0, help='of one side in one round')
-    parser.add_argument('--memory_batches', type=int, default=5000, help='0: leave the memory test out')
+    parser.add_argument(
+        '--memory_batches', type=int, default=5000, help='0: leave the memory test out'
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         run(args, *make_data(args.data or Path(temporary), args.videos, short_side=256))
@@ -375,7 +459,10 @@ def run(args: argparse.Namespace, source: Source, plain: Source, files: list[Pat
         Case(112, (128, 160), False),
         Case(112, (128, 160), True),
     ):
-        sides = {'ours': functools.partial(ours, source, case), 'whole': functools.partial(ours, plain, case)}
+        sides = {
+            'ours': functools.partial(ours, source, case),
+            'whole': functools.partial(ours, plain, case),
+        }
         if has_tf:
             sides['dmvr'] = functools.partial(dmvr, source, case)
         sides['pyav'] = functools.partial(pyav, files, case)

@@ -66,7 +66,8 @@ class Parts:
         self._operations = operations
         self._computations = operations.program.computations
         self._users = {
-            computation: self._users_in(instructions) for computation, instructions in self._computations.items()
+            computation: self._users_in(instructions)
+            for computation, instructions in self._computations.items()
         }
         self._of_instruction = functools.cache(self._of_instruction)
 
@@ -93,7 +94,11 @@ class Parts:
             scopes = os.path.commonprefix([part.scopes for part in parts])
             if scopes:
                 before = parts & makers
-                backward = any(part.backward for part in before) if before else all(part.backward for part in parts)
+                backward = (
+                    any(part.backward for part in before)
+                    if before
+                    else all(part.backward for part in parts)
+                )
                 return Part(tuple(scopes), backward)
         return Part((), False)
 

@@ -23,7 +23,9 @@ def draw(result, file: Path, title: str) -> None:
         title: what was profiled.
     """
     kinds = {
-        kind: row for kind, row in result.kinds().items() if row.ms > _SMALLEST * result.step_ms and kind != OTHER
+        kind: row
+        for kind, row in result.kinds().items()
+        if row.ms > _SMALLEST * result.step_ms and kind != OTHER
     }
     colors = dict(zip(kinds, plt.colormaps['tab20'](np.arange(len(kinds)) % 20)))
     figure, (bars, roofs) = plt.subplots(1, 2, figsize=(14, 6), constrained_layout=True)
@@ -42,15 +44,25 @@ def draw(result, file: Path, title: str) -> None:
     bars.set_xlabel('ms of a step')
     bars.legend()
 
-    intensity = {kind: (row.products + row.other) / max(row.bytes, 1.0) for kind, row in kinds.items()}
+    intensity = {
+        kind: (row.products + row.other) / max(row.bytes, 1.0) for kind, row in kinds.items()
+    }
     reached = {kind: (row.products + row.other) / row.ms / 1e6 for kind, row in kinds.items()}
     drawn = [kind for kind in kinds if reached[kind] > 0]
-    wide = np.geomspace(min(intensity[kind] for kind in drawn) / 2, 2 * max(intensity[kind] for kind in drawn), 200)
+    wide = np.geomspace(
+        min(intensity[kind] for kind in drawn) / 2, 2 * max(intensity[kind] for kind in drawn), 200
+    )
     roofs.loglog(wide, np.minimum(result.flop_rate, result.bandwidth * wide) / 1e9, 'k-')
     for kind in drawn:
         size = 30 + 1500 * kinds[kind].ms / result.step_ms
         roofs.scatter(intensity[kind], reached[kind], size, color=colors[kind], alpha=0.7)
-        roofs.annotate(kind, (intensity[kind], reached[kind]), xytext=(6, 6), textcoords='offset points', fontsize=9)
+        roofs.annotate(
+            kind,
+            (intensity[kind], reached[kind]),
+            xytext=(6, 6),
+            textcoords='offset points',
+            fontsize=9,
+        )
     roofs.set_xlabel('FLOP per byte of operands and results')
     roofs.set_ylabel('GFLOP/s (area: time)')
     roofs.grid(alpha=0.3)

@@ -88,7 +88,9 @@ class Profile:
         return dict(sorted(by_kind(self.operations).items(), key=lambda item: -item[1].ms))
 
 
-def count(text: str, flop_rate: float, bandwidth: float) -> tuple[dict[str, tuple[str, int, Row]], set[str], dict[str, str]]:
+def count(
+    text: str, flop_rate: float, bandwidth: float
+) -> tuple[dict[str, tuple[str, int, Row]], set[str], dict[str, str]]:
     """({operation: (kind, runs, Row without times)}, names of those of the backward pass, {operation: path of scopes})."""
     operations = Operations(Program(text))
     parts = Parts(operations)
@@ -101,7 +103,9 @@ def count(text: str, flop_rate: float, bandwidth: float) -> tuple[dict[str, tupl
         size = one.runs * operations.bytes(one)
         least = 1000 * max((products + other) / flop_rate, size / bandwidth)
         part = parts.of(one)
-        _, runs, row = table.get(name, ('', 0, Row()))  # a computation may be called from several places
+        _, runs, row = table.get(
+            name, ('', 0, Row())
+        )  # a computation may be called from several places
         table[name] = part.kind, runs + one.runs, row + Row(0, 0, products, other, size, least)
         where[name] = one.instruction.op_name
         if part.backward:
@@ -117,7 +121,9 @@ def by_kind(operations: Mapping[str, tuple[str, int, Row]]) -> dict[str, Row]:
     return dict(rows)
 
 
-def profile(compiled: jax.stages.Compiled, step: Callable[[], None], steps: int, dtype: str) -> Profile:
+def profile(
+    compiled: jax.stages.Compiled, step: Callable[[], None], steps: int, dtype: str
+) -> Profile:
     """Profiles a compiled program that `step` runs once."""
     (untraced,) = synthetic_step.take_turns([step], steps)
     rates = [(device_rates.matmul_rate(dtype), device_rates.memory_bandwidth())]
@@ -133,32 +139,64 @@ def profile(compiled: jax.stages.Compiled, step: Callable[[], None], steps: int,
         row.ms = 1e-6 * times.get(name, 0.0)
         row.backward_ms = row.ms if name in backward else 0.0
     step_ms = 1e-6 * (end - begin)
-    return Profile(step_ms, 1000 * untraced[0], flop_rate, bandwidth, table, where, step_ms - 1e-6 * sum(times.values()))
+    return Profile(
+        step_ms,
+        1000 * untraced[0],
+        flop_rate,
+        bandwidth,
+        table,
+        where,
+        step_ms - 1e-6 * sum(times.values()),
+    )
 
 
 def print_table(result: Profile, top: int) -> None:
     """One line for each kind, then the dearest operations."""
     kinds = result.kinds()
     total = sum(kinds.values(), Row())
-    columns = ('ms', 'share %', 'backward', 'GFLOP', 'other', 'GB', 'GFLOP/s', 'GB/s', 'roofline', 'times it')
+    columns = (
+        'ms',
+        'share %',
+        'backward',
+        'GFLOP',
+        'other',
+        'GB',
+        'GFLOP/s',
+        'GB/s',
+        'roofline',
+        'times it',
+    )
 
     def line(name: str, row: Row) -> str:
         seconds = max(row.ms, 1e-6) / 1000
         numbers = (
-            row.ms, 100 * row.ms / result.step_ms, row.backward_ms, row.products / 1e9, row.other / 1e9, row.bytes / 1e9,
-            (row.products + row.other) / 1e9 / seconds, row.bytes / 1e9 / seconds, row.roofline_ms,
+            row.ms,
+            100 * row.ms / result.step_ms,
+            row.backward_ms,
+            row.products / 1e9,
+            row.other / 1e9,
+            row.bytes / 1e9,
+            (row.products + row.other) / 1e9 / seconds,
+            row.bytes / 1e9 / seconds,
+            row.roofline_ms,
             row.ms / max(row.roofline_ms, 1e-6),
-        )  # fmt: skip
-        return f'{name:<20}' + ''.join(f'{number:>10.{2 if number < 10 else 1}f}' for number in numbers)
+        )
+        return f'{name:<20}' + ''.join(
+            f'{number:>10.{2 if number < 10 else 1}f}' for number in numbers
+        )
 
     print(f'{"":<20}' + ''.join(f'{column:>10}' for column in columns))
     for kind, row in kinds.items():
         print(line(kind, row))
-    print(f'{"not attributed":<20}{result.not_attributed_ms:>10.1f}{100 * result.not_attributed_ms / result.step_ms:>10.1f}')
+    print(
+        f'{"not attributed":<20}{result.not_attributed_ms:>10.1f}{100 * result.not_attributed_ms / result.step_ms:>10.1f}'
+    )
     print(line('all', total))
     if top:
         print('\nThe dearest operations: runs, ms, times the roofline')
-    for name, (kind, runs, row) in sorted(result.operations.items(), key=lambda item: -item[1][2].ms)[:top]:
+    for name, (kind, runs, row) in sorted(
+        result.operations.items(), key=lambda item: -item[1][2].ms
+    )[:top]:
         over = row.ms / max(row.roofline_ms, 1e-6)
         direction = 'backward' if row.backward_ms else ''
         print(f'{runs:>4} x {row.ms:>8.1f} {over:>6.1f}  {kind:<19}{direction:<9}{name}')
@@ -184,14 +222,23 @@ def experiment(model: str, form: str, batch: int, recipe: bool, remat: bool) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='kinds:\n' + '\n'.join(f'  {kind:<20}{what}' for kind, what in (KINDS | {OTHER: 'the rest'}).items()),
+        epilog='kinds:\n'
+        + '\n'.join(f'  {kind:<20}{what}' for kind, what in (KINDS | {OTHER: 'the rest'}).items()),
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument('--model', choices=('quickstart', *step_configs.MODELS), default='S16x4')
-    parser.add_argument('--form', choices=step_configs.FORMS, default='public', help='of the published sizes')
-    parser.add_argument('--recipe', action='store_true', help='the step of configs/multitrain.py, augmentation included')
+    parser.add_argument(
+        '--form', choices=step_configs.FORMS, default='public', help='of the published sizes'
+    )
+    parser.add_argument(
+        '--recipe',
+        action='store_true',
+        help='the step of configs/multitrain.py, augmentation included',
+    )
     parser.add_argument('--batch', type=int, default=1, help='clips')
-    parser.add_argument('--remat', action='store_true', help='recompute every block in the backward pass')
+    parser.add_argument(
+        '--remat', action='store_true', help='recompute every block in the backward pass'
+    )
     parser.add_argument('--steps', type=int, default=5)
     parser.add_argument('--top', type=int, default=20, help='how many operations are listed')
     parser.add_argument('--json', type=Path, help='file for all numbers, operation by operation')
@@ -206,7 +253,9 @@ def main() -> None:
     config = experiment(args.model, args.form, args.batch, args.recipe, args.remat)
     step, state, share = synthetic_step.training_step(config, CLASSES)
     compiled = step.lower(state, share).compile()
-    result = profile(compiled, synthetic_step.steps_of(compiled, state, share), args.steps, step_configs.dtype())
+    result = profile(
+        compiled, synthetic_step.steps_of(compiled, state, share), args.steps, step_configs.dtype()
+    )
     device = jax.devices()[0]
     print(
         f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.model}, batch {args.batch}; matrix product '
@@ -219,7 +268,9 @@ def main() -> None:
     if args.plot:
         from benchmarks import profile_plot  # matplotlib may be missing on accelerator machines
 
-        profile_plot.draw(result, args.plot, f'{args.model}, batch {args.batch}, {device.device_kind}')
+        profile_plot.draw(
+            result, args.plot, f'{args.model}, batch {args.batch}, {device.device_kind}'
+        )
 
 
 if __name__ == '__main__':

@@ -29,7 +29,11 @@ def trace(run: Callable[[], None], steps: int) -> jax.profiler.ProfileData:
 def steps_of(profile: jax.profiler.ProfileData) -> list[tuple[float, float]]:
     """(start, end) of every step, in nanoseconds."""
     events = (event for plane in profile.planes for line in plane.lines for event in line.events)
-    return sorted((event.start_ns, event.start_ns + event.duration_ns) for event in events if event.name == _STEP)
+    return sorted(
+        (event.start_ns, event.start_ns + event.duration_ns)
+        for event in events
+        if event.name == _STEP
+    )
 
 
 def intervals(profile: jax.profiler.ProfileData) -> list[tuple[str, float, float]]:
@@ -55,7 +59,9 @@ def _on_device(line) -> Iterator[tuple[str, float, float]]:
 
 def _on_host(plane) -> Iterator[tuple[str, float, float]]:
     threads = [_Thread(line) for line in plane.lines]
-    handed = {number: thread.at(when) for thread in threads for number, when in thread.handed.items()}
+    handed = {
+        number: thread.at(when) for thread in threads for number, when in thread.handed.items()
+    }
 
     def operation(what: str | int | None) -> str | None:
         while isinstance(what, int):  # a part may be cut and handed on again
@@ -80,7 +86,11 @@ class _Thread:
         nested: list[tuple[float, float, str | int | None]] = []
         begun: list[tuple[float, int]] = []
         for event in sorted(line.events, key=lambda event: event.start_ns):
-            start, end, stats = event.start_ns, event.start_ns + event.duration_ns, dict(event.stats)
+            start, end, stats = (
+                event.start_ns,
+                event.start_ns + event.duration_ns,
+                dict(event.stats),
+            )
             if event.name == 'ThreadpoolListener::Record':
                 self.handed[stats['_p']] = start
             elif event.name == 'ThreadpoolListener::StartRegion':

@@ -27,10 +27,20 @@ def start(config: str, data_root: str, cache: str, overrides: list[str]) -> dict
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, 'run.py', f'--config={config}', f'--workdir={workdir}', f'--config.data_root={data_root}',
-             f'--config.compilation_cache_dir={cache}', *overrides],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                'run.py',
+                f'--config={config}',
+                f'--workdir={workdir}',
+                f'--config.data_root={data_root}',
+                f'--config.compilation_cache_dir={cache}',
+                *overrides,
+            ],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         times, lines = {}, []
         for line in process.stderr:
             lines.append(line)
@@ -50,7 +60,9 @@ def start(config: str, data_root: str, cache: str, overrides: list[str]) -> dict
 
 def help_seconds() -> dict[str, float]:
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, 'run.py', '--help'], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        [sys.executable, 'run.py', '--help'], cwd=ROOT, stdout=subprocess.DEVNULL, check=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         'first step': time.perf_counter() - began,
@@ -59,16 +71,22 @@ def help_seconds() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--config', default='configs/quickstart.py')
     parser.add_argument('--data_root', default='data/quickstart')
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('overrides', nargs='*', help='of fields of the config: -- --config.FIELD=VALUE')
+    parser.add_argument(
+        'overrides', nargs='*', help='of fields of the config: -- --config.FIELD=VALUE'
+    )
     args = parser.parse_args()
     data_root = os.path.abspath(args.data_root)
     runs: dict[str, list[dict[str, float]]] = {'help': [], 'cold': [], 'warm': []}
     with tempfile.TemporaryDirectory() as first:
-        start(args.config, data_root, first, args.overrides)  # makes the data and fills Python's own caches
+        start(
+            args.config, data_root, first, args.overrides
+        )  # makes the data and fills Python's own caches
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as cache:
             runs['help'].append(help_seconds())
@@ -77,8 +95,15 @@ def main() -> None:
     columns = ('ready', 'first step', 'CPU')
     print(f'{"":<6}' + ''.join(f'{column:>12}' for column in columns) + '   (s, medians)')
     for kind, own in runs.items():
-        medians = {column: statistics.median(run[column] for run in own) for column in columns if column in own[0]}
-        print(f'{kind:<6}' + ''.join(f'{medians.get(column, float("nan")):>12.1f}' for column in columns))
+        medians = {
+            column: statistics.median(run[column] for run in own)
+            for column in columns
+            if column in own[0]
+        }
+        print(
+            f'{kind:<6}'
+            + ''.join(f'{medians.get(column, float("nan")):>12.1f}' for column in columns)
+        )
 
 
 if __name__ == '__main__':

@@ -25,10 +25,16 @@ def plain(backbone: MViTConfig, batch: int) -> Config:
     """configs/multitrain.py with this backbone on one dataset, without augmentation and MultiTrain's two losses."""
     values = synthetic_step.shipped_config('multitrain').to_dict()
     values['datasets'] = {'kinetics400': values['datasets']['kinetics400']}
-    values['model'] |= dict(backbone=vars(backbone), head_hidden=0, logit_dropout=0.0, expander=False, projections=False)
+    values['model'] |= dict(
+        backbone=vars(backbone), head_hidden=0, logit_dropout=0.0, expander=False, projections=False
+    )
     values['objective'] |= dict(lambda_proj=0.0, lambda_inf=0.0)
     values['augment'] |= dict(
-        rand_augment='', color_jitter=0.0, erasing_probability=0.0, mixup_alpha=0.0, cutmix_alpha=0.0
+        rand_augment='',
+        color_jitter=0.0,
+        erasing_probability=0.0,
+        mixup_alpha=0.0,
+        cutmix_alpha=0.0,
     )
     values['input'] |= dict(repeats=1)
     values |= dict(batch_size=batch, accumulation='plain')

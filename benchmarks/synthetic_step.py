@@ -45,8 +45,12 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
     datasets = [DatasetSpec(name, tuple(map(str, range(classes)))) for name in config.datasets]
     mesh = drivers.data_mesh(jax.devices()[:1])
     graphdef, params = train_step.abstract_model(config, datasets)
-    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=100, total_steps=5000)
-    tx = optimizer.build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
+    schedule = optimizer.learning_rate_schedule(
+        config.optimizer, steps_per_epoch=100, total_steps=5000
+    )
+    tx = optimizer.build_optimizer(
+        config.optimizer, schedule, train_step.training_params(config, params)
+    )
     rng = np.random.default_rng(0)
 
     # Drawn here, so that no initialiser has to be compiled.
@@ -56,7 +60,11 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
 
     def draw(path, leaf):
         scale = 'scale' in jax.tree_util.keystr(path)  # of a LayerNorm
-        return np.ones(leaf.shape, np.float32) if scale else 0.02 * rng.standard_normal(leaf.shape, np.float32)
+        return (
+            np.ones(leaf.shape, np.float32)
+            if scale
+            else 0.02 * rng.standard_normal(leaf.shape, np.float32)
+        )
 
     state = jax.tree.map(zeros, jax.eval_shape(lambda: train_step.init_state(config, datasets, tx)))
     state = state.replace(params=jax.tree_util.tree_map_with_path(draw, state.params))

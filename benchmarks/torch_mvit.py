@@ -40,18 +40,31 @@ def build(config: MViTConfig, classes: int) -> mvit.MViT:
 class Trainer:
     """Forward pass and training step of a torchvision model on random clips."""
 
-    def __init__(self, config: MViTConfig, classes: int, batch: int, *, compiled: bool, channels_last: bool, clip_norm: float):
+    def __init__(
+        self,
+        config: MViTConfig,
+        classes: int,
+        batch: int,
+        *,
+        compiled: bool,
+        channels_last: bool,
+        clip_norm: float,
+    ):
         self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision('high')
         layout = torch.channels_last_3d if channels_last else torch.contiguous_format
         generator = torch.Generator().manual_seed(0)
         size = (batch, 3, config.num_frames, config.image_size, config.image_size)
-        self.video = torch.randn(size, generator=generator).to(self.device).contiguous(memory_format=layout)
+        self.video = (
+            torch.randn(size, generator=generator).to(self.device).contiguous(memory_format=layout)
+        )
         self.label = torch.randint(0, classes, (batch,), generator=generator).to(self.device)
         self.model = build(config, classes).to(self.device, memory_format=layout)
         self.run_model = torch.compile(self.model) if compiled else self.model
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, weight_decay=0.05, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=1e-5, weight_decay=0.05, fused=True
+        )
         self.loss = nn.CrossEntropyLoss(label_smoothing=0.1)
         self.clip_norm = clip_norm
 

@@ -23,7 +23,10 @@ from unittest import mock
 # Before JAX starts: this process computes on the CPU, and libtpu must neither look for TPUs, nor ask a cloud about them,
 # nor keep other processes from loading it.
 os.environ |= dict(
-    JAX_PLATFORMS='cpu', TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1'
+    JAX_PLATFORMS='cpu',
+    TPU_SKIP_MDS_QUERY='1',
+    TPU_WORKER_HOSTNAMES='localhost',
+    ALLOW_MULTIPLE_LIBTPU_LOAD='1',
 )
 
 import jax  # noqa: E402
@@ -53,7 +56,9 @@ def compile_program(topology: str, program: str, config: Config, options: dict) 
     note(f'{len(devices)} x {devices[0].device_kind}')
     lowered = described_programs.lower(program, config, mesh)
     note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')
-    result = dict(chip=devices[0].device_kind, chips=len(devices), gib=GIB.get(devices[0].device_kind))
+    result = dict(
+        chip=devices[0].device_kind, chips=len(devices), gib=GIB.get(devices[0].device_kind)
+    )
     try:
         compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
@@ -92,7 +97,9 @@ def table(paths: list[str]) -> str:
             one = json.loads(line)
             start = f'| {one["program"]} | {one["topology"]} | {" ".join(one["settings"]) or "-"} '
             if not one['fits']:
-                lines.append(f'{start}| does not fit: {one["used"]} of {one["gib"]} | | | | | {one["compile_cpu_s"]:.0f} |')
+                lines.append(
+                    f'{start}| does not fit: {one["used"]} of {one["gib"]} | | | | | {one["compile_cpu_s"]:.0f} |'
+                )
                 continue
             lines.append(
                 f'{start}| {one["peak"] / 2**30:.2f} of {one["gib"]} | {one["flops"] / 1e9:.0f} | {one["bytes"] / 1e9:.1f} '
@@ -102,30 +109,61 @@ def table(paths: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('--topology', default='v5e:16x16', help='such as v5e:4x4, v4:2x2x4, v5p:2x2x2')
-    parser.add_argument('--program', default='train', choices=described_programs.PROGRAMS, help='predict: of an export')
-    parser.add_argument('--pool', choices=('xla_conv', 'shifted'), help='pooling convolution (default: that for TPU)')
-    parser.add_argument('--effort', type=float, default=0.0, help='of the compiler; -1: far quicker, the program slower')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        '--topology', default='v5e:16x16', help='such as v5e:4x4, v4:2x2x4, v5p:2x2x2'
+    )
+    parser.add_argument(
+        '--program',
+        default='train',
+        choices=described_programs.PROGRAMS,
+        help='predict: of an export',
+    )
+    parser.add_argument(
+        '--pool',
+        choices=('xla_conv', 'shifted'),
+        help='pooling convolution (default: that for TPU)',
+    )
+    parser.add_argument(
+        '--effort',
+        type=float,
+        default=0.0,
+        help='of the compiler; -1: far quicker, the program slower',
+    )
     parser.add_argument('--output', help='file that gets a line of JSON')
-    parser.add_argument('--table', nargs='+', metavar='FILE', help='print the results in these files instead')
+    parser.add_argument(
+        '--table', nargs='+', metavar='FILE', help='print the results in these files instead'
+    )
     config_arguments, others = split_arguments(sys.argv[1:])
     args = parser.parse_args(others)
     if args.table:
         print(table(args.table))
         return
-    config = read_config(load_config_file(config_arguments or [f'--config={ROOT}/configs/multitrain.py']))
+    config = read_config(
+        load_config_file(config_arguments or [f'--config={ROOT}/configs/multitrain.py'])
+    )
     options = {'exec_time_optimization_effort': args.effort} if args.effort else {}
     pool = contextlib.nullcontext()
     if args.pool:
         pool = mock.patch.object(
-            pooling_attention, 'depthwise_pool', functools.partial(depthwise_pool, implementation=args.pool)
+            pooling_attention,
+            'depthwise_pool',
+            functools.partial(depthwise_pool, implementation=args.pool),
         )
-    settings = [argument.removeprefix('--config.').removeprefix('--config=') for argument in config_arguments]
-    settings += [f'{name}={value}' for name, value in (('pool', args.pool), ('effort', args.effort)) if value]
+    settings = [
+        argument.removeprefix('--config.').removeprefix('--config=')
+        for argument in config_arguments
+    ]
+    settings += [
+        f'{name}={value}' for name, value in (('pool', args.pool), ('effort', args.effort)) if value
+    ]
     with pool:
         result = compile_program(args.topology, args.program, config, options)
-    line = json.dumps(dict(program=args.program, topology=args.topology, settings=settings) | result)
+    line = json.dumps(
+        dict(program=args.program, topology=args.topology, settings=settings) | result
+    )
     print(line)
     if args.output:
         with open(args.output, 'a', encoding='utf-8') as file:

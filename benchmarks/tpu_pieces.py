@@ -51,7 +51,8 @@ def measure(name: str, function, *shapes: jax.ShapeDtypeStruct) -> None:
     seconds, cost = time.process_time() - start, hlo_cost.of_program(compiled.as_text())
     temporary = compiled.memory_analysis().temp_size_in_bytes / 2**20
     print(
-        f'{name:<44}{cost.cycles / 1e6:>9.2f}{cost.bytes / 1e6:>9.0f}{temporary:>9.0f}{seconds:>9.1f}', flush=True
+        f'{name:<44}{cost.cycles / 1e6:>9.2f}{cost.bytes / 1e6:>9.0f}{temporary:>9.0f}{seconds:>9.1f}',
+        flush=True,
     )
 
 
@@ -80,11 +81,17 @@ def patch() -> None:
     for implementation in ('xla_conv', 'patches', 'block_conv'):
 
         def f(kernel, video, implementation=implementation):
-            return patch_conv(video.astype(jnp.bfloat16), kernel, (2, 4, 4), implementation=implementation)
+            return patch_conv(
+                video.astype(jnp.bfloat16), kernel, (2, 4, 4), implementation=implementation
+            )
 
         measure(f'patch {implementation}, forward', f, kernel, video)
         measure(
-            f'patch {implementation}, kernel gradient', lambda k, v, g, f=f: jax.vjp(lambda k: f(k, v), k)[1](g), kernel, video, g
+            f'patch {implementation}, kernel gradient',
+            lambda k, v, g, f=f: jax.vjp(lambda k: f(k, v), k)[1](g),
+            kernel,
+            video,
+            g,
         )
 
 
@@ -92,10 +99,15 @@ def attention() -> None:
     config = MViTConfig(num_frames=32, stage_blocks=(2, 3, 16, 3), dtype='bfloat16')
     shape = config.block_shapes()[2][1]
     for name, remat, remat_attention in (
-        ('nothing', False, False), ('attention', False, True), ('all', True, False), ('all, attention twice', True, True),
-    ):  # fmt: skip
+        ('nothing', False, False),
+        ('attention', False, True),
+        ('all', True, False),
+        ('all, attention twice', True, True),
+    ):
         options = dataclasses.replace(config, remat_attention=remat_attention).block_options()
-        graph, params = nnx.split(nnx.eval_shape(lambda: MViTBlock(shape, options, rngs=nnx.Rngs(0))))  # noqa: B023
+        graph, params = nnx.split(
+            nnx.eval_shape(lambda: MViTBlock(shape, options, rngs=nnx.Rngs(0)))
+        )  # noqa: B023
         params = jax.tree.map(lambda p: jax.ShapeDtypeStruct((BLOCKS, *p.shape), p.dtype), params)
         x = half(CLIPS, math.prod(shape.grid), shape.width)
 
@@ -107,13 +119,19 @@ def attention() -> None:
             return jax.lax.scan(jax.checkpoint(body) if remat else body, x, params)[0]
 
         measure(
-            f'attention of {BLOCKS} blocks, recomputed: {name}', lambda p, x, g, f=blocks: jax.vjp(f, p, x)[1](g), params, x, x
+            f'attention of {BLOCKS} blocks, recomputed: {name}',
+            lambda p, x, g, f=blocks: jax.vjp(f, p, x)[1](g),
+            params,
+            x,
+            x,
         )
 
 
 def main() -> None:
     parts = dict(pool=pool, patch=patch, attention=attention)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('parts', nargs='+', choices=parts)
     chosen = parser.parse_args().parts
     print(f'{"":<44}{"Mcycles":>9}{"MB":>9}{"temp MiB":>9}{"CPU s":>9}')

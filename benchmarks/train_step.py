@@ -19,7 +19,9 @@ import argparse
 import functools
 import os
 
-os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # PyTorch needs memory of the GPU too
+os.environ.setdefault(
+    'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
+)  # PyTorch needs memory of the GPU too
 
 import device_rates  # noqa: E402
 from flax import nnx  # noqa: E402
@@ -43,7 +45,9 @@ def ours(config: Config) -> dict:
     step, state, share = synthetic_step.training_step(config, CLASSES)
     lowered = step.lower(state, share)
     step, compiling = synthetic_step.timed(lowered.compile)
-    graphdef, _ = train_step.abstract_model(config, [DatasetSpec('kinetics400', tuple(map(str, range(CLASSES))))])
+    graphdef, _ = train_step.abstract_model(
+        config, [DatasetSpec('kinetics400', tuple(map(str, range(CLASSES))))]
+    )
     params = jax.tree.map(jnp.copy, state.params)  # the step takes over its own
     video = jax.device_put(synthetic_step.random_clips(config, config.batch_size), jax.devices()[0])
     logits = jax.jit(lambda params, video: nnx.merge(graphdef, params)(prepare_eval(video)).logits)
@@ -63,7 +67,11 @@ def opponent(config: Config, compiled: bool) -> dict:
     import torch_mvit
 
     make = functools.partial(
-        torch_mvit.Trainer, config.model.backbone, CLASSES, config.batch_size, clip_norm=config.optimizer.clip_norm
+        torch_mvit.Trainer,
+        config.model.backbone,
+        CLASSES,
+        config.batch_size,
+        clip_norm=config.optimizer.clip_norm,
     )
     orders = (False, True)
     steps = [make(compiled=False, channels_last=last).step for last in orders]
@@ -73,30 +81,45 @@ def opponent(config: Config, compiled: bool) -> dict:
     trainer = make(compiled=compiled, channels_last=last)
     compiling = synthetic_step.timed(trainer.step)[1] if compiled else [float('nan')]
     return dict(
-        forward=trainer.forward, step=trainer.step, compile=compiling[0], memory=trainer.peak_bytes(trainer.step)
+        forward=trainer.forward,
+        step=trainer.step,
+        compile=compiling[0],
+        memory=trainer.peak_bytes(trainer.step),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument('--model', choices=step_configs.MODELS, default='S16x4')
-    parser.add_argument('--form', choices=step_configs.FORMS, nargs='+', default=['public'], help='of ours')
+    parser.add_argument(
+        '--form', choices=step_configs.FORMS, nargs='+', default=['public'], help='of ours'
+    )
     parser.add_argument('--batch', type=int, default=1, help='clips')
-    parser.add_argument('--against', choices=('none', 'torch', 'torch-compile'), nargs='+', default=['none'])
-    parser.add_argument('--remat', action='store_true', help='ours recomputes every block in the backward pass')
+    parser.add_argument(
+        '--against', choices=('none', 'torch', 'torch-compile'), nargs='+', default=['none']
+    )
+    parser.add_argument(
+        '--remat', action='store_true', help='ours recomputes every block in the backward pass'
+    )
     parser.add_argument('--rounds', type=int, default=5)
     args = parser.parse_args()
     host_memory.keep_freed_memory()  # of the whole process: PyTorch gains by it too
     device = jax.devices()[0]
     dtype, model = step_configs.dtype(), step_configs.MODELS[args.model]
     config = {
-        form: step_configs.plain(step_configs.FORMS[form](step_configs.backbone(args.model, args.remat)), args.batch)
+        form: step_configs.plain(
+            step_configs.FORMS[form](step_configs.backbone(args.model, args.remat)), args.batch
+        )
         for form in args.form
     }
     sides = {f'ours, {form}': ours(own) for form, own in config.items()}
     for name in args.against:
         if name != 'none':
-            public = step_configs.plain(variants.public_form(model(stochastic_depth=0.1)), args.batch)
+            public = step_configs.plain(
+                variants.public_form(model(stochastic_depth=0.1)), args.batch
+            )
             sides[name] = opponent(public, name == 'torch-compile')
 
     rate = device_rates.matmul_rate(dtype)
@@ -109,7 +132,18 @@ def main() -> None:
         f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.model}, batch {args.batch}, {dtype}; '
         f'matrix product {rate / 1e12:.3g} TFLOP/s, step {flops / 1e12:.3g} TFLOP'
     )
-    columns = ('compile s', 'forward ms', 'CPU ms', 'speed', 'step ms', 'CPU ms', 'speed', 'clips/s', 'MiB', 'MFU %')
+    columns = (
+        'compile s',
+        'forward ms',
+        'CPU ms',
+        'speed',
+        'step ms',
+        'CPU ms',
+        'speed',
+        'clips/s',
+        'MiB',
+        'MFU %',
+    )
     print(f'{"":<18}' + ''.join(f'{column:>11}' for column in columns))
     for (name, side), f, s in zip(sides.items(), forward, step):
         memory = '-' if side['memory'] is None else f'{side["memory"] / 2**20:.0f}'

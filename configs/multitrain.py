@@ -28,7 +28,9 @@ def get_config(variants: str = '') -> ml_collections.ConfigDict:
     config = multitrain()
     for name in filter(None, variants.split(',')):
         if name not in VARIANTS:
-            raise ValueError(f'configs/multitrain.py has no variant {name!r}, only {", ".join(VARIANTS)}')
+            raise ValueError(
+                f'configs/multitrain.py has no variant {name!r}, only {", ".join(VARIANTS)}'
+            )
         VARIANTS[name](config)
     return config
 
@@ -62,13 +64,21 @@ def multitrain() -> ml_collections.ConfigDict:
     config.data_root = 'data'  # directory that holds the datasets
     config.epochs = 50.0  # passes over the union of the training splits
     config.batch_size = 512  # clips per update, over all devices of all hosts
-    config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
+    config.accumulation_steps = (
+        1  # parts that a batch is cut into, one after the other, to save memory
+    )
     # 'two_pass': the informative loss is of the whole batch, for one more forward pass; 'plain': of each part
     config.accumulation = 'two_pass'
-    config.init_from = placeholder(str)  # export, import or workdir that the first parameters come from; None: random
-    config.projections_from = placeholder(str)  # npz, json or export that projections start from; None: random
+    config.init_from = placeholder(
+        str
+    )  # export, import or workdir that the first parameters come from; None: random
+    config.projections_from = placeholder(
+        str
+    )  # npz, json or export that projections start from; None: random
     config.log_every_steps = 20
-    config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
+    config.compilation_cache_dir = (
+        '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
+    )
     config.cpu_devices = placeholder(int)  # a CPU counts as one device
     config.parallel = dict(
         model=1,  # devices that share a replica (tensor parallelism): attention heads and hidden units; 1: a replica is a device
@@ -82,7 +92,9 @@ def multitrain() -> ml_collections.ConfigDict:
     uniform = dict(sampling='uniform', stride=1, target_frame_rate=None, flip=False)
     # task 'classification': of a dataset with boxes, the actions of the whole clip; batch_size of the schedules whose
     # batches are of one dataset, None: config.batch_size
-    splits = dict(train_split='train', evaluation_split='validation', task='auto', batch_size=placeholder(int))
+    splits = dict(
+        train_split='train', evaluation_split='validation', task='auto', batch_size=placeholder(int)
+    )
     config.datasets = dict(
         activitynet=dict(path='activitynet', loss_weight=1.0, **strided, **splits),
         kinetics400=dict(path='kinetics400', loss_weight=1.0, **strided, **splits),
@@ -107,7 +119,12 @@ def multitrain() -> ml_collections.ConfigDict:
             width=96,  # of stage 1; doubles with every stage
             heads=1,  # of stage 1; doubles with every stage
             stage_blocks=(2, 3, 16, 3),  # blocks per stage
-            query_strides=((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2)),  # (t, h, w) of each stage's first block
+            query_strides=(
+                (1, 1, 1),
+                (1, 2, 2),
+                (1, 2, 2),
+                (1, 2, 2),
+            ),  # (t, h, w) of each stage's first block
             kv_stride=(1, 8, 8),  # of keys and values in stage 1
             patch_kernel=(3, 7, 7),
             patch_stride=(2, 4, 4),
@@ -139,7 +156,9 @@ def multitrain() -> ml_collections.ConfigDict:
         num_threads=placeholder(int),  # that read and decode; None: one per core
         max_bad_records=1000,  # damaged records to skip before the run stops
         reduced_decoding=False,  # decode at half size where crops allow it: faster, slightly other pixels
-        tf_data_service=placeholder(str),  # 'HOST:PORT' of a tf.data service whose workers make training batches; None: this host
+        tf_data_service=placeholder(
+            str
+        ),  # 'HOST:PORT' of a tf.data service whose workers make training batches; None: this host
     )
 
     config.augment = dict(  # on the device
@@ -182,7 +201,12 @@ def multitrain() -> ml_collections.ConfigDict:
         frozen=(),  # parameters that do not train; ('backbone',): linear probe
         layer_decay=1.0,  # factor of the learning rate from each block to the one before it; 1: off
         learning_rate_factors=dict(
-            backbone=1.0, heads=1.0, localisation_heads=1.0, projections=1.0, expander=1.0, objective=1.0
+            backbone=1.0,
+            heads=1.0,
+            localisation_heads=1.0,
+            projections=1.0,
+            expander=1.0,
+            objective=1.0,
         ),
         ema_decay=0.0,  # of the moving average of the parameters that is evaluated and exported; 0: off
         ema_warmup=False,  # a smaller decay at first: at most n / (9 + n) in update n
@@ -199,11 +223,15 @@ def multitrain() -> ml_collections.ConfigDict:
     config.checkpoint = dict(
         every_steps=1000,
         keep=3,  # newest ones
-        keep_best=placeholder(str),  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
+        keep_best=placeholder(
+            str
+        ),  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
     )
     config.non_finite = dict(
         action='stop',  # at a loss or gradient that is not finite; 'skip': without that update the run goes on
         max_skips=10,  # 'skip': in the whole run; one more, and the run stops
     )
-    config.replay = placeholder(str)  # file of WORKDIR/non_finite: its step is taken again and looked at; None: train
+    config.replay = placeholder(
+        str
+    )  # file of WORKDIR/non_finite: its step is taken again and looked at; None: train
     return config

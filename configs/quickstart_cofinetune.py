@@ -18,18 +18,26 @@ def get_config() -> ml_collections.ConfigDict:
     config.data_root = 'data/quickstart_cofinetune'  # directory that holds the datasets
     config.epochs = 20.0  # passes over the union of the training splits
     config.batch_size = 16  # clips per update, over all devices of all hosts
-    config.accumulation_steps = 1  # parts that a batch is cut into, one after the other, to save memory
+    config.accumulation_steps = (
+        1  # parts that a batch is cut into, one after the other, to save memory
+    )
     # 'two_pass': the informative loss is of the whole batch, for one more forward pass; 'plain': of each part
     config.accumulation = 'two_pass'
-    config.init_from = placeholder(str)  # export, import or workdir that the first parameters come from; None: random
-    config.projections_from = placeholder(str)  # npz, json or export that projections start from; None: random
+    config.init_from = placeholder(
+        str
+    )  # export, import or workdir that the first parameters come from; None: random
+    config.projections_from = placeholder(
+        str
+    )  # npz, json or export that projections start from; None: random
     config.log_every_steps = 50
     config.cpu_devices = placeholder(int)  # a CPU counts as one device
     config.parallel = dict(
         model=1,  # devices that share a replica (tensor parallelism): attention heads and hidden units; 1: a replica is a device
         shard_optimizer=False,  # optimizer state and moving average divided over the replicas (ZeRO-1), to save memory
     )
-    config.compilation_cache_dir = '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
+    config.compilation_cache_dir = (
+        '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
+    )
 
     config.synthetic = dict(  # rendered under data_root when they are not there yet
         train_videos=400,  # of each dataset
@@ -50,7 +58,9 @@ def get_config() -> ml_collections.ConfigDict:
             train_split='train',
             evaluation_split='validation',
             task='auto',  # 'classification': of a dataset with boxes, the actions of the whole clip
-            batch_size=placeholder(int),  # of the schedules whose batches are of one dataset; None: config.batch_size
+            batch_size=placeholder(
+                int
+            ),  # of the schedules whose batches are of one dataset; None: config.batch_size
         ),
         directions=dict(
             path='directions',
@@ -62,7 +72,9 @@ def get_config() -> ml_collections.ConfigDict:
             train_split='train',
             evaluation_split='validation',
             task='auto',  # 'classification': of a dataset with boxes, the actions of the whole clip
-            batch_size=placeholder(int),  # of the schedules whose batches are of one dataset; None: config.batch_size
+            batch_size=placeholder(
+                int
+            ),  # of the schedules whose batches are of one dataset; None: config.batch_size
         ),
     )
 
@@ -146,7 +158,9 @@ def get_config() -> ml_collections.ConfigDict:
         num_threads=placeholder(int),  # that read and decode; None: one per core
         max_bad_records=10,  # damaged records to skip before the run stops
         reduced_decoding=False,  # decode at half size where crops allow it: faster, slightly other pixels
-        tf_data_service=placeholder(str),  # 'HOST:PORT' of a tf.data service whose workers make training batches; None: this host
+        tf_data_service=placeholder(
+            str
+        ),  # 'HOST:PORT' of a tf.data service whose workers make training batches; None: this host
     )
 
     config.augment = dict(  # on the device
@@ -189,7 +203,12 @@ def get_config() -> ml_collections.ConfigDict:
         frozen=(),  # parameters that do not train; ('backbone',): linear probe
         layer_decay=1.0,  # factor of the learning rate from each block to the one before it; 1: off
         learning_rate_factors=dict(
-            backbone=1.0, heads=1.0, localisation_heads=1.0, projections=1.0, expander=1.0, objective=1.0
+            backbone=1.0,
+            heads=1.0,
+            localisation_heads=1.0,
+            projections=1.0,
+            expander=1.0,
+            objective=1.0,
         ),
         ema_decay=0.0,  # of the moving average of the parameters that is evaluated and exported; 0: off
         ema_warmup=False,  # a smaller decay at first: at most n / (9 + n) in update n
@@ -206,11 +225,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint = dict(
         every_steps=250,
         keep=2,  # newest ones
-        keep_best=placeholder(str),  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
+        keep_best=placeholder(
+            str
+        ),  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
     )
     config.non_finite = dict(
         action='stop',  # at a loss or gradient that is not finite; 'skip': without that update the run goes on
         max_skips=10,  # 'skip': in the whole run; one more, and the run stops
     )
-    config.replay = placeholder(str)  # file of WORKDIR/non_finite: its step is taken again and looked at; None: train
+    config.replay = placeholder(
+        str
+    )  # file of WORKDIR/non_finite: its step is taken again and looked at; None: train
     return config

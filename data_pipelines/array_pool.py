@@ -16,7 +16,7 @@ class ArrayPool:
         self._lock = threading.Lock()  # Not for what leases give back: that may come at any moment.
 
     def empty(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        """As ``np.empty``."""
+        """As `np.empty`."""
         array = None
         with self._lock:
             for number, candidate in enumerate(self._idle):
@@ -41,7 +41,7 @@ class _Lease:
 
 
 def scratch(name: str, count: int) -> np.ndarray:
-    """u8[count] of the calling thread, the same memory again at the next call of this ``name``."""
+    """u8[count] of the calling thread, the same memory again at the next call of this `name`."""
     array = getattr(_thread, name, None)
     if array is None or len(array) < count:
         array = np.empty(count + count // 2, np.uint8)

@@ -1,4 +1,4 @@
-"""The arrays of a batch: made empty, filled row by row. What they hold is told in ``pipeline.py``."""
+"""The arrays of a batch: made empty, filled row by row. What they hold is told in `pipeline.py`."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -48,7 +48,7 @@ def layout(spec: TrainingSpec | TestSpec, datasets: Sequence[ClipDataset]) -> La
 
 
 def new_training_batch(sizes: Layout, rows: int, pool: ArrayPool) -> Batch:
-    """Every row is to be filled by ``write_training_row``, and its video and dataset."""
+    """Every row is to be filled by `write_training_row`, and its video and dataset."""
     shape = (rows, sizes.num_frames, sizes.crop_size, sizes.crop_size, 3)
     batch = {
         'video': pool.empty(shape, np.uint8),
@@ -64,7 +64,7 @@ def new_training_batch(sizes: Layout, rows: int, pool: ArrayPool) -> Batch:
 
 
 def new_evaluation_batch(sizes: Layout, rows: int, dataset: int) -> Batch:
-    """All of it is padding, until rows are filled; ``finish`` makes it what users get."""
+    """All of it is padding, until rows are filled; `finish` makes it what users get."""
     batch = {
         'video': np.zeros((rows, sizes.num_frames, sizes.crop_size, sizes.crop_size, 3), np.uint8),
         'dataset': np.full(rows, dataset, np.int32),
@@ -98,7 +98,7 @@ def _new_labels(sizes: Layout, rows: int) -> np.ndarray:
 
 
 def write_training_row(batch: Batch, row: int, found: np.ndarray | LabelledBoxes) -> None:
-    """``found``: what ``ClipDataset.write_training_clip`` returned."""
+    """`found`: what `ClipDataset.write_training_clip` returned."""
     if isinstance(found, LabelledBoxes):
         count, actions = found.labels.shape
         batch['boxes'][row, :count] = found.boxes
@@ -109,7 +109,7 @@ def write_training_row(batch: Batch, row: int, found: np.ndarray | LabelledBoxes
 
 
 def write_view(batch: Batch, row: int, view: int, found: np.ndarray | ViewBoxes) -> None:
-    """``found``: what ``ClipDataset.write_views`` returned."""
+    """`found`: what `ClipDataset.write_views` returned."""
     batch['view'][row] = view
     if isinstance(found, ViewBoxes):
         count = len(found.candidates.boxes)
@@ -125,7 +125,7 @@ def write_view(batch: Batch, row: int, view: int, found: np.ndarray | ViewBoxes)
 
 
 def _write_label(batch: Batch, row: int, labels: np.ndarray) -> None:
-    """``labels``: i64[number of labels], as many as the record has."""
+    """`labels`: i64[number of labels], as many as the record has."""
     if batch['label'].ndim == 1:
         batch['label'][row] = labels[0]
     else:

@@ -27,7 +27,9 @@ def exit_code(run: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # ... | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what is flushed at exit
         return _EXIT_NO_READER
     except (ValueError, OSError) as error:
         if os.environ.get('MULTITRAIN_TRACEBACK'):

@@ -1,11 +1,11 @@
-"""Videos and annotations -> record shards, their index and ``dataset.json``: the command.
+"""Videos and annotations -> record shards, their index and `dataset.json`: the command.
 
     python -m data_pipelines.convert folder --videos=VIDEOS --output=DIR/motions
     python -m data_pipelines.convert pyslowfast --csv train=train.csv --csv validation=val.csv \\
         --classes=classes.txt --path_prefix=/data/kinetics --output=DIR/kinetics
 
-Each format of annotations is a subcommand, which its module in ``data_pipelines.annotations`` adds.
-From Python: ``data_pipelines.conversion.dataset.convert``.
+Each format of annotations is a subcommand, which its module in `data_pipelines.annotations` adds.
+From Python: `data_pipelines.conversion.dataset.convert`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from data_pipelines.command_line import EXIT_INTERRUPTED, ArgumentParser, exit_c
 from data_pipelines.conversion.dataset import DAMAGED, FAILURES, convert
 from data_pipelines.conversion.estimate import describe, estimate
 
-# Modules with ``add_command(formats, common)``, in the order of the help.
+# Modules with `add_command(formats, common)`, in the order of the help.
 _FORMATS = (
     folder,
     pyslowfast,

@@ -1,8 +1,8 @@
-"""Files by path, on this machine or in an object store (``gs://bucket/dir``, ``s3://``, ...).
+"""Files by path, on this machine or in an object store (`gs://bucket/dir`, `s3://`, ...).
 
-Local files are read by ``os.pread``, without any layer between. Remote ones go through
-``etils.epath``, which uses TensorFlow's file layer where TensorFlow is installed and ``fsspec``
-(with ``gcsfs``, ``s3fs``, ...) where it is not.
+Local files are read by `os.pread`, without any layer between. Remote ones go through
+`etils.epath`, which uses TensorFlow's file layer where TensorFlow is installed and `fsspec`
+(with `gcsfs`, `s3fs`, ...) where it is not.
 """
 
 import contextlib
@@ -15,20 +15,22 @@ Path = str | os.PathLike
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a path names a file in an object store: ``scheme://...``."""
+    """Whether a path names a file in an object store: `scheme://...`."""
     return '://' in os.fspath(path)
 
 
 def join(directory: Path, name: Path) -> str:
-    """``name`` within ``directory``, or ``name`` itself where that is absolute or remote."""
+    """`name` within `directory`, or `name` itself where that is absolute or remote."""
     directory, name = os.fspath(directory), os.fspath(name)
     if is_remote(name) or os.path.isabs(name):
         return name
-    return f'{directory.rstrip("/")}/{name}' if is_remote(directory) else os.path.join(directory, name)
+    return (
+        f'{directory.rstrip("/")}/{name}' if is_remote(directory) else os.path.join(directory, name)
+    )
 
 
 def expand_home(path: Path) -> str:
-    """``~`` as the home directory, in local paths."""
+    """`~` as the home directory, in local paths."""
     return os.fspath(path) if is_remote(path) else os.path.expanduser(path)
 
 
@@ -102,7 +104,7 @@ class RandomAccessFile(Protocol):
     """A file open for reading, to be used from several threads at once."""
 
     def read(self, count: int, offset: int) -> bytes:
-        """Up to ``count`` bytes from ``offset`` on; fewer only at the end of the file."""
+        """Up to `count` bytes from `offset` on; fewer only at the end of the file."""
 
     def close(self) -> None: ...
 
@@ -172,11 +174,13 @@ def _as_os_error(path: Path, what: str = 'read'):
     except (OSError, ValueError):
         raise
     except Exception as error:
-        raise OSError(f'{os.fspath(path)}: cannot be {what} ({" ".join(str(error).split())})') from error
+        raise OSError(
+            f'{os.fspath(path)}: cannot be {what} ({" ".join(str(error).split())})'
+        ) from error
 
 
 def _remote(path: Path):
-    """An ``epath.Path``.
+    """An `epath.Path`.
 
     Raises:
         ValueError: a scheme that it does not know.

@@ -1,4 +1,4 @@
-"""Writes ``NAME.index`` and ``NAME.frames`` of records that have none: the command.
+"""Writes `NAME.index` and `NAME.frames` of records that have none: the command.
 
     python -m data_pipelines.index data/mine
 
@@ -43,10 +43,19 @@ def _run(args: argparse.Namespace) -> int:
     for split in find_splits(args.directory):
         index = build_index(args.directory, split)
         with tqdm.tqdm(
-            total=sum(index.sizes), desc=f'index {split}', unit='B', unit_scale=True, unit_divisor=1024, leave=False
+            total=sum(index.sizes),
+            desc=f'index {split}',
+            unit='B',
+            unit_scale=True,
+            unit_divisor=1024,
+            leave=False,
         ) as bar:
             write_frame_index(
-                args.directory, split, index, threads=args.threads or available_cores(), on_progress=bar.update
+                args.directory,
+                split,
+                index,
+                threads=args.threads or available_cores(),
+                on_progress=bar.update,
             )
         save_index(args.directory, split, index)
         print(f'{split}: {len(index.offsets)} records in {len(index.shards)} shards')

@@ -31,7 +31,9 @@ def _as_json(report: Report) -> dict:
     return {
         'directory': report.directory,
         'name': None if report.info is None else report.info.name,
-        'localisation': any(r.actions is not None for s in report.splits.values() for r in s.records),
+        'localisation': any(
+            r.actions is not None for s in report.splits.values() for r in s.records
+        ),
         'classes': {str(number): name for number, name in report.classes.items()},
         'splits': {name: _split_as_json(split) for name, split in report.splits.items()},
         'problems': [vars(problem) for problem in report.all_problems()],
@@ -84,8 +86,10 @@ def _numbered(counts: Counter) -> dict[str, int]:
 def _print_report(report: Report, top: int) -> None:
     title = report.directory
     if report.info is not None:
-        kind = 'boxes on key frames' if report.info.localisation else (
-            'several labels per clip' if report.info.multi_label else 'one label per clip'
+        kind = (
+            'boxes on key frames'
+            if report.info.localisation
+            else ('several labels per clip' if report.info.multi_label else 'one label per clip')
         )
         title += f': {report.info.name!r}, {len(report.classes)} classes, {kind}'
     else:
@@ -203,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
         'with 1 where something is damaged.',
         epilog='example: python -m data_pipelines.inspect data/mine --sheet=mine.jpg',
     )
-    parser.add_argument('directory', metavar='DIR', help='directory of shards, ours or DMVR\'s')
+    parser.add_argument('directory', metavar='DIR', help="directory of shards, ours or DMVR's")
     parser.add_argument(
         '--quick', action='store_true', help='do not decode all frames, only look at the first'
     )
@@ -273,7 +277,9 @@ def _run(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> Report:
     splits = checks.find_splits(args.directory)
     total = sum(
-        files.size(files.join(args.directory, name)) for shards in splits.values() for name in shards
+        files.size(files.join(args.directory, name))
+        for shards in splits.values()
+        for name in shards
     )
     with tqdm.tqdm(
         total=total, desc='inspect', unit='B', unit_scale=True, unit_divisor=1024, leave=False

@@ -5,7 +5,7 @@ threads, of hosts or from timing. A batch is a flat dict; B is the host's share 
 training batch has ::
 
     video    u8[B, T, H, W, 3]   RGB
-    dataset  i32[B]              place of the source in ``sources``
+    dataset  i32[B]              place of the source in `sources`
     label    i32[B]              class number; where any source is multi-label: f32[B, C],
                                  multi-hot, C the largest number of classes
     weight   f32[B]              1; 0 marks padding (testing only)
@@ -54,11 +54,11 @@ from data_pipelines.workers import Batch, Batches, Damage, ElementSpec, Task
 
 
 class TrainBatches(Batches):
-    """Training batches; see ``train_batches``.
+    """Training batches; see `train_batches`.
 
     Attributes:
-        samples_per_epoch: clips of one epoch: all records of all sources, times ``repeats``.
-        step: number of the batch that ``next()`` returns next.
+        samples_per_epoch: clips of one epoch: all records of all sources, times `repeats`.
+        step: number of the batch that `next()` returns next.
     """
 
     def __init__(self, *args, samples_per_epoch: int, start_step: int, **kwargs):
@@ -73,7 +73,7 @@ class TrainBatches(Batches):
 
 
 class EvaluationBatches(Batches):
-    """Evaluation batches; see ``evaluation_batches``.
+    """Evaluation batches; see `evaluation_batches`.
 
     Attributes:
         num_records: records of the split, on all hosts.
@@ -103,14 +103,20 @@ class EvaluationBatches(Batches):
         if dropped:
             logging.warning(
                 '%s: max_boxes=%d leaves out %d of %d candidate boxes, those of the lowest scores',
-                name, options.max_boxes, dropped, candidates + dropped,
-            )  # fmt: skip
+                name,
+                options.max_boxes,
+                dropped,
+                candidates + dropped,
+            )
         if records and not candidates:
             logging.warning(
                 '%s: no candidate boxes to test in any of %d records (candidates=%r, min_candidate_score=%g); were '
                 'proposals given to the conversion?',
-                name, records, options.candidates, options.min_candidate_score,
-            )  # fmt: skip
+                name,
+                records,
+                options.candidates,
+                options.min_candidate_score,
+            )
 
     def __len__(self) -> int:
         return self.num_batches
@@ -120,7 +126,7 @@ class TrainingPlan:
     """Which clips make the training batch of any step, and how they are made.
 
     Attributes:
-        samples_per_epoch: clips of one epoch: all records of all sources, times ``repeats``.
+        samples_per_epoch: clips of one epoch: all records of all sources, times `repeats`.
     """
 
     def __init__(
@@ -139,7 +145,7 @@ class TrainingPlan:
         reduced: bool = False,
         schedule: ScheduleOptions | None = None,
     ):
-        """Opens the datasets. Arguments and errors: see ``train_batches``."""
+        """Opens the datasets. Arguments and errors: see `train_batches`."""
         if not sources:
             raise ValueError('no sources to train on')
         self._spec = TrainingSpec(num_frames, crop_size, tuple(short_side), reduced)
@@ -218,12 +224,12 @@ def train_batches(
     reduced: bool = False,
     schedule: ScheduleOptions | None = None,
 ) -> TrainBatches:
-    """This host's share of the training batches ``start_step, start_step + 1, ...``, in order.
+    """This host's share of the training batches `start_step, start_step + 1, ...`, in order.
 
     Samples come from the union of the sources in proportion to size, in a new random order each
-    epoch; every record is visited once per epoch (``repeats`` times, in the same batch). See
-    ``sampling.TrainingOrder``. Each clip: frames by the source's rule; short side resized to a
-    random size, random square crop, random mirroring; boxes go with the pixels (``boxes.py``).
+    epoch; every record is visited once per epoch (`repeats` times, in the same batch). See
+    `sampling.TrainingOrder`. Each clip: frames by the source's rule; short side resized to a
+    random size, random square crop, random mirroring; boxes go with the pixels (`boxes.py`).
 
     A damaged record is replaced by the next one of the epoch's order, with weight 1, and counted.
     Where a schedule decides which dataset fills a place, it is replaced by one of the same dataset.
@@ -234,23 +240,23 @@ def train_batches(
         num_frames: T.
         crop_size: H = W, pixels.
         short_side: (low, high), pixels; low >= crop_size.
-        repeats: samples of each record per epoch; divides ``batch_size``.
+        repeats: samples of each record per epoch; divides `batch_size`.
         seed: of the order and of everything random in a clip.
         start_step: first batch; any step costs the same to start from.
         num_steps: how many batches; None: without end.
         host: number of this host.
-        num_hosts: divides ``batch_size``.
+        num_hosts: divides `batch_size`.
         num_threads: that decode; None: one per processor core of this process.
         prefetch: batches decoded ahead of the one being returned.
         max_bad_records: damaged records that this host bears with.
-        reduced: decode at a reduced size where the clip is at most half as large (see ``decode``).
-        schedule: how batches are made of several datasets, see ``order.py``; None: as above. B may
-            then differ from batch to batch, and ``batch_size`` counts only where batches are of
+        reduced: decode at a reduced size where the clip is at most half as large (see `decode`).
+        schedule: how batches are made of several datasets, see `order.py`; None: as above. B may
+            then differ from batch to batch, and `batch_size` counts only where batches are of
             several datasets.
 
     Raises:
         ValueError: an argument, a dataset directory or a sampling rule that does not fit.
-        RecordError: (while iterating) more than ``max_bad_records`` damaged records; the text names
+        RecordError: (while iterating) more than `max_bad_records` damaged records; the text names
             file and record.
     """
     plan = TrainingPlan(
@@ -267,8 +273,10 @@ def train_batches(
         reduced=reduced,
         schedule=schedule,
     )
-    steps = itertools.count(start_step) if num_steps is None else itertools.islice(
-        itertools.count(start_step), num_steps
+    steps = (
+        itertools.count(start_step)
+        if num_steps is None
+        else itertools.islice(itertools.count(start_step), num_steps)
     )
     return TrainBatches(
         map(plan.batch, steps),
@@ -312,14 +320,14 @@ def evaluation_batches(
         crop_size: H = W, pixels.
         short_side: to which whole frames are resized, pixels, >= crop_size.
         temporal_views: clips spread over the video; only 'strided' sampling has more than one.
-            A source with boxes may have more short sides and mirrored views: see ``boxes.BoxOptions``.
+            A source with boxes may have more short sides and mirrored views: see `boxes.BoxOptions`.
         spatial_views: 1 (centre) or 3 (left, centre, right, or top, centre, bottom).
-        dataset: the number to write as ``dataset``.
-        host, num_hosts, num_threads, prefetch, max_bad_records, reduced: as in ``train_batches``.
+        dataset: the number to write as `dataset`.
+        host, num_hosts, num_threads, prefetch, max_bad_records, reduced: as in `train_batches`.
 
     Raises:
         ValueError: an argument or a dataset directory that does not fit.
-        RecordError: (while iterating) more than ``max_bad_records`` damaged records; the text names
+        RecordError: (while iterating) more than `max_bad_records` damaged records; the text names
             file and record.
     """
     spec = TestSpec(

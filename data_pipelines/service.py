@@ -3,7 +3,7 @@
     python -m data_pipelines.service dispatcher --port=5050            # once, on any machine
     python -m data_pipelines.service worker --dispatcher=HOST:5050     # on every machine that is to help
 
-and in training ``config.input.tf_data_service = 'HOST:5050'``. The workers need this code, the same
+and in training `config.input.tf_data_service = 'HOST:5050'`. The workers need this code, the same
 data under the same paths, and TensorFlow. Whoever can reach the ports can have them read and run
 things: keep them inside a trusted network.
 
@@ -66,7 +66,8 @@ def _plan(text: str) -> TrainingPlan:
     if options.get('schedule') is not None:
         options['schedule'] = ScheduleOptions(**options['schedule'])
     return TrainingPlan(
-        [Source(**{**source, 'boxes': BoxOptions(**source['boxes'])}) for source in sources], **options
+        [Source(**{**source, 'boxes': BoxOptions(**source['boxes'])}) for source in sources],
+        **options,
     )
 
 
@@ -81,13 +82,13 @@ def _fill(
 
 
 class ServiceBatches:
-    """The iterator that ``pipeline.train_batches`` returns, of batches that a service makes.
+    """The iterator that `pipeline.train_batches` returns, of batches that a service makes.
 
     Attributes:
-        samples_per_epoch: see ``TrainingPlan``.
+        samples_per_epoch: see `TrainingPlan`.
         element_spec: name -> (shape, type) of the arrays of every batch.
-        step: number of the batch that ``next()`` returns next.
-        wait_seconds: time spent in ``next()`` so far.
+        step: number of the batch that `next()` returns next.
+        wait_seconds: time spent in `next()` so far.
     """
 
     def __init__(
@@ -100,9 +101,9 @@ class ServiceBatches:
         max_bad_records: int,
         **options,
     ):
-        """Asks the service at ``address`` (HOST:PORT) for batches.
+        """Asks the service at `address` (HOST:PORT) for batches.
 
-        The other arguments are those of ``pipeline.train_batches``.
+        The other arguments are those of `pipeline.train_batches`.
 
         Raises:
             ValueError: nobody answers at the address, or an argument does not fit.
@@ -244,7 +245,7 @@ def _check_answers(address: str) -> None:
 
 
 def _register(tf, num_threads: int) -> Any:
-    """Makes the function that fills batches known under ``_TOKEN``. Keep what it returns.
+    """Makes the function that fills batches known under `_TOKEN`. Keep what it returns.
 
     Raises:
         RuntimeError: another Python function has been registered before.
@@ -268,10 +269,10 @@ def _register(tf, num_threads: int) -> Any:
 def start_worker(
     dispatcher: str, *, port: int = 0, host: str | None = None, num_threads: int | None = None
 ):
-    """Starts a worker in this process; returns an object to ``join()`` and to keep.
+    """Starts a worker in this process; returns an object to `join()` and to keep.
 
     Raises:
-        ValueError: nobody answers at ``dispatcher``.
+        ValueError: nobody answers at `dispatcher`.
     """
     tf = import_tensorflow()
     dispatcher = dispatcher.removeprefix('grpc://')
@@ -289,7 +290,7 @@ def start_worker(
 
 
 def start_dispatcher(port: int):
-    """Starts a dispatcher in this process; returns an object to ``join()`` and to keep."""
+    """Starts a dispatcher in this process; returns an object to `join()` and to keep."""
     tf = import_tensorflow()
     try:
         return tf.data.experimental.service.DispatchServer(

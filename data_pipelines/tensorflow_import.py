@@ -5,7 +5,7 @@ import functools
 
 @functools.cache
 def import_tensorflow():
-    """The module ``tensorflow``; its GPUs are hidden, because JAX has them in the same process.
+    """The module `tensorflow`; its GPUs are hidden, because JAX has them in the same process.
 
     Raises:
         ValueError: it is not installed.

@@ -1,4 +1,4 @@
-"""Our batches as a ``tf.data.Dataset``, for code that wants one."""
+"""Our batches as a `tf.data.Dataset`, for code that wants one."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,7 @@ from data_pipelines.workers import Batch, Batches
 
 
 def as_tf_dataset(make_batches: Callable[[], Batches]):
-    """The same batches, in the same order, as elements of a ``tf.data.Dataset``.
+    """The same batches, in the same order, as elements of a `tf.data.Dataset`.
 
         dataset = as_tf_dataset(functools.partial(
             train_batches, [source], batch_size=16, num_frames=32, crop_size=224,
@@ -17,7 +17,7 @@ def as_tf_dataset(make_batches: Callable[[], Batches]):
     decoding stay where they are: in this process, on the threads of the batches.
 
     Args:
-        make_batches: starts batches, by ``train_batches`` or ``evaluation_batches``.
+        make_batches: starts batches, by `train_batches` or `evaluation_batches`.
 
     Raises:
         ValueError: TensorFlow is not installed.

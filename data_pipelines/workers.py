@@ -17,7 +17,9 @@ import numpy as np
 from data_pipelines.storage.sequence_example import RecordError
 
 Batch = dict[str, np.ndarray]
-ElementSpec = dict[str, tuple[tuple[int | None, ...], np.dtype]]  # None: differs from batch to batch
+ElementSpec = dict[
+    str, tuple[tuple[int | None, ...], np.dtype]
+]  # None: differs from batch to batch
 
 
 class Damage(NamedTuple):
@@ -70,13 +72,13 @@ class DamageLog:
 
 
 class Batches:
-    """Iterator of batches. Close it, or use it in a ``with``, to stop its threads early.
+    """Iterator of batches. Close it, or use it in a `with`, to stop its threads early.
 
     Switches OpenCV's own threads off, for the whole process: they would compete with these.
 
     Attributes:
         element_spec: name -> (shape, type) of the arrays of every batch.
-        wait_seconds: time spent in ``next()`` so far, that is, waiting for data.
+        wait_seconds: time spent in `next()` so far, that is, waiting for data.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class Batches:
         return self._damage.bad_records
 
     def _submit(self, batches: int) -> None:
-        """Starts work until ``batches`` batches are under way, or the plan ends."""
+        """Starts work until `batches` batches are under way, or the plan ends."""
         while len(self._pending) < batches:
             planned = next(self._plan, None)
             if planned is None:

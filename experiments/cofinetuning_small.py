@@ -82,7 +82,9 @@ class Condition:
         return f'upstream_{self.upstream_videos}_scenes_{self.scene_videos}_steps_{self.steps}'
 
     def videos(self, datasets: Sequence[str]) -> int:
-        return sum(self.scene_videos if name == DOWNSTREAM else self.upstream_videos for name in datasets)
+        return sum(
+            self.scene_videos if name == DOWNSTREAM else self.upstream_videos for name in datasets
+        )
 
 
 def arms(condition: Condition) -> dict[str, tuple[Stage, ...]]:
@@ -110,16 +112,24 @@ def arms(condition: Condition) -> dict[str, tuple[Stage, ...]]:
 
 
 def stage_config(
-    stages: Sequence[Stage], number: int, condition: Condition, seed: int, validation_videos: int, workdir: Path
+    stages: Sequence[Stage],
+    number: int,
+    condition: Condition,
+    seed: int,
+    validation_videos: int,
+    workdir: Path,
 ) -> ml_collections.ConfigDict:
     """quickstart_cofinetune with the stage's datasets and schedule; nothing else differs between arms."""
     config, stage = quickstart_cofinetune.get_config(), stages[number]
     config.seed = seed
     config.data_root = str(workdir.parent / 'data')
     config.synthetic.update(
-        train_videos=condition.upstream_videos, validation_videos=validation_videos, seed=seed,
-        scene_train_videos=condition.scene_videos, scene_validation_videos=2 * validation_videos,
-    )  # fmt: skip
+        train_videos=condition.upstream_videos,
+        validation_videos=validation_videos,
+        seed=seed,
+        scene_train_videos=condition.scene_videos,
+        scene_validation_videos=2 * validation_videos,
+    )
     config.batch_size = BATCH_SIZE
     steps = steps_of(stages, condition)[number]
     config.epochs = steps * BATCH_SIZE / condition.videos(stage.datasets)
@@ -142,7 +152,10 @@ def stage_config(
 
 def steps_of(stages: Sequence[Stage], condition: Condition) -> list[int]:
     """Updates of each stage; together those of the condition."""
-    ends = [round(condition.steps * sum(stage.share for stage in stages[: number + 1])) for number in range(len(stages))]
+    ends = [
+        round(condition.steps * sum(stage.share for stage in stages[: number + 1]))
+        for number in range(len(stages))
+    ]
     return [end - start for start, end in zip([0, *ends], ends)]
 
 
@@ -152,17 +165,25 @@ def train(condition: Condition, seed: int, arm: str, validation_videos: int, out
     stages = arms(condition)[arm]
     line = {**dataclasses.asdict(condition), 'seed': seed, 'arm': arm, 'clips': {}}
     for number, steps in enumerate(steps_of(stages, condition)):
-        config = read_config(stage_config(stages, number, condition, seed, validation_videos, workdir))
+        config = read_config(
+            stage_config(stages, number, condition, seed, validation_videos, workdir)
+        )
         outcome = train_and_evaluate(config, workdir / str(number))
         for name, result in outcome.accuracy.items():
-            line['clips'][name] = round(steps * BATCH_SIZE * _mean(small_runs.logged(workdir / str(number), f'share/{name}')))
+            line['clips'][name] = round(
+                steps
+                * BATCH_SIZE
+                * _mean(small_runs.logged(workdir / str(number), f'share/{name}'))
+            )
             if name == DOWNSTREAM:
                 line |= {'mAP': result.mean_average_precision, 'boxes': result.boxes}
                 line |= {third: getattr(result, third) for third in ('frequent', 'middle', 'rare')}
             else:
                 line['top1'] = result.top1
     # How far the training clips were learned: the localisation loss of the last updates.
-    line['loss'] = small_runs.logged(workdir / str(len(stages) - 1), f'localisation/{DOWNSTREAM}')[-1][1]
+    line['loss'] = small_runs.logged(workdir / str(len(stages) - 1), f'localisation/{DOWNSTREAM}')[
+        -1
+    ][1]
     line['finished'] = time.time()
     with open(output / RESULTS_FILE, 'a', encoding='utf-8') as file:
         file.write(json.dumps(line) + '\n')
@@ -179,10 +200,16 @@ def _mean(windows: Sequence[tuple[int, float]]) -> float:
 def read_lines(output: Path) -> list[dict[str, Any]]:
     """The finished trainings."""
     path = output / RESULTS_FILE
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+        if path.exists()
+        else []
+    )
 
 
-def unfinished(output: Path, conditions: Sequence[Condition], seeds: int, validation_videos: int) -> list[Training]:
+def unfinished(
+    output: Path, conditions: Sequence[Condition], seeds: int, validation_videos: int
+) -> list[Training]:
     """What is to be trained: one condition after the other, in it seed by seed."""
     finished = {(_condition(line), line['seed'], line['arm']) for line in read_lines(output)}
     return [
@@ -207,30 +234,40 @@ def write_results(page: Path, output: Path, conditions: Sequence[Condition], see
     Raises:
         UserError: too little is.
     """
-    lines = [line for line in read_lines(output) if line['seed'] < seeds and _condition(line) in conditions]
+    lines = [
+        line
+        for line in read_lines(output)
+        if line['seed'] < seeds and _condition(line) in conditions
+    ]
     outcomes = read_outcomes(lines)
     if not outcomes:
         raise UserError(f'{output}: no two seeds of which all arms are finished')
     chosen = ' '.join(f'{one.upstream_videos}:{one.scene_videos}:{one.steps}' for one in outcomes)
-    command = (
-        f'python experiments/cofinetuning_small.py --output=runs/cofinetuning_small --seeds={seeds} --conditions {chosen}'
-    )
+    command = f'python experiments/cofinetuning_small.py --output=runs/cofinetuning_small --seeds={seeds} --conditions {chosen}'
     write_page(page, outcomes, lines=lines, command=command)
 
 
 def parse_condition(text: str) -> Condition:
     parts = text.split(':')
     if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise argparse.ArgumentTypeError(f'{text!r} is not UPSTREAM:SCENES:STEPS, such as 200:60:800')
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not UPSTREAM:SCENES:STEPS, such as 200:60:800'
+        )
     return Condition(*map(int, parts))
 
 
 def main() -> int:
     return small_runs.run_experiment(
-        'cofinetuning_small', __doc__, conditions=parse_condition, metavar='UPSTREAM:SCENES:STEPS', default=('200:60:800',),
+        'cofinetuning_small',
+        __doc__,
+        conditions=parse_condition,
+        metavar='UPSTREAM:SCENES:STEPS',
+        default=('200:60:800',),
         validation_videos=(100, 'of the upstream dataset; of "scenes" twice as many'),
-        cpu_devices=quickstart_cofinetune.get_config().cpu_devices, unfinished=unfinished, write_results=write_results,
-    )  # fmt: skip
+        cpu_devices=quickstart_cofinetune.get_config().cpu_devices,
+        unfinished=unfinished,
+        write_results=write_results,
+    )
 
 
 if __name__ == '__main__':

@@ -25,7 +25,12 @@ _TITLES = {
     'accumulated': 'accumulated',
 }
 _FIGURES = ('mAP', 'frequent', 'middle', 'rare')
-_HALF = ('transfer_half', 'alternating', 'uniform', 'accumulated')  # half of the clips of each are of "scenes"
+_HALF = (
+    'transfer_half',
+    'alternating',
+    'uniform',
+    'accumulated',
+)  # half of the clips of each are of "scenes"
 _UPSTREAM = 'directions'
 _LIMITS = (
     '## Limits',
@@ -67,7 +72,12 @@ def read_outcomes(lines: Sequence[Mapping[str, Any]]) -> list[Outcome]:
     for condition, seeds in conditions.items():
         complete = [found for _, found in sorted(seeds.items()) if found.keys() == _TITLES.keys()]
         if len(complete) > 1:
-            outcomes.append(Outcome(*condition, {arm: _figures([found[arm] for found in complete]) for arm in _TITLES}))
+            outcomes.append(
+                Outcome(
+                    *condition,
+                    {arm: _figures([found[arm] for found in complete]) for arm in _TITLES},
+                )
+            )
     return outcomes
 
 
@@ -80,7 +90,9 @@ def _figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return found
 
 
-def write_page(path: Path, outcomes: Sequence[Outcome], *, lines: Sequence[Mapping[str, Any]], command: str) -> None:
+def write_page(
+    path: Path, outcomes: Sequence[Outcome], *, lines: Sequence[Mapping[str, Any]], command: str
+) -> None:
     """Writes the page and, beside it, its plot and the lines that it was made from."""
     picture, data = path.with_suffix('.png'), path.with_suffix('.jsonl')
     data.write_text(''.join(f'{json.dumps(line)}\n' for line in lines), encoding='utf-8')
@@ -113,7 +125,10 @@ def _tables(outcome: Outcome) -> list[str]:
     ]
     for arm, figures in outcome.arms.items():
         cells = [spread(figures[name]) for name in _FIGURES]
-        cells += [f'{figures["clips"].mean() / outcome.scene_videos:.0f}', f'{figures["loss"].mean():.3f}']
+        cells += [
+            f'{figures["clips"].mean() / outcome.scene_videos:.0f}',
+            f'{figures["loss"].mean():.3f}',
+        ]
         cells.append(spread(figures['top1']) if 'top1' in figures else '')
         lines.append(row(_TITLES[arm], cells))
     titled = {_TITLES[arm]: figures for arm, figures in outcome.arms.items()}
@@ -126,7 +141,9 @@ def _tables(outcome: Outcome) -> list[str]:
         '',
         'The same among the arms of which half of the clips are of scenes:',
         '',
-        *differences({_TITLES[arm]: titled[_TITLES[arm]] for arm in _HALF}, _TITLES[_HALF[0]], _FIGURES),
+        *differences(
+            {_TITLES[arm]: titled[_TITLES[arm]] for arm in _HALF}, _TITLES[_HALF[0]], _FIGURES
+        ),
     ]
     return lines
 

@@ -36,7 +36,12 @@ sys.path.insert(0, str(ROOT))
 
 from configs import quickstart  # noqa: E402
 from experiments import small_runs  # noqa: E402
-from experiments.multitrain_small_page import Outcome, read_agreements, training_accuracy, write_page  # noqa: E402
+from experiments.multitrain_small_page import (
+    Outcome,
+    read_agreements,
+    training_accuracy,
+    write_page,
+)  # noqa: E402
 from experiments.small_runs import Training  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
@@ -86,7 +91,9 @@ def run_config(
     config = quickstart.get_config()
     config.seed = seed
     config.data_root = str(workdir_of(output, condition, seed, 'data'))
-    config.synthetic.update(train_videos=condition.train_videos, validation_videos=validation_videos, seed=seed)
+    config.synthetic.update(
+        train_videos=condition.train_videos, validation_videos=validation_videos, seed=seed
+    )
     config.epochs = condition.steps * config.batch_size / (condition.train_videos * len(DATASETS))
     for name in DATASETS:
         if name not in run.datasets:
@@ -106,7 +113,9 @@ def workdir_of(output: Path, condition: Condition, seed: int, name: str) -> Path
     return output / condition.directory / f'seed_{seed}' / name
 
 
-def unfinished(output: Path, conditions: Sequence[Condition], seeds: int, validation_videos: int) -> list[Training]:
+def unfinished(
+    output: Path, conditions: Sequence[Condition], seeds: int, validation_videos: int
+) -> list[Training]:
     """What is to be trained: one condition after the other, in it seed by seed."""
     everything = itertools.product(conditions, range(seeds), RUNS)
     return [
@@ -139,19 +148,28 @@ def read_outcome(output: Path, condition: Condition, seeds: int) -> Outcome | No
             tested, trained = {}, {}
             for run in runs:
                 tested |= {name: 100 * result.top1 for name, result in found[run].accuracy.items()}
-                trained |= training_accuracy(workdir_of(output, condition, seed, run), found[run].accuracy)
+                trained |= training_accuracy(
+                    workdir_of(output, condition, seed, run), found[run].accuracy
+                )
             for table, accuracy in ((test, tested), (train, trained)):
                 for name in DATASETS:
                     table[arm][name].append(accuracy[name])
                 table[arm]['average'].append(sum(accuracy.values()) / len(DATASETS))
             if any(run.projection for run in runs.values()):
-                relations = workdir_of(output, condition, seed, 'data') / 'videos' / 'relations.json'
-                for name, one in read_agreements(workdir_of(output, condition, seed, arm), relations).items():
+                relations = (
+                    workdir_of(output, condition, seed, 'data') / 'videos' / 'relations.json'
+                )
+                for name, one in read_agreements(
+                    workdir_of(output, condition, seed, arm), relations
+                ).items():
                     agreements.setdefault(arm, {}).setdefault(name, []).append(one)
     if len(test['joint']['average']) < 2:
         return None
     test, train = (
-        {arm: {name: np.array(values) for name, values in columns.items()} for arm, columns in table.items()}
+        {
+            arm: {name: np.array(values) for name, values in columns.items()}
+            for arm, columns in table.items()
+        }
         for table in (test, train)
     )
     return Outcome(condition.train_videos, condition.steps, test, train, agreements)
@@ -163,7 +181,11 @@ def write_results(page: Path, output: Path, conditions: Sequence[Condition], see
     Raises:
         UserError: too little is.
     """
-    found = [outcome for outcome in (read_outcome(output, one, seeds) for one in conditions) if outcome is not None]
+    found = [
+        outcome
+        for outcome in (read_outcome(output, one, seeds) for one in conditions)
+        if outcome is not None
+    ]
     if not found:
         raise UserError(f'{output}: no two seeds of which all arms are finished')
     finished = max(path.stat().st_mtime for path in output.glob('*/seed_*/*/results.json'))
@@ -182,10 +204,16 @@ def parse_condition(text: str) -> Condition:
 
 def main() -> int:
     return small_runs.run_experiment(
-        'multitrain_small', __doc__, conditions=parse_condition, metavar='VIDEOS:STEPS', default=('40:500', '80:500'),
-        validation_videos=(200, 'of each dataset'), cpu_devices=quickstart.get_config().cpu_devices,
-        unfinished=unfinished, write_results=write_results,
-    )  # fmt: skip
+        'multitrain_small',
+        __doc__,
+        conditions=parse_condition,
+        metavar='VIDEOS:STEPS',
+        default=('40:500', '80:500'),
+        validation_videos=(200, 'of each dataset'),
+        cpu_devices=quickstart.get_config().cpu_devices,
+        unfinished=unfinished,
+        write_results=write_results,
+    )
 
 
 if __name__ == '__main__':

@@ -111,7 +111,9 @@ def _tables(outcome: Outcome, clips_per_step: float) -> list[str]:
         '"Training clips" is the average top-1 of the (augmented, mixed) training clips of the last 100 updates: how far the '
         'training set was learned at this compute.',
         '',
-        *differences({_TITLES[arm]: top1 for arm, top1 in outcome.test.items()}, _TITLES[_BASELINE], columns),
+        *differences(
+            {_TITLES[arm]: top1 for arm, top1 in outcome.test.items()}, _TITLES[_BASELINE], columns
+        ),
     ]
     if outcome.agreements:
         first = next(iter(outcome.agreements.values()))
@@ -123,7 +125,10 @@ def _tables(outcome: Outcome, clips_per_step: float) -> list[str]:
             *table_head(['arm', *first]),
         ]
         for arm, found in outcome.agreements.items():
-            cells = [f'{np.mean([one.right for one in found[name]]):.1f} of {found[name][0].classes}' for name in first]
+            cells = [
+                f'{np.mean([one.right for one in found[name]]):.1f} of {found[name][0].classes}'
+                for name in first
+            ]
             lines.append(row(_TITLES[arm], cells))
         lines.append(row('drawn blindly', [f'{found[0].chance:.1f}' for found in first.values()]))
     return lines

@@ -40,7 +40,9 @@ def _difference(values: np.ndarray) -> str:
     return f'{values.mean():+.1f} [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}], {(values > 0).sum()}/{len(values)}'
 
 
-def differences(arms: Mapping[str, Mapping[str, np.ndarray]], baseline: str, figures: Sequence[str]) -> list[str]:
+def differences(
+    arms: Mapping[str, Mapping[str, np.ndarray]], baseline: str, figures: Sequence[str]
+) -> list[str]:
     """A table of what every arm has more than the baseline; `arms`: title -> figure -> f[seeds]."""
     lines = [
         f'Difference from "{baseline}", seed by seed: mean [95 % interval, Student], seeds that are better.',
@@ -49,7 +51,9 @@ def differences(arms: Mapping[str, Mapping[str, np.ndarray]], baseline: str, fig
     ]
     for title, found in arms.items():
         if title != baseline:
-            lines.append(row(title, [_difference(found[name] - arms[baseline][name]) for name in figures]))
+            lines.append(
+                row(title, [_difference(found[name] - arms[baseline][name]) for name in figures])
+            )
     return lines
 
 

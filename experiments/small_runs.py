@@ -65,20 +65,32 @@ def run_experiment(
         write_results: page, output, conditions and seeds: writes the page.
     """
     parser = argparse.ArgumentParser(
-        prog=f'python experiments/{name}.py', description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f'python experiments/{name}.py',
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--output', required=True, help='directory of videos and runs')
     parser.add_argument('--seeds', type=int, default=5, help='(default: %(default)s)')
     parser.add_argument(
-        '--conditions', type=conditions, nargs='+', metavar=metavar, default=[conditions(text) for text in default],
+        '--conditions',
+        type=conditions,
+        nargs='+',
+        metavar=metavar,
+        default=[conditions(text) for text in default],
         help=f'(default: {" ".join(default)})',
-    )  # fmt: skip
+    )
     count, of_what = validation_videos
-    parser.add_argument('--validation_videos', type=int, default=count, help=f'{of_what} (default: %(default)s)')
-    parser.add_argument('--at_most', type=int, metavar='N', help='trainings; the next call goes on (default: all)')
+    parser.add_argument(
+        '--validation_videos', type=int, default=count, help=f'{of_what} (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--at_most', type=int, metavar='N', help='trainings; the next call goes on (default: all)'
+    )
     page = Path(__file__).with_name(f'{name.upper()}.md')
     parser.add_argument('--page', type=Path, default=page, help='(default: %(default)s)')
-    parser.add_argument('--page_only', action='store_true', help='train nothing; write the page of what is finished')
+    parser.add_argument(
+        '--page_only', action='store_true', help='train nothing; write the page of what is finished'
+    )
     args = parser.parse_args()
     progress.set_up_logging()
     output = Path(args.output).expanduser().resolve()
@@ -104,11 +116,24 @@ def run_each(todo: Sequence[Training], *, cpu_devices: int, at_most: int | None 
     done = 0
     for number, training in enumerate(todo[:at_most]):
         _, left = countdown.update(done)
-        _log.info('==== %s: training %d of %d, %s left', training.title, number + 1, len(todo), progress.duration(left))
+        _log.info(
+            '==== %s: training %d of %d, %s left',
+            training.title,
+            number + 1,
+            len(todo),
+            progress.duration(left),
+        )
         started = time.monotonic()
-        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
+        with concurrent.futures.ProcessPoolExecutor(
+            1, multiprocessing.get_context('spawn')
+        ) as process:
             outcome = process.submit(_run, training, cpu_devices).result()
-        _log.info('==== %s: %s (%s)', training.title, outcome, progress.duration(time.monotonic() - started))
+        _log.info(
+            '==== %s: %s (%s)',
+            training.title,
+            outcome,
+            progress.duration(time.monotonic() - started),
+        )
         done += training.steps
     return len(todo[at_most:]) if at_most is not None else 0
 
@@ -130,7 +155,9 @@ def check_settings(output: Path, current: Mapping[str, Any]) -> None:
     if path.exists():
         stored = json.loads(path.read_text(encoding='utf-8'))
         if stored != current:
-            raise UserError(f'{output} holds runs with {stored}, not {dict(current)}; choose another --output')
+            raise UserError(
+                f'{output} holds runs with {stored}, not {dict(current)}; choose another --output'
+            )
         return
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(current, indent=1) + '\n', encoding='utf-8')
@@ -143,4 +170,7 @@ def logged(workdir: Path, tag: str) -> list[tuple[int, float]]:
 
     events = EventAccumulator(str(workdir))
     events.Reload()
-    return [(event.step, float(tensor_util.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+    return [
+        (event.step, float(tensor_util.make_ndarray(event.tensor_proto)))
+        for event in events.Tensors(tag)
+    ]

@@ -39,7 +39,11 @@ class KeyFrames:
     def number(self, video: str, microseconds: int) -> int | None:
         """A new number for a new key frame; None for an excluded one."""
         moment = (video, microseconds)
-        return None if moment in self._excluded else self._numbers.setdefault(moment, len(self._numbers))
+        return (
+            None
+            if moment in self._excluded
+            else self._numbers.setdefault(moment, len(self._numbers))
+        )
 
 
 def read_rows(path: str | os.PathLike, key_frames: KeyFrames, *, scores: bool) -> Rows:
@@ -65,11 +69,15 @@ def read_rows(path: str | os.PathLike, key_frames: KeyFrames, *, scores: bool) -
             # An action may be written 12 or 12.0, as PySlowFast writes it.
             kept.append((last[2], *map(float, cells[2:7]), float(cells[7]) if scores else 0.0))
         except ValueError as error:
-            raise ValueError(f'{where}: not a number among {",".join(cells[2:])}; wanted {wanted}') from error
+            raise ValueError(
+                f'{where}: not a number among {",".join(cells[2:])}; wanted {wanted}'
+            ) from error
     values = np.array(kept, np.float64).reshape(-1, 7)
     bad = np.flatnonzero(~np.isfinite(values).all(1) | (values[:, 5] % 1 != 0))
     if len(bad):
-        raise ValueError(f'{os.fspath(path)}: {values[bad[0], 1:].tolist()}: a number is infinite, or the action is not whole')
+        raise ValueError(
+            f'{os.fspath(path)}: {values[bad[0], 1:].tolist()}: a number is infinite, or the action is not whole'
+        )
     return Rows(
         values[:, 0].astype(np.int64),
         values[:, 5].astype(np.int64),
@@ -96,8 +104,8 @@ def evaluate_files(
         protocol: how to match.
 
     Returns:
-        ``map`` and ``average_precision`` by action name (None: no ground truth); counts of what was read; with
-        `training`, ``thirds``: for 'frequent', 'middle' and 'rare' the mean over its actions, their number and
+        `map` and `average_precision` by action name (None: no ground truth); counts of what was read; with
+        `training`, `thirds`: for 'frequent', 'middle' and 'rare' the mean over its actions, their number and
         their training boxes.
 
     Raises:
@@ -112,7 +120,9 @@ def evaluate_files(
     truth = read_rows(groundtruth, key_frames, scores=False)
     found = read_rows(detections, key_frames, scores=True)
     others = int((~np.isin(found.action, actions)).sum())
-    check_some_match(truth.take(np.isin(truth.action, actions)), found.take(np.isin(found.action, actions)))
+    check_some_match(
+        truth.take(np.isin(truth.action, actions)), found.take(np.isin(found.action, actions))
+    )
     precision = average_precisions(truth, found, actions, protocol=protocol)
     result = {
         'map': float(np.nanmean(precision)),
@@ -123,7 +133,8 @@ def evaluate_files(
         'actions': len(actions),
         'actions_without_groundtruth': int(np.isnan(precision).sum()),
         'average_precision': {
-            name: None if np.isnan(value) else float(value) for name, value in zip(names.values(), precision)
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(names.values(), precision)
         },
     }
     if training is not None:
@@ -145,7 +156,10 @@ def _table(result: dict) -> str:
         return '    -' if value is None else f'{100 * value:5.1f}'
 
     width = max(map(len, result['average_precision']))
-    by_value = sorted(result['average_precision'].items(), key=lambda pair: -(pair[1] if pair[1] is not None else -1))
+    by_value = sorted(
+        result['average_precision'].items(),
+        key=lambda pair: -(pair[1] if pair[1] is not None else -1),
+    )
     lines = [f'{name:<{width}}  {percent(value)}' for name, value in by_value]
     lines += ['', f'{"mAP@0.5 IoU, %":<{width}}  {percent(result["map"])}']
     for third, values in result.get('thirds', {}).items():
@@ -163,13 +177,21 @@ def _table(result: dict) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
-        prog='python -m multitrain_jax.ava_eval', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='python -m multitrain_jax.ava_eval',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--groundtruth', required=True, metavar='CSV')
     parser.add_argument('--detections', required=True, metavar='CSV')
-    parser.add_argument('--labelmap', required=True, metavar='PBTXT', help='actions that are evaluated')
+    parser.add_argument(
+        '--labelmap', required=True, metavar='PBTXT', help='actions that are evaluated'
+    )
     parser.add_argument('--exclusions', metavar='CSV', help='key frames that do not count')
-    parser.add_argument('--training', metavar='CSV', help='training ground truth: also the frequent, middle and rare thirds')
+    parser.add_argument(
+        '--training',
+        metavar='CSV',
+        help='training ground truth: also the frequent, middle and rare thirds',
+    )
     parser.add_argument(
         '--protocol',
         choices=tuple(_PROTOCOLS),
@@ -180,9 +202,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     args = parser.parse_args(argv)
     result = evaluate_files(
-        args.groundtruth, args.detections, args.labelmap,
-        exclusions=args.exclusions, training=args.training, protocol=_PROTOCOLS[args.protocol],
-    )  # fmt: skip
+        args.groundtruth,
+        args.detections,
+        args.labelmap,
+        exclusions=args.exclusions,
+        training=args.training,
+        protocol=_PROTOCOLS[args.protocol],
+    )
     print(json.dumps(result, indent=1, ensure_ascii=False) if args.json else _table(result))
     return 0
 

@@ -71,7 +71,9 @@ class DatasetSpec:
     def __post_init__(self):
         # Files are called after it, also where it comes out of an export or a file of predictions.
         if not self.name or self.name[0] == '.' or set(self.name) & set('/\\\0'):
-            raise UserError(f'dataset {self.name!r}: a name must not be empty, begin with a dot or hold a slash')
+            raise UserError(
+                f'dataset {self.name!r}: a name must not be empty, begin with a dot or hold a slash'
+            )
 
 
 def classifying(datasets: Sequence[DatasetSpec]) -> tuple[DatasetSpec, ...]:
@@ -106,7 +108,12 @@ class BatchSource(Protocol):
 
 
 def check_batch(
-    batch: Batch, *, num_frames: int, image_size: int, datasets: Sequence[DatasetSpec], max_boxes: int | None = None
+    batch: Batch,
+    *,
+    num_frames: int,
+    image_size: int,
+    datasets: Sequence[DatasetSpec],
+    max_boxes: int | None = None,
 ) -> None:
     """Checks the first training batch of a run against the contract.
 
@@ -114,11 +121,18 @@ def check_batch(
         UserError: what differs, and from what.
     """
     clips = batch['video'].shape[0] if 'video' in batch else 0
-    shapes = {'video': (clips, num_frames, image_size, image_size, 3), 'dataset': (clips,), 'weight': (clips,)}
+    shapes = {
+        'video': (clips, num_frames, image_size, image_size, 3),
+        'dataset': (clips,),
+        'weight': (clips,),
+    }
     types = {'video': np.uint8, 'dataset': np.int32, 'weight': np.float32}
     with_labels, with_boxes = classifying(datasets), localising(datasets)
     if any(dataset.multi_label for dataset in with_labels):
-        shapes['label'], types['label'] = (clips, max(len(dataset.classes) for dataset in with_labels)), np.float32
+        shapes['label'], types['label'] = (
+            (clips, max(len(dataset.classes) for dataset in with_labels)),
+            np.float32,
+        )
     else:
         shapes['label'], types['label'] = (clips,), np.int32
     if with_boxes:
@@ -137,9 +151,13 @@ def check_batch(
                 f'batch: {name!r} is {array.dtype}{list(array.shape)}, must be {np.dtype(types[name])}{list(shape)}'
             )
     if clips and not 0 <= batch['dataset'].min() <= batch['dataset'].max() < len(datasets):
-        raise UserError(f'batch: dataset numbers {np.unique(batch["dataset"])} where there are {len(datasets)} datasets')
+        raise UserError(
+            f'batch: dataset numbers {np.unique(batch["dataset"])} where there are {len(datasets)} datasets'
+        )
     if batch['label'].ndim == 1:
-        classes = np.array([1 if dataset.localisation else len(dataset.classes) for dataset in datasets])[batch['dataset']]
+        classes = np.array(
+            [1 if dataset.localisation else len(dataset.classes) for dataset in datasets]
+        )[batch['dataset']]
         wrong = np.flatnonzero((batch['label'] < 0) | (batch['label'] >= classes))
         if wrong.size:
             row = wrong[0]
@@ -154,9 +172,15 @@ def check_batch(
 
 def _check_boxes(batch: Batch, datasets: Sequence[DatasetSpec]) -> None:
     boxes, real = batch['boxes'], batch['box_mask'] > 0
-    inside = ((boxes >= 0) & (boxes <= 1)).all(-1) & (boxes[..., :2] <= boxes[..., 2:]).all(-1)  # False for NaN
-    actions = np.array([len(dataset.classes) if dataset.localisation else 0 for dataset in datasets])[batch['dataset']]
-    strange = batch['box_label'].any(1) & (np.arange(batch['box_label'].shape[2]) >= actions[:, None])  # [B, A]
+    inside = ((boxes >= 0) & (boxes <= 1)).all(-1) & (boxes[..., :2] <= boxes[..., 2:]).all(
+        -1
+    )  # False for NaN
+    actions = np.array(
+        [len(dataset.classes) if dataset.localisation else 0 for dataset in datasets]
+    )[batch['dataset']]
+    strange = batch['box_label'].any(1) & (
+        np.arange(batch['box_label'].shape[2]) >= actions[:, None]
+    )  # [B, A]
     for wrong, what in (
         ((real & ~inside).any(1), 'has a box that is not x1, y1, x2, y2 within 0 to 1'),
         (real.any(1) & (actions == 0), 'has boxes, but its dataset is not one of localisation'),
@@ -164,4 +188,6 @@ def _check_boxes(batch: Batch, datasets: Sequence[DatasetSpec]) -> None:
     ):
         if wrong.any():
             row = np.flatnonzero(wrong)[0]
-            raise UserError(f'batch: clip {row}, of dataset {datasets[batch["dataset"][row]].name}, {what}')
+            raise UserError(
+                f'batch: clip {row}, of dataset {datasets[batch["dataset"][row]].name}, {what}'
+            )

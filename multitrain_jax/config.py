@@ -23,22 +23,32 @@ class DatasetConfig:
     """One dataset: where it is, how clips are taken from its videos, what it weighs."""
 
     path: str  # directory with dataset.json, relative to `data_root`; 'tfds:NAME'; or 'dmvr:MODULE:FUNCTION'
-    sampling: Literal['strided', 'uniform', 'key_frame']  # part of the video at a fixed step, all of it, around a key frame
+    sampling: Literal[
+        'strided', 'uniform', 'key_frame'
+    ]  # part of the video at a fixed step, all of it, around a key frame
     stride: int  # 'strided' and 'key_frame': step between frames, counted at `target_frame_rate`
-    target_frame_rate: float | None  # frames per second that `stride` counts in; None: stored frames
+    target_frame_rate: (
+        float | None
+    )  # frames per second that `stride` counts in; None: stored frames
     flip: bool  # mirror half of the training clips; False where left and right matter
     loss_weight: float = 1.0  # factor of the dataset's classification and projection losses
     train_split: str = 'train'
     evaluation_split: str = 'validation'
-    task: Literal['auto', 'classification'] = 'auto'  # 'classification': a localisation dataset's clip-level actions
-    batch_size: int | None = None  # where a batch is of one dataset, and 'accumulated'; None: config.batch_size
+    task: Literal['auto', 'classification'] = (
+        'auto'  # 'classification': a localisation dataset's clip-level actions
+    )
+    batch_size: int | None = (
+        None  # where a batch is of one dataset, and 'accumulated'; None: config.batch_size
+    )
 
     def __post_init__(self):
         for field in ('stride', 'batch_size'):
             if getattr(self, field) is not None and getattr(self, field) < 1:
                 raise ValueError(f'{field}={getattr(self, field)} must be at least 1')
         if self.target_frame_rate is not None and not self.target_frame_rate > 0:
-            raise ValueError(f'target_frame_rate={self.target_frame_rate} must be positive, or None: stored frames')
+            raise ValueError(
+                f'target_frame_rate={self.target_frame_rate} must be positive, or None: stored frames'
+            )
         if not self.loss_weight >= 0:
             raise ValueError(f'loss_weight={self.loss_weight} must not be negative')
 
@@ -47,12 +57,18 @@ class DatasetConfig:
 class InputConfig:
     """How the host makes training batches."""
 
-    short_side: tuple[int, int]  # pixels; resized to a random short side in this range, then cropped
+    short_side: tuple[
+        int, int
+    ]  # pixels; resized to a random short side in this range, then cropped
     repeats: int = 1  # repeated augmentation: samples of each record in its batch
     num_threads: int | None = None  # reading and decoding; None: one per core
     max_bad_records: int = 100  # damaged records to skip before the run stops
-    reduced_decoding: bool = False  # decode at half size where that suffices: faster, slightly other pixels
-    tf_data_service: str | None = None  # HOST:PORT of a tf.data service that makes training batches; None: this host does
+    reduced_decoding: bool = (
+        False  # decode at half size where that suffices: faster, slightly other pixels
+    )
+    tf_data_service: str | None = (
+        None  # HOST:PORT of a tf.data service that makes training batches; None: this host does
+    )
 
     def __post_init__(self):
         if not 0 < self.short_side[0] <= self.short_side[1]:
@@ -60,7 +76,9 @@ class InputConfig:
         if self.repeats < 1:
             raise ValueError(f'repeats={self.repeats} must be at least 1')
         if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f'num_threads={self.num_threads} must be at least 1, or None: one per core')
+            raise ValueError(
+                f'num_threads={self.num_threads} must be at least 1, or None: one per core'
+            )
         if self.max_bad_records < 0:
             raise ValueError(f'max_bad_records={self.max_bad_records} must not be negative')
 
@@ -79,7 +97,9 @@ class EvaluationConfig:
         if self.every_epochs < 0:
             raise ValueError(f'every_epochs={self.every_epochs} must not be negative')
         if self.batch_size < 1 or self.temporal_views < 1:
-            raise ValueError(f'batch_size={self.batch_size} and temporal_views={self.temporal_views} must be positive')
+            raise ValueError(
+                f'batch_size={self.batch_size} and temporal_views={self.temporal_views} must be positive'
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +107,31 @@ class LocalisationConfig:
     """Datasets whose clips have boxes with actions on their key frame."""
 
     max_boxes: int  # places for boxes of a clip
-    jitter: float = 0.0  # training: each side moves by a normal deviate of so many times the box's extent
-    min_visible: float = 0.25  # training: a box of which a smaller part is left after the crop is dropped
-    train_on_proposals: bool = False  # a detector's boxes that overlap a labelled one are further labelled ones
+    jitter: float = (
+        0.0  # training: each side moves by a normal deviate of so many times the box's extent
+    )
+    min_visible: float = (
+        0.25  # training: a box of which a smaller part is left after the crop is dropped
+    )
+    train_on_proposals: bool = (
+        False  # a detector's boxes that overlap a labelled one are further labelled ones
+    )
     proposal_iou: float = 0.75  # from this overlap on
-    candidates: Literal['proposals', 'ground_truth'] = 'proposals'  # the boxes that are scored in evaluation
+    candidates: Literal['proposals', 'ground_truth'] = (
+        'proposals'  # the boxes that are scored in evaluation
+    )
     min_candidate_score: float = 0.8  # of the detector
-    test_short_sides: tuple[int, ...] = ()  # pixels; each is a further view of the clip; (): evaluation.short_side
+    test_short_sides: tuple[
+        int, ...
+    ] = ()  # pixels; each is a further view of the clip; (): evaluation.short_side
     test_flip: bool = False  # each view mirrored, too
     head: LocalisationHeadConfig = LocalisationHeadConfig()
 
     def __post_init__(self):
         if self.max_boxes < 1 or min(self.test_short_sides, default=1) < 1:
-            raise ValueError(f'max_boxes={self.max_boxes} and test_short_sides={self.test_short_sides} must be positive')
+            raise ValueError(
+                f'max_boxes={self.max_boxes} and test_short_sides={self.test_short_sides} must be positive'
+            )
         if not self.jitter >= 0:
             raise ValueError(f'jitter={self.jitter} must not be negative')
         for field in ('min_visible', 'proposal_iou', 'min_candidate_score'):
@@ -119,7 +151,9 @@ class ScheduleConfig:
     task_by_task  one dataset after the other: transfer learning
     """
 
-    kind: Literal['concatenate', 'weighted', 'alternating', 'uniform', 'accumulated', 'task_by_task'] = 'concatenate'
+    kind: Literal[
+        'concatenate', 'weighted', 'alternating', 'uniform', 'accumulated', 'task_by_task'
+    ] = 'concatenate'
     by: Literal['example', 'batch'] = 'example'  # 'weighted': what is drawn
     weights: Mapping[str, float] | None = None  # 'weighted': by name; None: size ** size_power
     size_power: float = 1.0
@@ -129,9 +163,13 @@ class ScheduleConfig:
         if self.kind != 'weighted' and (self.weights is not None or self.size_power != 1.0):
             raise ValueError(f'weights and size_power need kind="weighted", which is {self.kind!r}')
         if self.weights is not None and self.size_power != 1.0:
-            raise ValueError(f'weights and size_power={self.size_power:g} are both given: leave one of them out')
+            raise ValueError(
+                f'weights and size_power={self.size_power:g} are both given: leave one of them out'
+            )
         if self.kind != 'task_by_task' and self.order is not None:
-            raise ValueError(f'order={self.order} needs kind="task_by_task", which is {self.kind!r}')
+            raise ValueError(
+                f'order={self.order} needs kind="task_by_task", which is {self.kind!r}'
+            )
 
     @property
     def by_dataset(self) -> bool:
@@ -145,23 +183,31 @@ class CheckpointConfig:
 
     every_steps: int
     keep: int  # newest ones
-    keep_best: str | None = None  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
+    keep_best: str | None = (
+        None  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
+    )
 
     def __post_init__(self):
         if self.every_steps < 1 or self.keep < 1:
-            raise ValueError(f'every_steps={self.every_steps} and keep={self.keep} must be positive')
+            raise ValueError(
+                f'every_steps={self.every_steps} and keep={self.keep} must be positive'
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class NonFiniteConfig:
     """What becomes of a step whose loss or gradient is not finite. It never changes the model."""
 
-    action: Literal['stop', 'skip'] = 'stop'  # the run stops; 'skip': it goes on with the next batch
+    action: Literal['stop', 'skip'] = (
+        'stop'  # the run stops; 'skip': it goes on with the next batch
+    )
     max_skips: int = 10  # 'skip': in the whole run; one more, and the run stops
 
     def __post_init__(self):
         if self.max_skips < 1:
-            raise ValueError(f'max_skips={self.max_skips} must be at least 1; to stop at once: action="stop"')
+            raise ValueError(
+                f'max_skips={self.max_skips} must be at least 1; to stop at once: action="stop"'
+            )
 
     @property
     def most(self) -> int:
@@ -181,7 +227,9 @@ class SyntheticConfig:
 
     def __post_init__(self):
         if self.train_videos < 1 or self.validation_videos < 1:
-            raise ValueError(f'train_videos={self.train_videos} and validation_videos={self.validation_videos} must be positive')
+            raise ValueError(
+                f'train_videos={self.train_videos} and validation_videos={self.validation_videos} must be positive'
+            )
         if self.seed < 0:
             raise ValueError(f'seed={self.seed} must not be negative')
         if (self.scene_train_videos > 0) != (self.scene_validation_videos > 0):
@@ -210,16 +258,26 @@ class Config:
     checkpoint: CheckpointConfig
     log_every_steps: int
     # Fields that came later have a default, so that checkpoints of earlier configs can be read.
-    init_from: str | None = None  # export, import or workdir whose parameters the run starts from; None: random ones
-    accumulation: Literal['plain', 'two_pass'] = 'plain'  # two_pass: the informative loss sees the whole batch
-    cpu_devices: int | None = None  # run.py splits a CPU into so many devices; None: one. No effect on accelerators
-    projections_from: str | None = None  # file whose matrices the projections start from, see projection_files
+    init_from: str | None = (
+        None  # export, import or workdir whose parameters the run starts from; None: random ones
+    )
+    accumulation: Literal['plain', 'two_pass'] = (
+        'plain'  # two_pass: the informative loss sees the whole batch
+    )
+    cpu_devices: int | None = (
+        None  # run.py splits a CPU into so many devices; None: one. No effect on accelerators
+    )
+    projections_from: str | None = (
+        None  # file whose matrices the projections start from, see projection_files
+    )
     compilation_cache_dir: str | None = None  # keeps compiled programs between runs; None: off
     synthetic: SyntheticConfig | None = None
     localisation: LocalisationConfig | None = None  # needed where a dataset has boxes
     schedule: ScheduleConfig = ScheduleConfig()
     non_finite: NonFiniteConfig = NonFiniteConfig()
-    replay: str | None = None  # file of WORKDIR/non_finite: run.py takes its step again, see `replay`; None: it trains
+    replay: str | None = (
+        None  # file of WORKDIR/non_finite: run.py takes its step again, see `replay`; None: it trains
+    )
     parallel: ParallelConfig = ParallelConfig()
 
     @property
@@ -284,12 +342,18 @@ class Config:
 
     def _check_objective(self) -> None:
         for field, needs in (
-            ('lambda_proj', 'projections'), ('projection_l1', 'projections'), ('lambda_inf', 'expander'),
-        ):  # fmt: skip
+            ('lambda_proj', 'projections'),
+            ('projection_l1', 'projections'),
+            ('lambda_inf', 'expander'),
+        ):
             weight = getattr(self.objective, field)
             if weight > 0 and not getattr(self.model, needs):
-                raise ValueError(f'objective.{field}={weight:g} needs model.{needs}=True; set one of them to match')
-        if self.projections_from is not None and not (self.model.projections and len(self.datasets) > 1):
+                raise ValueError(
+                    f'objective.{field}={weight:g} needs model.{needs}=True; set one of them to match'
+                )
+        if self.projections_from is not None and not (
+            self.model.projections and len(self.datasets) > 1
+        ):
             raise ValueError(
                 f'projections_from={self.projections_from!r} needs model.projections=True and several datasets'
             )
@@ -304,7 +368,11 @@ _MODEL_FIELDS_FROM_ELSEWHERE = {
 
 def read_stored_config(values: Mapping[str, Any]) -> Config:
     """Reads what `dataclass_config.to_dict` made of a Config."""
-    model = {name: value for name, value in values['model'].items() if name not in _MODEL_FIELDS_FROM_ELSEWHERE}
+    model = {
+        name: value
+        for name, value in values['model'].items()
+        if name not in _MODEL_FIELDS_FROM_ELSEWHERE
+    }
     return read_config({**values, 'model': model})
 
 

@@ -69,7 +69,9 @@ def load_config_file(arguments: Sequence[str]) -> ml_collections.ConfigDict | No
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """The reason behind a mistake in flags or a config file, with the override that caused it where that can be told."""
-    given = next((argument for argument in arguments if argument.startswith('--config=')), '--config')
+    given = next(
+        (argument for argument in arguments if argument.startswith('--config=')), '--config'
+    )
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     if 'Traceback' in text:  # of the config file's own code: its last line tells
         reason = text.rpartition('\n')[2]
@@ -85,10 +87,16 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if "<class 'NoneType'> of field" in text:
         field = text.partition(' of field ')[2].partition(' ')[0]
         return f'--{field}: is None in the config file, so that its type is not known here; give it a value in the file'
-    overrides = [argument.partition('=')[0] for argument in arguments if argument.startswith('--config.')]
+    overrides = [
+        argument.partition('=')[0] for argument in arguments if argument.startswith('--config.')
+    ]
     if isinstance(error, (AttributeError, KeyError)) and overrides:
         field = text.split('Did you mean')[0].replace('\\n', ' ').strip(' "\'\\')
-        at_fault = [name for name in overrides if field and field in name.removeprefix('--config.').split('.')]
+        at_fault = [
+            name
+            for name in overrides
+            if field and field in name.removeprefix('--config.').split('.')
+        ]
         hint = text.partition('Did you mean ')[2].partition(' ')[0].strip('"')
         mend = f'; did you mean {hint!r}?' if hint else '; the config file lists the fields'
         return f'{(at_fault or overrides)[0]}: unknown field{mend}'
@@ -100,6 +108,10 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if "no attribute 'get_config'" in text or "no attribute 'to_dict'" in text:
         return f'{given}: needs a function get_config() that returns an ml_collections.ConfigDict'
     path = given.partition('=')[2].partition(':')[0]
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename.endswith(path)]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if path and frame.filename.endswith(path)
+    ]
     place = f', line {lines[-1]}' if lines else ''
     return f'{given}: cannot be loaded ({type(error).__name__}: {text}{place})'

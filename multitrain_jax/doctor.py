@@ -36,12 +36,18 @@ def examine(part: Callable[..., Iterator[Check]], *args) -> Iterator[Check]:
     try:
         yield from part(*args)
     except Exception as error:  # the doctor outlives every patient
-        yield Check('fail', part.__name__.replace('_', ' '), f'{type(error).__name__}: {" ".join(str(error).split())}')
+        yield Check(
+            'fail',
+            part.__name__.replace('_', ' '),
+            f'{type(error).__name__}: {" ".join(str(error).split())}',
+        )
     finally:
         log.setLevel(level)
 
 
-def _parts(config_arguments: list[str]) -> Iterator[tuple[str, Callable[..., Iterator[Check]], tuple]]:
+def _parts(
+    config_arguments: list[str],
+) -> Iterator[tuple[str, Callable[..., Iterator[Check]], tuple]]:
     """(heading, function, its arguments); imported one after the other, so that the first lines come at once."""
     from multitrain_jax.diagnosis import machine
 
@@ -72,23 +78,37 @@ def _lines(check: Check, colour: bool) -> str:
 
 def _wrapped(text: str, first: str, others: str) -> str:
     return textwrap.fill(
-        text, _WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False, break_long_words=False
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_on_hyphens=False,
+        break_long_words=False,
     )
 
 
 def _summary(checks: list[Check]) -> str:
     counts = {state: sum(check.state == state for check in checks) for state in ('warn', 'fail')}
-    told = [f'{count} {name}{"s" if count > 1 else ""}' for name, count in
-            (('failure', counts['fail']), ('warning', counts['warn'])) if count]  # fmt: skip
+    told = [
+        f'{count} {name}{"s" if count > 1 else ""}'
+        for name, count in (('failure', counts['fail']), ('warning', counts['warn']))
+        if count
+    ]
     return ', '.join(told) if told else f'all is well ({len(checks)} checks)'
 
 
 def main() -> int:
     parser = ArgumentParser(
-        prog='python -m multitrain_jax.doctor', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog='python -m multitrain_jax.doctor',
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument('--config', metavar='FILE', help='and --config.FIELD=VALUE: the experiment to look at')
-    parser.add_argument('--json', action='store_true', help='print JSON instead of a table, at the end')
+    parser.add_argument(
+        '--config', metavar='FILE', help='and --config.FIELD=VALUE: the experiment to look at'
+    )
+    parser.add_argument(
+        '--json', action='store_true', help='print JSON instead of a table, at the end'
+    )
     own, others = config_file.split_arguments(sys.argv[1:])
     args = parser.parse_args(others)
     colour = not args.json and sys.stdout.isatty()

@@ -56,28 +56,47 @@ _log = logging.getLogger('multitrain_jax')
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = ArgumentParser(
-        prog='python -m multitrain_jax.evaluate', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog='python -m multitrain_jax.evaluate',
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument('--workdir', help='of a run')
-    model.add_argument('--checkpoint', help='an export or import, a workdir, or WORKDIR/checkpoints/STEP')
-    model.add_argument('--ensemble', nargs='+', metavar='FILE', help='average *_predictions.npz of one dataset instead')
+    model.add_argument(
+        '--checkpoint', help='an export or import, a workdir, or WORKDIR/checkpoints/STEP'
+    )
+    model.add_argument(
+        '--ensemble',
+        nargs='+',
+        metavar='FILE',
+        help='average *_predictions.npz of one dataset instead',
+    )
     parser.add_argument('--step', type=int, help='which checkpoint of a run (default: the newest)')
-    parser.add_argument('--config', metavar='FILE', help='and --config.FIELD=VALUE: data and protocol')
     parser.add_argument(
-        '--datasets', nargs='+', metavar='DATASET',
+        '--config', metavar='FILE', help='and --config.FIELD=VALUE: data and protocol'
+    )
+    parser.add_argument(
+        '--datasets',
+        nargs='+',
+        metavar='DATASET',
         help='NAME: a dataset of the config; NAME=DIR: the head of that name, the data of this directory;\n'
         'DIR: the head with the same classes (default: all of the config)',
-    )  # fmt: skip
+    )
     parser.add_argument('--split', help="(default: the config's evaluation_split, else validation)")
     parser.add_argument('--temporal_views', type=int, help='clips along the video')
     parser.add_argument('--spatial_views', type=int, choices=(1, 3), help='crops of each clip')
     parser.add_argument(
-        '--candidates', choices=('proposals', 'ground_truth'), help='boxes that are scored, where clips have boxes'
+        '--candidates',
+        choices=('proposals', 'ground_truth'),
+        help='boxes that are scored, where clips have boxes',
     )
     parser.add_argument('--short_side', type=int, help='pixels, before cropping')
-    parser.add_argument('--batch_size', type=int, help='views per batch, over all devices of all hosts')
-    parser.add_argument('--output', help='directory of the files (default: "evaluation" beside the checkpoint)')
+    parser.add_argument(
+        '--batch_size', type=int, help='views per batch, over all devices of all hosts'
+    )
+    parser.add_argument(
+        '--output', help='directory of the files (default: "evaluation" beside the checkpoint)'
+    )
     parser.add_argument('--multi_host', action='store_true', help=FLAG_HELP['multi_host'])
     parser.add_argument('--coordinator_address', help=FLAG_HELP['coordinator_address'])
     parser.add_argument('--num_processes', type=int, help=FLAG_HELP['num_processes'])
@@ -93,7 +112,9 @@ def main() -> int:
         found = ensemble(args.ensemble)
         output = Path(args.output or 'ensemble').expanduser()
         result = write_dataset(_make_directory(output), found)
-        _write_metrics(output, {found.spec.name: result}, {'ensemble': [str(path) for path in args.ensemble]})
+        _write_metrics(
+            output, {found.spec.name: result}, {'ensemble': [str(path) for path in args.ensemble]}
+        )
         print(accuracy_table({found.spec.name: result}))
         print(f'\nfiles: {output}')
         return 0
@@ -134,17 +155,29 @@ def _test(args: argparse.Namespace, config_values: Any) -> None:
     for head in setup.tested:
         spec = setup.source.datasets[head]
         videos = 'key frames' if spec.localisation else 'videos'
-        with timed(f'testing {spec.name} ({spec.evaluation_records} {videos}, {spec.views} views of each)'):
+        with timed(
+            f'testing {spec.name} ({spec.evaluation_records} {videos}, {spec.views} views of each)'
+        ):
             scores = setup.score(head)
         unreadable = spec.evaluation_records - len(scores.name)
         if unreadable:
-            _log.warning('%s: %d of %d %s are damaged and do not count', spec.name, unreadable, spec.evaluation_records, videos)
+            _log.warning(
+                '%s: %d of %d %s are damaged and do not count',
+                spec.name,
+                unreadable,
+                spec.evaluation_records,
+                videos,
+            )
         details[spec.name] = {'views': spec.views, 'damaged': unreadable, **setup.describe(head)}
         if spec.localisation:
-            results[spec.name] = write_boxes(output, spec, scores) if main_host else summarise_boxes(scores, spec)
+            results[spec.name] = (
+                write_boxes(output, spec, scores) if main_host else summarise_boxes(scores, spec)
+            )
         else:
             results[spec.name] = (
-                write_dataset(output, Predictions(spec, scores)) if main_host else summarise(scores, spec)
+                write_dataset(output, Predictions(spec, scores))
+                if main_host
+                else summarise(scores, spec)
             )
     if main_host:
         _write_metrics(output, results, setup.about, details)
@@ -159,7 +192,11 @@ def write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores) -> DatasetRe
     """As `write_dataset`, of a dataset whose clips have boxes."""
     write_detections(output / f'detections_{spec.name}.csv', scores, spec)
     fields = [field.name for field in dataclasses.fields(ActionResult)]
-    _write_csv(output / f'{spec.name}_classes.csv', fields, [dataclasses.astuple(action) for action in per_action(scores, spec)])
+    _write_csv(
+        output / f'{spec.name}_classes.csv',
+        fields,
+        [dataclasses.astuple(action) for action in per_action(scores, spec)],
+    )
     return summarise_boxes(scores, spec)
 
 
@@ -168,7 +205,11 @@ def write_dataset(output: Path, predictions: Predictions) -> DatasetResult:
     spec, scores = predictions.spec, predictions.scores
     save(output / f'{spec.name}_predictions.npz', predictions)
     classes = per_class(scores, spec)
-    fields = ['name', 'videos', *(['average_precision'] if spec.multi_label else ['top1', 'top5', 'taken_for'])]
+    fields = [
+        'name',
+        'videos',
+        *(['average_precision'] if spec.multi_label else ['top1', 'top5', 'taken_for']),
+    ]
     rows = [[getattr(entry, field) for field in fields] for entry in classes]
     _write_csv(output / f'{spec.name}_classes.csv', fields, rows)
     if not spec.multi_label:
@@ -191,13 +232,23 @@ def _draw_confusion(path: Path, matrix: np.ndarray, predictions: Predictions) ->
         title += f'\n(the {len(shown)} of {len(spec.classes)} classes with most mistakes)'
     names = [spec.classes[number] for number in shown]
     heat_map(
-        path, shares[np.ix_(shown, shown)], rows=names, columns=names, title=title, row_title='class',
-        column_title='taken for', value_title="share of the class's videos", signed=False,
-    )  # fmt: skip
+        path,
+        shares[np.ix_(shown, shown)],
+        rows=names,
+        columns=names,
+        title=title,
+        row_title='class',
+        column_title='taken for',
+        value_title="share of the class's videos",
+        signed=False,
+    )
 
 
 def _write_metrics(
-    output: Path, results: dict[str, DatasetResult], about: dict[str, Any], details: dict[str, Any] | None = None
+    output: Path,
+    results: dict[str, DatasetResult],
+    about: dict[str, Any],
+    details: dict[str, Any] | None = None,
 ) -> None:
     datasets = {
         name: {key: value for key, value in dataclasses.asdict(result).items() if value is not None}
@@ -207,7 +258,9 @@ def _write_metrics(
     known = [result.primary for result in results.values() if result.primary is not None]
     average = sum(known) / len(known) if known else None
     content = {**about, 'datasets': datasets, 'average': average}
-    (output / 'metrics.json').write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    (output / 'metrics.json').write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8'
+    )
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:

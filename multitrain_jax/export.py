@@ -1,6 +1,6 @@
 """Inference-only exports: parameters of what predictions need, and `model.json` with all that is needed to use them.
 
-    python -m multitrain_jax.export --workdir=runs/quickstart --output=exports/quickstart
+python -m multitrain_jax.export --workdir=runs/quickstart --output=exports/quickstart
 """
 
 import argparse
@@ -67,26 +67,42 @@ class ExportInfo:
 
     def __post_init__(self):
         # A file that was edited must not put wrong names on a head's outputs.
-        for kind, heads, localises in (('num_classes', self.model.num_classes, False), ('num_actions', self.model.num_actions, True)):
-            named = tuple(len(entry.classes) for entry in self.datasets.values() if entry.localisation == localises)
+        for kind, heads, localises in (
+            ('num_classes', self.model.num_classes, False),
+            ('num_actions', self.model.num_actions, True),
+        ):
+            named = tuple(
+                len(entry.classes)
+                for entry in self.datasets.values()
+                if entry.localisation == localises
+            )
             if named != (heads or ()):
-                raise ValueError(f'datasets: have {list(named)} classes, but the heads (model.{kind}) {list(heads or ())}')
+                raise ValueError(
+                    f'datasets: have {list(named)} classes, but the heads (model.{kind}) {list(heads or ())}'
+                )
         if not self.model.backbone.image_size <= self.short_side <= _MOST_PIXELS:
             raise ValueError(
                 f'short_side={self.short_side} must be from {self.model.backbone.image_size} (the image size) to {_MOST_PIXELS}'
             )
         if not 1 <= self.temporal_views <= _MOST_VIEWS:
-            raise ValueError(f'temporal_views={self.temporal_views} must be from 1 to {_MOST_VIEWS}')
+            raise ValueError(
+                f'temporal_views={self.temporal_views} must be from 1 to {_MOST_VIEWS}'
+            )
         if not min(self.std) > 0:
             raise ValueError(f'std={self.std} must be positive')
 
 
 def write_export(
-    output: str | os.PathLike, params: Mapping[str, Any], config: Config, datasets: Sequence[DatasetSpec]
+    output: str | os.PathLike,
+    params: Mapping[str, Any],
+    config: Config,
+    datasets: Sequence[DatasetSpec],
 ) -> None:
     """Writes the export of a run's parameters, those that only training needs left out; see `write_model`."""
     info = export_info(config, datasets)
-    parts = {'backbone', 'heads', 'localisation_heads'} | ({'projections'} if info.model.projections else set())
+    parts = {'backbone', 'heads', 'localisation_heads'} | (
+        {'projections'} if info.model.projections else set()
+    )
     write_model(output, info, {name: value for name, value in params.items() if name in parts})
 
 
@@ -95,13 +111,20 @@ def export_info(config: Config, datasets: Sequence[DatasetSpec]) -> ExportInfo:
     return ExportInfo(
         model=dataclasses.replace(
             with_datasets(config, datasets),
-            projections=config.model.add_projected > 0, expander=False,
+            projections=config.model.add_projected > 0,
+            expander=False,
             backbone=config.model.backbone.for_inference(),
         ),
         datasets={
             spec.name: ExportedDataset(
-                spec.classes, spec.multi_label, entry.sampling, entry.stride, entry.target_frame_rate,
-                spec.localisation, spec.train_counts, spec.action_ids,
+                spec.classes,
+                spec.multi_label,
+                entry.sampling,
+                entry.stride,
+                entry.target_frame_rate,
+                spec.localisation,
+                spec.train_counts,
+                spec.action_ids,
             )
             for spec, entry in ((spec, config.datasets[spec.name]) for spec in datasets)
         },
@@ -111,7 +134,7 @@ def export_info(config: Config, datasets: Sequence[DatasetSpec]) -> ExportInfo:
         temporal_views=config.evaluation.temporal_views,
         spatial_views=config.evaluation.spatial_views,
         localisation=config.localisation,
-    )  # fmt: skip
+    )
 
 
 def check_output(output: str | os.PathLike) -> Path:
@@ -148,7 +171,12 @@ def write_model(output: str | os.PathLike, info: ExportInfo, params: Mapping[str
     except OSError as error:
         raise UserError(f'--output={output}: cannot be made ({error.strerror})') from error
     runs.save_tree(unfinished / _PARAMS, params)
-    content = {'format': _FORMAT, 'version': _VERSION, **config_reading.to_dict(info), 'checksums': array_checksums(params)}
+    content = {
+        'format': _FORMAT,
+        'version': _VERSION,
+        **config_reading.to_dict(info),
+        'checksums': array_checksums(params),
+    }
     text = json.dumps(content, indent=1, ensure_ascii=False)
     (unfinished / _MODEL_FILE).write_text(text + '\n', encoding='utf-8')
     replaced = output.with_name(output.name + '.replaced')
@@ -194,11 +222,15 @@ def read_export(directory: str | os.PathLike) -> tuple[ExportInfo, nnx.GraphDef,
     params = runs.load_tree(directory / _PARAMS, nnx.to_pure_dict(state))
     changed = stored and first_difference(stored, params)
     if changed:
-        raise UserError(f'{directory}: damaged: the numbers of {changed} are not those that were exported; export again')
+        raise UserError(
+            f'{directory}: damaged: the numbers of {changed} are not those that were exported; export again'
+        )
     return info, graphdef, params
 
 
-def export_run(workdir: str | os.PathLike, output: str | os.PathLike, step: int | None = None) -> int:
+def export_run(
+    workdir: str | os.PathLike, output: str | os.PathLike, step: int | None = None
+) -> int:
     """Exports a checkpoint of a run; returns its step.
 
     Args:
@@ -217,10 +249,14 @@ def export_run(workdir: str | os.PathLike, output: str | os.PathLike, step: int 
 
 def main() -> int:
     parser = ArgumentParser(
-        prog='python -m multitrain_jax.export', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog='python -m multitrain_jax.export',
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument('--workdir', required=True, help='of the run')
-    parser.add_argument('--output', required=True, help='directory of the export; an older export there is replaced')
+    parser.add_argument(
+        '--output', required=True, help='directory of the export; an older export there is replaced'
+    )
     parser.add_argument('--step', type=int, help='which checkpoint (default: the newest)')
     args = parser.parse_args()
     step = export_run(args.workdir, args.output, args.step)

@@ -33,7 +33,13 @@ from multitrain_jax.weights.weight_report import Row, shape_text, summary, table
 
 _SCRIPT = 'python -m multitrain_jax.import_torch'
 _TABLE_FILE = 'import.txt'
-_USUAL_DATASETS = {400: 'kinetics400', 600: 'kinetics600', 700: 'kinetics700', 174: 'something_v2', 1000: 'imagenet'}
+_USUAL_DATASETS = {
+    400: 'kinetics400',
+    600: 'kinetics600',
+    700: 'kinetics700',
+    174: 'something_v2',
+    1000: 'imagenet',
+}
 _UNIFORM = ('ssv2', 'something')  # in names of datasets whose clips usually span the whole video
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -78,7 +84,11 @@ class Options:
 
 
 def import_state_dict(
-    state_dict: Mapping[str, np.ndarray], output: str, options: Options, *, settings_text: str | None = None
+    state_dict: Mapping[str, np.ndarray],
+    output: str,
+    options: Options,
+    *,
+    settings_text: str | None = None,
 ) -> str:
     """Writes a state dict as an export; returns the report.
 
@@ -99,7 +109,9 @@ def import_state_dict(
     shapes = {name: array.shape for name, array in arrays.items()}
     found = recognise(shapes, _hints(options, settings, image), image=image)
     notes += found.assumptions
-    params = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in _flat_shapes(found.model).items()}
+    params = {
+        path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in _flat_shapes(found.model).items()
+    }
     params, report = naming.from_torch(arrays, found.entries, params)
     model, resized = _resize(params, found.model, options)
 
@@ -113,18 +125,26 @@ def import_state_dict(
             said.append(f'inflated in time ({options.inflation})')
         if entry.path in resized:
             said.append(f'interpolated {resized[entry.path]}')
-        rows.append(Row(entry.name, 'resized' if entry.path in resized else 'used', ', '.join(said)))
-    rows += [Row(name, 'ignored', shape_text(np.shape(state_dict[name]))) for name in report.ignored]
+        rows.append(
+            Row(entry.name, 'resized' if entry.path in resized else 'used', ', '.join(said))
+        )
+    rows += [
+        Row(name, 'ignored', shape_text(np.shape(state_dict[name]))) for name in report.ignored
+    ]
 
     info = _describe(found, model, options, settings, image, notes)
-    text = '\n'.join([
-        table(rows),
-        *(f'note: {note}' for note in notes),
-        f'{found.style} weights, {model.backbone.num_frames} frames of {model.backbone.image_size} px, '
-        f'blocks {model.backbone.stage_blocks}, width {model.backbone.width}; '
-        + ', '.join(f'{name}: {len(dataset.classes)} classes' for name, dataset in info.datasets.items()),
-        summary(rows),
-    ])  # fmt: skip
+    text = '\n'.join(
+        [
+            table(rows),
+            *(f'note: {note}' for note in notes),
+            f'{found.style} weights, {model.backbone.num_frames} frames of {model.backbone.image_size} px, '
+            f'blocks {model.backbone.stage_blocks}, width {model.backbone.width}; '
+            + ', '.join(
+                f'{name}: {len(dataset.classes)} classes' for name, dataset in info.datasets.items()
+            ),
+            summary(rows),
+        ]
+    )
     tree = traverse_util.unflatten_dict({_keys(path): array for path, array in params.items()})
     export.write_model(directory, info, tree)
     (directory / _TABLE_FILE).write_text(f'{text}\n', encoding='utf-8')
@@ -187,7 +207,12 @@ def _hints(options: Options, settings: Settings, image: bool) -> Hints:
 
 
 def _describe(
-    found: Architecture, model: MultiTrainConfig, options: Options, settings: Settings, image: bool, notes: list[str]
+    found: Architecture,
+    model: MultiTrainConfig,
+    options: Options,
+    settings: Settings,
+    image: bool,
+    notes: list[str],
 ) -> export.ExportInfo:
     """The export's description: datasets and preprocessing."""
 
@@ -212,12 +237,16 @@ def _describe(
     for name, count, activation in zip(names, model.num_classes, sigmoid):
         file = options.classes.get(name) or options.classes.get('')
         if file is None:
-            notes.append(f'{name}: class names not given (--classes): classes are called "class 0", "class 1", ...')
+            notes.append(
+                f'{name}: class names not given (--classes): classes are called "class 0", "class 1", ...'
+            )
         uniform = name in options.uniform or any(part in name.lower() for part in _UNIFORM)
         if uniform and name not in options.uniform:
             notes.append(f'{name}: clips span the whole video: assumed from its name')
         datasets[name] = export.ExportedDataset(
-            classes=tuple(f'class {c}' for c in range(count)) if file is None else read_classes(file, count),
+            classes=tuple(f'class {c}' for c in range(count))
+            if file is None
+            else read_classes(file, count),
             multi_label=name in options.multi_label or activation,
             sampling='uniform' if uniform else 'strided',
             stride=1 if uniform else stride,
@@ -234,7 +263,9 @@ def _describe(
     )
 
 
-def _dataset_names(found: Architecture, options: Options, settings: Settings, notes: list[str]) -> list[str]:
+def _dataset_names(
+    found: Architecture, options: Options, settings: Settings, notes: list[str]
+) -> list[str]:
     if found.datasets:
         theirs = list(found.datasets)
         _check_names('--dataset', options.datasets, theirs)
@@ -246,7 +277,9 @@ def _dataset_names(found: Architecture, options: Options, settings: Settings, no
     else:
         names = [_USUAL_DATASETS.get(found.model.num_classes[0]) or settings.dataset or 'dataset']
         count = found.model.num_classes[0]
-        notes.append(f'dataset {names[0]}: assumed from its {count} classes; --dataset=NAME names it')
+        notes.append(
+            f'dataset {names[0]}: assumed from its {count} classes; --dataset=NAME names it'
+        )
     if len(set(names)) < len(names):
         raise UserError(f'--dataset: two datasets of one name among {", ".join(names)}')
     return names
@@ -255,7 +288,9 @@ def _dataset_names(found: Architecture, options: Options, settings: Settings, no
 def _check_names(flag: str, given: Iterable[str], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
-            raise UserError(f'{flag}: no dataset {name!r} in this checkpoint; it has {", ".join(known)}')
+            raise UserError(
+                f'{flag}: no dataset {name!r} in this checkpoint; it has {", ".join(known)}'
+            )
 
 
 def read_classes(path: str, count: int) -> tuple[str, ...]:
@@ -279,16 +314,22 @@ def read_classes(path: str, count: int) -> tuple[str, ...]:
             raise UserError(f'--classes={path}: not JSON ({error})') from error
         if isinstance(content, dict):
             if sorted(content.values(), key=str) != sorted(range(len(content)), key=str):
-                raise UserError(f'--classes={path}: class numbers must be 0 to {len(content) - 1}, each once')
+                raise UserError(
+                    f'--classes={path}: class numbers must be 0 to {len(content) - 1}, each once'
+                )
             content = sorted(content, key=content.get)
         if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-            raise UserError(f'--classes={path}: must be a list of names, or an object of names and numbers')
+            raise UserError(
+                f'--classes={path}: must be a list of names, or an object of names and numbers'
+            )
     else:
         content = text.splitlines()
     names = tuple(name.strip().strip('"') for name in content)
     if len(names) != count or len(set(names)) != count or '' in names:
         different = len(set(names) - {''})
-        raise UserError(f'--classes={path}: {different} different names for the {count} classes of the checkpoint')
+        raise UserError(
+            f'--classes={path}: {different} different names for the {count} classes of the checkpoint'
+        )
     return names
 
 
@@ -300,9 +341,9 @@ def main() -> int:
         num_frames=args.frames,
         image_size=args.image_size,
         patch_stride=_triple('--patch_stride', args.patch_stride),
-        query_strides=None if args.query_strides is None else tuple(
-            _triple('--query_strides', part) for part in args.query_strides.split(';')
-        ),
+        query_strides=None
+        if args.query_strides is None
+        else tuple(_triple('--query_strides', part) for part in args.query_strides.split(';')),
         kv_stride=_triple('--kv_stride', args.kv_stride),
         stride=args.stride,
         target_frame_rate=args.target_frame_rate,
@@ -312,41 +353,77 @@ def main() -> int:
         std=_triple('--std', args.std, float),
         short_side=args.short_side,
         inflation=args.inflate,
-    )  # fmt: skip
+    )
     state_dict, text = read_torch(args.checkpoint)
     try:
         report = import_state_dict(state_dict, args.output, options, settings_text=text)
     except ValueError as error:
-        raise error if str(error).startswith('--') else UserError(f'--checkpoint={args.checkpoint}: {error}') from error
+        raise (
+            error
+            if str(error).startswith('--')
+            else UserError(f'--checkpoint={args.checkpoint}: {error}')
+        ) from error
     print(report)
     print(f'imported to {args.output}', file=sys.stderr)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(prog=_SCRIPT, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = ArgumentParser(
+        prog=_SCRIPT, description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     add = parser.add_argument
     add('--checkpoint', required=True, help='.pyth, .pth or .pt file')
     add('--output', required=True, help='directory of the import; an older one there is replaced')
-    add('--dataset', action='append', default=[], metavar='[THEIRS=]NAME',
-        help='name of the dataset of the head; of several heads, the new name of one')
-    add('--classes', action='append', default=[], metavar='[NAME=]FILE',
-        help='class names: one per line, or .json (list, or {name: number})')
+    add(
+        '--dataset',
+        action='append',
+        default=[],
+        metavar='[THEIRS=]NAME',
+        help='name of the dataset of the head; of several heads, the new name of one',
+    )
+    add(
+        '--classes',
+        action='append',
+        default=[],
+        metavar='[NAME=]FILE',
+        help='class names: one per line, or .json (list, or {name: number})',
+    )
     add('--frames', type=int, help='frames of a clip; learned positions are interpolated')
     add('--image_size', type=int, help='pixels; likewise')
     add('--stride', type=int, help='step between frames of a clip')
     add('--target_frame_rate', type=float, help='frames per second that --stride counts in')
-    add('--uniform', action='append', default=[], metavar='NAME', help='dataset whose clips span the whole video')
-    add('--multi_label', action='append', default=[], metavar='NAME', help='dataset whose scores are sigmoids')
+    add(
+        '--uniform',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='dataset whose clips span the whole video',
+    )
+    add(
+        '--multi_label',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='dataset whose scores are sigmoids',
+    )
     add('--mean', metavar='R,G,B', help='of pixels scaled to 0..1')
     add('--std', metavar='R,G,B', help='likewise')
     add('--short_side', type=int, help='pixels of test videos before cropping (default: 256)')
-    add('--patch_stride', metavar='T,H,W', help='of the patch convolution, where it is not the usual one')
+    add(
+        '--patch_stride',
+        metavar='T,H,W',
+        help='of the patch convolution, where it is not the usual one',
+    )
     add('--query_strides', metavar='T,H,W;T,H,W;...', help="of every stage's first block, likewise")
     add('--kv_stride', metavar='T,H,W', help='of keys and values in stage 1, likewise')
-    add('--inflate', choices=['centre', 'mean'], default='centre',
-        help="image models: kernels on the middle frame (exact on still clips), or spread evenly over three")
-    return parser  # fmt: skip
+    add(
+        '--inflate',
+        choices=['centre', 'mean'],
+        default='centre',
+        help='image models: kernels on the middle frame (exact on still clips), or spread evenly over three',
+    )
+    return parser
 
 
 def _assignments(flag: str, values: Sequence[str]) -> dict[str, str]:

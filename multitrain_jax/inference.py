@@ -1,11 +1,11 @@
 """A trained model to use: embeddings, logits, predictions for video files.
 
-    import multitrain_jax as mt
-    model = mt.load('runs/quickstart/export')
-    model.embed(clips)            # clips u8 [B, T, H, W, 3] -> f32 [B, D]
-    model.logits(clips)           # {dataset: f32 [B, C]}
-    model.localise(clips, boxes)  # {dataset: f32 [B, M, A]}, of datasets whose clips have boxes
-    model.predict('video.mp4')    # {dataset: [(class name, score), ...]}
+import multitrain_jax as mt
+model = mt.load('runs/quickstart/export')
+model.embed(clips)            # clips u8 [B, T, H, W, 3] -> f32 [B, D]
+model.logits(clips)           # {dataset: f32 [B, C]}
+model.localise(clips, boxes)  # {dataset: f32 [B, M, A]}, of datasets whose clips have boxes
+model.predict('video.mp4')    # {dataset: [(class name, score), ...]}
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,9 @@ def make_forward(info: ExportInfo, graphdef: nnx.GraphDef) -> Callable:
     """`forward(params, clips, boxes or None) -> (embedding, logits, actions)`, as in `models.multitrain.Outputs`."""
 
     def forward(params, video, boxes):
-        outputs = nnx.merge(graphdef, params)(prepare_eval(video, mean=info.mean, std=info.std), boxes)
+        outputs = nnx.merge(graphdef, params)(
+            prepare_eval(video, mean=info.mean, std=info.std), boxes
+        )
         return outputs.embedding, outputs.logits, outputs.actions
 
     return forward
@@ -101,19 +103,27 @@ class Model:
             UserError: clips or boxes of another shape or type, or a model without localising datasets.
         """
         if not any(dataset.localisation for dataset in self.info.datasets.values()):
-            raise UserError(f'no head takes boxes: the datasets {", ".join(self.info.datasets)} have labels of whole clips')
+            raise UserError(
+                f'no head takes boxes: the datasets {", ".join(self.info.datasets)} have labels of whole clips'
+            )
         boxes = np.asarray(boxes, np.float32)
         if boxes.ndim != 3 or boxes.shape[0] != len(clips) or boxes.shape[2] != 4:
-            raise UserError(f'boxes of shape {list(boxes.shape)}: must be [{len(clips)}, M, 4], M boxes for every clip')
+            raise UserError(
+                f'boxes of shape {list(boxes.shape)}: must be [{len(clips)}, M, 4], M boxes for every clip'
+            )
         if not ((boxes >= 0) & (boxes <= 1)).all():
-            raise UserError('boxes must be x1, y1, x2, y2 within 0 to 1, shares of width and height (not pixels)')
+            raise UserError(
+                'boxes must be x1, y1, x2, y2 within 0 to 1, shares of width and height (not pixels)'
+            )
         return self._by_box(self._run(clips, boxes)[2])
 
     def scores(self, clips: np.ndarray) -> dict[str, np.ndarray]:
         """Softmax (multi-label datasets: sigmoid) scores, {dataset: f32[B, C]}."""
         return self._activated(self.logits(clips))
 
-    def predict(self, video: str | os.PathLike, *, top: int = 5) -> dict[str, list[tuple[str, float]]]:
+    def predict(
+        self, video: str | os.PathLike, *, top: int = 5
+    ) -> dict[str, list[tuple[str, float]]]:
         """The best classes of a video file for every dataset; scores are averaged over several views.
 
         A localising dataset's head takes the whole frame as the box.
@@ -139,15 +149,25 @@ class Model:
         backbone = self.info.model.backbone
 
         @functools.cache  # datasets that sample alike share the clips and the forward pass
-        def scores_of(sampling: str, stride: int, target_frame_rate: float | None) -> tuple[Mapping, str]:
+        def scores_of(
+            sampling: str, stride: int, target_frame_rate: float | None
+        ) -> tuple[Mapping, str]:
             clips, damage = video_views(
-                video, sampling=sampling, stride=stride, target_frame_rate=target_frame_rate,
-                num_frames=backbone.num_frames, crop_size=backbone.image_size, short_side=self.info.short_side,
-                temporal_views=self.info.temporal_views, spatial_views=self.info.spatial_views,
-            )  # fmt: skip
+                video,
+                sampling=sampling,
+                stride=stride,
+                target_frame_rate=target_frame_rate,
+                num_frames=backbone.num_frames,
+                crop_size=backbone.image_size,
+                short_side=self.info.short_side,
+                temporal_views=self.info.temporal_views,
+                spatial_views=self.info.spatial_views,
+            )
             # One view at a time: one shape to compile, whatever the number of views.
             views = [self._scores_with_whole_frame(view[None]) for view in clips]
-            return {name: np.mean([view[name][0] for view in views], axis=0) for name in views[0]}, damage
+            return {
+                name: np.mean([view[name][0] for view in views], axis=0) for name in views[0]
+            }, damage
 
         best, damage = {}, ''
         for name, dataset in self.info.datasets.items():
@@ -162,7 +182,9 @@ class Model:
         """f32[B, C] of every dataset, of the localising ones for the box that is the whole frame."""
         if self.info.model.num_actions is None:
             return self.scores(clips)
-        _, logits, actions = self._run(clips, np.tile(np.array([0, 0, 1, 1], np.float32), (len(clips), 1, 1)))
+        _, logits, actions = self._run(
+            clips, np.tile(np.array([0, 0, 1, 1], np.float32), (len(clips), 1, 1))
+        )
         whole = {name: own[:, 0] for name, own in self._by_box(actions).items()}
         return {**self._activated(self._by_dataset(logits)), **whole}
 
@@ -171,21 +193,32 @@ class Model:
         classifying = {name: d for name, d in self.info.datasets.items() if not d.localisation}
         return {
             name: own[:, : len(dataset.classes)]
-            for own, (name, dataset) in zip(np.asarray(logits) if classifying else (), classifying.items())
+            for own, (name, dataset) in zip(
+                np.asarray(logits) if classifying else (), classifying.items()
+            )
         }
 
     def _by_box(self, actions: tuple[jax.Array, ...]) -> dict[str, np.ndarray]:
         names = [name for name, dataset in self.info.datasets.items() if dataset.localisation]
-        return {name: np.asarray(jax.nn.sigmoid(own)) for name, own in zip(names, actions, strict=True)}
+        return {
+            name: np.asarray(jax.nn.sigmoid(own)) for name, own in zip(names, actions, strict=True)
+        }
 
     def _activated(self, logits: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: _activate(own, self.info.datasets[name].multi_label) for name, own in logits.items()}
+        return {
+            name: _activate(own, self.info.datasets[name].multi_label)
+            for name, own in logits.items()
+        }
 
     def _run(self, clips: np.ndarray, boxes: np.ndarray | None = None):
         if clips.ndim != 5 or clips.shape[1:] != self.clip_shape:
-            raise UserError(f'clips of shape {list(clips.shape)}: this model takes [B, {", ".join(map(str, self.clip_shape))}]')
+            raise UserError(
+                f'clips of shape {list(clips.shape)}: this model takes [B, {", ".join(map(str, self.clip_shape))}]'
+            )
         if clips.dtype not in (np.uint8, np.float32):
-            raise UserError(f'clips of type {clips.dtype}: must be uint8 (0..255), or float32 already normalised')
+            raise UserError(
+                f'clips of type {clips.dtype}: must be uint8 (0..255), or float32 already normalised'
+            )
         return self._forward(self._params, clips, boxes)
 
 

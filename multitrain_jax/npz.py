@@ -7,9 +7,19 @@ import zipfile
 
 import numpy as np
 
-MAX_BYTES = 8 << 30  # of all arrays together, unpacked: 700 x 700 scores of 4 million videos need no more
+MAX_BYTES = (
+    8 << 30
+)  # of all arrays together, unpacked: 700 x 700 scores of 4 million videos need no more
 # What NumPy and zipfile raise for a file that is no .npz, or a damaged one.
-_DAMAGED = (ValueError, KeyError, EOFError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+)
 
 
 def read_npz(path: str | os.PathLike, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -35,4 +45,6 @@ def read_npz(path: str | os.PathLike, names: Sequence[str] | None = None) -> dic
     except _DAMAGED as error:
         # NumPy's own text about objects advises to unpickle them.
         objects = 'allow_pickle' in str(error)
-        raise ValueError('it holds Python objects, which are not read' if objects else str(error)) from error
+        raise ValueError(
+            'it holds Python objects, which are not read' if objects else str(error)
+        ) from error

@@ -56,7 +56,9 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = 1.0  # largest L2 norm of all gradients together; 0: no clipping
-    frozen: tuple[str, ...] = ()  # what does not train, see parameters.split; ('backbone',): linear probe
+    frozen: tuple[
+        str, ...
+    ] = ()  # what does not train, see parameters.split; ('backbone',): linear probe
     layer_decay: float = 1.0  # factor of the learning rate from each block to the one before it
     learning_rate_factors: LearningRateFactors = LearningRateFactors()
     ema_decay: float = 0.0  # of the moving average that is evaluated and exported; 0: off
@@ -104,12 +106,12 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """The learning rate of every optimizer step, counted from 0.
 
-    Straight from ``warmup_start_learning_rate`` to the peak, then half a cosine to
-    ``end_learning_rate``, which is reached at ``total_steps`` and kept after it.
+    Straight from `warmup_start_learning_rate` to the peak, then half a cosine to
+    `end_learning_rate`, which is reached at `total_steps` and kept after it.
 
     Args:
         config: rates and warm-up.
-        steps_per_epoch: optimizer steps per epoch, turns ``warmup_epochs`` into steps.
+        steps_per_epoch: optimizer steps per epoch, turns `warmup_epochs` into steps.
         total_steps: optimizer steps of the whole run.
 
     Raises:
@@ -140,11 +142,11 @@ def learning_rate_schedule(
 
 
 def decay_mask(params: Any) -> Any:
-    """Which parameters weight decay applies to: a tree like ``params`` with a bool for every leaf.
+    """Which parameters weight decay applies to: a tree like `params` with a bool for every leaf.
 
     Biases, the scales of norms and 1-D parameters do not decay; kernels, pooling kernels, position
     embeddings and the projections between datasets do. A parameter is known by the last part of its
-    path, ``bias`` or ``scale`` (or a name ending in ``_bias`` or ``_scale``), however many axes it
+    path, `bias` or `scale` (or a name ending in `_bias` or `_scale`), however many axes it
     has.
     """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _decays(path, leaf), params)
@@ -213,9 +215,13 @@ def learning_rate_factors(config: OptimizerConfig, params: Mapping[str, Any]) ->
 
     def factor(path: tuple, shape: tuple[int, ...]) -> np.ndarray:
         group = getattr(config.learning_rate_factors, path[0])
-        return np.asarray(group * config.layer_decay ** (depth + 1.0 - layer(path, shape)), np.float32)
+        return np.asarray(
+            group * config.layer_decay ** (depth + 1.0 - layer(path, shape)), np.float32
+        )
 
-    return traverse_util.unflatten_dict({path: factor(path, leaf.shape) for path, leaf in flat.items()})
+    return traverse_util.unflatten_dict(
+        {path: factor(path, leaf.shape) for path, leaf in flat.items()}
+    )
 
 
 def _scale_by(factors: Any) -> optax.GradientTransformation:
@@ -233,7 +239,7 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Clipping, then AdamW (arXiv 1711.05101) with decay where `decay_mask` says so.
 
-    It is for the parameters that train: the first result of ``parameters.split(params, frozen)``. Factors
+    It is for the parameters that train: the first result of `parameters.split(params, frozen)`. Factors
     of the learning rate act on the whole update, weight decay included.
 
     Args:
@@ -267,7 +273,7 @@ def average(ema: Any, params: Any, step: jax.Array, config: OptimizerConfig) -> 
         ema: before the update; {} stays {}.
         params: after the update.
         step: i32[], updates done before this one.
-        config: ``ema_decay`` and ``ema_warmup``.
+        config: `ema_decay` and `ema_warmup`.
     """
     if not config.ema_decay:
         return ema

@@ -55,13 +55,23 @@ def write_overlay(
     """
     from data_pipelines.videos import video_moments
 
-    localising = {name: dataset.classes for name, dataset in model.info.datasets.items() if dataset.localisation}
+    localising = {
+        name: dataset.classes
+        for name, dataset in model.info.datasets.items()
+        if dataset.localisation
+    }
     if boxes_csv is not None and not localising:
-        raise UserError(f'--boxes={boxes_csv}: this model was not trained on boxes (datasets {", ".join(model.info.datasets)})')
+        raise UserError(
+            f'--boxes={boxes_csv}: this model was not trained on boxes (datasets {", ".join(model.info.datasets)})'
+        )
     boxes = None if boxes_csv is None else read_boxes(boxes_csv, video)
     times = video_moments.video_times(video)
     judged = judge(model, video, times, boxes) if localising else []
-    corner = [f'{name}: {pairs[0][0]} {pairs[0][1]:.0%}' for name, pairs in best.items() if name not in localising]
+    corner = [
+        f'{name}: {pairs[0][0]} {pairs[0][1]:.0%}'
+        for name, pairs in best.items()
+        if name not in localising
+    ]
     draw(video, output, judged, localising, corner, frame_rate=times.frame_rate)
 
 
@@ -86,12 +96,17 @@ def read_boxes(path: str | os.PathLike, video: str | os.PathLike) -> dict[float,
         # A box that is listed for several actions comes once.
         found.setdefault(microseconds / 1e6, {})[ava_files.box(cells[2:6], where)] = None
     if not found:
-        raise UserError(f'{os.fspath(path)}: no box of {Path(video).stem!r}; its first column must name the video so')
+        raise UserError(
+            f'{os.fspath(path)}: no box of {Path(video).stem!r}; its first column must name the video so'
+        )
     return {seconds: np.array(list(boxes), np.float32) for seconds, boxes in sorted(found.items())}
 
 
 def judge(
-    model: Model, video: str | os.PathLike, times: 'Times', boxes: Mapping[float, np.ndarray] | None = None
+    model: Model,
+    video: str | os.PathLike,
+    times: 'Times',
+    boxes: Mapping[float, np.ndarray] | None = None,
 ) -> list[Judged]:
     """What is done in boxes of a video.
 
@@ -114,25 +129,43 @@ def judge(
         boxes = {(k + 0.5) * end / count: _WHOLE_FRAME for k in range(count)}
     inside = {seconds: those for seconds, those in boxes.items() if seconds < end}
     if not inside:
-        raise UserError(f'{os.fspath(video)}: {end:.1f} s long, but its boxes begin at {min(boxes):g} s')
+        raise UserError(
+            f'{os.fspath(video)}: {end:.1f} s long, but its boxes begin at {min(boxes):g} s'
+        )
     info = model.info
     names = [name for name, dataset in info.datasets.items() if dataset.localisation]
     judged: dict[float, dict[str, np.ndarray]] = {}
     # Datasets that sample alike share the clips and the forward pass.
-    for stride, rate in dict.fromkeys((info.datasets[n].stride, info.datasets[n].target_frame_rate) for n in names):
-        alike = [n for n in names if (info.datasets[n].stride, info.datasets[n].target_frame_rate) == (stride, rate)]
+    for stride, rate in dict.fromkeys(
+        (info.datasets[n].stride, info.datasets[n].target_frame_rate) for n in names
+    ):
+        alike = [
+            n
+            for n in names
+            if (info.datasets[n].stride, info.datasets[n].target_frame_rate) == (stride, rate)
+        ]
         moments = video_moments.video_moments(
-            video, times, list(inside), stride=stride, target_frame_rate=rate,
-            num_frames=info.model.backbone.num_frames, crop_size=info.model.backbone.image_size,
-            short_side=info.short_side, spatial_views=info.spatial_views,
-        )  # fmt: skip
+            video,
+            times,
+            list(inside),
+            stride=stride,
+            target_frame_rate=rate,
+            num_frames=info.model.backbone.num_frames,
+            crop_size=info.model.backbone.image_size,
+            short_side=info.short_side,
+            spatial_views=info.spatial_views,
+        )
         for moment in moments:
-            scores = _scores(model, moment.clips, *box_geometry.in_views(inside[moment.seconds], moment.views))
+            scores = _scores(
+                model, moment.clips, *box_geometry.in_views(inside[moment.seconds], moment.views)
+            )
             judged.setdefault(moment.seconds, {}).update({name: scores[name] for name in alike})
     return [Judged(seconds, inside[seconds], judged[seconds]) for seconds in sorted(judged)]
 
 
-def _scores(model: Model, clips: np.ndarray, boxes: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+def _scores(
+    model: Model, clips: np.ndarray, boxes: np.ndarray, mask: np.ndarray
+) -> dict[str, np.ndarray]:
     """{dataset: f32[M, A]}, probabilities averaged over the views that show each box."""
     count = boxes.shape[1]
     padded = np.zeros((len(boxes), -(-count // 8) * 8, 4), np.float32)  # few shapes to compile
@@ -141,7 +174,8 @@ def _scores(model: Model, clips: np.ndarray, boxes: np.ndarray, mask: np.ndarray
     views = [model.localise(clip[None], those[None]) for clip, those in zip(clips, padded)]
     with np.errstate(invalid='ignore'):
         return {
-            name: sum(view[name][0, :count] * seen[:, None] for view, seen in zip(views, mask)) / mask.sum(0)[:, None]
+            name: sum(view[name][0, :count] * seen[:, None] for view, seen in zip(views, mask))
+            / mask.sum(0)[:, None]
             for name in views[0]
         }
 
@@ -180,7 +214,9 @@ def draw(
 
     def pictures() -> Iterator[np.ndarray]:
         for timestamp, frame in video_file.FrameStream(video, frame_rate=frame_rate):
-            picture = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]).copy()
+            picture = np.ascontiguousarray(
+                frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+            ).copy()
             scale = max(0.38, min(picture.shape[:2]) / 900)
             if len(moments):
                 nearest = int(np.abs(moments - timestamp).argmin())
@@ -194,11 +230,18 @@ def draw(
     try:
         mp4.write_video(output, pictures(), Fraction(frame_rate).limit_denominator(1001))
     except OSError as error:
-        raise UserError(f'--overlay={os.fspath(output)}: cannot be written ({error.strerror or error})') from error
+        raise UserError(
+            f'--overlay={os.fspath(output)}: cannot be written ({error.strerror or error})'
+        ) from error
 
 
 def _draw_boxes(
-    picture: np.ndarray, judged: Judged, actions: Mapping[str, Sequence[str]], top: int, min_score: float, scale: float
+    picture: np.ndarray,
+    judged: Judged,
+    actions: Mapping[str, Sequence[str]],
+    top: int,
+    min_score: float,
+    scale: float,
 ) -> None:
     from data_pipelines.inspection import drawing
 
@@ -210,4 +253,6 @@ def _draw_boxes(
             for rank, action in enumerate(best.tolist()):
                 score = scores[number, action]
                 if np.isfinite(score) and (rank == 0 or score >= min_score):
-                    y += drawing.draw_tag(picture, f'{actions[name][action]} {score:.0%}', x, y, colour, scale)
+                    y += drawing.draw_tag(
+                        picture, f'{actions[name][action]} {score:.0%}', x, y, colour, scale
+                    )

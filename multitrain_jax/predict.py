@@ -22,14 +22,26 @@ from multitrain_jax.errors import EXIT_USER_ERROR, ArgumentParser, run_command
 
 def main() -> int:
     parser = ArgumentParser(
-        prog='python -m multitrain_jax.predict', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog='python -m multitrain_jax.predict',
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument('--checkpoint', required=True, help='an export: WORKDIR/export, or made by multitrain_jax.export')
+    parser.add_argument(
+        '--checkpoint',
+        required=True,
+        help='an export: WORKDIR/export, or made by multitrain_jax.export',
+    )
     parser.add_argument('--top', type=int, default=5, help='classes per dataset (default: 5)')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
-    parser.add_argument('--overlay', metavar='MP4', help='write the (one) video with the answers drawn on it')
-    parser.add_argument('--boxes', metavar='CSV', help='with --overlay: boxes whose actions to tell')
-    parser.add_argument('videos', nargs='+', metavar='VIDEO', help='any file that PyAV (FFmpeg) decodes')
+    parser.add_argument(
+        '--overlay', metavar='MP4', help='write the (one) video with the answers drawn on it'
+    )
+    parser.add_argument(
+        '--boxes', metavar='CSV', help='with --overlay: boxes whose actions to tell'
+    )
+    parser.add_argument(
+        'videos', nargs='+', metavar='VIDEO', help='any file that PyAV (FFmpeg) decodes'
+    )
     args = parser.parse_args()
     if args.top < 1:
         parser.error(f'--top={args.top} must be at least 1')
@@ -54,13 +66,16 @@ def main() -> int:
             continue
         if damage:
             print(f'warning: {video}: damaged, {damage}', file=sys.stderr)
-        everything.append({
-            'video': video,
-            'damage': damage,
-            'predictions': {
-                name: [{'class': label, 'score': score} for label, score in pairs] for name, pairs in best.items()
-            },
-        })
+        everything.append(
+            {
+                'video': video,
+                'damage': damage,
+                'predictions': {
+                    name: [{'class': label, 'score': score} for label, score in pairs]
+                    for name, pairs in best.items()
+                },
+            }
+        )
         if not args.json:
             print(_table(video, best))
         if args.overlay:
@@ -78,7 +93,9 @@ def _table(video: str, best: dict[str, list[tuple[str, float]]]) -> str:
     width = max(len(label) for pairs in best.values() for label, _ in pairs)
     for name, pairs in best.items():
         for rank, (label, score) in enumerate(pairs):
-            lines.append(f'  {name if rank == 0 else "":<{max(map(len, best))}}  {label:<{width}}  {100 * score:5.1f} %')
+            lines.append(
+                f'  {name if rank == 0 else "":<{max(map(len, best))}}  {label:<{width}}  {100 * score:5.1f} %'
+            )
     return '\n'.join(lines) + '\n'
 
 

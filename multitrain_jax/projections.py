@@ -94,17 +94,27 @@ def read_projections(path: str | os.PathLike, step: int | None = None) -> list[P
                 f'--checkpoint={path}: an export, which has no projections (they are for training); '
                 'give the workdir of the run, or one of its checkpoints'
             )
-        datasets = [(name, dataset.classes) for name, dataset in info.datasets.items() if not dataset.localisation]
+        datasets = [
+            (name, dataset.classes)
+            for name, dataset in info.datasets.items()
+            if not dataset.localisation
+        ]
     else:
         run = read_run(path, step, argument='--checkpoint')
         with_labels = classifying(run.datasets)
         if not run.model.projections or len(with_labels) < 2:
             raise UserError(
                 f'--checkpoint={path}: a model without projections: '
-                + ('config.model.projections was off' if len(with_labels) > 1 else 'it was trained on one dataset')
+                + (
+                    'config.model.projections was off'
+                    if len(with_labels) > 1
+                    else 'it was trained on one dataset'
+                )
             )
         datasets = [(spec.name, spec.classes) for spec in with_labels]
-        graphdef = nnx.graphdef(nnx.eval_shape(lambda: MultiTrainModel(run.model, rngs=nnx.Rngs(0))))
+        graphdef = nnx.graphdef(
+            nnx.eval_shape(lambda: MultiTrainModel(run.model, rngs=nnx.Rngs(0)))
+        )
         params = run.params
     matrices = np.asarray(nnx.merge(graphdef, params).projections.matrices())  # [N, N - 1, C, C]
     found = []
@@ -112,7 +122,9 @@ def read_projections(path: str | os.PathLike, step: int | None = None) -> list[P
         for j, o in enumerate(Projections.sources(len(datasets), d)):
             source, source_classes = datasets[o]
             weight = matrices[d, j, : len(source_classes), : len(target_classes)]
-            found.append(Projection(source, target, tuple(source_classes), tuple(target_classes), weight))
+            found.append(
+                Projection(source, target, tuple(source_classes), tuple(target_classes), weight)
+            )
     return found
 
 
@@ -142,7 +154,9 @@ def read_relations(path: str | os.PathLike, projections: Sequence[Projection]) -
                 f'--relations={path}: must be {{dataset: {{other dataset: {{class: [classes of the other]}}}}}}'
             ) from error
         named = [(projection.source, projection.source_classes, list(own))]
-        named += [(projection.target, projection.target_classes, related) for related in own.values()]
+        named += [
+            (projection.target, projection.target_classes, related) for related in own.values()
+        ]
         for dataset, classes, names in named:
             strange = [name for name in names if name not in classes]
             if strange:
@@ -162,9 +176,13 @@ def agreement(projection: Projection, relations: Relations) -> Agreement | None:
     related = {name: others for name, others in known.items() if others}
     matches = dict(zip(projection.source_classes, projection.matches()))
     return Agreement(
-        right=sum(projection.target_classes[matches[name]] in others for name, others in related.items()),
+        right=sum(
+            projection.target_classes[matches[name]] in others for name, others in related.items()
+        ),
         classes=len(related),
-        chance=sum(len(set(others)) / len(projection.target_classes) for others in related.values()),
+        chance=sum(
+            len(set(others)) / len(projection.target_classes) for others in related.values()
+        ),
     )
 
 
@@ -181,10 +199,14 @@ def to_json(projection: Projection, top: int, relations: Relations) -> dict[str,
         'source': projection.source,
         'target': projection.target,
         'top': [entry(*place) for place in projection.top(top)],
-        'best_match_of_every_class': [entry(row, int(column)) for row, column in enumerate(projection.matches())],
+        'best_match_of_every_class': [
+            entry(row, int(column)) for row, column in enumerate(projection.matches())
+        ],
     }
     found = agreement(projection, relations)
-    return content if found is None else {**content, 'best_matches_related': dataclasses.asdict(found)}
+    return (
+        content if found is None else {**content, 'best_matches_related': dataclasses.asdict(found)}
+    )
 
 
 def to_text(projection: Projection, top: int, relations: Relations) -> str:
@@ -194,7 +216,9 @@ def to_text(projection: Projection, top: int, relations: Relations) -> str:
     lines = [projection.name]
     for entry in content['top']:
         related = {True: '  related', False: '  not related', None: ''}[entry.get('related')]
-        lines.append(f'  {entry["weight"]:7.3f}  {entry["class"]:<{width}}  {entry["match"]}{related}')
+        lines.append(
+            f'  {entry["weight"]:7.3f}  {entry["class"]:<{width}}  {entry["match"]}{related}'
+        )
     found = agreement(projection, relations)
     if found is not None:
         lines.append(
@@ -206,21 +230,39 @@ def to_text(projection: Projection, top: int, relations: Relations) -> str:
 
 def draw(projection: Projection, path: str | os.PathLike, relations: Relations) -> None:
     """Writes a heat map as PNG; of many classes those with the largest weights."""
-    weight, known = projection.weight, relations.get(projection.source, {}).get(projection.target, {})
+    weight, known = (
+        projection.weight,
+        relations.get(projection.source, {}).get(projection.target, {}),
+    )
     rows, columns = _shown(weight)
     shown = weight[np.ix_(rows, columns)]
     sources = [projection.source_classes[row] for row in rows]
     targets = [projection.target_classes[column] for column in columns]
     title = projection.name
     if shown.shape != weight.shape:
-        title += f'\n({len(rows)} of {weight.shape[0]}, {len(columns)} of {weight.shape[1]} classes)'
-    related = [(i, j) for i, name in enumerate(sources) for j, other in enumerate(targets) if other in known.get(name, ())]
+        title += (
+            f'\n({len(rows)} of {weight.shape[0]}, {len(columns)} of {weight.shape[1]} classes)'
+        )
+    related = [
+        (i, j)
+        for i, name in enumerate(sources)
+        for j, other in enumerate(targets)
+        if other in known.get(name, ())
+    ]
     heat_map(
-        path, shown, rows=sources, columns=targets, title=title, row_title=projection.source,
-        column_title=projection.target, value_title='weight', signed=True,
-        dots=enumerate(shown.argmax(axis=1)), frames=related,
+        path,
+        shown,
+        rows=sources,
+        columns=targets,
+        title=title,
+        row_title=projection.source,
+        column_title=projection.target,
+        value_title='weight',
+        signed=True,
+        dots=enumerate(shown.argmax(axis=1)),
+        frames=related,
         note='dots: best match of a row' + (', frames: related classes' if known else ''),
-    )  # fmt: skip
+    )
 
 
 def _shown(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -235,13 +277,22 @@ def _shown(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> int:
     parser = ArgumentParser(
-        prog='python -m multitrain_jax.projections', description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog='python -m multitrain_jax.projections',
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument('--checkpoint', required=True, help='workdir of a run, or WORKDIR/checkpoints/STEP')
-    parser.add_argument('--step', type=int, help='which checkpoint of the run (default: the newest)')
-    parser.add_argument('--top', type=int, default=5, help='pairs of classes per pair of datasets (default: 5)')
     parser.add_argument(
-        '--relations', help='JSON with the classes that are known to be related; the synthetic datasets have one'
+        '--checkpoint', required=True, help='workdir of a run, or WORKDIR/checkpoints/STEP'
+    )
+    parser.add_argument(
+        '--step', type=int, help='which checkpoint of the run (default: the newest)'
+    )
+    parser.add_argument(
+        '--top', type=int, default=5, help='pairs of classes per pair of datasets (default: 5)'
+    )
+    parser.add_argument(
+        '--relations',
+        help='JSON with the classes that are known to be related; the synthetic datasets have one',
     )
     parser.add_argument('--output', help='directory of the files (default: WORKDIR/projections)')
     parser.add_argument('--json', action='store_true', help='print JSON instead of tables')
@@ -256,7 +307,9 @@ def main() -> int:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f'--output={output}: cannot be made ({error.strerror})') from error
-    content = json.dumps([to_json(one, args.top, relations) for one in projections], indent=1, ensure_ascii=False)
+    content = json.dumps(
+        [to_json(one, args.top, relations) for one in projections], indent=1, ensure_ascii=False
+    )
     (output / 'projections.json').write_text(content + '\n', encoding='utf-8')
     for projection in projections:
         draw(projection, output / f'{projection.source}_to_{projection.target}.png', relations)

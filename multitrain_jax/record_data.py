@@ -43,10 +43,15 @@ class RecordData:
                 barrier('synthetic videos')
         self._train_sources, self._evaluation_sources, specs, sizes = [], [], [], []
         for name in config.datasets:
-            with open_split(config, name, training=True) as own, open_split(config, name, training=False) as tested:
+            with (
+                open_split(config, name, training=True) as own,
+                open_split(config, name, training=False) as tested,
+            ):
                 train, evaluation = own.source, tested.source
                 if own.classes != tested.classes:
-                    raise ValueError(f'dataset {name}: the splits {train.split!r} and {evaluation.split!r} differ in classes')
+                    raise ValueError(
+                        f'dataset {name}: the splits {train.split!r} and {evaluation.split!r} differ in classes'
+                    )
                 sizes.append(own.num_records)
                 specs.append(
                     DatasetSpec(
@@ -65,10 +70,16 @@ class RecordData:
         self.datasets: tuple[DatasetSpec, ...] = tuple(specs)
         self._schedule = _schedule(config)
         samples = training_order.make_order(  # Refuses now what would not fit later.
-            sizes, self._schedule, batch_size=config.batch_size, repeats=config.input.repeats, num_hosts=num_hosts
+            sizes,
+            self._schedule,
+            batch_size=config.batch_size,
+            repeats=config.input.repeats,
+            num_hosts=num_hosts,
         )
         self.samples_per_epoch = samples.samples_per_epoch
-        self.clips_per_step = training_order.clips_per_step(sizes, self._schedule, batch_size=config.batch_size)
+        self.clips_per_step = training_order.clips_per_step(
+            sizes, self._schedule, batch_size=config.batch_size
+        )
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
         config = self._config
@@ -88,8 +99,12 @@ class RecordData:
         if config.input.tf_data_service is not None:
             from data_pipelines import service  # It needs TensorFlow.
 
-            return service.ServiceBatches(config.input.tf_data_service, self._train_sources, **options)
-        return pipeline.train_batches(self._train_sources, **options, num_threads=config.input.num_threads)
+            return service.ServiceBatches(
+                config.input.tf_data_service, self._train_sources, **options
+            )
+        return pipeline.train_batches(
+            self._train_sources, **options, num_threads=config.input.num_threads
+        )
 
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
         config = self._config
@@ -166,10 +181,18 @@ class EvaluationData:
             if entry is None:
                 specs.append(dataclasses.replace(spec, evaluation_records=0))
                 continue
-            self._sources[head] = _source(root, spec.name, entry, entry.evaluation_split, localisation)
-            with _open(f'dataset {spec.name}', self._sources[head], base.TestSpec(**self._reading)) as tested:
+            self._sources[head] = _source(
+                root, spec.name, entry, entry.evaluation_split, localisation
+            )
+            with _open(
+                f'dataset {spec.name}', self._sources[head], base.TestSpec(**self._reading)
+            ) as tested:
                 self._numbers[head] = _class_numbers(tested, spec)
-                specs.append(dataclasses.replace(spec, views=tested.views, evaluation_records=tested.num_records))
+                specs.append(
+                    dataclasses.replace(
+                        spec, views=tested.views, evaluation_records=tested.num_records
+                    )
+                )
         self.datasets: tuple[DatasetSpec, ...] = tuple(specs)
 
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
@@ -194,7 +217,9 @@ def _class_numbers(dataset: base.ClipDataset, head: DatasetSpec) -> np.ndarray:
     where = f'dataset {head.name} ({dataset.source.path})'
     if dataset.localises != head.localisation:
         kinds = {True: 'boxes with actions', False: 'labels of whole videos'}
-        remedy = '; with task="classification" its actions are such labels' if dataset.localises else ''
+        remedy = (
+            '; with task="classification" its actions are such labels' if dataset.localises else ''
+        )
         raise ValueError(
             f'{where}: has {kinds[dataset.localises]}, the head of that name was trained on '
             f'{kinds[head.localisation]}{remedy}'
@@ -217,10 +242,16 @@ def _source(
     root: str, name: str, entry: DatasetConfig, split: str, localisation: LocalisationConfig | None
 ) -> base.Source:
     return base.Source(
-        path=open.dataset_path(root, entry.path), name=name, split=split, sampling=entry.sampling,
-        stride=entry.stride, target_frame_rate=entry.target_frame_rate, flip=entry.flip,
-        task=entry.task, boxes=_box_options(localisation),
-    )  # fmt: skip
+        path=open.dataset_path(root, entry.path),
+        name=name,
+        split=split,
+        sampling=entry.sampling,
+        stride=entry.stride,
+        target_frame_rate=entry.target_frame_rate,
+        flip=entry.flip,
+        task=entry.task,
+        boxes=_box_options(localisation),
+    )
 
 
 def _box_options(localisation: LocalisationConfig | None) -> boxes.BoxOptions:
@@ -238,22 +269,31 @@ def _schedule(config: Config) -> training_order.ScheduleOptions | None:
         kind=schedule.kind,
         batch_sizes=tuple(config.batch_sizes[name] for name in names),
         by=schedule.by,
-        weights=None if schedule.weights is None else tuple(schedule.weights[name] for name in names),
+        weights=None
+        if schedule.weights is None
+        else tuple(schedule.weights[name] for name in names),
         size_power=schedule.size_power,
-        order=None if schedule.order is None else tuple(names.index(name) for name in schedule.order),
+        order=None
+        if schedule.order is None
+        else tuple(names.index(name) for name in schedule.order),
         epochs=config.epochs,
     )
 
 
 def _prepare(root: str, synthetic: SyntheticConfig) -> None:
     prepare.prepare_synthetic(
-        root, train_videos=synthetic.train_videos, validation_videos=synthetic.validation_videos, seed=synthetic.seed
+        root,
+        train_videos=synthetic.train_videos,
+        validation_videos=synthetic.validation_videos,
+        seed=synthetic.seed,
     )
     if synthetic.scene_train_videos:
         prepare.prepare_scenes(
-            root, train_videos=synthetic.scene_train_videos, validation_videos=synthetic.scene_validation_videos,
+            root,
+            train_videos=synthetic.scene_train_videos,
+            validation_videos=synthetic.scene_validation_videos,
             seed=synthetic.seed,
-        )  # fmt: skip
+        )
 
 
 def _clip_size(config: Config) -> dict[str, Any]:
@@ -274,15 +314,20 @@ def open_split(config: Config, name: str, *, training: bool) -> Iterator[base.Cl
     """
     entry = config.datasets[name]
     source = _source(
-        files.expand_home(config.data_root), name, entry, entry.train_split if training else entry.evaluation_split,
+        files.expand_home(config.data_root),
+        name,
+        entry,
+        entry.train_split if training else entry.evaluation_split,
         config.localisation,
-    )  # fmt: skip
+    )
     spec = (
         base.TrainingSpec(**_clip_size(config), short_side=config.input.short_side)
         if training
         else base.TestSpec(**_clip_size(config), **_views(config.evaluation))
     )
-    with _open(f'dataset {name} (config.datasets.{name}.path, under config.data_root)', source, spec) as dataset:
+    with _open(
+        f'dataset {name} (config.datasets.{name}.path, under config.data_root)', source, spec
+    ) as dataset:
         yield dataset
 
 
@@ -302,7 +347,9 @@ def _open(where: str, source: base.Source, spec) -> Iterator[base.ClipDataset]:
         raise ValueError(f'{where}: {error}') from error
     try:
         if not dataset.num_records:
-            raise ValueError(f'{where}: {source.path} has no record in the split {source.split!r}; convert its videos again')
+            raise ValueError(
+                f'{where}: {source.path} has no record in the split {source.split!r}; convert its videos again'
+            )
         yield dataset
     finally:
         dataset.close()

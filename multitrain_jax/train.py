@@ -77,7 +77,9 @@ def train_and_evaluate(
     mesh = mesh_of(config, devices)
     workdir = make_workdir(workdir)
     if config.compilation_cache_dir:
-        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir))
+        jax.config.update(
+            'jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir)
+        )
     if source is None:
         from multitrain_jax.record_data import RecordData  # the only door to data_pipelines
 
@@ -85,33 +87,57 @@ def train_and_evaluate(
 
     total_steps, schedule = plan_steps(config, source)
     graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
-    tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, abstract_params))
-    _describe(config, source, mesh, total_steps, count_parameters(nnx.merge(graphdef, abstract_params)))
+    tx = build_optimizer(
+        config.optimizer, schedule, train_step.training_params(config, abstract_params)
+    )
+    _describe(
+        config, source, mesh, total_steps, count_parameters(nnx.merge(graphdef, abstract_params))
+    )
 
     shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
     shardings = layout.state_shardings(
-        shapes, mesh, with_datasets(config, source.datasets), shard_optimizer=config.parallel.shard_optimizer
+        shapes,
+        mesh,
+        with_datasets(config, source.datasets),
+        shard_optimizer=config.parallel.shard_optimizer,
     )
     meta = run_meta(config, source)
     saved = runs.RunCheckpoints(workdir, keep=config.checkpoint.keep)
-    start = start_or_continue(config, source.datasets, tx, shapes, workdir, saved, meta, total_steps)
+    start = start_or_continue(
+        config, source.datasets, tx, shapes, workdir, saved, meta, total_steps
+    )
     if isinstance(start, results.RunResults):
         return start
 
     is_main_host = jax.process_index() == 0
     # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is made ready and compiled.
     beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
-    writer = metrics.OpeningWriter(beside.submit(metrics.open_writer, str(workdir), is_main_host=is_main_host))
-    best = BestCheckpoint(workdir, config.checkpoint.keep_best) if config.checkpoint.keep_best else None
+    writer = metrics.OpeningWriter(
+        beside.submit(metrics.open_writer, str(workdir), is_main_host=is_main_host)
+    )
+    best = (
+        BestCheckpoint(workdir, config.checkpoint.keep_best)
+        if config.checkpoint.keep_best
+        else None
+    )
     with interruptions.listen() as stop:
         run = _Run(
-            config, source, workdir, mesh, total_steps, schedule,
+            config,
+            source,
+            workdir,
+            mesh,
+            total_steps,
+            schedule,
             train_step=drivers.map_train_step(
                 train_step.make_train_step(config, source.datasets, graphdef, tx), mesh, shardings
             ),
             eval_step=views.make_eval_step(graphdef, source.datasets, config.augment, mesh),
-            saved=saved, meta=meta, writer=writer, stop=stop, best=best,
-        )  # fmt: skip
+            saved=saved,
+            meta=meta,
+            writer=writer,
+            stop=stop,
+            best=best,
+        )
         try:
             state, clips_per_second = _train(run, start, drivers.place(start.state, shardings))
             accuracy = _last_evaluation(run, state)
@@ -141,7 +167,9 @@ def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> jax.
     if config.model.backbone.attention == 'cudnn':
         _check_cudnn(mesh.devices.flat[0], config.parallel.model)
     for size in _step_sizes(config):
-        config.augment.check_batch(drivers.check_divides(size, mesh, 'batch_size', config.accumulation_steps))
+        config.augment.check_batch(
+            drivers.check_divides(size, mesh, 'batch_size', config.accumulation_steps)
+        )
     drivers.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
     return mesh
 
@@ -149,9 +177,13 @@ def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> jax.
 def _check_cudnn(device: jax.Device, devices_per_replica: int) -> None:
     where = "config.model.backbone.attention='cudnn'"
     if device.platform != 'gpu' or float(getattr(device, 'compute_capability', 0)) < 8:
-        raise UserError(f"{where} needs NVIDIA GPUs of the Ampere generation or newer, here is: {device.device_kind}; use 'xla'")
+        raise UserError(
+            f"{where} needs NVIDIA GPUs of the Ampere generation or newer, here is: {device.device_kind}; use 'xla'"
+        )
     if devices_per_replica > 1:
-        raise UserError(f"{where} does not divide the heads over devices: use config.parallel.model=1, or 'xla'")
+        raise UserError(
+            f"{where} does not divide the heads over devices: use config.parallel.model=1, or 'xla'"
+        )
 
 
 def plan_steps(config: Config, source: BatchSource) -> tuple[int, Callable]:
@@ -162,7 +194,9 @@ def plan_steps(config: Config, source: BatchSource) -> tuple[int, Callable]:
     """
     steps_per_epoch = source.samples_per_epoch / _clips_per_step(config, source)
     total_steps = max(1, round(config.epochs * steps_per_epoch))
-    schedule = learning_rate_schedule(config.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    schedule = learning_rate_schedule(
+        config.optimizer, total_steps=total_steps, steps_per_epoch=steps_per_epoch
+    )
     return total_steps, schedule
 
 
@@ -177,9 +211,16 @@ def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, floa
         functools.partial(_to_devices_checked, run, first=[True]),
     )
     log = StepLog(
-        config, run.source, clips_per_step, first_step=start.step, total_steps=run.total_steps, schedule=run.schedule,
-        workdir=run.workdir, saved=run.saved, writer=run.writer,
-    )  # fmt: skip
+        config,
+        run.source,
+        clips_per_step,
+        first_step=start.step,
+        total_steps=run.total_steps,
+        schedule=run.schedule,
+        workdir=run.workdir,
+        saved=run.saved,
+        writer=run.writer,
+    )
     started = time.monotonic()
     _log.info('compiling the training step (the first time takes longest) ...')
     # What goes between host and devices in the loop is meant to: a forgotten conversion would make every step wait.
@@ -195,7 +236,9 @@ def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, floa
                 state, terms = run.train_step(state, share)
                 if step == start.step:
                     jax.block_until_ready(terms)
-                    _log.info('compiled, first step done after %s', duration(time.monotonic() - started))
+                    _log.info(
+                        'compiled, first step done after %s', duration(time.monotonic() - started)
+                    )
                     log.countdown.restart(step + 1)
                 log.add(step, terms)
             log.flush()
@@ -214,7 +257,11 @@ def _between_steps(run: _Run, log: StepLog, start: Start, state: TrainState, ste
         Interrupted: the run was asked to stop; the state is saved.
     """
     new = step > start.step  # else it comes from a checkpoint, or is the first
-    every = round(run.config.evaluation.every_epochs * run.source.samples_per_epoch / _clips_per_step(run.config, run.source))
+    every = round(
+        run.config.evaluation.every_epochs
+        * run.source.samples_per_epoch
+        / _clips_per_step(run.config, run.source)
+    )
     evaluation_due = every > 0 and step % every == 0 and (new or start.evaluation_due)
     try:
         if evaluation_due:
@@ -231,7 +278,9 @@ def _between_steps(run: _Run, log: StepLog, start: Start, state: TrainState, ste
         raise _interrupted(run, step) from None
 
 
-def _save(run: _Run, log: StepLog, state: TrainState, step: int, *, evaluation_due: bool = False) -> None:
+def _save(
+    run: _Run, log: StepLog, state: TrainState, step: int, *, evaluation_due: bool = False
+) -> None:
     log.flush()  # a state whose loss was not finite is never saved
     run.writer.flush()  # a killed run has lost no metrics of the steps before its checkpoint
     run.saved.save(step, state, run.meta | {'evaluation_due': evaluation_due})
@@ -250,7 +299,9 @@ def _interrupted(run: _Run, step: int) -> Interrupted:
     run.saved.wait()
     reason = run.stop.name or 'a signal to another process'
     where = f'saved in {run.saved.directory}' if run.saved.all_steps() else 'nothing to save'
-    return Interrupted(f'{reason} after step {step} of {run.total_steps}, {where}; the same command goes on from there')
+    return Interrupted(
+        f'{reason} after step {step} of {run.total_steps}, {where}; the same command goes on from there'
+    )
 
 
 def _to_devices_checked(run: _Run, batch, first: list[bool]):
@@ -259,9 +310,12 @@ def _to_devices_checked(run: _Run, batch, first: list[bool]):
         backbone = run.config.model.backbone
         localisation = run.config.localisation
         check_batch(
-            batch, num_frames=backbone.num_frames, image_size=backbone.image_size, datasets=run.source.datasets,
+            batch,
+            num_frames=backbone.num_frames,
+            image_size=backbone.image_size,
+            datasets=run.source.datasets,
             max_boxes=localisation and localisation.max_boxes,
-        )  # fmt: skip
+        )
     return drivers.to_devices(batch, run.mesh)
 
 
@@ -299,21 +353,35 @@ def make_workdir(workdir: str | os.PathLike) -> Path:
         if jax.process_index() == 0:
             (path / 'log.txt').touch()
     except OSError as error:
-        raise UserError(f'--workdir={workdir}: cannot be made or written ({error.strerror})') from error
+        raise UserError(
+            f'--workdir={workdir}: cannot be made or written ({error.strerror})'
+        ) from error
     return path
 
 
 def _describe(
-    config: Config, source: BatchSource, mesh: jax.sharding.Mesh, total_steps: int, parameters: Mapping[str, int]
+    config: Config,
+    source: BatchSource,
+    mesh: jax.sharding.Mesh,
+    total_steps: int,
+    parameters: Mapping[str, int],
 ) -> None:
     device = mesh.devices.flat[0]
-    _log.info('%d x %s (%s), %d process(es)', mesh.size, device.device_kind, device.platform, jax.process_count())
+    _log.info(
+        '%d x %s (%s), %d process(es)',
+        mesh.size,
+        device.device_kind,
+        device.platform,
+        jax.process_count(),
+    )
     undivided = layout.undivided_stages(config.model, mesh)
     if undivided:
         _log.info(
             'parallel.model=%d does not divide the attention heads of stage %s: each device computes all of that '
-            'attention, and shares the rest', config.parallel.model, ', '.join(map(str, undivided)),
-        )  # fmt: skip
+            'attention, and shares the rest',
+            config.parallel.model,
+            ', '.join(map(str, undivided)),
+        )
     _log.info(
         'model: %s parameters (%s)',
         f'{parameters["total"]:,}',
@@ -324,9 +392,18 @@ def _describe(
     for spec in source.datasets:
         kinds = ('actions in boxes', 'key frames') if spec.localisation else ('classes', 'videos')
         _log.info(
-            'dataset %s: %d %s, %d evaluation %s', spec.name, len(spec.classes), kinds[0], spec.evaluation_records, kinds[1]
+            'dataset %s: %d %s, %d evaluation %s',
+            spec.name,
+            len(spec.classes),
+            kinds[0],
+            spec.evaluation_records,
+            kinds[1],
         )
     _log.info(
         '%d training samples per epoch, batch %g, schedule %s, %g epochs: %d steps',
-        source.samples_per_epoch, _clips_per_step(config, source), config.schedule.kind, config.epochs, total_steps,
-    )  # fmt: skip
+        source.samples_per_epoch,
+        _clips_per_step(config, source),
+        config.schedule.kind,
+        config.epochs,
+        total_steps,
+    )

@@ -8,14 +8,16 @@ import pathlib
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 _FLAG = '--xla_force_host_platform_device_count=8'
 if _FLAG not in os.environ.get('XLA_FLAGS', ''):
-    os.environ['XLA_FLAGS'] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAG}'.strip()
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-_CACHE = pathlib.Path(os.environ.get('MULTITRAIN_TEST_CACHE', pathlib.Path.home() / '.cache' / 'multitrain_jax_tests'))
+_CACHE = pathlib.Path(
+    os.environ.get('MULTITRAIN_TEST_CACHE', pathlib.Path.home() / '.cache' / 'multitrain_jax_tests')
+)
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 

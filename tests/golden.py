@@ -1,6 +1,6 @@
 """Where the golden arrays of the reference implementations lie.
 
-Small ones are kept under ``tests/data``; the larger ones are shared inputs that a checkout may or may not have beside it.
+Small ones are kept under `tests/data`; the larger ones are shared inputs that a checkout may or may not have beside it.
 A test that needs a missing one is skipped, never passed.
 """
 
@@ -24,10 +24,10 @@ def _shared() -> pathlib.Path:
 
 
 def reference_path(name: str) -> pathlib.Path:
-    """Path of a golden file of the reference implementations, for example ``multitrain_losses_a.npz``."""
+    """Path of a golden file of the reference implementations, for example `multitrain_losses_a.npz`."""
     return _first_existing(name, [_TESTS / 'data' / 'reference', _shared() / 'reference'])
 
 
 def shared_path(name: str) -> pathlib.Path:
-    """Path of another shared input, for example ``dmvr/golden_eval.npz`` or ``videos/demo.mp4``."""
+    """Path of another shared input, for example `dmvr/golden_eval.npz` or `videos/demo.mp4`."""
     return _first_existing(name, [_TESTS / 'data', _shared()])

@@ -7,7 +7,9 @@ import numpy as np
 _erf = np.vectorize(math.erf)
 
 
-def draw_state_dict(*, width=8, blocks=(1, 2), side=32, classes=5, kv_stride=4) -> dict[str, np.ndarray]:
+def draw_state_dict(
+    *, width=8, blocks=(1, 2), side=32, classes=5, kv_stride=4
+) -> dict[str, np.ndarray]:
     """Random weights under the names and in the layouts that published image models have."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.normal(0, 0.3, shape).astype(np.float32)  # noqa: E731
@@ -22,9 +24,11 @@ def draw_state_dict(*, width=8, blocks=(1, 2), side=32, classes=5, kv_stride=4) 
             state |= {f'{name}.norm1.weight': draw(width_in), f'{name}.norm1.bias': draw(width_in)}
             state |= {f'{name}.attn.rel_pos_{a}': draw(rows, head_width) for a in 'hw'}
             for layer, a, b in (
-                ('attn.qkv', 3 * out, width_in), ('attn.proj', out, out),
-                ('mlp.fc1', 4 * out, out), ('mlp.fc2', out, 4 * out),
-            ):  # fmt: skip
+                ('attn.qkv', 3 * out, width_in),
+                ('attn.proj', out, out),
+                ('mlp.fc1', 4 * out, out),
+                ('mlp.fc2', out, 4 * out),
+            ):
                 state |= {f'{name}.{layer}.weight': draw(a, b), f'{name}.{layer}.bias': draw(a)}
             for p in 'qkv':
                 # A frame's axis is there in some published models and not in others.
@@ -34,11 +38,17 @@ def draw_state_dict(*, width=8, blocks=(1, 2), side=32, classes=5, kv_stride=4) 
                 state[f'{name}.attn.norm_{p}.bias'] = draw(head_width)
             state |= {f'{name}.norm2.weight': draw(out), f'{name}.norm2.bias': draw(out)}
             if width_in != out:
-                state |= {f'{name}.proj.weight': draw(out, width_in), f'{name}.proj.bias': draw(out)}
+                state |= {
+                    f'{name}.proj.weight': draw(out, width_in),
+                    f'{name}.proj.bias': draw(out),
+                }
             grid = grid // 2 if pools else grid
             number, width_in = number + 1, out
     state |= {'norm.weight': draw(width_in), 'norm.bias': draw(width_in)}
-    return state | {'head.projection.weight': draw(classes, width_in), 'head.projection.bias': draw(classes)}
+    return state | {
+        'head.projection.weight': draw(classes, width_in),
+        'head.projection.bias': draw(classes),
+    }
 
 
 def logits(state: dict[str, np.ndarray], image: np.ndarray, *, kv_stride=4) -> np.ndarray:
@@ -50,7 +60,11 @@ def logits(state: dict[str, np.ndarray], image: np.ndarray, *, kv_stride=4) -> n
     depth = 1 + max(int(name.split('.')[1]) for name in state if name.startswith('blocks.'))
     kv = kv_stride
     for i in range(depth):
-        part = {n.removeprefix(f'blocks.{i}.'): a for n, a in state.items() if n.startswith(f'blocks.{i}.')}
+        part = {
+            n.removeprefix(f'blocks.{i}.'): a
+            for n, a in state.items()
+            if n.startswith(f'blocks.{i}.')
+        }
         pools = 'proj.weight' in part
         kv = max(kv // 2, 1) if pools else kv
         x = _block(part, x, 2 if pools else 1, kv)
@@ -115,13 +129,17 @@ def _slide(x, size, stride, function, fill=0.0):
     half = size // 2
     padded = np.pad(x, ((half, half), (half, half), (0, 0)), constant_values=fill)
     rows, columns = ((n + 2 * half - size) // stride + 1 for n in x.shape[:2])
-    return np.stack([
-        np.stack([
-            function(padded[y * stride : y * stride + size, c * stride : c * stride + size])
-            for c in range(columns)
-        ])
-        for y in range(rows)
-    ])  # fmt: skip
+    return np.stack(
+        [
+            np.stack(
+                [
+                    function(padded[y * stride : y * stride + size, c * stride : c * stride + size])
+                    for c in range(columns)
+                ]
+            )
+            for y in range(rows)
+        ]
+    )
 
 
 def _linear(x, part, name):

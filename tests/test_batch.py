@@ -62,7 +62,13 @@ def check_boxes(**change):
     batch = source.batch(0)
     row = int(np.flatnonzero(batch['dataset'] == tiny_boxes.SCENES)[0])
     batch = {**batch, **{name: edit(batch[name].copy(), row) for name, edit in change.items()}}
-    check_batch(batch, num_frames=4, image_size=16, datasets=source.datasets, max_boxes=config.localisation.max_boxes)
+    check_batch(
+        batch,
+        num_frames=4,
+        image_size=16,
+        datasets=source.datasets,
+        max_boxes=config.localisation.max_boxes,
+    )
 
 
 def put(value, *place):
@@ -76,11 +82,23 @@ def put(value, *place):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'boxes': lambda array, row: array[:, :1]}, r"'boxes' is float32\[16, 1, 4\], must be float32\[16, 3, 4\]"),
-        ({'boxes': put(1.5, 0, 2)}, 'of dataset scenes, has a box that is not x1, y1, x2, y2 within 0 to 1'),
+        (
+            {'boxes': lambda array, row: array[:, :1]},
+            r"'boxes' is float32\[16, 1, 4\], must be float32\[16, 3, 4\]",
+        ),
+        (
+            {'boxes': put(1.5, 0, 2)},
+            'of dataset scenes, has a box that is not x1, y1, x2, y2 within 0 to 1',
+        ),
         ({'boxes': put(np.nan, 0, 2)}, 'of dataset scenes, has a box that is not'),
-        ({'box_label': put(1.0, 0, 3)}, 'of dataset scenes, has an action that its dataset does not have'),
-        ({'dataset': put(0)}, 'of dataset colours, has boxes, but its dataset is not one of localisation'),
+        (
+            {'box_label': put(1.0, 0, 3)},
+            'of dataset scenes, has an action that its dataset does not have',
+        ),
+        (
+            {'dataset': put(0)},
+            'of dataset colours, has boxes, but its dataset is not one of localisation',
+        ),
         ({'label': put(1)}, 'label 1 in dataset scenes, which has boxes instead'),
     ],
 )

@@ -18,7 +18,13 @@ from tests import tiny
 from tests.data_pipelines.tiny_boxes import write_scenes
 from tests.tiny import quick_compile  # noqa: F401
 
-SCENES = {'path': 'scenes', 'sampling': 'key_frame', 'stride': 1, 'target_frame_rate': None, 'flip': True}
+SCENES = {
+    'path': 'scenes',
+    'sampling': 'key_frame',
+    'stride': 1,
+    'target_frame_rate': None,
+    'flip': True,
+}
 
 
 @pytest.fixture(scope='module')
@@ -28,9 +34,14 @@ def root(tmp_path_factory):
 
 def config(root, **changes):
     defaults = {
-        'data_root': str(root), 'localisation': {'max_boxes': 2}, 'datasets__scenes': SCENES, 'epochs': 0.6,
-        'evaluation__temporal_views': 1, 'evaluation__spatial_views': 1, 'checkpoint__every_steps': 1,
-    }  # fmt: skip
+        'data_root': str(root),
+        'localisation': {'max_boxes': 2},
+        'datasets__scenes': SCENES,
+        'epochs': 0.6,
+        'evaluation__temporal_views': 1,
+        'evaluation__spatial_views': 1,
+        'checkpoint__every_steps': 1,
+    }
     return tiny.config(**{**defaults, **changes})
 
 
@@ -39,9 +50,14 @@ def run(root, tmp_path_factory):
     """A finished run of two steps, each with a batch of every dataset."""
     workdir = tmp_path_factory.mktemp('run')
     settings = config(
-        root, schedule={'kind': 'accumulated'}, datasets__scenes__batch_size=4, datasets__colours__batch_size=8,
-        datasets__shades__batch_size=4, accumulation_steps=2, accumulation='two_pass',
-    )  # fmt: skip
+        root,
+        schedule={'kind': 'accumulated'},
+        datasets__scenes__batch_size=4,
+        datasets__colours__batch_size=8,
+        datasets__shades__batch_size=4,
+        accumulation_steps=2,
+        accumulation='two_pass',
+    )
     return settings, workdir, train.train_and_evaluate(settings, workdir, devices=jax.devices()[:1])
 
 
@@ -51,7 +67,10 @@ def test_a_run_reports_map(run):
     scenes = outcome.accuracy['scenes']
     assert scenes.videos == 6 and scenes.boxes > 0 and 0 <= scenes.mean_average_precision <= 1
     assert scenes.top1 is None and outcome.accuracy['colours'].boxes is None
-    assert json.loads((workdir / 'results.json').read_text())['accuracy']['scenes']['boxes'] == scenes.boxes
+    assert (
+        json.loads((workdir / 'results.json').read_text())['accuracy']['scenes']['boxes']
+        == scenes.boxes
+    )
 
 
 def test_interrupted_is_uninterrupted(run, root, tmp_path):
@@ -78,9 +97,13 @@ def test_interrupted_is_uninterrupted(run, root, tmp_path):
         patch.setattr(train.parallel, 'map_train_step', mapped)
         with pytest.raises(Stop):
             train.train_and_evaluate(settings, tmp_path / 'cut', devices=jax.devices()[:1])
-    assert [path.name for path in (tmp_path / 'cut' / 'checkpoints').iterdir() if path.name.isdigit()] == ['1']
+    assert [
+        path.name for path in (tmp_path / 'cut' / 'checkpoints').iterdir() if path.name.isdigit()
+    ] == ['1']
     train.train_and_evaluate(settings, tmp_path / 'cut', devices=jax.devices()[:1])
-    whole, cut = (train.export.read_export(where / 'export')[2] for where in (workdir, tmp_path / 'cut'))
+    whole, cut = (
+        train.export.read_export(where / 'export')[2] for where in (workdir, tmp_path / 'cut')
+    )
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
@@ -93,10 +116,17 @@ def test_the_export_localises(run):
     found = model.localise(clips, boxes)
     assert set(found) == {'scenes'} and found['scenes'].shape == (2, 2, 3)
     assert ((found['scenes'] > 0) & (found['scenes'] < 1)).all()
-    np.testing.assert_allclose(model.localise(clips[:1], boxes[:1, 1:])['scenes'][0, 0], found['scenes'][0, 1], rtol=1e-4)
-    assert {name: own.shape for name, own in model.logits(clips).items()} == {'colours': (2, 3), 'shades': (2, 5)}
+    np.testing.assert_allclose(
+        model.localise(clips[:1], boxes[:1, 1:])['scenes'][0, 0], found['scenes'][0, 1], rtol=1e-4
+    )
+    assert {name: own.shape for name, own in model.logits(clips).items()} == {
+        'colours': (2, 3),
+        'shades': (2, 5),
+    }
     whole = model._scores_with_whole_frame(clips)
-    np.testing.assert_allclose(whole['scenes'], model.localise(clips, [[[0, 0, 1, 1]]] * 2)['scenes'][:, 0], rtol=1e-4)
+    np.testing.assert_allclose(
+        whole['scenes'], model.localise(clips, [[[0, 0, 1, 1]]] * 2)['scenes'][:, 0], rtol=1e-4
+    )
     np.testing.assert_allclose(whole['shades'], model.scores(clips)['shades'], rtol=1e-4)
     with pytest.raises(UserError, match='not pixels'):
         model.localise(clips, 100 * boxes)
@@ -107,16 +137,35 @@ def test_the_export_localises(run):
 @pytest.mark.parametrize('candidates', ['ground_truth', 'proposals'])
 def test_the_evaluate_command(run, tmp_path, monkeypatch, capsys, candidates):
     settings, workdir, outcome = run
-    monkeypatch.setattr(train.parallel, 'data_mesh', lambda devices: train.jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',)))
-    monkeypatch.setattr(sys, 'argv', [
-        'evaluate', f'--workdir={workdir}', '--datasets', 'scenes', f'--candidates={candidates}', f'--output={tmp_path}',
-    ])  # fmt: skip
+    monkeypatch.setattr(
+        train.parallel,
+        'data_mesh',
+        lambda devices: train.jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',)),
+    )
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            'evaluate',
+            f'--workdir={workdir}',
+            '--datasets',
+            'scenes',
+            f'--candidates={candidates}',
+            f'--output={tmp_path}',
+        ],
+    )
     assert evaluate_command.main() == 0
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
-    assert metrics['candidates'] == candidates and metrics['test_short_sides'] == [] and not metrics['test_flip']
+    assert (
+        metrics['candidates'] == candidates
+        and metrics['test_short_sides'] == []
+        and not metrics['test_flip']
+    )
     # The proposals are the annotated boxes.
     scenes = outcome.accuracy['scenes']
-    assert metrics['datasets']['scenes']['mean_average_precision'] == pytest.approx(scenes.mean_average_precision)
+    assert metrics['datasets']['scenes']['mean_average_precision'] == pytest.approx(
+        scenes.mean_average_precision
+    )
     assert f'{100 * scenes.mean_average_precision:.1f}' in capsys.readouterr().out
     with open(tmp_path / 'detections_scenes.csv', newline='') as file:
         lines = list(csv.reader(file))
@@ -141,10 +190,14 @@ def test_heads_are_kept_by_names_of_datasets_and_actions(run, root):
     params, report = warm_start.initialise(
         fresh, model.config, specs, weights, mean=settings.augment.mean, std=settings.augment.std
     )
-    theirs = train.export.read_export(workdir / 'export')[2]['localisation_heads'][0]['output']['kernel']
+    theirs = train.export.read_export(workdir / 'export')[2]['localisation_heads'][0]['output'][
+        'kernel'
+    ]
     ours = params['localisation_heads'][1]['output']['kernel']
     np.testing.assert_array_equal(ours[:, [0, 2]], np.asarray(theirs)[:, [2, 0]])
-    np.testing.assert_array_equal(ours[:, 1], fresh['localisation_heads'][1]['output']['kernel'][:, 1])
+    np.testing.assert_array_equal(
+        ours[:, 1], fresh['localisation_heads'][1]['output']['kernel'][:, 1]
+    )
     outcomes = {row.name: row.outcome for row in report.rows if row.name.startswith('localisation')}
     assert outcomes == {'localisation_heads/other': 'fresh', 'localisation_heads/scenes': 'used'}
 
@@ -152,18 +205,29 @@ def test_heads_are_kept_by_names_of_datasets_and_actions(run, root):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'schedule',
-    [{'kind': 'concatenate'}, {'kind': 'alternating'}, {'kind': 'task_by_task', 'order': ('colours', 'shades', 'scenes')}],
+    [
+        {'kind': 'concatenate'},
+        {'kind': 'alternating'},
+        {'kind': 'task_by_task', 'order': ('colours', 'shades', 'scenes')},
+    ],
     ids=lambda schedule: schedule['kind'],
 )
 def test_schedules_train(root, tmp_path, schedule):
-    order = {**schedule, 'order': (*schedule['order'], 'actions')} if 'order' in schedule else schedule
-    actions = {**SCENES, 'task': 'classification'}  # the actions of whole clips, in the projections too
+    order = (
+        {**schedule, 'order': (*schedule['order'], 'actions')} if 'order' in schedule else schedule
+    )
+    actions = {
+        **SCENES,
+        'task': 'classification',
+    }  # the actions of whole clips, in the projections too
     settings = config(root, schedule=order, epochs=1.0, datasets__actions=actions)
     outcome = train.train_and_evaluate(settings, tmp_path, devices=jax.devices()[:1])
     assert outcome.steps >= 3 and 0 <= outcome.accuracy['scenes'].mean_average_precision <= 1
     assert 0 <= outcome.accuracy['actions'].mean_average_precision <= 1
     found = {one.name for one in projections.read_projections(tmp_path)}
-    assert {'actions to colours', 'shades to actions'} < found and not any('scenes' in name for name in found)
+    assert {'actions to colours', 'shades to actions'} < found and not any(
+        'scenes' in name for name in found
+    )
 
 
 @pytest.mark.slow
@@ -171,9 +235,12 @@ def test_boxes_alone(root, tmp_path):
     """The downstream-only baseline: no classification head."""
     settings = config(root)
     settings = dataclasses.replace(
-        settings, datasets={'scenes': settings.datasets['scenes']}, epochs=2.0, batch_size=4,
+        settings,
+        datasets={'scenes': settings.datasets['scenes']},
+        epochs=2.0,
+        batch_size=4,
         objective=dataclasses.replace(settings.objective, lambda_proj=0.0),
-    )  # fmt: skip
+    )
     outcome = train.train_and_evaluate(settings, tmp_path, devices=jax.devices()[:1])
     assert set(outcome.accuracy) == {'scenes'}
     model = mt.load(tmp_path / 'export')

@@ -24,7 +24,11 @@ def test_every_field_is_listed(name):
     def check(value, given, where):
         if dataclasses.is_dataclass(value):
             for field in dataclasses.fields(value):
-                if where == 'config.model' and field.name in ('num_classes', 'num_actions', 'localisation_head'):
+                if where == 'config.model' and field.name in (
+                    'num_classes',
+                    'num_actions',
+                    'localisation_head',
+                ):
                     continue  # from the data, and from config.localisation
                 assert field.name in given, f'{where}.{field.name} is not listed'
                 check(getattr(value, field.name), given[field.name], f'{where}.{field.name}')
@@ -36,7 +40,9 @@ def test_every_field_is_listed(name):
     check(read_config(values), values, 'config')
 
 
-@pytest.mark.parametrize('name', [name for name in CONFIGS if name != 'multitrain.py:k700'])  # whose shapes are as without
+@pytest.mark.parametrize(
+    'name', [name for name in CONFIGS if name != 'multitrain.py:k700']
+)  # whose shapes are as without
 def test_the_training_step_has_shapes_that_fit(name):
     """Traced on abstract arrays for 8 devices: nothing is computed or allocated."""
     config = read_config(load(name))
@@ -116,22 +122,55 @@ def test_values_that_do_not_fit_are_refused(change, message):
 
 
 def test_schedules_and_boxes_that_make_no_sense_are_refused():
-    assert tiny.config(schedule={'kind': 'accumulated'}, datasets__shades__batch_size=4).batch_sizes == {'colours': 16, 'shades': 4}
+    assert tiny.config(
+        schedule={'kind': 'accumulated'}, datasets__shades__batch_size=4
+    ).batch_sizes == {'colours': 16, 'shades': 4}
     weighted = {'kind': 'weighted', 'weights': {'colours': 0.9, 'shades': 0.1}}
     assert tiny.config(schedule=weighted).schedule.weights == {'colours': 0.9, 'shades': 0.1}
     for changes, message in (
         ({'datasets__shades__batch_size': 4}, 'datasets.shades.batch_size=4 has no effect'),
-        ({'schedule': weighted, 'datasets__shades__batch_size': 4}, 'datasets.shades.batch_size=4 has no effect'),
-        ({'schedule': {'weights': {'colours': 1.0}}}, 'weights and size_power need kind="weighted"'),
-        ({'schedule': {'kind': 'weighted', 'weights': {'colours': 1.0}}}, 'schedule.weights names colours: must name each of'),
-        ({'schedule': {'kind': 'task_by_task', 'order': ('shades', 'shades')}}, 'schedule.order names shades, shades: must'),
-        ({'schedule': {'kind': 'random'}}, "config.schedule.kind='random': must be one of 'concatenate'"),
-        ({'input__repeats': 2, 'schedule': {'kind': 'uniform'}, 'datasets__shades__batch_size': 5}, 'batch_size=5 must be a multiple'),
+        (
+            {'schedule': weighted, 'datasets__shades__batch_size': 4},
+            'datasets.shades.batch_size=4 has no effect',
+        ),
+        (
+            {'schedule': {'weights': {'colours': 1.0}}},
+            'weights and size_power need kind="weighted"',
+        ),
+        (
+            {'schedule': {'kind': 'weighted', 'weights': {'colours': 1.0}}},
+            'schedule.weights names colours: must name each of',
+        ),
+        (
+            {'schedule': {'kind': 'task_by_task', 'order': ('shades', 'shades')}},
+            'schedule.order names shades, shades: must',
+        ),
+        (
+            {'schedule': {'kind': 'random'}},
+            "config.schedule.kind='random': must be one of 'concatenate'",
+        ),
+        (
+            {
+                'input__repeats': 2,
+                'schedule': {'kind': 'uniform'},
+                'datasets__shades__batch_size': 5,
+            },
+            'batch_size=5 must be a multiple',
+        ),
         ({'localisation': {}}, 'config.localisation.max_boxes: missing'),
-        ({'localisation': {'max_boxes': 4, 'proposal_iou': 1.5}}, 'proposal_iou=1.5 must be between 0 and 1'),
-        ({'localisation': {'max_boxes': 4, 'test_short_sides': (8, 20)}}, 'test_short_sides=.8, 20. must not be below'),
-        ({'localisation': {'max_boxes': 4, 'head': {'dropout': 1.0}}}, 'dropout = 1.0: use 0 <= rate < 1'),
+        (
+            {'localisation': {'max_boxes': 4, 'proposal_iou': 1.5}},
+            'proposal_iou=1.5 must be between 0 and 1',
+        ),
+        (
+            {'localisation': {'max_boxes': 4, 'test_short_sides': (8, 20)}},
+            'test_short_sides=.8, 20. must not be below',
+        ),
+        (
+            {'localisation': {'max_boxes': 4, 'head': {'dropout': 1.0}}},
+            'dropout = 1.0: use 0 <= rate < 1',
+        ),
         ({'model__num_actions': (3,)}, 'config.model.num_actions: unknown field'),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UserError, match=message):
             tiny.config(**changes)

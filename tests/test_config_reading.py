@@ -35,9 +35,7 @@ GOOD = {'rate': 1, 'count': 2, 'inner': {'size': [1, 2]}}
 
 
 def test_build_converts_and_fills_in():
-    got = config_reading.build(
-        Outer, GOOD | {'many': {'x': {'size': (3, 4)}}, 'blocks': [1, 2, 3]}
-    )
+    got = config_reading.build(Outer, GOOD | {'many': {'x': {'size': (3, 4)}}, 'blocks': [1, 2, 3]})
     assert got == Outer(1.0, 2, Inner((1, 2)), many={'x': Inner((3, 4))}, blocks=(1, 2, 3))
     assert isinstance(got.rate, float)
 

@@ -51,11 +51,20 @@ def test_every_field_can_be_set_on_the_command_line(name):
 
 
 def test_what_the_variants_are():
-    plain, k700, large, small = (read_config(load(f'multitrain.py{v}')) for v in ('', ':k700', ':312p', ':16x4'))
+    plain, k700, large, small = (
+        read_config(load(f'multitrain.py{v}')) for v in ('', ':k700', ':312p', ':16x4')
+    )
     assert set(k700.datasets) - set(plain.datasets) == {'kinetics700'}
-    assert dataclasses.replace(k700.datasets['kinetics700'], path='kinetics400') == plain.datasets['kinetics400']
+    assert (
+        dataclasses.replace(k700.datasets['kinetics700'], path='kinetics400')
+        == plain.datasets['kinetics400']
+    )
     assert dataclasses.replace(k700, datasets=plain.datasets) == plain
-    assert (large.model.backbone.image_size, large.input.short_side, large.evaluation.short_side) == (312, (356, 446), 356)
+    assert (
+        large.model.backbone.image_size,
+        large.input.short_side,
+        large.evaluation.short_side,
+    ) == (312, (356, 446), 356)
     assert [entry.stride for entry in small.datasets.values()] == [4, 4, 4, 1]
     both = read_config(load('multitrain.py:k700,312p'))
     assert both == dataclasses.replace(large, datasets=k700.datasets)
@@ -65,9 +74,20 @@ def test_what_the_variants_are():
         assert round(count_parameters(model)['backbone'] / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize('name', ['multitrain.py:k800', 'kinetics_pretrain.py:imagnet', 'quickstart.py:large', 'cofinetune_ava.py:ava2'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'multitrain.py:k800',
+        'kinetics_pretrain.py:imagnet',
+        'quickstart.py:large',
+        'cofinetune_ava.py:ava2',
+    ],
+)
 def test_unknown_variants_are_told_in_one_line(name):
-    with pytest.raises(UserError, match=r'no variants?\b.*(only k700, 312p, 16x4|only imagenet|leave out|only ava_kinetics, transfer)') as error:
+    with pytest.raises(
+        UserError,
+        match=r'no variants?\b.*(only k700, 312p, 16x4|only imagenet|leave out|only ava_kinetics, transfer)',
+    ) as error:
         load(name)
     assert '\n' not in str(error.value) and 'Traceback' not in str(error.value)
 
@@ -76,12 +96,22 @@ def shrunk(name: str, root: pathlib.Path) -> Config:
     """Two steps of the config with a model of one narrow block on clips of 4 frames of 16 pixels."""
     config = load(name)
     config.unlock()
-    config.data_root, config.compilation_cache_dir, config.synthetic, config.init_from = str(root), None, None, None
+    config.data_root, config.compilation_cache_dir, config.synthetic, config.init_from = (
+        str(root),
+        None,
+        None,
+        None,
+    )
     config.cpu_devices = None
     config.batch_size, config.log_every_steps = 16, 1
     config.model.update(head_hidden=min(config.model.head_hidden, 8), expander_hidden=8)
     config.model.backbone.update(
-        num_frames=4, image_size=16, width=8, stage_blocks=(1,), query_strides=((1, 1, 1),), kv_stride=(1, 2, 2)
+        num_frames=4,
+        image_size=16,
+        width=8,
+        stage_blocks=(1,),
+        query_strides=((1, 1, 1),),
+        kv_stride=(1, 2, 2),
     )
     config.input.update(short_side=(16, 20), num_threads=2)
     config.evaluation.update(batch_size=8, short_side=16, temporal_views=2)
@@ -105,15 +135,27 @@ def root(tmp_path_factory):
         boxes = path in ('ava', 'ava_kinetics', 'scenes')
         for split, count in (('train', 6), ('validation', 2)):
             labels = [[number % len(CLASSES)] for number in range(count)]
-            key_frames = [KeyFrame(0.3, box, (number % len(CLASSES),), (0,), box, (0.9,)) for number in range(count)]
+            key_frames = [
+                KeyFrame(0.3, box, (number % len(CLASSES),), (0,), box, (0.9,))
+                for number in range(count)
+            ]
             tiny_records.write_records(
-                root / path, [frames] * count, labels, num_classes=len(CLASSES), split=split,
-                multi_label=boxes, localisation=boxes,
-                contexts=[regions.region_features(key_frame, 3) for key_frame in key_frames] if boxes else None,
-            )  # fmt: skip
+                root / path,
+                [frames] * count,
+                labels,
+                num_classes=len(CLASSES),
+                split=split,
+                multi_label=boxes,
+                localisation=boxes,
+                contexts=[regions.region_features(key_frame, 3) for key_frame in key_frames]
+                if boxes
+                else None,
+            )
             info = dataset_info.load_dataset_info(root / path)
             splits |= info.splits
-        dataset_info.save_dataset_info(root / path, dataclasses.replace(info, classes=CLASSES, splits=splits))
+        dataset_info.save_dataset_info(
+            root / path, dataclasses.replace(info, classes=CLASSES, splits=splits)
+        )
     return root
 
 
@@ -125,14 +167,20 @@ def test_shrunk_it_trains_evaluates_and_exports(name, root, tmp_path):
         entry = dataclasses.replace(config.datasets['kinetics400'], path='imagenet')
         image_model = dataclasses.replace(config, datasets={'imagenet': entry})
         model = train_step.build_model(image_model, specs, jax.random.key(5))
-        export.write_export(tmp_path / 'import', nnx.to_pure_dict(nnx.state(model)), image_model, specs)
+        export.write_export(
+            tmp_path / 'import', nnx.to_pure_dict(nnx.state(model)), image_model, specs
+        )
         config = dataclasses.replace(config, init_from=str(tmp_path / 'import'))
     outcome = train.train_and_evaluate(config, tmp_path / 'run', devices=jax.devices()[:1])
     assert outcome.steps == 2
-    assert {dataset: result.videos for dataset, result in outcome.accuracy.items()} == dict.fromkeys(config.datasets, 2)
+    assert {
+        dataset: result.videos for dataset, result in outcome.accuracy.items()
+    } == dict.fromkeys(config.datasets, 2)
     described = json.loads((tmp_path / 'run' / 'export' / 'model.json').read_text())
     assert list(described['datasets']) == sorted(config.datasets)
     assert described['datasets'][next(iter(config.datasets))]['classes'] == list(CLASSES)
     if name.endswith(':imagenet'):
         became = (tmp_path / 'run' / 'init_from.txt').read_text()
-        assert re.search(r'\d\d used, 1 fresh, 1 ignored', became)  # all of the backbone, but not the head
+        assert re.search(
+            r'\d\d used, 1 fresh, 1 ignored', became
+        )  # all of the backbone, but not the head

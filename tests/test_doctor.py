@@ -44,20 +44,43 @@ def of_config(*arguments):
 
 
 def test_all_is_well_here(command, data, finished_run):
-    code, out = command('--json', CONFIG, f'--config.data_root={data}', f'--config.init_from={finished_run[2]}')
+    code, out = command(
+        '--json', CONFIG, f'--config.data_root={data}', f'--config.init_from={finished_run[2]}'
+    )
     content = json.loads(out)
     found = {(entry['part'], entry['name']): entry for entry in content['checks']}
-    assert code == 0 and content['ok'] and not [entry for entry in found.values() if entry['state'] == 'fail']
-    assert {part for part, _ in found} == {'packages', 'devices', 'this machine', 'decoding', 'training', 'experiment'}
-    assert 'jax ' in found['packages', 'required']['text'] and 'numpy ' in found['packages', 'required']['text']
+    assert (
+        code == 0
+        and content['ok']
+        and not [entry for entry in found.values() if entry['state'] == 'fail']
+    )
+    assert {part for part, _ in found} == {
+        'packages',
+        'devices',
+        'this machine',
+        'decoding',
+        'training',
+        'experiment',
+    }
+    assert (
+        'jax ' in found['packages', 'required']['text']
+        and 'numpy ' in found['packages', 'required']['text']
+    )
     assert found['devices', 'CPU']['text'] == '8 cpus'
     assert found['training', 'a tiny step']['text'].startswith('on 8 devices: loss ')
     assert found['experiment', 'colours, train']['text'].startswith('20 records of 3 classes')
-    assert found['experiment', 'shades, validation']['text'].startswith('7 records of 5 classes, 3 views each')
-    assert found['experiment', 'batches']['text'].startswith('16 clips, 2 on each of 8 replicas; 40 clips an epoch, 10 steps')
+    assert found['experiment', 'shades, validation']['text'].startswith(
+        '7 records of 5 classes, 3 views each'
+    )
+    assert found['experiment', 'batches']['text'].startswith(
+        '16 clips, 2 on each of 8 replicas; 40 clips an epoch, 10 steps'
+    )
     total = sum(leaf.size for leaf in flat_params(finished_run))
     assert found['experiment', 'parameters']['text'].startswith(f'{total:,} (backbone ')
-    assert f'{total:,} parameters, heads of colours, shades' in found['experiment', 'init_from']['text']
+    assert (
+        f'{total:,} parameters, heads of colours, shades'
+        in found['experiment', 'init_from']['text']
+    )
 
 
 def flat_params(finished_run):
@@ -76,7 +99,9 @@ def test_the_table_names_what_fails_and_how_to_mend_it(command, data, tmp_path, 
     lines = out.splitlines()
     broken = next(i for i, line in enumerate(lines) if line.startswith('  fail  colours, train '))
     assert 'this shard is missing' in ' '.join(lines[broken : broken + 3])
-    assert f'-> python -m data_pipelines.inspect {tmp_path}/colours' in ' '.join(' '.join(lines[broken:]).split())
+    assert f'-> python -m data_pipelines.inspect {tmp_path}/colours' in ' '.join(
+        ' '.join(lines[broken:]).split()
+    )
     assert any(line.startswith('  fail  shades ') for line in lines)  # both splits in one line
     assert any(line.startswith('  ok    colours, validation ') for line in lines)
     assert any(line.startswith('  fail  init_from ') for line in lines)
@@ -90,9 +115,16 @@ def test_wrong_command_line(command):
 
 def test_configs_that_cannot_be_read_or_do_not_fit(data):
     found = of_config('--config.epoch=3')
-    assert list(found) == ['config'] and found['config'].state == 'fail' and 'epochs' in found['config'].text
+    assert (
+        list(found) == ['config']
+        and found['config'].state == 'fail'
+        and 'epochs' in found['config'].text
+    )
     found = of_config(f'--config.data_root={data}', '--config.batch_size=12')
-    assert found['batches'].state == 'fail' and 'batch_size=12 does not divide' in found['batches'].text
+    assert (
+        found['batches'].state == 'fail'
+        and 'batch_size=12 does not divide' in found['batches'].text
+    )
     found = of_config(f'--config.data_root={data}', '--config.optimizer.warmup_steps=1000')
     assert 'warm-up of 1000 steps' in found['batches'].text
 
@@ -108,15 +140,24 @@ def test_damaged_and_lonely_records(data, tmp_path):
     info['splits']['train']['class_counts'] = [12, 0, 8]
     (tmp_path / 'd' / 'colours' / 'dataset.json').write_text(json.dumps(info))
     found = of_config(f'--config.data_root={tmp_path / "d"}')
-    assert found['shades, validation'].state == 'fail' and 'damaged' in found['shades, validation'].text
-    assert found['colours, train'].state == 'warn' and "such as 'green'" in found['colours, train'].text
+    assert (
+        found['shades, validation'].state == 'fail'
+        and 'damaged' in found['shades, validation'].text
+    )
+    assert (
+        found['colours, train'].state == 'warn'
+        and "such as 'green'" in found['colours, train'].text
+    )
     assert 'with 400 classes' in found['parameters'].text  # what is not known is said
 
 
 def test_nothing_is_rendered(tmp_path):
     arguments = ['--config=configs/quickstart.py', f'--config.data_root={tmp_path / "new"}']
     found = checks_of(experiment.experiment, arguments)
-    assert 'the run renders and converts it first' in found['motions'].text and not (tmp_path / 'new').exists()
+    assert (
+        'the run renders and converts it first' in found['motions'].text
+        and not (tmp_path / 'new').exists()
+    )
     assert not [check for check in found.values() if check.state == 'fail']
 
 
@@ -125,7 +166,13 @@ def test_packages_that_are_missing_old_or_do_not_belong_together(monkeypatch):
     wrong = {'flax': None, 'clu': None, 'numpy': '1.26.4', 'jaxlib': '0.1.0', 'av': '1.0'}
     monkeypatch.setattr(machine, '_version', lambda name: wrong.get(name, versions(name)))
     found = checks_of(machine.packages)
-    assert {name: found[name].state for name in wrong} == {'flax': 'fail', 'clu': 'warn', 'numpy': 'fail', 'jaxlib': 'fail', 'av': 'warn'}
+    assert {name: found[name].state for name in wrong} == {
+        'flax': 'fail',
+        'clu': 'warn',
+        'numpy': 'fail',
+        'jaxlib': 'fail',
+        'av': 'warn',
+    }
     assert 'go to the log only' in found['clu'].text and "'numpy>=2.0'" in found['numpy'].remedy
     assert all(name not in found['required'].text for name in ('flax', 'clu', 'numpy'))
 
@@ -133,7 +180,10 @@ def test_packages_that_are_missing_old_or_do_not_belong_together(monkeypatch):
 def test_without_tensorflow(monkeypatch):
     monkeypatch.setattr(metrics, 'import_writers', lambda: ['clu', 'tensorflow'])
     found = checks_of(machine.devices)
-    assert found['TensorFlow'].state == 'ok' and 'clu and tensorflow not installed' in found['TensorFlow'].text
+    assert (
+        found['TensorFlow'].state == 'ok'
+        and 'clu and tensorflow not installed' in found['TensorFlow'].text
+    )
 
 
 def test_limits_of_the_system(monkeypatch, tmp_path):
@@ -163,4 +213,8 @@ def test_what_goes_wrong_in_a_part_is_a_failure():
     level = logging.getLogger('multitrain_jax').level
     found = checks_of(unlucky_part)
     assert logging.getLogger('multitrain_jax').level == level
-    assert found['first'].state == 'ok' and found['unlucky part'].state == 'fail' and 'KeyError' in found['unlucky part'].text
+    assert (
+        found['first'].state == 'ok'
+        and found['unlucky part'].state == 'fail'
+        and 'KeyError' in found['unlucky part'].text
+    )

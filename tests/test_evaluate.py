@@ -46,7 +46,11 @@ def run(monkeypatch, capsys):
 def tested(run, data, finished_run, tmp_path):
     """Both datasets, tested on the newest checkpoint: (standard output, directory of the files)."""
     code, out, err = run(
-        CONFIG, f'--config.data_root={data}', f'--workdir={finished_run[2]}', '--spatial_views=1', f'--output={tmp_path}'
+        CONFIG,
+        f'--config.data_root={data}',
+        f'--workdir={finished_run[2]}',
+        '--spatial_views=1',
+        f'--output={tmp_path}',
     )
     assert code == 0, err
     return out, tmp_path
@@ -61,10 +65,19 @@ def test_scores_are_the_mean_over_the_views_of_the_models_own(tested, data, fini
         found = predictions.load(files / f'{name}_predictions.npz')
         views = 2 if name == 'colours' else 1
         source = pipeline.Source(
-            data / name, name, 'validation', sampling='strided' if name == 'colours' else 'uniform', stride=1
+            data / name,
+            name,
+            'validation',
+            sampling='strided' if name == 'colours' else 'uniform',
+            stride=1,
         )
         (batch,) = pipeline.evaluation_batches(
-            source, batch_size=7 * views, num_frames=4, crop_size=16, short_side=16, temporal_views=2
+            source,
+            batch_size=7 * views,
+            num_frames=4,
+            crop_size=16,
+            short_side=16,
+            temporal_views=2,
         )
         expected = model.scores(batch['video'])[name].reshape(7, views, len(classes)).mean(axis=1)
         np.testing.assert_allclose(found.scores.score, expected, atol=1e-5)
@@ -74,7 +87,9 @@ def test_scores_are_the_mean_over_the_views_of_the_models_own(tested, data, fini
 
         hits = expected.argmax(axis=1) == found.scores.label
         assert metrics['datasets'][name]['top1'] == pytest.approx(hits.mean())
-        assert f'{100 * hits.mean():.1f}' in next(line for line in out.splitlines() if line.startswith(name))
+        assert f'{100 * hits.mean():.1f}' in next(
+            line for line in out.splitlines() if line.startswith(name)
+        )
         with open(files / f'{name}_confusion.csv', newline='') as file:
             rows = list(csv.reader(file))
         assert rows[0] == ['', *classes] and [row[0] for row in rows[1:]] == list(classes)
@@ -97,16 +112,24 @@ def reordered(data, tmp_path, classes):
     return tmp_path / 'other'
 
 
-def test_an_export_on_a_directory_whose_classes_are_in_another_order(run, tested, data, finished_run, tmp_path):
+def test_an_export_on_a_directory_whose_classes_are_in_another_order(
+    run, tested, data, finished_run, tmp_path
+):
     """Classes are matched by name: class number n there is number 4 - n of the head."""
     _, files = tested
     other = reordered(data, tmp_path, list(tiny.CLASSES['shades'][::-1]))
     code, out, err = run(
-        f'--checkpoint={finished_run[2] / "export"}', '--datasets', other, '--spatial_views=1', f'--output={tmp_path / "o"}'
+        f'--checkpoint={finished_run[2] / "export"}',
+        '--datasets',
+        other,
+        '--spatial_views=1',
+        f'--output={tmp_path / "o"}',
     )
     assert code == 0, err
     assert 'colours' not in out and 'shades' in out
-    before, after = (predictions.load(path / 'shades_predictions.npz') for path in (files, tmp_path / 'o'))
+    before, after = (
+        predictions.load(path / 'shades_predictions.npz') for path in (files, tmp_path / 'o')
+    )
     np.testing.assert_allclose(after.scores.score, before.scores.score, atol=1e-6)
     np.testing.assert_array_equal(after.scores.label, 4 - before.scores.label)
 
@@ -131,14 +154,37 @@ def test_mistakes_are_told_in_one_line(run, data, finished_run, tmp_path):
         ([f'--workdir={workdir}'], '/nowhere/colours: no dataset.json here'),
         ([f'--checkpoint={export}'], 'give --config=FILE, or --datasets colours=DIR'),
         ([f'--checkpoint={export}', '--step=6'], 'leave --step out'),
-        ([f'--checkpoint={export}', '--datasets', 'cats=x'], "has no dataset 'cats', only colours, shades"),
-        ([f'--checkpoint={export}', '--datasets', f'shades={misnamed}'], "class 'pink' is not one of the 5 classes"),
+        (
+            [f'--checkpoint={export}', '--datasets', 'cats=x'],
+            "has no dataset 'cats', only colours, shades",
+        ),
+        (
+            [f'--checkpoint={export}', '--datasets', f'shades={misnamed}'],
+            "class 'pink' is not one of the 5 classes",
+        ),
         ([f'--checkpoint={export}', '--datasets', misnamed], 'no head has its 5 classes'),
-        ([f'--checkpoint={export}', '--datasets', f'colours={data}/colours', f'colours={data}/colours'], 'named twice'),
-        ([f'--workdir={workdir}', CONFIG, root, '--split=holdout'], "has no split 'holdout', only train, validation"),
+        (
+            [
+                f'--checkpoint={export}',
+                '--datasets',
+                f'colours={data}/colours',
+                f'colours={data}/colours',
+            ],
+            'named twice',
+        ),
+        (
+            [f'--workdir={workdir}', CONFIG, root, '--split=holdout'],
+            "has no split 'holdout', only train, validation",
+        ),
         ([f'--workdir={workdir}', CONFIG, root, '--temporal_views=0'], 'temporal_views=0'),
-        ([f'--workdir={workdir}', CONFIG, root, '--short_side=8'], 'below the 16 pixels of the model'),
-        ([f'--workdir={workdir}', CONFIG, root, '--batch_size=9'], 'batch_size=9 does not divide over 8 devices'),
+        (
+            [f'--workdir={workdir}', CONFIG, root, '--short_side=8'],
+            'below the 16 pixels of the model',
+        ),
+        (
+            [f'--workdir={workdir}', CONFIG, root, '--batch_size=9'],
+            'batch_size=9 does not divide over 8 devices',
+        ),
         ([f'--workdir={workdir}', CONFIG, '--config.nothing=1'], '--config.nothing: unknown field'),
         ([f'--workdir={workdir}', '--config=configs/none.py'], 'No such file'),
         ([f'--workdir={workdir}', '--config.epochs=1'], 'needs --config=FILE'),

@@ -48,7 +48,13 @@ def check_is(model, embedding, logits, clips):
 
 def test_an_export_asks_for_no_gpu():
     backbone = 'model__backbone__'
-    config = tiny.config(**{f'{backbone}dtype': 'bfloat16', f'{backbone}attention': 'cudnn', f'{backbone}remat_attention': True})
+    config = tiny.config(
+        **{
+            f'{backbone}dtype': 'bfloat16',
+            f'{backbone}attention': 'cudnn',
+            f'{backbone}remat_attention': True,
+        }
+    )
     info = export.export_info(config, tiny.ArraySource(config, steps_per_epoch=1).datasets)
     assert (info.model.backbone.attention, info.model.backbone.remat_attention) == ('xla', False)
 

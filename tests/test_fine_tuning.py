@@ -38,9 +38,12 @@ def test_layer_wise_decay_by_hand():
         2: [leaf[0] for leaf in jax.tree.leaves(stages[1]['rest'])],
         1: [leaf[1] for leaf in jax.tree.leaves(stages[1]['rest'])],
         0: jax.tree.leaves(
-            [factors['backbone']['norm'], *(factors[name] for name in ('heads', 'projections', 'expander'))]
+            [
+                factors['backbone']['norm'],
+                *(factors[name] for name in ('heads', 'projections', 'expander')),
+            ]
         ),
-    }  # fmt: skip
+    }
     for exponent, leaves in power.items():
         assert leaves
         for leaf in leaves:
@@ -55,27 +58,36 @@ def adamw_by_hand(config, rate, gradients, params, factor, decays):
     for t, g in enumerate(np.asarray(gradients, np.float64), 1):
         m, v = config.b1 * m + (1 - config.b1) * g, config.b2 * v + (1 - config.b2) * g * g
         update = (m / (1 - config.b1**t)) / (np.sqrt(v / (1 - config.b2**t)) + config.eps)
-        params = params - rate * factor * (update + (config.weight_decay if decays else 0.0) * params)
+        params = params - rate * factor * (
+            update + (config.weight_decay if decays else 0.0) * params
+        )
     return params
 
 
 def test_updates_with_factors_against_numpy():
     """Factors multiply the whole step, weight decay included, slice by slice in stacked blocks."""
     config = OptimizerConfig(
-        layer_decay=0.5, learning_rate_factors=LearningRateFactors(projections=3.0), clip_norm=0.0, weight_decay=0.1
+        layer_decay=0.5,
+        learning_rate_factors=LearningRateFactors(projections=3.0),
+        clip_norm=0.0,
+        weight_decay=0.1,
     )
     rng = np.random.default_rng(0)
     shapes = {
         'backbone': {
             'patch_kernel': (3, 2),
-            'stages': {0: {'first': {'kernel': (2, 2)}, 'rest': {'kernel': (1, 2, 2)}},
-                       1: {'first': {'kernel': (2, 2)}, 'rest': {'kernel': (2, 2, 2)}}},
+            'stages': {
+                0: {'first': {'kernel': (2, 2)}, 'rest': {'kernel': (1, 2, 2)}},
+                1: {'first': {'kernel': (2, 2)}, 'rest': {'kernel': (2, 2, 2)}},
+            },
         },
         'heads': {'kernel': (2, 3), 'bias': (3,)},
         'projections': {'kernel': (2, 1, 3, 3)},
-    }  # fmt: skip
+    }
     is_shape = lambda node: isinstance(node, tuple)
-    draw = lambda: jax.tree.map(lambda shape: rng.normal(size=shape).astype(np.float32), shapes, is_leaf=is_shape)
+    draw = lambda: jax.tree.map(
+        lambda shape: rng.normal(size=shape).astype(np.float32), shapes, is_leaf=is_shape
+    )
     params, gradients = draw(), [draw(), draw()]
     tx = optimizer.build_optimizer(config, lambda step: 0.01, params)
     new, state = jax.tree.map(jnp.asarray, params), tx.init(params)
@@ -93,7 +105,9 @@ def test_updates_with_factors_against_numpy():
     }
     for path, factor in kernels.items():
         pick = lambda tree, path=path: pick(tree[path[0]], path[1:]) if path else tree
-        expected = adamw_by_hand(config, 0.01, [pick(g) for g in gradients], pick(params), factor, path[-1] != 'bias')
+        expected = adamw_by_hand(
+            config, 0.01, [pick(g) for g in gradients], pick(params), factor, path[-1] != 'bias'
+        )
         np.testing.assert_allclose(pick(new), expected, rtol=1e-5, atol=1e-6, err_msg=str(path))
 
 
@@ -103,17 +117,26 @@ FROZEN = {'optimizer__frozen': ('backbone',)}
 def test_frozen_parameters_keep_every_bit():
     state = prepared(1, **FROZEN)[3]
     gradients, _, params = trained(1, **FROZEN)
-    for a, b in zip(jax.tree.leaves(state.params['backbone']), jax.tree.leaves(params['backbone']), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(state.params['backbone']), jax.tree.leaves(params['backbone']), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
-    assert 'backbone' not in gradients[0] and set(gradients[0]) == {'heads', 'projections', 'expander'}
-    assert all(not np.array_equal(a, b) for a, b in zip(
-        jax.tree.leaves(state.params['heads']), jax.tree.leaves(params['heads'])
-    ))  # fmt: skip
+    assert 'backbone' not in gradients[0] and set(gradients[0]) == {
+        'heads',
+        'projections',
+        'expander',
+    }
+    assert all(
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(state.params['heads']), jax.tree.leaves(params['heads']))
+    )
 
 
 def test_the_other_gradients_are_as_without_freezing():
     frozen, free = trained(1, **FROZEN)[0][0], trained(1)[0][0]
-    for a, b in zip(jax.tree.leaves(frozen), jax.tree.leaves({name: free[name] for name in frozen}), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(frozen), jax.tree.leaves({name: free[name] for name in frozen}), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -152,7 +175,9 @@ def test_moving_average_against_numpy():
         expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, params)
     used = train_step.inference_params(state)
     for name in ('backbone', 'heads', 'projections', 'expander'):
-        for a, b, p in zip(*map(jax.tree.leaves, (used[name], expected[name], state.params[name])), strict=True):
+        for a, b, p in zip(
+            *map(jax.tree.leaves, (used[name], expected[name], state.params[name])), strict=True
+        ):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
             assert not np.allclose(a, p, rtol=1e-6, atol=0)
 
@@ -160,7 +185,9 @@ def test_moving_average_against_numpy():
 def test_a_frozen_part_has_no_average():
     state = prepared(1, optimizer__ema_decay=0.9, **FROZEN)[3]
     assert 'backbone' not in state.ema and 'heads' in state.ema
-    assert jax.tree.structure(train_step.inference_params(state)) == jax.tree.structure(state.params)
+    assert jax.tree.structure(train_step.inference_params(state)) == jax.tree.structure(
+        state.params
+    )
 
 
 def test_learned_weights_are_trained():
@@ -169,9 +196,14 @@ def test_learned_weights_are_trained():
     assert set(params['objective']) == {'dataset', 'informative'}
     state = prepared(1, **LEARNED)[3]
     assert 'objective' not in train_step.inference_params(state)
-    rate = optimizer.learning_rate_schedule(tiny.config().optimizer, steps_per_epoch=2, total_steps=STEPS)
+    rate = optimizer.learning_rate_schedule(
+        tiny.config().optimizer, steps_per_epoch=2, total_steps=STEPS
+    )
     for name, value in params['objective'].items():
-        clipped = [g['objective'][name] * min(1, 1 / (float(optax.global_norm(g)) + 1e-6)) for g in gradients]
+        clipped = [
+            g['objective'][name] * min(1, 1 / (float(optax.global_norm(g)) + 1e-6))
+            for g in gradients
+        ]
         expected, config, m, v = np.zeros(2), tiny.config().optimizer, 0.0, 0.0
         for t, g in enumerate(clipped, 1):
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
@@ -186,21 +218,44 @@ def test_learned_weights_are_trained():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'objective__projection_l1': 1e-4, 'objective__lambda_proj': 0.0, 'model__projections': False},
-         'objective.projection_l1=0.0001 needs model.projections=True'),
+        (
+            {
+                'objective__projection_l1': 1e-4,
+                'objective__lambda_proj': 0.0,
+                'model__projections': False,
+            },
+            'objective.projection_l1=0.0001 needs model.projections=True',
+        ),
         ({'model__projections': False}, 'objective.lambda_proj=1 needs model.projections=True'),
         ({'model__expander': False}, 'objective.lambda_inf=0.1 needs model.expander=True'),
-        ({'model__projections': False, 'model__add_projected': 1.0, 'objective__lambda_proj': 0.0},
-         'add_projected = 1.0 needs projections = True'),
-        ({'projections_from': 'x.npz', 'model__projections': False, 'objective__lambda_proj': 0.0},
-         "projections_from='x.npz' needs model.projections=True"),
+        (
+            {
+                'model__projections': False,
+                'model__add_projected': 1.0,
+                'objective__lambda_proj': 0.0,
+            },
+            'add_projected = 1.0 needs projections = True',
+        ),
+        (
+            {
+                'projections_from': 'x.npz',
+                'model__projections': False,
+                'objective__lambda_proj': 0.0,
+            },
+            "projections_from='x.npz' needs model.projections=True",
+        ),
         ({'optimizer__layer_decay': 1.5}, r'layer_decay=1.5 must be in \(0, 1\]'),
         ({'optimizer__ema_warmup': True}, 'ema_warmup=True has no effect with ema_decay=0'),
-        ({'optimizer__learning_rate_factors__heads': 0.0},
-         r"to keep parameters as they are: optimizer.frozen=\('heads',\)"),
-        ({'accumulation': 'three_pass'}, "accumulation='three_pass': must be one of 'plain', 'two_pass'"),
+        (
+            {'optimizer__learning_rate_factors__heads': 0.0},
+            r"to keep parameters as they are: optimizer.frozen=\('heads',\)",
+        ),
+        (
+            {'accumulation': 'three_pass'},
+            "accumulation='three_pass': must be one of 'plain', 'two_pass'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_combinations_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         tiny.config(**changes)

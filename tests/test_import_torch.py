@@ -92,13 +92,20 @@ def test_the_command(tmp_path):
     torch.save({'epoch': 3, 'model_state': state, 'cfg': CFG}, tmp_path / 'x.pyth')
     (tmp_path / 'classes.json').write_text(json.dumps({f'"action {c}"': 10 - c for c in range(11)}))
     command = [
-        sys.executable, '-m', 'multitrain_jax.import_torch', f'--checkpoint={tmp_path / "x.pyth"}',
-        f'--output={tmp_path / "out"}', '--dataset=kinetics400', f'--classes={tmp_path / "classes.json"}',
-    ]  # fmt: skip
+        sys.executable,
+        '-m',
+        'multitrain_jax.import_torch',
+        f'--checkpoint={tmp_path / "x.pyth"}',
+        f'--output={tmp_path / "out"}',
+        '--dataset=kinetics400',
+        f'--classes={tmp_path / "classes.json"}',
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert '96 used, 1 ignored\n' in done.stdout
-    assert any(line.split() == ['head.heads_moco.x', 'ignored', '[3]'] for line in done.stdout.splitlines())
+    assert any(
+        line.split() == ['head.heads_moco.x', 'ignored', '[3]'] for line in done.stdout.splitlines()
+    )
     model = check_golden(tmp_path / 'out', 'mvit_multitrain_k400head', 'kinetics400')
     assert model.info.datasets['kinetics400'].classes[0] == 'action 10'
     done = subprocess.run([*command, '--mean=1,2'], capture_output=True, text=True)
@@ -148,9 +155,12 @@ def test_heads_projections_and_expander_serve_as_a_start(tmp_path):
     for name, classes in names.items():
         (tmp_path / name).write_text('\n'.join(classes))
     options = Options(
-        datasets={'ssv2': 'tools'}, kv_stride=(1, 2, 2), multi_label=['plants'], uniform=['cats'],
+        datasets={'ssv2': 'tools'},
+        kv_stride=(1, 2, 2),
+        multi_label=['plants'],
+        uniform=['cats'],
         classes={name: str(tmp_path / name) for name in names},
-    )  # fmt: skip
+    )
     import_state_dict(naming.to_torch(ours, entries), tmp_path / 'out', options)
     weights = warm_start.read_weights(tmp_path / 'out')
     assert weights.classes == names and weights.model.backbone == backbone()
@@ -224,7 +234,9 @@ def test_options_that_do_not_fit(tmp_path, options, message):
 def test_another_architecture_is_refused(tmp_path):
     state = k400()
     del state['blocks.2.attn.norm_k.weight']
-    with pytest.raises(ValueError, match='95 of 96 expected arrays .* blocks.2.attn.norm_k.weight') as error:
+    with pytest.raises(
+        ValueError, match='95 of 96 expected arrays .* blocks.2.attn.norm_k.weight'
+    ) as error:
         import_state_dict(state, tmp_path / 'out', Options())
     assert '\n' not in str(error.value)
     with pytest.raises(ValueError, match='not a state dict of MViTv2'):
@@ -276,7 +288,9 @@ def test_class_names(tmp_path):
         (tmp_path / name).write_text(text)
         return read_classes(str(tmp_path / name), 2)
 
-    assert of('a.txt', 'run\nrun away\n') == of('a.json', '["run", "run away"]') == ('run', 'run away')
+    assert (
+        of('a.txt', 'run\nrun away\n') == of('a.json', '["run", "run away"]') == ('run', 'run away')
+    )
     assert of('b.json', '{"run": 1, "\\"fly\\"": 0}') == ('fly', 'run')
     for name, text, message in [
         ('a.txt', 'run', '1 different names for the 2 classes'),

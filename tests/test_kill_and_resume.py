@@ -22,13 +22,17 @@ from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 CHANGES = (
-    '--config.epochs=12', '--config.checkpoint.every_steps=5',
+    '--config.epochs=12',
+    '--config.checkpoint.every_steps=5',
     '--config.evaluation.every_epochs=8',
-    '--config.model.head_dropout=0.2', '--config.evaluation.spatial_views=1',
-    '--config.optimizer.ema_decay=0.9', '--config.optimizer.layer_decay=0.8',
+    '--config.model.head_dropout=0.2',
+    '--config.evaluation.spatial_views=1',
+    '--config.optimizer.ema_decay=0.9',
+    '--config.optimizer.layer_decay=0.8',
     '--config.objective.learned_dataset_weights=True',
-    '--config.accumulation_steps=2', '--config.accumulation=two_pass',
-)  # fmt: skip
+    '--config.accumulation_steps=2',
+    '--config.accumulation=two_pass',
+)
 STEPS = 30
 
 
@@ -41,8 +45,12 @@ def command(workdir, data, *more, stderr=subprocess.PIPE):
     arguments = [sys.executable, 'run.py', f'--config={tiny.CONFIG_FILE}', f'--workdir={workdir}']
     return subprocess.Popen(
         [*arguments, f'--config.data_root={data}', *CHANGES, *more],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    )
 
 
 def life_until(workdir, data, moment, pause=0.0):
@@ -102,7 +110,10 @@ def runs(tmp_path_factory):
     assert f'resuming at step {continued_at} of {STEPS}' in log
     assert second.returncode == 75, log
     last = log.splitlines()[-1]
-    assert re.fullmatch(rf'interrupted: SIGTERM after step \d+ of {STEPS}, saved in {saved}; the same command goes on from there', last)
+    assert re.fullmatch(
+        rf'interrupted: SIGTERM after step \d+ of {STEPS}, saved in {saved}; the same command goes on from there',
+        last,
+    )
     stopped_at = int(last.split()[4])
     assert stopped_at >= 20 and (saved / str(stopped_at)).is_dir()
 
@@ -144,7 +155,11 @@ def assert_same_outcome(one, other):
     for workdir in (one, other):
         saved = RunCheckpoints(workdir, keep=None)
         assert saved.latest_step() == STEPS
-        sums.append(json.loads((saved.directory / str(STEPS) / 'checksums' / 'metadata').read_text())['state'])
+        sums.append(
+            json.loads((saved.directory / str(STEPS) / 'checksums' / 'metadata').read_text())[
+                'state'
+            ]
+        )
         saved.close()
     assert sums[0] == sums[1] and len(sums[0]) > 100
 
@@ -159,7 +174,10 @@ MOMENTS = {  # (when, up to how many seconds later)
     'training': (lambda workdir, log: 'first step done' in log, 1),
     # What an earlier life has left half-written is gone before the first step.
     'saving': (
-        lambda workdir, log: 'first step done' in log and any((workdir / 'checkpoints').glob('*orbax-checkpoint-tmp*')),
+        lambda workdir, log: (
+            'first step done' in log
+            and any((workdir / 'checkpoints').glob('*orbax-checkpoint-tmp*'))
+        ),
         0.05,
     ),
     'evaluating': (lambda workdir, log: 'evaluating at step' in log, 0.5),

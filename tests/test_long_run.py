@@ -48,7 +48,12 @@ def run(workdir, monkeypatch, on_log=lambda step: None, *, data=None, devices=1,
 def test_steps_after_the_first_compile_nothing(tmp_path, monkeypatch):
     seen = {}
     with Compilations() as compilations:
-        run(tmp_path, monkeypatch, lambda step: seen.setdefault(step, compilations.count), checkpoint__every_steps=3)
+        run(
+            tmp_path,
+            monkeypatch,
+            lambda step: seen.setdefault(step, compilations.count),
+            checkpoint__every_steps=3,
+        )
     assert seen[1] > 0
     # The first checkpoint may compile something, once; the training step and the reports may not.
     assert seen[1] == seen[2] == seen[3] and seen[4] == seen[7], seen
@@ -76,7 +81,10 @@ def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypat
     monkeypatch.setattr(step_log.jax, 'device_get', fetched)
     run(tmp_path, monkeypatch, epochs=2.0, checkpoint__every_steps=100)
     loop = happened[: len(happened) - happened[::-1].index('step')]
-    assert loop == ['step', 'step', 'fetch', 'step', 'fetch', 'step'][: len(loop)] and loop.count('step') == 4
+    assert (
+        loop == ['step', 'step', 'fetch', 'step', 'fetch', 'step'][: len(loop)]
+        and loop.count('step') == 4
+    )
 
 
 def test_a_forgotten_transfer_in_the_loop_is_an_error(tmp_path, monkeypatch):
@@ -91,7 +99,9 @@ def resident():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists('/proc/self/statm'), reason='needs the Linux view of a process')
+@pytest.mark.skipif(
+    not os.path.exists('/proc/self/statm'), reason='needs the Linux view of a process'
+)
 def test_thousands_of_steps_leave_everything_flat(tmp_path, monkeypatch):
     """Reading records, logging, evaluating and saving included."""
     data = tiny.write_datasets(tmp_path / 'data')
@@ -104,13 +114,24 @@ def test_thousands_of_steps_leave_everything_flat(tmp_path, monkeypatch):
                 gc.collect()
                 arrays = [array for array in jax.live_arrays() if not array.is_deleted()]
                 seen[step] = {
-                    'MiB': resident(), 'files': len(os.listdir('/proc/self/fd')), 'programs': compilations.count,
-                    'arrays': len(arrays), 'bytes': sum(array.nbytes for array in arrays),
-                }  # fmt: skip
+                    'MiB': resident(),
+                    'files': len(os.listdir('/proc/self/fd')),
+                    'programs': compilations.count,
+                    'arrays': len(arrays),
+                    'bytes': sum(array.nbytes for array in arrays),
+                }
 
         outcome = run(
-            tmp_path / 'run', monkeypatch, look, data=data, data_root=str(data), batch_size=4, epochs=300.0,
-            log_every_steps=50, checkpoint__every_steps=250, evaluation__every_epochs=25.0,
+            tmp_path / 'run',
+            monkeypatch,
+            look,
+            data=data,
+            data_root=str(data),
+            batch_size=4,
+            epochs=300.0,
+            log_every_steps=50,
+            checkpoint__every_steps=250,
+            evaluation__every_epochs=25.0,
         )
     assert outcome.steps == 3000
     first, rest = seen[1100], [seen[step] for step in (1600, 2100, 2600)]
@@ -118,4 +139,6 @@ def test_thousands_of_steps_leave_everything_flat(tmp_path, monkeypatch):
         assert later['MiB'] < first['MiB'] + 20, seen
         assert later['files'] <= first['files'] + 2, seen
         assert later['programs'] == first['programs'], seen
-        assert abs(later['arrays'] - first['arrays']) <= 100 and later['bytes'] < first['bytes'] * 1.05, seen
+        assert (
+            abs(later['arrays'] - first['arrays']) <= 100 and later['bytes'] < first['bytes'] * 1.05
+        ), seen

@@ -32,7 +32,11 @@ def get_config():
     return config
 """
 STEPS = 4
-CHANGES = ('--config.epochs=1.23', '--config.checkpoint.every_steps=2', '--config.evaluation.spatial_views=1')
+CHANGES = (
+    '--config.epochs=1.23',
+    '--config.checkpoint.every_steps=2',
+    '--config.evaluation.spatial_views=1',
+)
 SPEEDS = ('clips_per_second', 'data_wait_share', 'steps_per_sec', 'uptime')
 
 
@@ -60,7 +64,12 @@ def start(place, workdir, *more, processes=1, devices=8):
     if processes > 1:
         command = [LAUNCHER, str(processes), *command]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -85,31 +94,50 @@ def two(place):
 
 def assert_same_parameters(one, other):
     params, others = (export.read_export(workdir / 'export')[2] for workdir in (one, other))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max() + 1e-6), params, others)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max() + 1e-6),
+        params,
+        others,
+    )
 
 
 def test_two_processes_take_the_steps_of_one(one, two):
     """All metrics of all steps: that also takes each record on exactly one process, and the batch's order."""
     workdir, _ = two
     expected, found = scalars(one), scalars(workdir)
-    assert set(expected) == set(found) and 'loss' in expected and 'evaluation/scenes/mean_average_precision' in expected
+    assert (
+        set(expected) == set(found)
+        and 'loss' in expected
+        and 'evaluation/scenes/mean_average_precision' in expected
+    )
     assert len(expected['loss']) == STEPS
     for tag in expected:
         if tag in SPEEDS:
             continue
         assert expected[tag].keys() == found[tag].keys(), tag
         for step, values in expected[tag].items():
-            np.testing.assert_allclose(found[tag][step], values, rtol=2e-4, atol=1e-6, err_msg=f'{tag}, step {step}')
+            np.testing.assert_allclose(
+                found[tag][step], values, rtol=2e-4, atol=1e-6, err_msg=f'{tag}, step {step}'
+            )
     assert_same_parameters(one, workdir)
 
 
 def test_everything_is_evaluated_and_written_once(one, two):
     workdir, output = two
-    own, others = (json.loads((path / 'results.json').read_text())['accuracy'] for path in (one, workdir))
-    assert {name: result['videos'] for name, result in others.items()} == {'colours': 7, 'shades': 7, 'scenes': 6}
+    own, others = (
+        json.loads((path / 'results.json').read_text())['accuracy'] for path in (one, workdir)
+    )
+    assert {name: result['videos'] for name, result in others.items()} == {
+        'colours': 7,
+        'shades': 7,
+        'scenes': 6,
+    }
     assert others['scenes']['boxes'] == own['scenes']['boxes'] > 0
     assert output.count('steps') == 1  # one table
-    assert {path.name for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()} == {'2', '4'}
+    assert {path.name for path in (workdir / 'checkpoints').iterdir() if path.name.isdigit()} == {
+        '2',
+        '4',
+    }
     assert len(list(workdir.glob('events.*'))) == len(list(one.glob('events.*')))
     assert {path.name for path in workdir.glob('*.txt')} == {'log.txt', 'log_1.txt'}
     for name in ('log.txt', 'log_1.txt'):
@@ -125,7 +153,9 @@ def test_everything_is_evaluated_and_written_once(one, two):
         (2, 2, ('--config.parallel.model=2',)),
     ],
 )
-def test_another_number_of_processes_and_devices_goes_on(place, two, tmp_path, processes, devices, more):
+def test_another_number_of_processes_and_devices_goes_on(
+    place, two, tmp_path, processes, devices, more
+):
     workdir = tmp_path / 'run'
     shutil.copytree(two[0], workdir)
     for name in ('checkpoints/4', 'export'):
@@ -139,7 +169,10 @@ def test_another_number_of_processes_and_devices_goes_on(place, two, tmp_path, p
 @pytest.mark.slow
 def test_a_state_divided_over_processes_is_saved_and_goes_on(place, one, tmp_path):
     """ZeRO-1 and shared kernels over 2 processes, then whole on one device."""
-    workdir, divided = tmp_path / 'run', ('--config.parallel.model=2', '--config.parallel.shard_optimizer=True')
+    workdir, divided = (
+        tmp_path / 'run',
+        ('--config.parallel.model=2', '--config.parallel.shard_optimizer=True'),
+    )
     finish(start(place, workdir, *divided, processes=2, devices=4))
     assert_same_parameters(one, workdir)
     for name in ('checkpoints/4', 'export'):
@@ -152,14 +185,27 @@ def test_a_state_divided_over_processes_is_saved_and_goes_on(place, one, tmp_pat
 @pytest.mark.slow
 def test_evaluation_by_two_processes(place, one, tmp_path):
     for processes, name in ((1, 'alone'), (2, 'both')):
-        command = [sys.executable, '-m', 'multitrain_jax.evaluate', f'--workdir={one}', f'--output={tmp_path / name}']
+        command = [
+            sys.executable,
+            '-m',
+            'multitrain_jax.evaluate',
+            f'--workdir={one}',
+            f'--output={tmp_path / name}',
+        ]
         if processes > 1:
             command = [LAUNCHER, str(processes), *command]
-        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=500
+        )
         assert done.returncode == 0, done.stderr
-    alone, both = (json.loads((tmp_path / name / 'metrics.json').read_text()) for name in ('alone', 'both'))
+    alone, both = (
+        json.loads((tmp_path / name / 'metrics.json').read_text()) for name in ('alone', 'both')
+    )
     assert both == alone and alone['datasets']['scenes']['videos'] == 6
-    rows = [sorted(csv.reader((tmp_path / name / 'detections_scenes.csv').open())) for name in ('alone', 'both')]
+    rows = [
+        sorted(csv.reader((tmp_path / name / 'detections_scenes.csv').open()))
+        for name in ('alone', 'both')
+    ]
     assert [row[:2] for row in rows[0]] == [row[:2] for row in rows[1]] and len(rows[0]) > 0
 
 
@@ -172,7 +218,9 @@ def test_when_a_process_is_killed_the_other_says_so_and_ends(place, tmp_path, lo
     while not (log.exists() and 'step 3/' in log.read_text()):
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.5)
-    children = subprocess.run(['pgrep', '-P', str(run.pid), '-a'], capture_output=True, text=True).stdout.splitlines()
+    children = subprocess.run(
+        ['pgrep', '-P', str(run.pid), '-a'], capture_output=True, text=True
+    ).stdout.splitlines()
     (victim,) = [int(line.split()[0]) for line in children if line.endswith(f'--process_id={lost}')]
     os.kill(victim, signal.SIGKILL)
     try:
@@ -188,7 +236,10 @@ def test_when_a_process_is_killed_the_other_says_so_and_ends(place, tmp_path, lo
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--coordinator_address=localhost:1234'], '--num_processes, --process_id missing: .* belong together'),
+        (
+            ['--coordinator_address=localhost:1234'],
+            '--num_processes, --process_id missing: .* belong together',
+        ),
         (
             ['--coordinator_address=localhost:1234', '--num_processes=2', '--process_id=2'],
             '--process_id=2 must be from 0 to 1, below --num_processes=2',
@@ -196,7 +247,13 @@ def test_when_a_process_is_killed_the_other_says_so_and_ends(place, tmp_path, lo
     ],
 )
 def test_processes_that_are_described_wrongly(place, arguments, message):
-    command = [sys.executable, 'run.py', f'--config={place / "config.py"}', f'--workdir={place / "none"}', *arguments]
+    command = [
+        sys.executable,
+        'run.py',
+        f'--config={place / "config.py"}',
+        f'--workdir={place / "none"}',
+        *arguments,
+    ]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and re.fullmatch(f'error: {message}\n', done.stderr), done.stderr
     assert not (place / 'none').exists()

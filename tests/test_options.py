@@ -47,7 +47,9 @@ def run(tmp_path_factory):
 
 def test_each_dataset_has_the_figures_of_its_kind(run):
     accuracy = run[3].accuracy
-    assert accuracy['colours'].top1 is not None and accuracy['colours'].mean_average_precision is None
+    assert (
+        accuracy['colours'].top1 is not None and accuracy['colours'].mean_average_precision is None
+    )
     assert accuracy['shades'].top1 is None and 0 < accuracy['shades'].mean_average_precision <= 1
 
 
@@ -59,7 +61,9 @@ def test_the_export_predicts_with_the_moving_average_and_the_projections(run):
     saved.close()
     clips = np.stack([source.clip(9, number) for number in range(3)])
     video = (clips / 255 - np.float32(0.45)) / np.float32(0.225)
-    heads_only = dataclasses.replace(config, model=dataclasses.replace(config.model, add_projected=0.0))
+    heads_only = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, add_projected=0.0)
+    )
     graphdef, _ = train_step.abstract_model(heads_only, source.datasets)
     plain = np.asarray(nnx.merge(graphdef, averaged)(video.astype(np.float32)).logits, np.float64)
     expected = {
@@ -93,13 +97,17 @@ def test_another_run_starts_from_the_projections_of_the_export(run):
     start = {'kernel': np.zeros((2, 1, 5, 5), np.float32)}
     kernel = start_projections(str(workdir / 'export'), start, source.datasets)['kernel']
     np.testing.assert_array_equal(kernel[1, 0, :3], MATRICES['colours->shades'])
-    renamed = [dataclasses.replace(spec, classes=tuple(reversed(spec.classes))) for spec in source.datasets]
+    renamed = [
+        dataclasses.replace(spec, classes=tuple(reversed(spec.classes))) for spec in source.datasets
+    ]
     with pytest.raises(UserError, match='dataset colours has other classes there'):
         start_projections(str(workdir / 'export'), start, renamed)
 
 
 def test_another_kind_of_state_is_refused(run):
     config, source, workdir, _ = run
-    other = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, frozen=('backbone',)))
+    other = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, frozen=('backbone',))
+    )
     with pytest.raises(UserError, match=r"state.frozen\[0\] was 'projections', is 'backbone' now"):
         train.train_and_evaluate(other, workdir, source=source, devices=jax.devices()[:1])

@@ -17,24 +17,34 @@ class StubModel:
 
     def __init__(self, localisation=True):
         scenes = types.SimpleNamespace(
-            classes=('left', 'right'), localisation=localisation, stride=2, target_frame_rate=float(RATE)
+            classes=('left', 'right'),
+            localisation=localisation,
+            stride=2,
+            target_frame_rate=float(RATE),
         )
         backbone = types.SimpleNamespace(num_frames=4, image_size=32)
         self.info = types.SimpleNamespace(
-            datasets={'scenes': scenes}, model=types.SimpleNamespace(backbone=backbone), short_side=32, spatial_views=3
+            datasets={'scenes': scenes},
+            model=types.SimpleNamespace(backbone=backbone),
+            short_side=32,
+            spatial_views=3,
         )
         self.shown = []
 
     def localise(self, clips, boxes):
         assert clips.shape == (1, 4, 32, 32, 3) and boxes.shape[0] == 1 and boxes.shape[2] == 4
         self.shown.append((clips, boxes))
-        return {'scenes': np.stack([boxes[..., 2] / 2, boxes[..., 2] / 2 + 0.5], -1)}  # by the right end of a box
+        return {
+            'scenes': np.stack([boxes[..., 2] / 2, boxes[..., 2] / 2 + 0.5], -1)
+        }  # by the right end of a box
 
 
 @pytest.fixture(scope='module')
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp('overlay') / 'walk.mp4'
-    mp4.write_video(path, (np.full((HEIGHT, WIDTH, 3), 40 + 4 * i, np.uint8) for i in range(COUNT)), RATE)
+    mp4.write_video(
+        path, (np.full((HEIGHT, WIDTH, 3), 40 + 4 * i, np.uint8) for i in range(COUNT)), RATE
+    )
     return path
 
 
@@ -45,7 +55,10 @@ def _csv(tmp_path, text):
 
 
 def test_boxes_of_the_video_once_each(tmp_path, video):
-    path = _csv(tmp_path, 'walk,1,0.1,0.2,0.3,0.4,5,0\nwalk,0001,0.1,0.2,0.3,0.4,7,0\nother,1,0,0,1,1\nwalk.mp4,2.0,0.5,0.5,0.9,1\n')
+    path = _csv(
+        tmp_path,
+        'walk,1,0.1,0.2,0.3,0.4,5,0\nwalk,0001,0.1,0.2,0.3,0.4,7,0\nother,1,0,0,1,1\nwalk.mp4,2.0,0.5,0.5,0.9,1\n',
+    )
     found = overlay.read_boxes(path, video)
     assert list(found) == [1.0, 2.0]
     np.testing.assert_allclose(found[1.0], [[0.1, 0.2, 0.3, 0.4]])
@@ -57,16 +70,23 @@ def test_boxes_of_the_video_once_each(tmp_path, video):
 
 def test_scores_are_means_over_the_views_that_show_a_box(video):
     model = StubModel()
-    boxes = {1.0: np.array([[0.0, 0.1, 0.2, 0.9], [0.4, 0.1, 0.6, 0.9]], np.float32), 9.0: np.zeros((1, 4), np.float32)}
+    boxes = {
+        1.0: np.array([[0.0, 0.1, 0.2, 0.9], [0.4, 0.1, 0.6, 0.9]], np.float32),
+        9.0: np.zeros((1, 4), np.float32),
+    }
     times = video_moments.video_times(video)
     judged = overlay.judge(model, video, times, boxes)
     assert [entry.seconds for entry in judged] == [1.0]  # the other moment is after the end
     # The second box ends at 28.8 of 48 pixels: in the three crops (from 0, 8 and 16) at 28.8, 20.8 and 12.8 of 32.
     ends = np.array([9.6 / 32, (28.8 + 20.8 + 12.8) / 3 / 32])
-    np.testing.assert_allclose(judged[0].scores['scenes'], np.stack([ends / 2, ends / 2 + 0.5], 1), atol=1e-5)
+    np.testing.assert_allclose(
+        judged[0].scores['scenes'], np.stack([ends / 2, ends / 2 + 0.5], 1), atol=1e-5
+    )
     assert len(model.shown) == 3  # crops
     clip, seen = model.shown[0]
-    np.testing.assert_allclose(clip[0].mean((1, 2, 3)), [40 + 4 * i for i in (6, 8, 10, 12)], atol=2)
+    np.testing.assert_allclose(
+        clip[0].mean((1, 2, 3)), [40 + 4 * i for i in (6, 8, 10, 12)], atol=2
+    )
     # The left crop shows 32 of 48 pixels: the box's right end, 0.2 of the frame, is 0.3 of it.
     np.testing.assert_allclose(seen[0, 0], [0.0, 0.1, 0.3, 0.9], atol=1e-6)
     with pytest.raises(UserError, match='3.5 s long'):
@@ -88,15 +108,30 @@ def test_boxes_are_drawn_around_their_moment_only(tmp_path, video):
     original = video_file.read_frames(video).frames
     # The box's lower edge, away from all texts.
     rows, columns = slice(46, 50), slice(52, 68)
-    changed = [np.abs(made.frames[i, rows, columns].astype(int) - original[i, rows, columns]).mean() for i in range(COUNT)]
+    changed = [
+        np.abs(made.frames[i, rows, columns].astype(int) - original[i, rows, columns]).mean()
+        for i in range(COUNT)
+    ]
     inside = [abs(i / RATE - 1.0) <= 0.5 + 1e-9 for i in range(COUNT)]
-    assert min(c for c, drawn in zip(changed, inside) if drawn) > 20 > 6 > max(c for c, drawn in zip(changed, inside) if not drawn)
+    assert (
+        min(c for c, drawn in zip(changed, inside) if drawn)
+        > 20
+        > 6
+        > max(c for c, drawn in zip(changed, inside) if not drawn)
+    )
     # The corner is written on throughout.
-    assert np.abs(made.frames[:, 2:8, 2:30].astype(int) - original[:, 2:8, 2:30]).mean((1, 2, 3)).min() > 20
+    assert (
+        np.abs(made.frames[:, 2:8, 2:30].astype(int) - original[:, 2:8, 2:30]).mean((1, 2, 3)).min()
+        > 20
+    )
 
 
 def test_a_model_without_boxes_refuses_them(tmp_path, video):
     with pytest.raises(UserError, match='was not trained on boxes'):
         overlay.write_overlay(
-            StubModel(localisation=False), video, tmp_path / 'x.mp4', boxes_csv=_csv(tmp_path, 'walk,1,0,0,1,1\n'), best={}
+            StubModel(localisation=False),
+            video,
+            tmp_path / 'x.mp4',
+            boxes_csv=_csv(tmp_path, 'walk,1,0,0,1,1\n'),
+            best={},
         )

@@ -42,10 +42,20 @@ def write_dataset(root: pathlib.Path) -> None:
             images = np.full((RATE * 4, HEIGHT, WIDTH, 3), 110, np.uint8)
             for person, left in enumerate((0, WIDTH // 2)[: 1 + number % 2]):
                 action = (1, 3)[rng.integers(2)]
-                x, y, w, h = left + rng.integers(2, 8), rng.integers(2, 16), rng.integers(14, 22), rng.integers(16, 28)
+                x, y, w, h = (
+                    left + rng.integers(2, 8),
+                    rng.integers(2, 16),
+                    rng.integers(14, 22),
+                    rng.integers(16, 28),
+                )
                 images[:, y : y + h, x : x + w] = COLOURS[action]
-                box = ','.join(f'{side:.3f}' for side in (x / WIDTH, y / HEIGHT, (x + w) / WIDTH, (y + h) / HEIGHT))
-                lines += [f'{split}_{number},{second},{box},{action},{person}\n' for second in SECONDS]
+                box = ','.join(
+                    f'{side:.3f}'
+                    for side in (x / WIDTH, y / HEIGHT, (x + w) / WIDTH, (y + h) / HEIGHT)
+                )
+                lines += [
+                    f'{split}_{number},{second},{box},{action},{person}\n' for second in SECONDS
+                ]
             write_video(root / 'VIDEOS' / f'{split}_{number}.mp4', images, rate=RATE)
         (root / f'{split}.csv').write_text(''.join(lines))
 
@@ -53,7 +63,7 @@ def write_dataset(root: pathlib.Path) -> None:
 def readme_commands() -> list[list[str]]:
     """The three commands, split as a shell does."""
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    block = re.search(r'## Who does what, where: boxes.*?```bash\n(.*?)```', text, re.DOTALL)[1]
+    block = re.search(r'## Who does what, where: boxes.*?``bash\n(.*?)``', text, re.DOTALL)[1]
     return [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
 
 
@@ -88,9 +98,13 @@ def test_the_readme_commands_on_own_videos(command, tmp_path, monkeypatch):
 
     command(*convert)
     info = json.loads((tmp_path / 'data' / 'mine' / 'dataset.json').read_text())
-    assert info['classes'] == ['be red', 'be blue'] and info['splits']['train']['records'] == 8 * len(SECONDS)
+    assert info['classes'] == ['be red', 'be blue'] and info['splits']['train'][
+        'records'
+    ] == 8 * len(SECONDS)
 
-    train = [word for word in train if not word.startswith('--config.init_from')]  # no weights to start from
+    train = [
+        word for word in train if not word.startswith('--config.init_from')
+    ]  # no weights to start from
     train = [word.replace('--config=', f'--config={ROOT}/') for word in train]
     cache = f'--config.compilation_cache_dir={jax.config.jax_compilation_cache_dir}'
     _, log = command(*train, *SMALL, cache)

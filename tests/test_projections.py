@@ -11,13 +11,23 @@ import pytest
 from multitrain_jax import projections
 from multitrain_jax.checkpoints.trained_model import read_run
 from multitrain_jax.errors import UserError
-from multitrain_jax.projections import Agreement, Projection, agreement, read_projections, read_relations
+from multitrain_jax.projections import (
+    Agreement,
+    Projection,
+    agreement,
+    read_projections,
+    read_relations,
+)
 from multitrain_jax.training.train_step import build_model
 from tests import tiny
 from tests.tiny import quick_compile  # noqa: F401
 
 PETS = Projection(
-    'pets', 'sounds', ('cat', 'dog', 'fish'), ('bark', 'meow'), np.array([[0.1, 0.9], [0.8, 0.2], [-0.3, -0.4]], np.float32)
+    'pets',
+    'sounds',
+    ('cat', 'dog', 'fish'),
+    ('bark', 'meow'),
+    np.array([[0.1, 0.9], [0.8, 0.2], [-0.3, -0.4]], np.float32),
 )
 RELATIONS = {'pets': {'sounds': {'cat': ['meow'], 'dog': ['meow'], 'fish': []}}}
 
@@ -35,7 +45,10 @@ def test_weights_are_what_the_model_projects_with(finished_run):
         logits[1 - target] = np.eye(5)
         told = np.asarray(model.projections(logits))[target, 0]  # [B, C]
         projection = found[other, name]
-        assert (projection.source_classes, projection.target_classes) == (tiny.CLASSES[other], tiny.CLASSES[name])
+        assert (projection.source_classes, projection.target_classes) == (
+            tiny.CLASSES[other],
+            tiny.CLASSES[name],
+        )
         rows, columns = projection.weight.shape
         np.testing.assert_allclose(projection.weight, told[:rows, :columns], rtol=1e-6)
         assert np.ptp(projection.weight) > 0.1
@@ -61,8 +74,14 @@ def test_tables(tmp_path):
         '  best match related: 1 of 2 classes that have related ones (blindly: 1.0)\n'
     )
     content = projections.to_json(PETS, 1, RELATIONS)
-    assert content['top'] == [{'class': 'cat', 'match': 'meow', 'weight': pytest.approx(0.9), 'related': True}]
-    assert [entry.get('related') for entry in content['best_match_of_every_class']] == [True, False, None]
+    assert content['top'] == [
+        {'class': 'cat', 'match': 'meow', 'weight': pytest.approx(0.9), 'related': True}
+    ]
+    assert [entry.get('related') for entry in content['best_match_of_every_class']] == [
+        True,
+        False,
+        None,
+    ]
     assert 'best_matches_related' not in projections.to_json(PETS, 1, {})
 
 
@@ -97,10 +116,20 @@ def test_mistakes_in_relations(tmp_path, content, message):
 def test_command(finished_run, tmp_path):
     workdir = finished_run[2]
     relations = tmp_path / 'relations.json'
-    relations.write_text('{"colours": {"shades": {"red": ["dark", "grey"], "green": []}}, "unknown": {}}')
-    command = [sys.executable, '-m', 'multitrain_jax.projections', f'--checkpoint={workdir}', '--json']
+    relations.write_text(
+        '{"colours": {"shades": {"red": ["dark", "grey"], "green": []}}, "unknown": {}}'
+    )
+    command = [
+        sys.executable,
+        '-m',
+        'multitrain_jax.projections',
+        f'--checkpoint={workdir}',
+        '--json',
+    ]
     done = subprocess.run(
-        [*command, '--step=6', f'--relations={relations}', f'--output={tmp_path / "out"}'], capture_output=True, text=True
+        [*command, '--step=6', f'--relations={relations}', f'--output={tmp_path / "out"}'],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
@@ -111,10 +140,13 @@ def test_command(finished_run, tmp_path):
     top = by_pair['shades', 'colours']['top']
     assert [pair['weight'] for pair in top] == sorted(weight.ravel().tolist(), reverse=True)[:5]
     assert sorted(path.name for path in (tmp_path / 'out').glob('*.png')) == [
-        'colours_to_shades.png', 'shades_to_colours.png',
-    ]  # fmt: skip
+        'colours_to_shades.png',
+        'shades_to_colours.png',
+    ]
 
 
 def test_an_export_has_none(finished_run):
-    with pytest.raises(UserError, match='an export, which has no projections .* give the workdir of the run'):
+    with pytest.raises(
+        UserError, match='an export, which has no projections .* give the workdir of the run'
+    ):
         read_projections(finished_run[2] / 'export')

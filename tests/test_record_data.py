@@ -114,9 +114,15 @@ def test_mistakes(root, change, message):
 def evaluation_data(root, heads, **changes):
     config = tiny.config(data_root=str(root))
     return EvaluationData(
-        heads, config.datasets, data_root=config.data_root, num_frames=4, image_size=16,
-        evaluation=config.evaluation, input_config=config.input, **changes,
-    )  # fmt: skip
+        heads,
+        config.datasets,
+        data_root=config.data_root,
+        num_frames=4,
+        image_size=16,
+        evaluation=config.evaluation,
+        input_config=config.input,
+        **changes,
+    )
 
 
 @pytest.mark.parametrize('multi_label', [False, True])
@@ -124,13 +130,18 @@ def test_evaluation_data_number_classes_as_the_heads_do(root, tmp_path, multi_la
     """A head has the classes in another order, and one more; the other head has no data."""
     shutil.copytree(root / 'colours', tmp_path / 'colours')
     description = tmp_path / 'colours' / 'dataset.json'
-    description.write_text(json.dumps(json.loads(description.read_text()) | {'multi_label': multi_label}))
+    description.write_text(
+        json.dumps(json.loads(description.read_text()) | {'multi_label': multi_label})
+    )
     heads = [
         DatasetSpec('letters', ('x', 'y')),
         DatasetSpec('colours', ('blue', 'white', 'red', 'green'), multi_label),
     ]
     data = evaluation_data(tmp_path, heads)
-    assert [(spec.name, spec.evaluation_records) for spec in data.datasets] == [('letters', 0), ('colours', 7)]
+    assert [(spec.name, spec.evaluation_records) for spec in data.datasets] == [
+        ('letters', 0),
+        ('colours', 7),
+    ]
     assert data.datasets[1].classes == heads[1].classes and data.datasets[1].views == 6
     known = RecordData(tiny.config(data_root=str(root)))
     for batch, plain in zip(data.evaluation_batches(1), known.evaluation_batches(0), strict=True):
@@ -147,8 +158,14 @@ def test_evaluation_data_number_classes_as_the_heads_do(root, tmp_path, multi_la
 @pytest.mark.parametrize(
     ('head', 'message'),
     [
-        (DatasetSpec('colours', ('red', 'green')), r"class 'blue' is not one of the 2 classes .* \(1 of 3 are not\)"),
-        (DatasetSpec('colours', tiny.CLASSES['colours'], True), 'has one label per video, the head .* several labels'),
+        (
+            DatasetSpec('colours', ('red', 'green')),
+            r"class 'blue' is not one of the 2 classes .* \(1 of 3 are not\)",
+        ),
+        (
+            DatasetSpec('colours', tiny.CLASSES['colours'], True),
+            'has one label per video, the head .* several labels',
+        ),
     ],
 )
 def test_evaluation_data_of_other_classes_are_refused(root, head, message):
@@ -168,9 +185,11 @@ def test_training_on_a_tfds_dataset_beside_records(root, tmp_path):
     builder = TinyVideos(data_dir=tmp_path / 'tfds')
     builder.download_and_prepare()
     config = tiny.config(
-        data_root=str(root), datasets__colours__path=f'tfds:{builder.data_dir}',
-        datasets__colours__evaluation_split='test', epochs=2.0,
-    )  # fmt: skip
+        data_root=str(root),
+        datasets__colours__path=f'tfds:{builder.data_dir}',
+        datasets__colours__evaluation_split='test',
+        epochs=2.0,
+    )
     data = RecordData(config)
     assert data.datasets[0].classes == ('walk', 'run', 'jump')
     assert (data.datasets[0].evaluation_records, data.samples_per_epoch) == (5, 11 + 20)
@@ -188,8 +207,10 @@ def test_training_on_a_dmvr_dataset_beside_records(root, tmp_path, monkeypatch):
         )
     path = 'dmvr:tests.data_pipelines.dmvr_factories:plain'
     config = tiny.config(
-        data_root=str(root), datasets__shades__path=path, epochs=2.0,
+        data_root=str(root),
+        datasets__shades__path=path,
+        epochs=2.0,
         evaluation__spatial_views=1,
-    )  # fmt: skip
+    )
     outcome = _train_briefly(config, tmp_path / 'run')
     assert outcome.accuracy['shades'].videos == 5 and outcome.accuracy['colours'].videos == 7

@@ -21,12 +21,15 @@ def root_with_boxes(tmp_path_factory):
     splits = {}
     for split, records in (('train', RECTANGLES * 3), ('validation', RECTANGLES)):
         proposals = [
-            ([normalised(rectangle) for rectangle in record], [0.9] * len(record)) for record in records
+            ([normalised(rectangle) for rectangle in record], [0.9] * len(record))
+            for record in records
         ]
         box_dataset(root / 'scenes', records, proposals=proposals, split=split, num_classes=3)
         splits |= dataset_info.load_dataset_info(root / 'scenes').splits
     info = dataset_info.load_dataset_info(root / 'scenes')
-    splits['train'] = dataclasses.replace(splits['train'], class_counts=(6, 3, 0), box_counts=(7, 3, 0))
+    splits['train'] = dataclasses.replace(
+        splits['train'], class_counts=(6, 3, 0), box_counts=(7, 3, 0)
+    )
     info = dataclasses.replace(info, splits=splits, arguments={'action_ids': [4, 9, 80]})
     dataset_info.save_dataset_info(root / 'scenes', info)
     return root
@@ -56,7 +59,9 @@ def test_a_dataset_with_boxes_beside_others(root_with_boxes):
 def test_boxes_of_evaluation_follow_the_config(root_with_boxes):
     config = config_with_boxes(
         root_with_boxes,
-        localisation=dict(max_boxes=3, candidates='ground_truth', test_short_sides=(16, 20), test_flip=True),
+        localisation=dict(
+            max_boxes=3, candidates='ground_truth', test_short_sides=(16, 20), test_flip=True
+        ),
     )
     data = RecordData(config)
     assert [spec.views for spec in data.datasets] == [6, 12, 3]
@@ -69,7 +74,9 @@ def test_boxes_of_evaluation_follow_the_config(root_with_boxes):
         np.testing.assert_array_equal(batch['candidate_mask'][real].sum(1), count)
         np.testing.assert_array_equal(batch['truth_mask'][real].sum(1), count)
         places = min(3, batch['truth_box'].shape[1])
-        np.testing.assert_array_equal(batch['candidate'][:, :places], batch['truth_box'][:, :places])
+        np.testing.assert_array_equal(
+            batch['candidate'][:, :places], batch['truth_box'][:, :places]
+        )
     assert rows == 36
 
 
@@ -77,7 +84,10 @@ def test_options_of_boxes_reach_the_batches(root_with_boxes):
     def train(**options):
         config = config_with_boxes(root_with_boxes, localisation=dict(max_boxes=4, **options))
         batches = list(RecordData(config).train_batches(0, 6))
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in ('boxes', 'box_mask')}
+        return {
+            name: np.concatenate([batch[name] for batch in batches])
+            for name in ('boxes', 'box_mask')
+        }
 
     plain = train()
     assert (train(jitter=0.1)['boxes'] != plain['boxes']).any()
@@ -91,8 +101,11 @@ def test_the_same_records_once_with_boxes_and_once_with_labels(root_with_boxes):
     config = config_with_boxes(root_with_boxes, datasets__scene_labels=labels)
     data = RecordData(config)
     assert [(spec.name, spec.localisation, spec.multi_label) for spec in data.datasets] == [
-        ('colours', False, False), ('scene_labels', False, True), ('scenes', True, False), ('shades', False, False)
-    ]  # fmt: skip
+        ('colours', False, False),
+        ('scene_labels', False, True),
+        ('scenes', True, False),
+        ('shades', False, False),
+    ]
     (batch,) = data.train_batches(0, 1)
     check_batch(batch, num_frames=4, image_size=16, datasets=data.datasets, max_boxes=2)
     assert batch['label'].shape == (16, 5)
@@ -103,9 +116,19 @@ def test_the_same_records_once_with_boxes_and_once_with_labels(root_with_boxes):
     [
         (dict(kind='alternating'), {'scenes': 4}, 12, [{0}, {1}, {2}, {0}]),
         (dict(kind='accumulated'), {'scenes': 4, 'shades': 8}, 28, [{0, 1, 2}] * 4),
-        (dict(kind='weighted', by='batch', weights=dict(colours=0, scenes=1, shades=0)), {'scenes': 4}, 4, [{1}] * 4),
+        (
+            dict(kind='weighted', by='batch', weights=dict(colours=0, scenes=1, shades=0)),
+            {'scenes': 4},
+            4,
+            [{1}] * 4,
+        ),
         (dict(kind='weighted', weights=dict(colours=0, scenes=1, shades=1)), {}, 16, [{1, 2}] * 4),
-        (dict(kind='task_by_task', order=('shades', 'scenes', 'colours')), {}, 16, [{2}, {2}, {2}, {2}]),
+        (
+            dict(kind='task_by_task', order=('shades', 'scenes', 'colours')),
+            {},
+            16,
+            [{2}, {2}, {2}, {2}],
+        ),
         (dict(kind='uniform'), {}, 16, None),
     ],
 )
@@ -128,7 +151,9 @@ def test_schedules_of_the_config(root_with_boxes, schedule, sizes, clips, tasks)
 
 
 def test_a_schedule_that_does_not_fit_is_refused_at_once(root_with_boxes):
-    config = config_with_boxes(root_with_boxes, schedule=dict(kind='uniform'), datasets__scenes__batch_size=3)
+    config = config_with_boxes(
+        root_with_boxes, schedule=dict(kind='uniform'), datasets__scenes__batch_size=3
+    )
     with pytest.raises(ValueError, match='batch_size=3 must be a positive multiple of num_hosts=2'):
         RecordData(config, num_hosts=2)
 
@@ -137,9 +162,13 @@ def test_boxes_for_a_trained_model_with_its_own_order_of_actions(root_with_boxes
     config = config_with_boxes(root_with_boxes)
     head = DatasetSpec('scenes', ('class 2', 'more', 'class 1', 'class 0'), localisation=True)
     options = dict(
-        data_root=config.data_root, num_frames=4, image_size=16, evaluation=config.evaluation,
-        input_config=config.input, localisation=config.localisation,
-    )  # fmt: skip
+        data_root=config.data_root,
+        num_frames=4,
+        image_size=16,
+        evaluation=config.evaluation,
+        input_config=config.input,
+        localisation=config.localisation,
+    )
     data = EvaluationData([head], config.datasets, **options)
     assert (data.datasets[0].views, data.datasets[0].evaluation_records) == (3, 3)
     for batch in data.evaluation_batches(0):
@@ -147,16 +176,24 @@ def test_boxes_for_a_trained_model_with_its_own_order_of_actions(root_with_boxes
         first = batch['record'] == 0
         found = batch['truth_label'][first].any(1)
         np.testing.assert_array_equal(found, np.tile([0, 0, 1, 1], (first.sum(), 1)))
-    with pytest.raises(ValueError, match='has boxes with actions, the head .* labels of whole videos; with task='):
+    with pytest.raises(
+        ValueError, match='has boxes with actions, the head .* labels of whole videos; with task='
+    ):
         EvaluationData([dataclasses.replace(head, localisation=False)], config.datasets, **options)
 
 
 def test_scenes_are_made_where_the_config_asks_for_them(tmp_path):
-    synthetic = dict(train_videos=1, validation_videos=1, seed=0, scene_train_videos=2, scene_validation_videos=1)
+    synthetic = dict(
+        train_videos=1, validation_videos=1, seed=0, scene_train_videos=2, scene_validation_videos=1
+    )
     config = tiny.config(
-        data_root=str(tmp_path), synthetic=synthetic, localisation={'max_boxes': 4},
-        datasets__scenes=SCENES, datasets__colours__path='motions', datasets__shades__path='directions',
-    )  # fmt: skip
+        data_root=str(tmp_path),
+        synthetic=synthetic,
+        localisation={'max_boxes': 4},
+        datasets__scenes=SCENES,
+        datasets__colours__path='motions',
+        datasets__shades__path='directions',
+    )
     data = RecordData(config)
     scenes = data.datasets[1]
     assert scenes.localisation and 'stand still' in scenes.classes and sum(scenes.train_counts) >= 2

@@ -132,7 +132,9 @@ def test_a_field_that_is_none_may_be_given(field, run, data, tmp_path):
         CONFIG, f'--workdir={tmp_path}', f'--config.data_root={data}', f'--config.{field}=nowhere'
     )
     lines = [line for line in err.splitlines() if not line.startswith('[')]
-    assert code == 2 and len(lines) == 1 and lines[0].startswith(f'error: config.{field}=nowhere'), err
+    assert (
+        code == 2 and len(lines) == 1 and lines[0].startswith(f'error: config.{field}=nowhere')
+    ), err
 
 
 @pytest.mark.parametrize('name', MISTAKES)

@@ -29,7 +29,14 @@ from tests.data_pipelines import tiny_records, video_writer
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = [
     path
-    for room in ('run.py', 'configs', 'data_pipelines', 'multitrain_jax', 'benchmarks', 'experiments')
+    for room in (
+        'run.py',
+        'configs',
+        'data_pipelines',
+        'multitrain_jax',
+        'benchmarks',
+        'experiments',
+    )
     for path in ([ROOT / room] if room.endswith('.py') else sorted((ROOT / room).rglob('*.py')))
 ]
 _UNPICKLING = {'pickle', 'cPickle', 'marshal', 'shelve', 'dill', 'cloudpickle', 'joblib'}
@@ -42,7 +49,11 @@ def dangers(source: str) -> list[str]:
     """What in a module could run code that it has read."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in _UNPICKLING:
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in _UNPICKLING
+        ):
             if node.attr != 'UnpicklingError':
                 found.append(ast.unparse(node))
         if isinstance(node, ast.ImportFrom) and node.module in _UNPICKLING:
@@ -64,26 +75,51 @@ def dangers(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize('source', [
-    'import pickle\npickle.load(f)', 'from pickle import loads', 'import marshal\nmarshal.loads(x)', 'eval(text)', 'exec(text)',
-    'np.load(path)', 'np.load(path, allow_pickle=True)', 'yaml.load(text)', 'torch.load(path)', 'torch.load(path, weights_only=False)',
-    'subprocess.run(text, shell=True)', 'os.system(text)', 'archive.extractall()',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'source',
+    [
+        'import pickle\npickle.load(f)',
+        'from pickle import loads',
+        'import marshal\nmarshal.loads(x)',
+        'eval(text)',
+        'exec(text)',
+        'np.load(path)',
+        'np.load(path, allow_pickle=True)',
+        'yaml.load(text)',
+        'torch.load(path)',
+        'torch.load(path, weights_only=False)',
+        'subprocess.run(text, shell=True)',
+        'os.system(text)',
+        'archive.extractall()',
+    ],
+)
 def test_dangers_are_seen(source):
     assert dangers(source)
 
 
-@pytest.mark.parametrize('source', [
-    'try:\n    pass\nexcept pickle.UnpicklingError:\n    pass', 'np.load(path, allow_pickle=False)', 're.compile(text)',
-    'torch.load(path, weights_only=True)', 'yaml.safe_load(text)', 'subprocess.run(words)', 'jax.jit(f).lower(x).compile()',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'source',
+    [
+        'try:\n    pass\nexcept pickle.UnpicklingError:\n    pass',
+        'np.load(path, allow_pickle=False)',
+        're.compile(text)',
+        'torch.load(path, weights_only=True)',
+        'yaml.safe_load(text)',
+        'subprocess.run(words)',
+        'jax.jit(f).lower(x).compile()',
+    ],
+)
 def test_what_is_safe_is_allowed(source):
     assert not dangers(source)
 
 
 def test_no_source_runs_what_it_reads():
     assert len(SOURCES) > 100
-    assert {str(path.relative_to(ROOT)): found for path in SOURCES if (found := dangers(path.read_text(encoding='utf-8')))} == {}
+    assert {
+        str(path.relative_to(ROOT)): found
+        for path in SOURCES
+        if (found := dangers(path.read_text(encoding='utf-8')))
+    } == {}
 
 
 # Sizes that a few bytes claim.
@@ -92,7 +128,9 @@ def test_no_source_runs_what_it_reads():
 def jpeg_of(height, width):
     """A JPEG of 64 x 80 px whose header claims another size."""
     data = bytearray(tiny_records.jpeg(np.zeros((64, 80, 3), np.uint8)))
-    at = data.index(b'\xff\xc0') + 5  # start of frame, baseline: length, precision, then height and width
+    at = (
+        data.index(b'\xff\xc0') + 5
+    )  # start of frame, baseline: length, precision, then height and width
     data[at : at + 4] = struct.pack('>HH', height, width)
     return bytes(data)
 
@@ -113,13 +151,24 @@ def test_huge_pictures(make, factor):
         decode.decode_frame([make(65500, 65500)], 0, factor)
     out = np.empty((2, 32, 40, 3), np.uint8)
     with pytest.raises(decode.FrameError, match='frame 1'):  # after a good one
-        decode.decode_window([good, make(65500, 65500)], np.array([0, 1]), decode.Window(0, 0, 64, 80), out, reduced=factor > 1)
+        decode.decode_window(
+            [good, make(65500, 65500)],
+            np.array([0, 1]),
+            decode.Window(0, 0, 64, 80),
+            out,
+            reduced=factor > 1,
+        )
     assert tracemalloc.get_traced_memory()[1] < 10 << 20
     tracemalloc.stop()
 
 
 def test_videos_that_would_become_huge(tmp_path):
-    video_writer.write_video(tmp_path / 'strip.mkv', [np.zeros((2, 4096, 3), np.uint8)] * 3, codec='ffv1', options={'preset': ''})
+    video_writer.write_video(
+        tmp_path / 'strip.mkv',
+        [np.zeros((2, 4096, 3), np.uint8)] * 3,
+        codec='ffv1',
+        options={'preset': ''},
+    )
     with pytest.raises(video_file.VideoError, match='4096x2 would become .* too large'):
         video_file.read_frames(tmp_path / 'strip.mkv', short_side=320)
 
@@ -138,10 +187,15 @@ def test_numbers_of_boxes():
     count = 5000
     sides = np.linspace(0, 0.5, count, dtype=np.float32)
     context = {
-        regions.KEY_FRAME_INDEX: np.array([0]), regions.KEY_FRAME_TIMESTAMP: np.array([0]),
-        regions.REGION_LABEL: np.zeros(count, np.int64), regions.REGION_TRACK: np.arange(count),
-        **{f'region/bbox/{side}': sides + (0.5 if 'max' in side else 0) for side in ('xmin', 'ymin', 'xmax', 'ymax')},
-    }  # fmt: skip
+        regions.KEY_FRAME_INDEX: np.array([0]),
+        regions.KEY_FRAME_TIMESTAMP: np.array([0]),
+        regions.REGION_LABEL: np.zeros(count, np.int64),
+        regions.REGION_TRACK: np.arange(count),
+        **{
+            f'region/bbox/{side}': sides + (0.5 if 'max' in side else 0)
+            for side in ('xmin', 'ymin', 'xmax', 'ymax')
+        },
+    }
     example = decode_sequence_example(encode_sequence_example(context, {IMAGE_ENCODED: [b'x']}))
     with pytest.raises(RecordError, match='5000 pairs of boxes and classes'):
         regions.regions(example, 80)
@@ -164,9 +218,14 @@ def test_names_of_datasets(name, tmp_path):
     with pytest.raises(UserError, match='a name must not be empty'):
         DatasetSpec(name, ('a',))
     np.savez(
-        tmp_path / 'x.npz', video=np.array(['v']), label=np.zeros(1, np.int64), score=np.zeros((1, 1), np.float32),
-        classes=np.array(['a']), dataset=np.array(name.rstrip('\0') or '.'), multi_label=np.array(False),
-    )  # fmt: skip
+        tmp_path / 'x.npz',
+        video=np.array(['v']),
+        label=np.zeros(1, np.int64),
+        score=np.zeros((1, 1), np.float32),
+        classes=np.array(['a']),
+        dataset=np.array(name.rstrip('\0') or '.'),
+        multi_label=np.array(False),
+    )
     if '\0' not in name:
         with pytest.raises(UserError, match='a name must not be empty'):
             predictions.load(tmp_path / 'x.npz')

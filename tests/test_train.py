@@ -100,9 +100,7 @@ def test_nothing_is_compiled_after_the_first_step(tmp_path):
     assert handler.compiled, 'compilation is no longer logged as this test expects'
     # Two batches are made ahead of their use; after step 4 all kinds of work have been done once.
     assert handler.compiled[dict(seen)[7] :] == []
-    mapped = [
-        text for text in handler.compiled if re.search(r'jit\((_fun|__call__|step)\)', text)
-    ]
+    mapped = [text for text in handler.compiled if re.search(r'jit\((_fun|__call__|step)\)', text)]
     assert len(mapped) == 2, mapped  # the training step and the evaluation step, once each
 
 
@@ -190,9 +188,12 @@ def test_trains_without_tensorflow_and_without_our_reader(tmp_path):
         'PYTHONPATH': str(ROOT),
     }
     done = subprocess.run(
-        [sys.executable, '-c', WITHOUT_TENSORFLOW, str(tmp_path)], cwd=ROOT, env=environment,
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, '-c', WITHOUT_TENSORFLOW, str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith('trained\n')
     assert (tmp_path / 'export' / 'model.json').exists()

@@ -18,13 +18,21 @@ def config(**changes: Any) -> configs.Config:
     """The tiny config with boxes and with changes, see `tiny.config`."""
     dataset = {'sampling': 'key_frame', 'stride': 1, 'target_frame_rate': None, 'flip': False}
     datasets = {f'datasets__{name}': {'path': name, **dataset} for name in ACTIONS}
-    return tiny.config(**{'localisation': {'max_boxes': MOST_BOXES, 'head': {'dropout': 0.0}}, **datasets, **changes})
+    return tiny.config(
+        **{
+            'localisation': {'max_boxes': MOST_BOXES, 'head': {'dropout': 0.0}},
+            **datasets,
+            **changes,
+        }
+    )
 
 
 def draw_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     """f32[count, 4], each at least 0.2 wide and high."""
     corner = rng.uniform(0, 0.6, (count, 2))
-    return np.concatenate([corner, corner + rng.uniform(0.2, 0.4, (count, 2))], 1).astype(np.float32)
+    return np.concatenate([corner, corner + rng.uniform(0.2, 0.4, (count, 2))], 1).astype(
+        np.float32
+    )
 
 
 class BoxSource(tiny.ArraySource):
@@ -35,11 +43,15 @@ class BoxSource(tiny.ArraySource):
         colours, shades = self.datasets
         scenes = (
             DatasetSpec(
-                name, actions, views=colours.views, evaluation_records=colours.evaluation_records, localisation=True,
+                name,
+                actions,
+                views=colours.views,
+                evaluation_records=colours.evaluation_records,
+                localisation=True,
                 train_counts=tuple(range(10, 10 + len(actions))),
             )
             for name, actions in ACTIONS.items()
-        )  # fmt: skip
+        )
         self.datasets = (colours, *scenes, shades)
 
     def _label(self, dataset: int, number: int) -> int:
@@ -57,7 +69,9 @@ class BoxSource(tiny.ArraySource):
             if spec.localisation:
                 count = rng.integers(0, MOST_BOXES + 1) if row % 3 else MOST_BOXES
                 boxes[row, :count] = draw_boxes(rng, count)
-                box_label[row, :count, : len(spec.classes)] = rng.random((count, len(spec.classes))) < 0.4
+                box_label[row, :count, : len(spec.classes)] = (
+                    rng.random((count, len(spec.classes))) < 0.4
+                )
                 box_mask[row, :count] = 1
         return {**batch, 'boxes': boxes, 'box_label': box_label, 'box_mask': box_mask}
 
@@ -67,7 +81,9 @@ class BoxSource(tiny.ArraySource):
             if not self.datasets[dataset].localisation:
                 yield batch
                 continue
-            yield {name: array for name, array in batch.items() if name != 'label'} | self._candidates(dataset, batch)
+            yield {
+                name: array for name, array in batch.items() if name != 'label'
+            } | self._candidates(dataset, batch)
 
     def _candidates(self, dataset: int, batch: Batch) -> Batch:
         clips, most = len(batch['record']), max(map(len, ACTIONS.values()))
@@ -76,12 +92,25 @@ class BoxSource(tiny.ArraySource):
         label = np.zeros((clips, MOST_BOXES, most), np.float32)
         for row, record in enumerate(batch['record'].tolist()):
             count = min(max(record, 0), MOST_BOXES)
-            candidate[row, :count] = draw_boxes(np.random.default_rng([5, dataset, max(record, 0)]), count)
+            candidate[row, :count] = draw_boxes(
+                np.random.default_rng([5, dataset, max(record, 0)]), count
+            )
             mask[row, :count] = 1
-            label[row, np.arange(count), (record + np.arange(count)) % len(self.datasets[dataset].classes)] = 1
+            label[
+                row,
+                np.arange(count),
+                (record + np.arange(count)) % len(self.datasets[dataset].classes),
+            ] = 1
         return {
-            'boxes': candidate, 'box_mask': mask,
-            'candidate': candidate, 'candidate_score': mask, 'candidate_mask': mask,
-            'truth_box': candidate, 'truth_label': label, 'truth_mask': mask,
-            'name': np.array([f'clip{record},{900 + max(record, 0)}' for record in batch['record']], object),
-        }  # fmt: skip
+            'boxes': candidate,
+            'box_mask': mask,
+            'candidate': candidate,
+            'candidate_score': mask,
+            'candidate_mask': mask,
+            'truth_box': candidate,
+            'truth_label': label,
+            'truth_mask': mask,
+            'name': np.array(
+                [f'clip{record},{900 + max(record, 0)}' for record in batch['record']], object
+            ),
+        }

@@ -1,4 +1,4 @@
-"""Readers of annotation formats: each returns ``Annotations``, what the converter takes."""
+"""Readers of annotation formats: each returns `Annotations`, what the converter takes."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -35,7 +35,7 @@ class Clip:
 
     Attributes:
       path: the video file.
-      key: what the record calls it (``video/filename``), unique within its split.
+      key: what the record calls it (`video/filename`), unique within its split.
       labels: class numbers, one or (multi-label) several; none only where a key frame shows nobody.
       start: seconds at which the clip starts; None: where the video does.
       end: seconds at which it ends, exclusive; None: where the video does.
@@ -59,7 +59,7 @@ class Annotations:
       splits: split name -> clips, in an order that depends on nothing but the annotations.
       multi_label: whether a clip may carry several classes.
       localisation: whether every clip has a key frame with boxes.
-      details: what else ``dataset.json`` shall say about where they come from; JSON values.
+      details: what else `dataset.json` shall say about where they come from; JSON values.
     """
 
     classes: tuple[str, ...]

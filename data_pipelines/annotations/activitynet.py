@@ -1,9 +1,9 @@
-"""ActivityNet 1.2 and 1.3: ``activity_net.v1-3.min.json``; clips are parts of untrimmed videos.
+"""ActivityNet 1.2 and 1.3: `activity_net.v1-3.min.json`; clips are parts of untrimmed videos.
 
     {"database": {"sJFgo9H6zNo": {"subset": "training", "duration": 82.73, "url": ..., "annotations":
       [{"segment": [0.01, 79.3], "label": "Fun sliding down"}, ...]}, ...}, "taxonomy": [...], ...}
 
-Videos are called ``v_ID``. The labels of the testing subset are not public. http://activity-net.org
+Videos are called `v_ID`. The labels of the testing subset are not public. http://activity-net.org
 """
 
 import argparse
@@ -39,7 +39,7 @@ def read_activitynet(
     Args:
       json_file: the annotations.
       videos: directory that holds the videos, at any depth.
-      splits: of ``train`` and ``validation`` those to take; both if None.
+      splits: of `train` and `validation` those to take; both if None.
 
     Raises:
       ValueError: the file is missing or malformed, the subsets have different classes, an unknown
@@ -102,7 +102,7 @@ def _segments(where: str, video: str, entry: dict[str, Any]) -> Iterator[_Segmen
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand ``activitynet``."""
+    """Adds the subcommand `activitynet`."""
     parser = add_format(
         formats,
         common,

@@ -1,7 +1,7 @@
 """AVA v2.2 and AVA-Kinetics: one clip per key frame, with boxes, actions and a detector's proposals.
 
-A clip is the context of a key frame: ``context_seconds`` of video with the key frame in the middle,
-less where the video begins or ends. Its key is ``video,timestamp`` as the official files write it,
+A clip is the context of a key frame: `context_seconds` of video with the key frame in the middle,
+less where the video begins or ends. Its key is `video,timestamp` as the official files write it,
 which is what an official csv of detections needs.
 """
 
@@ -41,21 +41,21 @@ def read_ava(
     video_start: float = 0.0,
     without_boxes: bool = False,
 ) -> Annotations:
-    """Reads the official files (see ``ava_files``).
+    """Reads the official files (see `ava_files`).
 
     Args:
       boxes: split name -> its files of boxes, for AVA-Kinetics those of AVA and of Kinetics.
       actions: the action list. Classes are its actions by rising id.
-      videos: directory with the videos, as ``VIDEO.*`` (whole, or cut at ``video_start``) or as
-        Kinetics' ``VIDEO_000012_000022.*`` (the clip that covers the key frame is taken).
+      videos: directory with the videos, as `VIDEO.*` (whole, or cut at `video_start`) or as
+        Kinetics' `VIDEO_000012_000022.*` (the clip that covers the key frame is taken).
       timestamps: official list of included timestamps; a key frame that is not in it is an error.
       excluded: files of excluded timestamps, of any split.
       proposals: files of a detector's boxes, of any split.
       context_seconds: length of a clip.
-      video_start: seconds of the original video at which the files ``VIDEO.*`` start: 900 for
+      video_start: seconds of the original video at which the files `VIDEO.*` start: 900 for
         AVA's movies where they were cut to minutes 15 to 30.
       without_boxes: also take key frames on which nobody is annotated: the lines without a box, and
-        with ``timestamps`` every timestamp of every video.
+        with `timestamps` every timestamp of every video.
 
     Raises:
       ValueError: a file is missing or damaged, or files do not belong together.
@@ -68,8 +68,7 @@ def read_ava(
     number_of = {action: number for number, action in enumerate(names)}
     included = None if timestamps is None else read_timestamps(timestamps)
     frames = {
-        split: _read_split(files, names, included, without_boxes)
-        for split, files in boxes.items()
+        split: _read_split(files, names, included, without_boxes) for split, files in boxes.items()
     }
     left_out = set().union(*(read_excluded(path) for path in excluded))
     wanted = {moment for split in frames.values() for moment in split} - left_out
@@ -172,7 +171,9 @@ class _Locator:
                 f'{where}: {seconds:g} s lies before the {self._video_start:g} s at which the '
                 'files start, as video_start says'
             )
-        stem, suffix = os.path.splitext(video)  # the official files name videos without it, people's own often with it
+        stem, suffix = os.path.splitext(
+            video
+        )  # the official files name videos without it, people's own often with it
         names = (video, stem) if suffix.lower() in VIDEO_SUFFIXES else (video,)
         return self._files.find(*names, where=where), seconds - self._video_start
 
@@ -210,7 +211,7 @@ def _clip(
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommands ``ava`` and ``ava_kinetics``."""
+    """Adds the subcommands `ava` and `ava_kinetics`."""
     ava = add_format(
         formats,
         common,

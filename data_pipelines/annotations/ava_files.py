@@ -1,15 +1,15 @@
 """The files of AVA v2.2 and AVA-Kinetics, line by line. None of them has a header.
 
-* boxes: ``video,timestamp,xmin,ymin,xmax,ymax,action,person``, one line per pair of a person and an
-  action. AVA-Kinetics has no person column in its Kinetics files, and lines ``video,timestamp`` for
+* boxes: `video,timestamp,xmin,ymin,xmax,ymax,action,person`, one line per pair of a person and an
+  action. AVA-Kinetics has no person column in its Kinetics files, and lines `video,timestamp` for
   key frames on which nobody is annotated;
-* action list (pbtxt): ``label {name: "..." label_id: 1 label_type: ...}`` (all 80 actions) or
-  ``item {name: "..." id: 1}`` (those that are evaluated);
-* excluded timestamps: ``video,timestamp``; included timestamps: one per line, for all videos;
+* action list (pbtxt): `label {name: "..." label_id: 1 label_type: ...}` (all 80 actions) or
+  `item {name: "..." id: 1}` (those that are evaluated);
+* excluded timestamps: `video,timestamp`; included timestamps: one per line, for all videos;
 * proposals of a person detector, as PySlowFast publishes them:
-  ``video,timestamp,xmin,ymin,xmax,ymax,action,score``, where the action may be empty or -1.
+  `video,timestamp,xmin,ymin,xmax,ymax,action,score`, where the action may be empty or -1.
 
-Timestamps are seconds of the original video, written ``0902`` or ``191.000000``; here they are whole
+Timestamps are seconds of the original video, written `0902` or `191.000000`; here they are whole
 microseconds. https://research.google.com/ava/download.html
 """
 
@@ -27,8 +27,10 @@ _Parsed = TypeVar('_Parsed')
 Moment = tuple[str, int]  # a key frame: video, microseconds of the original video
 
 _OUTSIDE = 0.01  # a box may stick out of the frame by so much (rounding); it is cut off
-_TOKEN = re.compile(r'\s+|\#[^\n]*|(?P<text>"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\')'
-                    r'|(?P<word>[\w.+-]+)|(?P<mark>[{}:;,])')  # fmt: skip
+_TOKEN = re.compile(
+    r'\s+|\#[^\n]*|(?P<text>"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\')'
+    r'|(?P<word>[\w.+-]+)|(?P<mark>[{}:;,])'
+)
 
 
 @dataclasses.dataclass
@@ -70,7 +72,7 @@ def read_actions(path: str | os.PathLike) -> dict[int, str]:
 
 
 def _messages(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, fields) of each ``word {field: value ...}`` of a protobuf text file."""
+    """(place, fields) of each `word {field: value ...}` of a protobuf text file."""
     text, at, tokens = read_text(path), 0, []
 
     def place(position: int) -> str:
@@ -197,7 +199,7 @@ def read_proposals(path: str | os.PathLike) -> Iterator[tuple[Moment, Box, float
 def _parsed(
     path: str | os.PathLike, parse: Callable[[str, list[str]], _Parsed]
 ) -> Iterator[tuple[str, list[str], _Parsed]]:
-    """Yields (place, cells, what ``parse`` makes of them) of each line.
+    """Yields (place, cells, what `parse` makes of them) of each line.
 
     Raises:
       ValueError: of the first damaged line, at the end, so that it tells of the others too.

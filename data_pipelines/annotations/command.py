@@ -1,4 +1,4 @@
-"""What the readers' subcommands of ``python -m data_pipelines.convert`` share."""
+"""What the readers' subcommands of `python -m data_pipelines.convert` share."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ def add_format(
 
 
 def add_videos(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--videos``, for readers that look their files up with ``locate.VideoFiles``."""
+    """Adds `--videos`, for readers that look their files up with `locate.VideoFiles`."""
     parser.add_argument(
         '--videos',
         required=True,
@@ -49,7 +49,7 @@ def add_videos(parser: argparse.ArgumentParser) -> None:
 
 
 def files_by_split(option: str, values: Sequence[str]) -> dict[str, str]:
-    """The values ``SPLIT=FILE`` of a repeated option as split name -> file.
+    """The values `SPLIT=FILE` of a repeated option as split name -> file.
 
     Raises:
       ValueError: a value has another form, or a split is given twice.
@@ -64,7 +64,7 @@ def files_by_split(option: str, values: Sequence[str]) -> dict[str, str]:
 
 
 def split_and_file(option: str, value: str) -> tuple[str, str]:
-    """The two parts of a value ``SPLIT=FILE`` of an option.
+    """The two parts of a value `SPLIT=FILE` of an option.
 
     Raises:
       ValueError: it has another form.

@@ -31,7 +31,7 @@ def read_json(path: str | os.PathLike, wanted: type, description: str) -> Any:
 
     Args:
       path: the file.
-      wanted: ``dict`` or ``list``: what it must hold.
+      wanted: `dict` or `list`: what it must hold.
       description: of what it should be, for the error.
 
     Raises:
@@ -53,7 +53,7 @@ def read_json(path: str | os.PathLike, wanted: type, description: str) -> Any:
 def read_csv(path: str | os.PathLike, delimiter: str = ',') -> Iterator[tuple[str, list[str]]]:
     """Yields (place, cells without outer spaces) of each line of a csv file that is not blank.
 
-    The place is ``FILE, line N``, for errors.
+    The place is `FILE, line N`, for errors.
 
     Raises:
       ValueError: it cannot be read, or is not csv.
@@ -79,7 +79,7 @@ def check_relative(path: str, where: str) -> str:
     """Returns a path from an annotation file, if it cannot leave the directory it is relative to.
 
     Raises:
-      ValueError: it is absolute, or holds ``..`` or a NUL.
+      ValueError: it is absolute, or holds `..` or a NUL.
     """
     if (
         os.path.isabs(path)
@@ -87,9 +87,7 @@ def check_relative(path: str, where: str) -> str:
         or '..' in path.replace('\\', '/').split('/')
         or not path.strip('/. ')
     ):
-        raise ValueError(
-            f'{where}: {path[:120]!r} is no path inside the directory of the videos'
-        )
+        raise ValueError(f'{where}: {path[:120]!r} is no path inside the directory of the videos')
     return path
 
 

@@ -1,4 +1,4 @@
-"""A folder per class: ``ROOT/SPLIT/CLASS/*.mp4``, or ``ROOT/CLASS/*.mp4`` for a single split."""
+"""A folder per class: `ROOT/SPLIT/CLASS/*.mp4`, or `ROOT/CLASS/*.mp4` for a single split."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ def read_folder(root: str | os.PathLike, splits: Sequence[str] | None = None) ->
     Args:
       root: the tree. Where its folders hold folders, they are splits; where they hold videos,
         classes.
-      splits: the splits to take, all if None; for ``ROOT/CLASS/*.mp4`` the one name to give the
-        split, ``train`` if None.
+      splits: the splits to take, all if None; for `ROOT/CLASS/*.mp4` the one name to give the
+        split, `train` if None.
 
     Raises:
       ValueError: no such directory, no video, splits with different classes, or an unknown split.
@@ -100,7 +100,7 @@ def _videos(path: str) -> list[str]:
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand ``folder``."""
+    """Adds the subcommand `folder`."""
     parser = add_format(
         formats,
         common,

@@ -1,4 +1,4 @@
-"""HMDB51: a directory of ``CLASS_test_splitN.txt`` files, one per class and fold (N is 1, 2 or 3).
+"""HMDB51: a directory of `CLASS_test_splitN.txt` files, one per class and fold (N is 1, 2 or 3).
 
     April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1
 
@@ -24,10 +24,10 @@ _SPLITS = {'1': 'train', '2': 'test'}
 def read_hmdb51(
     splits_directory: str | os.PathLike, videos: str | os.PathLike, fold: int = 1
 ) -> Annotations:
-    """Reads the splits ``train`` and ``test`` of one fold. Classes are sorted.
+    """Reads the splits `train` and `test` of one fold. Classes are sorted.
 
     Args:
-      splits_directory: where the ``CLASS_test_splitN.txt`` are (``testTrainMulti_7030_splits``).
+      splits_directory: where the `CLASS_test_splitN.txt` are (`testTrainMulti_7030_splits`).
       videos: directory that holds the videos, at any depth.
       fold: 1, 2 or 3.
 
@@ -60,7 +60,7 @@ def read_hmdb51(
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand ``hmdb51``."""
+    """Adds the subcommand `hmdb51`."""
     parser = add_format(
         formats,
         common,
@@ -71,9 +71,7 @@ def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentPa
         '--output=data/hmdb51_fold1',
     )
     add_videos(parser)
-    parser.add_argument(
-        '--splits', required=True, metavar='DIR', help='testTrainMulti_7030_splits'
-    )
+    parser.add_argument('--splits', required=True, metavar='DIR', help='testTrainMulti_7030_splits')
     parser.add_argument(
         '--fold', type=int, choices=(1, 2, 3), default=1, help='which split (default: 1)'
     )

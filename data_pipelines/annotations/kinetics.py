@@ -4,7 +4,7 @@
     "air drumming",_dbcJuKJQNs,40,50,val,0
 
 The releases differ in the order and number of columns. Videos are the clips that were cut from
-YouTube's, called ``ID_000040_000050`` or ``ID``. https://github.com/cvdfoundation/kinetics-dataset
+YouTube's, called `ID_000040_000050` or `ID`. https://github.com/cvdfoundation/kinetics-dataset
 """
 
 import argparse
@@ -46,7 +46,7 @@ def read_kinetics(
     Args:
       csv_files: split name -> csv file.
       videos: directory that holds the videos, at any depth.
-      untrimmed: the files are whole YouTube videos ``ID``, of which the clips are parts.
+      untrimmed: the files are whole YouTube videos `ID`, of which the clips are parts.
 
     Raises:
       ValueError: a file is missing or malformed, the splits have different classes, or there are no
@@ -120,7 +120,7 @@ def _read_rows(path: str | os.PathLike) -> list[_Row]:
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand ``kinetics``."""
+    """Adds the subcommand `kinetics`."""
     parser = add_format(
         formats,
         common,
@@ -128,7 +128,7 @@ def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentPa
         lambda args: read_kinetics(
             files_by_split('--csv', args.csv), args.videos, untrimmed=args.untrimmed
         ),
-        help="Kinetics-400, -600 or -700 by its csv files, videos ID_000012_000022.mp4 or ID.mp4",
+        help='Kinetics-400, -600 or -700 by its csv files, videos ID_000012_000022.mp4 or ID.mp4',
         example='--videos=k400 --csv train=train.csv --csv validation=val.csv '
         '--output=data/kinetics400 --short_side=320',
     )

@@ -63,7 +63,7 @@ def classes_in_order(
 
 
 def with_unique_keys(clips: Iterable[Clip]) -> tuple[Clip, ...]:
-    """The clips of a split; where a key occurs again, it gets ``#2``, ``#3``, ... behind it.
+    """The clips of a split; where a key occurs again, it gets `#2`, `#3`, ... behind it.
 
     So that every line of an official list is one clip, also of those that list a video twice.
     """

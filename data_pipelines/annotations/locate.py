@@ -19,7 +19,7 @@ class VideoFiles:
     """
 
     def __init__(self, root: str | os.PathLike, classes: Iterable[str] = ()):
-        """Walks ``root``.
+        """Walks `root`.
 
         Args:
           root: the directory.
@@ -97,7 +97,6 @@ class VideoFiles:
                 best = paths[0] if len(paths) == 1 else min(paths, key=lambda p: _rank(p, name))
                 return os.path.join(self.root, best)
         return os.path.join(self.root, f'{names[0]}.mp4')
-
 
     def _is_of_another_class(self, path: str, name: str) -> bool:
         folder = _folders(path)[0]

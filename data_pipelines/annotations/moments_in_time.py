@@ -1,4 +1,4 @@
-"""Moments in Time: ``moments_categories.txt``, ``trainingSet.csv``, ``validationSet.csv``.
+"""Moments in Time: `moments_categories.txt`, `trainingSet.csv`, `validationSet.csv`.
 
     clapping,0                                               class, number
     blocking/getty-karate-video-id635808620_4.mp4,blocking,3,0
@@ -26,12 +26,12 @@ def read_moments_in_time(
     """Reads the label map and one csv file per split.
 
     Args:
-      categories: ``moments_categories.txt``, whose numbers the classes have.
+      categories: `moments_categories.txt`, whose numbers the classes have.
       csv_files: split name -> csv file.
       videos: directory that holds the videos, at any depth.
 
     Raises:
-      ValueError: a file is missing or malformed, a class is not in ``categories``, or there are no
+      ValueError: a file is missing or malformed, a class is not in `categories`, or there are no
         videos.
     """
     classes = _read_categories(os.fspath(categories))
@@ -67,7 +67,7 @@ def _read_categories(path: str) -> tuple[str, ...]:
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand ``moments_in_time``."""
+    """Adds the subcommand `moments_in_time`."""
     parser = add_format(
         formats,
         common,

@@ -1,4 +1,4 @@
-"""The csv of PySlowFast: one line per video, ``path label``, label a class number.
+"""The csv of PySlowFast: one line per video, `path label`, label a class number.
 
 Path and label are separated by a space, a comma or a tab (the last one of the line, so paths may
 hold spaces). https://github.com/facebookresearch/SlowFast/blob/main/slowfast/datasets/DATASET.md
@@ -32,8 +32,8 @@ def read_pyslowfast(
       path_prefix: directory that the paths of the csv are relative to, and must not leave.
 
     Raises:
-      ValueError: a file is missing, a line is not ``path label``, a label has no class name, a
-        path is listed twice in a split or leads out of ``path_prefix``, or a split is empty.
+      ValueError: a file is missing, a line is not `path label`, a label has no class name, a
+        path is listed twice in a split or leads out of `path_prefix`, or a split is empty.
     """
     rows = {split: _read_rows(path) for split, path in csv_files.items()}
     if not rows:
@@ -110,7 +110,7 @@ def _read_classes(path: str | os.PathLike) -> tuple[str, ...]:
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand ``pyslowfast``."""
+    """Adds the subcommand `pyslowfast`."""
     parser = add_format(
         formats,
         common,
@@ -120,7 +120,7 @@ def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentPa
             classes_file=args.classes,
             path_prefix=args.path_prefix,
         ),
-        help="PySlowFast's csv files of lines \"path label\", label a class number",
+        help='PySlowFast\'s csv files of lines "path label", label a class number',
         example='--csv train=train.csv --csv validation=val.csv --classes=classes.txt '
         '--path_prefix=/videos --output=data/kinetics',
     )

@@ -1,11 +1,11 @@
-"""Something-Something V2: ``labels.json``, ``train.json``, ``validation.json``, ``test-answers.csv``.
+"""Something-Something V2: `labels.json`, `train.json`, `validation.json`, `test-answers.csv`.
 
     {"Holding something next to something": "52", ...}                          template: number
     [{"id": "78687", "label": "holding potato next to vicks vaporub bottle",
       "template": "Holding [something] next to [something]", "placeholders": ["potato", ...]}, ...]
     1420;Throwing something                                                     id;template
 
-Videos are called ``ID.webm``. https://www.qualcomm.com/developer/software/something-something-v-2-dataset
+Videos are called `ID.webm`. https://www.qualcomm.com/developer/software/something-something-v-2-dataset
 """
 
 import argparse
@@ -27,12 +27,12 @@ def read_something_v2(
     """Reads the label map and one file per split.
 
     Args:
-      labels: ``labels.json``, whose numbers the classes have; class names are its templates.
-      annotation_files: split name -> ``train.json``, ``validation.json`` or ``test-answers.csv``.
+      labels: `labels.json`, whose numbers the classes have; class names are its templates.
+      annotation_files: split name -> `train.json`, `validation.json` or `test-answers.csv`.
       videos: directory that holds the videos, at any depth.
 
     Raises:
-      ValueError: a file is missing or malformed, a template is not in ``labels``, or there are no
+      ValueError: a file is missing or malformed, a template is not in `labels`, or there are no
         videos.
     """
     classes = _read_labels(os.fspath(labels))
@@ -65,7 +65,7 @@ def _read_labels(path: str) -> tuple[str, ...]:
 
 
 def _read_videos(path: str) -> Iterator[tuple[str, str, str]]:
-    """Yields (place, video, template as in ``labels.json``) of train.json and validation.json."""
+    """Yields (place, video, template as in `labels.json`) of train.json and validation.json."""
     for number, entry in enumerate(read_json(path, list, 'a list of videos'), start=1):
         where = f'{path}, entry {number}'
         if not isinstance(entry, dict) or type(entry.get('id')) not in (str, int):
@@ -88,7 +88,7 @@ def _read_answers(path: str) -> Iterator[tuple[str, str, str]]:
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand ``something_v2``."""
+    """Adds the subcommand `something_v2`."""
     parser = add_format(
         formats,
         common,

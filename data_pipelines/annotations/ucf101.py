@@ -1,4 +1,4 @@
-"""UCF101: ``classInd.txt``, ``trainlist0N.txt``, ``testlist0N.txt`` (fold N is 1, 2 or 3).
+"""UCF101: `classInd.txt`, `trainlist0N.txt`, `testlist0N.txt` (fold N is 1, 2 or 3).
 
     1 ApplyEyeMakeup                                  number, class
     ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1     file, number of its class (training)
@@ -25,10 +25,10 @@ _LISTS = {'train': 'trainlist{:02d}.txt', 'test': 'testlist{:02d}.txt'}
 def read_ucf101(
     lists_directory: str | os.PathLike, videos: str | os.PathLike, fold: int = 1
 ) -> Annotations:
-    """Reads the splits ``train`` and ``test`` of one fold. Classes are in the official order.
+    """Reads the splits `train` and `test` of one fold. Classes are in the official order.
 
     Args:
-      lists_directory: where ``classInd.txt`` and the lists are (``ucfTrainTestlist``).
+      lists_directory: where `classInd.txt` and the lists are (`ucfTrainTestlist`).
       videos: directory that holds the videos, at any depth.
       fold: 1, 2 or 3.
 
@@ -76,7 +76,7 @@ def _read_classes(path: str) -> tuple[str, ...]:
 
 
 def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand ``ucf101``."""
+    """Adds the subcommand `ucf101`."""
     parser = add_format(
         formats,
         common,

@@ -50,7 +50,9 @@ class BoxOptions:
         if not 0 < self.proposal_iou <= 1:
             raise ValueError(f'proposal_iou={self.proposal_iou} must be in (0, 1]')
         if self.candidates not in ('proposals', 'ground_truth'):
-            raise ValueError(f"candidates={self.candidates!r} must be 'proposals' or 'ground_truth'")
+            raise ValueError(
+                f"candidates={self.candidates!r} must be 'proposals' or 'ground_truth'"
+            )
 
 
 class LabelledBoxes(NamedTuple):
@@ -95,7 +97,9 @@ def in_window(boxes: np.ndarray, window: Window, size: tuple[int, int], flip: bo
     """
     (height, width), boxes = size, np.asarray(boxes, np.float64)
     offset = np.array([window.left, window.top] * 2)
-    moved = (boxes * [width, height, width, height] - offset) / np.tile([window.width, window.height], 2)
+    moved = (boxes * [width, height, width, height] - offset) / np.tile(
+        [window.width, window.height], 2
+    )
     if flip:
         moved = np.stack([1 - moved[:, 2], moved[:, 1], 1 - moved[:, 0], moved[:, 3]], axis=1)
     return moved
@@ -125,18 +129,20 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def jittered(rng: np.random.Generator, boxes: np.ndarray, amount: float) -> np.ndarray:
-    """f64[n, 4] with each side moved by a normal deviate of ``amount`` widths or heights, then clipped.
+    """f64[n, 4] with each side moved by a normal deviate of `amount` widths or heights, then clipped.
 
     Sides that pass each other change names; a box of which nothing is left in the picture stays as it was.
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     moved = boxes + amount * np.tile(sides, 2) * rng.standard_normal(boxes.shape)
-    moved = np.concatenate([np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:])], axis=1)
+    moved = np.concatenate(
+        [np.minimum(moved[:, :2], moved[:, 2:]), np.maximum(moved[:, :2], moved[:, 2:])], axis=1
+    )
     return np.where(area(clip(moved))[:, None] > 0, clip(moved), clip(boxes))
 
 
 def with_proposals(found: Regions, iou: float) -> LabelledBoxes:
-    """The annotated boxes, then a detector's that overlap one by ``iou`` or more, with the labels of the best."""
+    """The annotated boxes, then a detector's that overlap one by `iou` or more, with the labels of the best."""
     if not len(found.boxes) or not len(found.proposals):
         return LabelledBoxes(found.boxes, found.labels)
     overlap = overlaps(found.proposals.astype(np.float64), found.boxes.astype(np.float64))  # [P, M]
@@ -155,20 +161,22 @@ def training_boxes(
     flip: bool,
     options: BoxOptions,
 ) -> LabelledBoxes:
-    """The boxes of a training clip, at most ``options.max_boxes``; none of them may be in it.
+    """The boxes of a training clip, at most `options.max_boxes`; none of them may be in it.
 
     Args:
         rng: of the clip.
         found: the record's key frame.
-        window, size, flip: how its pixels are taken, see ``in_window``.
+        window, size, flip: how its pixels are taken, see `in_window`.
         options: of the dataset.
 
     Returns:
         Boxes in the clip, inside it and with an area.
     """
-    boxes, labels = with_proposals(found, options.proposal_iou) if options.train_on_proposals else (
-        found.boxes, found.labels
-    )  # fmt: skip
+    boxes, labels = (
+        with_proposals(found, options.proposal_iou)
+        if options.train_on_proposals
+        else (found.boxes, found.labels)
+    )
     boxes = in_window(boxes, window, size, flip)
     seen = visible(boxes)
     kept = np.flatnonzero((seen >= options.min_visible) & (seen > 0))
@@ -190,14 +198,16 @@ def candidates(found: Regions, options: BoxOptions) -> Candidates:
     return Candidates(boxes[kept], scores[kept], len(order) - len(kept))
 
 
-def in_views(boxes: np.ndarray, views: list[tuple[Window, tuple[int, int], bool]]) -> tuple[np.ndarray, np.ndarray]:
+def in_views(
+    boxes: np.ndarray, views: list[tuple[Window, tuple[int, int], bool]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Candidates in each test view, f32[V, n, 4], clipped, and which of them to test there, bool[V, n].
 
     Those of which a view shows half of the area; one that no view shows so well: where most of it is seen, if any.
 
     Args:
         boxes: f[n, 4] in the whole frame.
-        views: arguments of ``in_window`` for each.
+        views: arguments of `in_window` for each.
     """
     moved = np.stack([in_window(boxes, *view) for view in views])  # [V, n, 4]
     seen = visible(moved)
@@ -210,6 +220,8 @@ def in_views(boxes: np.ndarray, views: list[tuple[Window, tuple[int, int], bool]
 def boxes_in_views(
     found: Regions, views: list[tuple[Window, tuple[int, int], bool]], options: BoxOptions
 ) -> ViewBoxes:
-    """The boxes of a record's test views; ``views`` as in ``in_views``."""
+    """The boxes of a record's test views; `views` as in `in_views`."""
     tested = candidates(found, options)
-    return ViewBoxes(*in_views(tested.boxes, views), tested, LabelledBoxes(found.boxes, found.labels))
+    return ViewBoxes(
+        *in_views(tested.boxes, views), tested, LabelledBoxes(found.boxes, found.labels)
+    )

@@ -1,6 +1,6 @@
 """Encoded frames -> uint8 clips: only the frames and the pixels that a clip shows.
 
-Decoding by libjpeg-turbo through ``simplejpeg``, resizing by OpenCV; both release Python's global
+Decoding by libjpeg-turbo through `simplejpeg`, resizing by OpenCV; both release Python's global
 lock. The accurate integer DCT costs 5 % more than the fast one (which TensorFlow uses), which errs
 by up to 8 levels at JPEG quality 100. Subsampled colour is interpolated in test clips ("fancy", as
 TensorFlow does) and repeated in training clips ("box", as FFmpeg's fast conversion does): a tenth of
@@ -11,9 +11,9 @@ by Intel's IPP where OpenCV has it (x86), which is a quarter faster than OpenCV'
 PNG frames, which other writers store, are decoded by OpenCV; a gray frame gives three equal channels.
 
 Of frames with restart markers, which our conversion writes, training clips decode only the part that covers their
-window (``jpeg_cut``): the same pixels, in two thirds of the time.
+window (`jpeg_cut`): the same pixels, in two thirds of the time.
 
-``reduced=True`` lets libjpeg-turbo decode straight to a half, quarter or eighth of the stored size
+`reduced=True` lets libjpeg-turbo decode straight to a half, quarter or eighth of the stored size
 (in the DCT) where that still holds at least as many pixels as the result needs. It is faster, but
 not equal to the reference: unlike plain bilinear shrinking it is antialiased, and edges move by up
 to half a pixel of the reduced frame.
@@ -39,12 +39,14 @@ class FrameError(ValueError):
 
 
 _thread = threading.local()
-_MAX_PIXELS = 1 << 26  # 8192 x 8192: a header that promises more is damaged, or meant to exhaust memory
+_MAX_PIXELS = (
+    1 << 26
+)  # 8192 x 8192: a header that promises more is damaged, or meant to exhaust memory
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
 class _naming:
-    """Turns a decoder's complaint into one that names the frame. (``contextlib`` would take 3 % of making a clip.)"""
+    """Turns a decoder's complaint into one that names the frame. (`contextlib` would take 3 % of making a clip.)"""
 
     __slots__ = ('_number',)
 
@@ -55,8 +57,13 @@ class _naming:
         pass
 
     def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, (ValueError, RuntimeError, MemoryError, cv2.error)) and kind is not FrameError:
-            raise FrameError(f'frame {self._number} cannot be decoded as JPEG or PNG ({error})') from error
+        if (
+            isinstance(error, (ValueError, RuntimeError, MemoryError, cv2.error))
+            and kind is not FrameError
+        ):
+            raise FrameError(
+                f'frame {self._number} cannot be decoded as JPEG or PNG ({error})'
+            ) from error
 
 
 def _is_png(frame: bytes | memoryview) -> bool:
@@ -83,7 +90,7 @@ def frame_size(frames: Frames, number: int = 0) -> tuple[int, int]:
 
 
 def _reduction(available: tuple[int, int], needed: tuple[int, int]) -> int:
-    """The largest of 8, 4, 2, 1 that divides (height, width) without falling below ``needed``."""
+    """The largest of 8, 4, 2, 1 that divides (height, width) without falling below `needed`."""
     for factor in (8, 4, 2):
         if all(size >= factor * wanted for size, wanted in zip(available, needed)):
             return factor
@@ -98,9 +105,9 @@ def _fetch(frames: Frames, number: int) -> bytes | memoryview:
 def _decode(
     frame: bytes | memoryview, number: int, size: tuple[int, int], factor: int, *, box: bool = False
 ) -> np.ndarray:
-    """A frame that is to be of ``size`` = (H, W), as RGB u8[ceil(H/factor), ceil(W/factor), 3].
+    """A frame that is to be of `size` = (H, W), as RGB u8[ceil(H/factor), ceil(W/factor), 3].
 
-    ``number``: what messages call it. ``box``: repeat subsampled colour instead of interpolating it.
+    `number`: what messages call it. `box`: repeat subsampled colour instead of interpolating it.
     """
     height, width = -(-size[0] // factor), -(-size[1] // factor)
     if (found := frame_size({number: frame}, number)) != size:  # Before memory is asked for.
@@ -118,24 +125,32 @@ def _decode(
 
 
 def _decode_jpeg(
-    jpeg: bytes | memoryview, size: tuple[int, int], factor: int, box: bool, buffer: np.ndarray | None = None
+    jpeg: bytes | memoryview,
+    size: tuple[int, int],
+    factor: int,
+    box: bool,
+    buffer: np.ndarray | None = None,
 ) -> np.ndarray:
-    """As ``_decode``, unchecked. ``buffer``: u8, to hold the result."""
+    """As `_decode`, unchecked. `buffer`: u8, to hold the result."""
     scale = {}
     if factor > 1:
-        scale = dict(min_height=-(-size[0] // factor), min_width=-(-size[1] // factor), min_factor=factor)
+        scale = dict(
+            min_height=-(-size[0] // factor), min_width=-(-size[1] // factor), min_factor=factor
+        )
     return simplejpeg.decode_jpeg(jpeg, fastupsample=box, buffer=buffer, **scale)
 
 
 def _decode_cut(
     cut: jpeg_cut.Cut, frames: Mapping[int, bytes | memoryview], size: tuple[int, int], factor: int
 ) -> Iterator[np.ndarray]:
-    """What is left of each frame, u8[h, w, 3], until the next is asked for; ``frames``, ``size``: the whole ones."""
+    """What is left of each frame, u8[h, w, 3], until the next is asked for; `frames`, `size`: the whole ones."""
     width = cut.part.width
     for jpeg, count in cut.jpegs:
         height = count * cut.height
         try:
-            stack = _decode_jpeg(jpeg, (height, width), factor, True, scratch('pixels', height * width * 3))
+            stack = _decode_jpeg(
+                jpeg, (height, width), factor, True, scratch('pixels', height * width * 3)
+            )
         except (ValueError, RuntimeError, MemoryError) as error:
             for number, frame in frames.items():  # To name the one that is damaged.
                 _decode(frame, number, size, factor)
@@ -160,7 +175,7 @@ def _refuse_size(number: int, found: tuple[int, int], wanted: tuple[int, int]):
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """u8[H, W, 3] at ``size`` = (height, width), bilinear: see the module's text."""
+    """u8[H, W, 3] at `size` = (height, width), bilinear: see the module's text."""
     _use_ipp()
     return _resize(image, size)
 
@@ -176,9 +191,7 @@ def _resize(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = N
     return cv2.resize(image, size[::-1], dst=out, interpolation=cv2.INTER_LINEAR)
 
 
-def decode_frame(
-    frames: Frames, number: int, factor: int = 1
-) -> np.ndarray:
+def decode_frame(frames: Frames, number: int, factor: int = 1) -> np.ndarray:
     """One whole frame, RGB u8[ceil(H/factor), ceil(W/factor), 3]; factor 1, 2, 4 or 8.
 
     Raises:
@@ -196,10 +209,10 @@ def decode_window(
     flip: bool = False,
     reduced: bool = False,
 ) -> None:
-    """Decodes a training clip: of each frame the pixels in ``window``, resized to ``out``.
+    """Decodes a training clip: of each frame the pixels in `window`, resized to `out`.
 
     Args:
-        frames: encoded, at least those of ``numbers``.
+        frames: encoded, at least those of `numbers`.
         numbers: i64[T], which frames; a frame that occurs again is decoded once.
         window: in pixels of the stored frame, inside it.
         out: u8[T, h, w, 3], contiguous; receives the clip.
@@ -221,12 +234,18 @@ def decode_window(
     cut = jpeg_cut.cut(list(encoded.values()), size, window)
     if cut is None:
         above, before = 0, 0
-        images = (_decode(frame, number, size, factor, box=True) for number, frame in encoded.items())
+        images = (
+            _decode(frame, number, size, factor, box=True) for number, frame in encoded.items()
+        )
     else:
         above, before = cut.part.top // factor, cut.part.left // factor  # Without remainder.
         images = _decode_cut(cut, encoded, size, factor)
-    top, bottom = (round(edge / factor) - above for edge in (window.top, window.top + window.height))
-    left, right = (round(edge / factor) - before for edge in (window.left, window.left + window.width))
+    top, bottom = (
+        round(edge / factor) - above for edge in (window.top, window.top + window.height)
+    )
+    left, right = (
+        round(edge / factor) - before for edge in (window.left, window.left + window.width)
+    )
     for place, image in zip(first_place.values(), images):
         pixels = image[top:bottom, left:right]
         if pixels.shape[:2] == target:
@@ -253,10 +272,10 @@ def decode_views(
     """Decodes the test views of a record: V clips of S crops each; each frame is decoded once.
 
     Args:
-        frames: encoded, at least those of ``numbers``.
+        frames: encoded, at least those of `numbers`.
         numbers: i64[V, T], which frames make each temporal clip.
         scaled: (height, width) to which whole frames are resized.
-        corners: S times (top, left) of a crop in the resized frame; its size is that of ``out``.
+        corners: S times (top, left) of a crop in the resized frame; its size is that of `out`.
         out: V * S arrays u8[T, h, w, 3], the crops of a clip one after another; receive the views.
         reduced: see the module's text.
 
@@ -269,7 +288,9 @@ def decode_views(
     crop_height, crop_width = out[0].shape[1:3]
     for number in np.unique(numbers).tolist():
         image = _decode(_fetch(frames, number), number, size, factor)
-        image = image[: round(size[0] / factor), : round(size[1] / factor)]  # No half-filled pixels.
+        image = image[
+            : round(size[0] / factor), : round(size[1] / factor)
+        ]  # No half-filled pixels.
         if image.shape[:2] != scaled:
             image = _resize(image, scaled)
         for view, place in np.argwhere(numbers == number).tolist():

@@ -1,6 +1,6 @@
 """Which stored frames make a clip, and which pixels of them: arithmetic only, no files.
 
-Frame numbers count stored frames from 0. The strided rules are MultiTrain's (its ``decoder.py``
+Frame numbers count stored frames from 0. The strided rules are MultiTrain's (its `decoder.py`
 with offset sampling, the paper's setting), the uniform rules those of its Something-Something
 reader. Both repeat frames of a video that is too short, so a clip always has the asked number of
 frames.
@@ -26,12 +26,12 @@ def clip_span(
 ) -> float:
     """Length of a strided clip, in stored frames (may be fractional).
 
-    ``stride`` counts frames of a video of ``target_rate`` frames a second, so the clip lasts
-    ``num_frames * stride / target_rate`` seconds whatever rate was stored. ``target_rate=None``:
-    ``stride`` counts stored frames as they are.
+    `stride` counts frames of a video of `target_rate` frames a second, so the clip lasts
+    `num_frames * stride / target_rate` seconds whatever rate was stored. `target_rate=None`:
+    `stride` counts stored frames as they are.
 
     Raises:
-        ValueError: ``target_rate`` is given but the stored rate is unknown or not positive.
+        ValueError: `target_rate` is given but the stored rate is unknown or not positive.
     """
     if target_rate is None:
         return float(num_frames * stride)
@@ -45,9 +45,9 @@ def clip_span(
 
 
 def strided_frames(start: float, span: float, num_frames: int, num_stored: int) -> np.ndarray:
-    """Numbers of ``num_frames`` frames from ``start`` to ``start + span - 1``, both included.
+    """Numbers of `num_frames` frames from `start` to `start + span - 1`, both included.
 
-    The step is ``(span - 1) / (num_frames - 1)``, a little more than the nominal stride (95/31 for
+    The step is `(span - 1) / (num_frames - 1)`, a little more than the nominal stride (95/31 for
     32 x 3). Numbers past either end of the video are moved to its first or last frame.
 
     Returns:
@@ -62,7 +62,7 @@ def strided_frames(start: float, span: float, num_frames: int, num_stored: int) 
 def random_strided_frames(
     rng: np.random.Generator, num_stored: int, num_frames: int, span: float
 ) -> np.ndarray:
-    """Training clip: ``strided_frames`` from a random whole start, all starts equally likely.
+    """Training clip: `strided_frames` from a random whole start, all starts equally likely.
 
     (The reference truncates a real start drawn below the last one, so it never takes the last
     possible clip.)
@@ -94,15 +94,15 @@ def strided_views(num_stored: int, num_frames: int, span: float, num_views: int)
 
 
 def key_frame_clip(key_frame: int, span: float, num_frames: int, num_stored: int) -> np.ndarray:
-    """Clip around a key frame, at a fixed step of ``span / num_frames`` frames.
+    """Clip around a key frame, at a fixed step of `span / num_frames` frames.
 
     The rule of PySlowFast's AVA reader: the clip starts half its length before the key frame, which
-    so is frame ``num_frames // 2`` of an even number. Numbers past either end of the video are moved
+    so is frame `num_frames // 2` of an even number. Numbers past either end of the video are moved
     to its first or last frame.
 
     Args:
         key_frame: its number among the stored frames.
-        span: length of the clip in stored frames, see ``clip_span``.
+        span: length of the clip in stored frames, see `clip_span`.
         num_frames: T.
         num_stored: frames of the video.
 
@@ -115,7 +115,7 @@ def key_frame_clip(key_frame: int, span: float, num_frames: int, num_stored: int
 
 
 def _segments(num_stored: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last (inclusive) frame of each of ``num_frames`` equal segments of the video."""
+    """First and last (inclusive) frame of each of `num_frames` equal segments of the video."""
     _check_counts(num_frames, num_stored)
     segment = float(num_stored - 1) / num_frames
     edges = np.round(segment * np.arange(num_frames + 1)).astype(
@@ -145,7 +145,7 @@ def uniform_frames(num_stored: int, num_frames: int) -> np.ndarray:
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) after a resize to ``short_side`` that keeps the shape; fractions are cut."""
+    """(height, width) after a resize to `short_side` that keeps the shape; fractions are cut."""
     if width < height:
         return math.floor(float(height) / width * short_side), short_side
     return short_side, math.floor(float(width) / height * short_side)
@@ -157,7 +157,7 @@ def crop_corners(height: int, width: int, crop_size: int, num_crops: int) -> lis
     Three crops are left, centre, right; of a frame taller than wide: top, centre, bottom.
 
     Raises:
-        ValueError: the crop does not fit, or ``num_crops`` is neither 1 nor 3.
+        ValueError: the crop does not fit, or `num_crops` is neither 1 nor 3.
     """
     if num_crops not in (1, 3):
         raise ValueError(

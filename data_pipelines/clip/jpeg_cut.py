@@ -1,6 +1,6 @@
 """Smaller JPEGs cut out of JPEGs without decoding them: only what covers a window is left to decode.
 
-Where a JPEG has restart markers (ITU-T T.81, B.2.4.4 and F.1.1.5.1), every run of ``interval`` MCUs (rectangles of 8 to
+Where a JPEG has restart markers (ITU-T T.81, B.2.4.4 and F.1.1.5.1), every run of `interval` MCUs (rectangles of 8 to
 32 pixels) is coded for itself. Where no run goes on in the next row of MCUs, those that cover a window, behind the same
 header with another height and width, are a JPEG again. Its pixels are exactly those of the whole one where colour is
 repeated; interpolated, it would miss its neighbours. The runs of several frames, one below the other, are a JPEG, too:
@@ -53,7 +53,10 @@ def _read_layout(frame: bytes | memoryview) -> _Layout | None:
     """None: not a baseline JPEG of one scan with restart markers."""
     position, interval, size_at, mcu, num_components = 2, 0, None, None, None
     while position + 4 <= len(frame) and frame[position] == 0xFF:
-        marker, end = frame[position + 1], position + 2 + (frame[position + 2] << 8 | frame[position + 3])
+        marker, end = (
+            frame[position + 1],
+            position + 2 + (frame[position + 2] << 8 | frame[position + 3]),
+        )
         content = bytes(frame[position + 4 : end])
         if marker == _BASELINE and size_at is None and len(content) >= 9:
             size_at, num_components = position + 5, content[5]
@@ -89,7 +92,7 @@ class Cut:
     Attributes:
         jpegs: each with how many frames it shows, one below the other.
         part: what is left of each frame, in pixels of the whole one; corners are multiples of 8.
-        height: of a frame in ``jpegs``, a multiple of 8: that of ``part``, and what fills its last MCUs.
+        height: of a frame in `jpegs`, a multiple of 8: that of `part`, and what fills its last MCUs.
     """
 
     jpegs: list[tuple[bytes, int]]
@@ -98,7 +101,7 @@ class Cut:
 
 
 def cut(frames: Sequence[bytes | memoryview], size: tuple[int, int], window: Window) -> Cut | None:
-    """JPEGs of no more of ``frames`` than it takes to cover ``window``.
+    """JPEGs of no more of `frames` than it takes to cover `window`.
 
     Args:
         frames: JPEGs, or whatever was stored.
@@ -121,14 +124,21 @@ def cut(frames: Sequence[bytes | memoryview], size: tuple[int, int], window: Win
     if kept > _MAX_KEPT or -(-width // mcu_width) % layout.interval:
         return None
     begin = len(layout.header)
-    if any(bytes(frame[:begin]) != layout.header for frame in frames):  # Views would be compared byte by byte.
+    if any(
+        bytes(frame[:begin]) != layout.header for frame in frames
+    ):  # Views would be compared byte by byte.
         return None
     coded = _joined([frame[begin:] for frame in frames])
     found = _runs(coded, np.array([len(frame) - begin for frame in frames]), rows * runs)
     if found is None:
         return None
-    starts, ends = (places.reshape(-1, rows, runs)[:, top:bottom, left:right] for places in found)  # [N, rows, runs]
-    height_left, width_left = (bottom - top) * mcu_height, min(right * run_width, width) - left * run_width
+    starts, ends = (
+        places.reshape(-1, rows, runs)[:, top:bottom, left:right] for places in found
+    )  # [N, rows, runs]
+    height_left, width_left = (
+        (bottom - top) * mcu_height,
+        min(right * run_width, width) - left * run_width,
+    )
     together = max(1, _MAX_PIXELS // (height_left * (right - left) * run_width))  # frames in a JPEG
     jpegs = []
     for first in range(0, len(frames), together):
@@ -136,7 +146,12 @@ def cut(frames: Sequence[bytes | memoryview], size: tuple[int, int], window: Win
         count = len(starts[own])
         resized = layout.header_of(count * height_left, width_left)
         jpegs.append((_assemble(resized, coded, starts[own], ends[own]), count))
-    part = Window(top * mcu_height, left * run_width, min(bottom * mcu_height, height) - top * mcu_height, width_left)
+    part = Window(
+        top * mcu_height,
+        left * run_width,
+        min(bottom * mcu_height, height) - top * mcu_height,
+        width_left,
+    )
     return Cut(jpegs, part, height_left)
 
 
@@ -155,7 +170,7 @@ def _joined(parts: list[bytes | memoryview]) -> np.ndarray:
 def _runs(coded: np.ndarray, sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Where the runs of MCUs begin and end, i64[N, count] each, in the coded pixels of N frames of so many bytes.
 
-    The markers behind them are not part of them. None: some frame is not ``count`` runs, each with the right marker.
+    The markers behind them are not part of them. None: some frame is not `count` runs, each with the right marker.
     """
     places = _find(coded, 0xFF)
     codes = coded[places + 1]
@@ -174,7 +189,7 @@ def _runs(coded: np.ndarray, sizes: np.ndarray, count: int) -> tuple[np.ndarray,
 
 
 def _find(values: np.ndarray, wanted: int) -> np.ndarray:
-    """i64[found], where ``values``, u8[8 n], are ``wanted``: rarely, so in two thirds of ``flatnonzero``'s time."""
+    """i64[found], where `values`, u8[8 n], are `wanted`: rarely, so in two thirds of `flatnonzero`'s time."""
     hits = np.equal(values, wanted, out=scratch('hits', len(values)).view(bool)).view(np.uint64)
     eights = np.flatnonzero(hits != 0)
     inside = np.flatnonzero(hits[eights].view(bool))
@@ -182,13 +197,18 @@ def _find(values: np.ndarray, wanted: int) -> np.ndarray:
 
 
 def _assemble(header: bytes, coded: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> bytes:
-    """A JPEG of runs of MCUs, i64[N, rows, runs]; changes the markers before them in ``coded``."""
+    """A JPEG of runs of MCUs, i64[N, rows, runs]; changes the markers before them in `coded`."""
     second_bytes = starts.ravel()[1:] - 1
     coded[second_bytes] = _restart_codes(len(second_bytes))
-    starts, ends = starts[:, :, 0].ravel() - 2, ends[:, :, -1].ravel()  # Of rows, with the marker before each
+    starts, ends = (
+        starts[:, :, 0].ravel() - 2,
+        ends[:, :, -1].ravel(),
+    )  # Of rows, with the marker before each
     starts[0] += 2  # but the first.
     view = memoryview(coded)
-    return b''.join([header, *(view[start:end] for start, end in zip(starts.tolist(), ends.tolist())), _END])
+    return b''.join(
+        [header, *(view[start:end] for start, end in zip(starts.tolist(), ends.tolist())), _END]
+    )
 
 
 def _restart_codes(count: int) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""What ``data_pipelines.convert`` does: planning shards, writing one, worker processes, the whole."""
+"""What `data_pipelines.convert` does: planning shards, writing one, worker processes, the whole."""

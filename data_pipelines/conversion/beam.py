@@ -1,4 +1,4 @@
-"""The converter's jobs as an Apache Beam pipeline, for clusters: ``convert ... --beam=OPTIONS``.
+"""The converter's jobs as an Apache Beam pipeline, for clusters: `convert ... --beam=OPTIONS`.
 
 Beam deals the shards to its workers; what converts one, and what is written, is the same as without
 Beam. The workers need this package, its requirements and Beam, and must see videos and output under
@@ -37,12 +37,12 @@ def convert_on_beam(
     on_clip: Callable[[int, int], None],
     video_timeout: float,
 ) -> None:
-    """Runs jobs of ``shard.main`` in a pipeline; each shard is noted as finished by its worker.
+    """Runs jobs of `shard.main` in a pipeline; each shard is noted as finished by its worker.
 
     Args:
       output: directory of the shards.
       jobs: what is to be converted.
-      beam_options: such as ``['--runner=FlinkRunner', '--parallelism=64']``; none: locally.
+      beam_options: such as `['--runner=FlinkRunner', '--parallelism=64']`; none: locally.
       on_clip: called with (clips done, failures among them) as shards are finished.
       video_timeout: seconds that one clip may take.
 

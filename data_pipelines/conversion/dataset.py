@@ -1,4 +1,4 @@
-"""Clips -> record shards, their index and ``dataset.json``: the library of ``data_pipelines.convert``."""
+"""Clips -> record shards, their index and `dataset.json`: the library of `data_pipelines.convert`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -48,10 +48,10 @@ def convert(
 
     Restarting after an interruption keeps the shards that are finished, as long as videos,
     annotations and options are the same. The shards do not depend on the number of workers. Splits
-    that an earlier call put into ``output`` stay, if they have the same classes and frame rate.
+    that an earlier call put into `output` stay, if they have the same classes and frame rate.
 
     Args:
-      annotations: the clips, for example from ``annotations.folder.read_folder``.
+      annotations: the clips, for example from `annotations.folder.read_folder`.
       output: directory of the dataset; made if missing.
       name: the dataset's name; None takes the directory's.
       workers: processes; None takes one per CPU.
@@ -64,13 +64,13 @@ def convert(
       max_failures: share of videos that may fail, 0 to 1.
       video_timeout: seconds that one clip may take; its decoder is ended then, which is a failure.
       progress: shows a progress bar on standard error.
-      arguments: what else to write into ``dataset.json`` about where the clips came from.
+      arguments: what else to write into `dataset.json` about where the clips came from.
       beam: options of an Apache Beam pipeline that converts the shards, instead of processes of
-        this machine; see ``conversion.beam``. None: no Beam.
+        this machine; see `conversion.beam`. None: no Beam.
 
     Returns:
-      What was written to ``dataset.json``. Failed videos are listed there and in ``failures.csv``,
-      those stored in part in ``damaged.csv``.
+      What was written to `dataset.json`. Failed videos are listed there and in `failures.csv`,
+      those stored in part in `damaged.csv`.
 
     Raises:
       ValueError: bad arguments, too many failures, an output that holds something else, or Beam is
@@ -124,7 +124,9 @@ def convert(
         for split in splits:
             index = build_index(output, split)
             save_index(output, split, index)
-            write_frame_index(output, split, index, known=functools.partial(planning.frames_path, output))
+            write_frame_index(
+                output, split, index, known=functools.partial(planning.frames_path, output)
+            )
         info = DatasetInfo(
             name=name or output.name,
             classes=annotations.classes,

@@ -52,7 +52,7 @@ class Estimate:
       sample: clips that were converted to measure.
       sample_failures: (key, reason) of those that failed.
       bytes: of all shards.
-      seconds: of conversion, without shards that are finished; by ``workers`` processes.
+      seconds: of conversion, without shards that are finished; by `workers` processes.
       workers: processes.
       free: bytes free where the shards would be.
     """
@@ -82,7 +82,7 @@ def estimate(
 ) -> Estimate:
     """Counts, and converts a random sample of the clips to a temporary directory.
 
-    Writes nothing to ``output``. Takes arguments of ``dataset.convert`` and raises what it raises.
+    Writes nothing to `output`. Takes arguments of `dataset.convert` and raises what it raises.
     """
     options = Options(frame_rate, short_side, quality, max_seconds, damaged)
     planning.check_numbers(workers, shards, video_timeout)
@@ -136,7 +136,7 @@ def _convert_sample(
     video_timeout: float,
     progress: bool,
 ) -> list[tuple[int, dict]]:
-    """(bytes, result of ``convert_shard``) of each clip."""
+    """(bytes, result of `convert_shard`) of each clip."""
     measured = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -153,14 +153,17 @@ def _convert_sample(
             path.unlink()
 
         run_jobs(
-            jobs, workers, lambda count, _: bar.update(count), on_result,
+            jobs,
+            workers,
+            lambda count, _: bar.update(count),
+            on_result,
             video_timeout=video_timeout,
-        )  # fmt: skip
+        )
     return measured
 
 
 def _total(values: Sequence[float], count: int) -> tuple[float, float]:
-    """Sum over ``count`` clips from a sample of them, and its standard error."""
+    """Sum over `count` clips from a sample of them, and its standard error."""
     if not values:
         return 0.0, 0.0
     mean = statistics.fmean(values)
@@ -184,10 +187,17 @@ def describe(
     rows = [['split', 'clips', 'classes', 'missing', 'finished', 'files', 'on disk']]
     for name, split in splits.items():
         present = sum(count > 0 for count in split.class_counts)
-        rows.append([
-            name, f'{split.clips:,}', f'{present:,}', f'{len(split.missing):,}',
-            f'{split.finished:,}', f'{split.files:,}', _bytes(split.bytes),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f'{split.clips:,}',
+                f'{present:,}',
+                f'{len(split.missing):,}',
+                f'{split.finished:,}',
+                f'{split.files:,}',
+                _bytes(split.bytes),
+            ]
+        )
     lines += ['', *_table(rows), '']
     for name, split in splits.items():
         if split.missing:

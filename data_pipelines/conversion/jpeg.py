@@ -1,4 +1,4 @@
-"""How converted frames are stored: as baseline JPEG 4:2:0 that can be cut (see ``data_pipelines.clip.jpeg_cut``)."""
+"""How converted frames are stored: as baseline JPEG 4:2:0 that can be cut (see `data_pipelines.clip.jpeg_cut`)."""
 
 import cv2
 import numpy as np
@@ -14,10 +14,13 @@ def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
         ValueError: it cannot be encoded.
     """
     options = [
-        cv2.IMWRITE_JPEG_QUALITY, quality,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-        cv2.IMWRITE_JPEG_RST_INTERVAL, _restart_interval(frame.shape[1]),
-    ]  # fmt: skip
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+        cv2.IMWRITE_JPEG_RST_INTERVAL,
+        _restart_interval(frame.shape[1]),
+    ]
     good, encoded = cv2.imencode('.jpg', cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)
     if not good:
         raise ValueError('a frame cannot be encoded as JPEG')

@@ -44,7 +44,7 @@ class ShardPlan:
     fingerprint: str
 
     def job(self, output: pathlib.Path, options: Options) -> dict:
-        """The job of ``convert_shard.main``."""
+        """The job of `convert_shard.main`."""
         return {
             'path': str(output / self.name),
             'clips': [dataclasses.asdict(clip) for clip in self.clips],
@@ -62,7 +62,7 @@ class ShardPlan:
     def finished_result(self, output: pathlib.Path, video_timeout: float) -> dict | None:
         """The result, if an earlier run has finished this very shard.
 
-        Not if videos failed for a reason that may be gone, see ``workers.run_jobs``.
+        Not if videos failed for a reason that may be gone, see `workers.run_jobs`.
         """
         try:
             note = json.loads((output / NOTES / f'{self.name}.json').read_bytes())

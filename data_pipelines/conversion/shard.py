@@ -1,9 +1,9 @@
 """Converting the videos of one shard; run as a module, a worker process of
-``data_pipelines.convert``.
+`data_pipelines.convert`.
 
 A worker is an ordinary process that reads jobs, one JSON object per line, from its standard input
-and answers with events, one JSON object per line, on its standard output: see ``main``. It is not a
-``multiprocessing`` child on purpose: that would either fork a parent that may be running JAX, or
+and answers with events, one JSON object per line, on its standard output: see `main`. It is not a
+`multiprocessing` child on purpose: that would either fork a parent that may be running JAX, or
 import the parent's main module anew; and a decoder that crashes takes down this process only.
 """
 
@@ -189,8 +189,8 @@ def convert_shard(
       after_clip: called after each, with whether it was stored.
 
     Returns:
-      ``class_counts`` {class number: clips}, ``box_counts`` {class number: boxes}, ``failures`` and
-      ``damaged`` [[key, reason], ...], ``seconds`` that the clips took.
+      `class_counts` {class number: clips}, `box_counts` {class number: boxes}, `failures` and
+      `damaged` [[key, reason], ...], `seconds` that the clips took.
 
     Raises:
       OSError: the shard cannot be written.
@@ -237,7 +237,7 @@ def convert_shard(
 
 
 def _clip_from_json(clip: dict) -> Clip:
-    """``dataclasses.asdict`` undone."""
+    """`dataclasses.asdict` undone."""
     key_frame = clip['key_frame']
     return Clip(**{**clip, 'key_frame': None if key_frame is None else KeyFrame(**key_frame)})
 
@@ -245,7 +245,7 @@ def _clip_from_json(clip: dict) -> Clip:
 def main() -> None:
     """Serves jobs until the standard input ends.
 
-    A job has the arguments of ``convert_shard``: path, clips, classes, options, frames_path, known_failures. The
+    A job has the arguments of `convert_shard`: path, clips, classes, options, frames_path, known_failures. The
     events of a job are {"clip": number} and {"stored": bool} around each clip, then {"result": ...}
     or {"error": text}.
     """

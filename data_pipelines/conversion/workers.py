@@ -22,10 +22,10 @@ def run_jobs(
     *,
     video_timeout: float,
 ) -> None:
-    """Runs jobs of ``shard.main`` in worker processes.
+    """Runs jobs of `shard.main` in worker processes.
 
     A video that crashes a worker, or keeps it too long, counts as a failure; its shard is begun
-    anew without it. A result gets ``retry_above``, the ``video_timeout`` beyond which it is worth
+    anew without it. A result gets `retry_above`, the `video_timeout` beyond which it is worth
     trying again what failed so (0 where memory may have run out), else None.
 
     Args:
@@ -95,7 +95,7 @@ def available_cpus() -> int:
 
 
 class _Worker:
-    """One process of ``conversion.shard``; started when first needed and again after its death."""
+    """One process of `conversion.shard`; started when first needed and again after its death."""
 
     def __init__(self, video_timeout: float):
         self._video_timeout = video_timeout

@@ -1,6 +1,6 @@
 """Datasets as clips: record number -> pixels and labels, for training and for testing.
 
-What all kinds of datasets have in common; ``datasets.py`` opens one by its path.
+What all kinds of datasets have in common; `datasets.py` opens one by its path.
 """
 
 import abc
@@ -32,17 +32,17 @@ class Source:
     """One dataset and how clips are taken from its records.
 
     Attributes:
-        path: a directory of ``dataset.json`` and shards, which may be remote (``gs://...``);
-            ``tfds:NAME``, a dataset that TFDS has prepared (see ``tfds_source``); or
-            ``dmvr:MODULE:FUNCTION``, one that a DMVR factory reads (see ``dmvr_source``).
+        path: a directory of `dataset.json` and shards, which may be remote (`gs://...`);
+            `tfds:NAME`, a dataset that TFDS has prepared (see `tfds_source`); or
+            `dmvr:MODULE:FUNCTION`, one that a DMVR factory reads (see `dmvr_source`).
         name: what to call it in messages.
-        split: the shards' common name, such as ``train``.
+        split: the shards' common name, such as `train`.
         sampling: 'strided', frames at a fixed step from a part of the video; 'uniform', frames over
             all of it; or 'key_frame', frames at a fixed step around the record's key frame (the
             middle frame of a record that has none).
         stride: step of 'strided' and 'key_frame' sampling, in frames of a video of
-            ``target_frame_rate``. Ignored by 'uniform'.
-        target_frame_rate: frames per second that ``stride`` counts in; None: stored frames,
+            `target_frame_rate`. Ignored by 'uniform'.
+        target_frame_rate: frames per second that `stride` counts in; None: stored frames,
             whatever their rate.
         flip: mirror half of the training clips; False where left and right matter.
         task: 'auto', what the dataset is for: boxes where its key frames have them, else labels of
@@ -82,7 +82,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSpec:
-    """What training clips are to be: see the arguments of ``pipeline.train_batches``."""
+    """What training clips are to be: see the arguments of `pipeline.train_batches`."""
 
     num_frames: int
     crop_size: int
@@ -99,7 +99,7 @@ class TrainingSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TestSpec:
-    """What test clips are to be: see the arguments of ``pipeline.evaluation_batches``."""
+    """What test clips are to be: see the arguments of `pipeline.evaluation_batches`."""
 
     __test__ = False  # Not a test, whatever pytest thinks of its name.
 
@@ -112,7 +112,9 @@ class TestSpec:
 
     def __post_init__(self):
         # Refuses what does not fit.
-        frame_sampling.crop_corners(self.short_side, self.short_side, self.crop_size, self.spatial_views)
+        frame_sampling.crop_corners(
+            self.short_side, self.short_side, self.crop_size, self.spatial_views
+        )
         if self.temporal_views < 1:
             raise ValueError(f'temporal_views must be at least 1, got {self.temporal_views}')
 
@@ -146,7 +148,7 @@ class ClipDataset(abc.ABC):
     def write_training_clip(
         self, record: int, rng: np.random.Generator, out: np.ndarray
     ) -> np.ndarray | LabelledBoxes:
-        """Writes a random clip of a record to ``out``, u8[T, H, W, 3].
+        """Writes a random clip of a record to `out`, u8[T, H, W, 3].
 
         Returns:
             i64[number of labels], class numbers; of a dataset that localises the boxes in the clip.
@@ -156,15 +158,13 @@ class ClipDataset(abc.ABC):
         """
 
     @abc.abstractmethod
-    def write_views(
-        self, record: int, out: Sequence[np.ndarray]
-    ) -> np.ndarray | ViewBoxes:
-        """Writes all test views of a record to ``out``, ``views`` arrays u8[T, H, W, 3].
+    def write_views(self, record: int, out: Sequence[np.ndarray]) -> np.ndarray | ViewBoxes:
+        """Writes all test views of a record to `out`, `views` arrays u8[T, H, W, 3].
 
         Returns:
             i64[number of labels], class numbers; of a dataset that localises the boxes to test.
 
-        Raises: as ``write_training_clip``.
+        Raises: as `write_training_clip`.
         """
 
     @abc.abstractmethod
@@ -180,7 +180,7 @@ class ClipDataset(abc.ABC):
         """Closes files."""
 
     def damage(self, number: int, record: int, error: ValueError) -> Damage:
-        """What to report of a record that cannot be used; ``number``: the dataset's."""
+        """What to report of a record that cannot be used; `number`: the dataset's."""
         # The readers' own errors say where; a decoder knows only the frame.
         where = '' if isinstance(error, RecordError) else f'{self.where(record)}: '
         return Damage(number, record, f'{self.source.name}: {where}{error}')
@@ -206,7 +206,9 @@ class Clip:
     name: str = ''
     key_frame_regions: regions.Regions | None = None
 
-    def encoded(self, numbers: np.ndarray) -> Sequence[bytes | memoryview] | Mapping[int, memoryview]:
+    def encoded(
+        self, numbers: np.ndarray
+    ) -> Sequence[bytes | memoryview] | Mapping[int, memoryview]:
         """The frames of these numbers, in memory, by number.
 
         Raises:
@@ -227,15 +229,13 @@ class EncodedDataset(ClipDataset):
             self._test_at((spec.short_side,), flip=False)
 
     def _test_at(self, short_sides: tuple[int, ...], *, flip: bool) -> None:
-        """Test views are taken with short sides of so many pixels, and mirrored too if ``flip``."""
+        """Test views are taken with short sides of so many pixels, and mirrored too if `flip`."""
         spec = self.spec
         self._short_sides, self._flips = short_sides, (False, True) if flip else (False,)
         for side in short_sides:  # Refuses what does not fit.
             frame_sampling.crop_corners(side, side, spec.crop_size, spec.spatial_views)
         temporal_views = spec.temporal_views if self.source.sampling == 'strided' else 1
-        self.views = (
-            len(short_sides) * len(self._flips) * temporal_views * spec.spatial_views
-        )
+        self.views = len(short_sides) * len(self._flips) * temporal_views * spec.spatial_views
 
     @abc.abstractmethod
     def load(self, record: int) -> Clip:
@@ -270,7 +270,9 @@ class EncodedDataset(ClipDataset):
     def write_views(self, record, out):
         spec, clip = self.spec, self.load(record)
         if self.source.sampling == 'uniform':
-            numbers = frame_sampling.uniform_frames(len(clip.frames), spec.num_frames)[np.newaxis]  # [1, T]
+            numbers = frame_sampling.uniform_frames(len(clip.frames), spec.num_frames)[
+                np.newaxis
+            ]  # [1, T]
         elif self.source.sampling == 'key_frame':
             numbers = self._around_key_frame(clip)[np.newaxis]  # [1, T]
         else:
@@ -306,7 +308,9 @@ class EncodedDataset(ClipDataset):
     def _around_key_frame(self, clip: Clip) -> np.ndarray:
         num_stored = len(clip.frames)
         key_frame = num_stored // 2 if clip.key_frame is None else clip.key_frame
-        return frame_sampling.key_frame_clip(key_frame, self._span(clip), self.spec.num_frames, num_stored)
+        return frame_sampling.key_frame_clip(
+            key_frame, self._span(clip), self.spec.num_frames, num_stored
+        )
 
     def _span(self, clip: Clip) -> float:
         """Length of a clip at a fixed step, in stored frames.

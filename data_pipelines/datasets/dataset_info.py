@@ -1,4 +1,4 @@
-"""``dataset.json``: what a directory of records holds. The converter writes it."""
+"""`dataset.json`: what a directory of records holds. The converter writes it."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -20,8 +20,8 @@ class SplitInfo:
 
     Attributes:
       records: clips in it.
-      shards: files ``SPLIT-NNNNN-of-NNNNN`` that hold them.
-      class_counts: clips of each class, in the order of ``DatasetInfo.classes``.
+      shards: files `SPLIT-NNNNN-of-NNNNN` that hold them.
+      class_counts: clips of each class, in the order of `DatasetInfo.classes`.
       failures: (file, reason) of each video that could not be converted.
       damaged: (file, what is lost) of each video that was converted in part.
       box_counts: of a localisation dataset, boxes with each action (a person counts once for each).
@@ -43,7 +43,7 @@ class DatasetInfo:
       name: the dataset's name.
       classes: class names; a class's number is its place, equal for every split.
       multi_label: whether a clip may carry several classes.
-      localisation: whether records have a key frame with boxes (``regions.py``); the classes are
+      localisation: whether records have a key frame with boxes (`regions.py`); the classes are
         those of the boxes.
       splits: split name -> SplitInfo.
       frame_rate: stored frames per second; None when each video keeps its own (see each record).
@@ -60,7 +60,7 @@ class DatasetInfo:
 
 
 def save_dataset_info(directory: str | os.PathLike, info: DatasetInfo) -> None:
-    """Writes ``dataset.json`` into ``directory``, atomically.
+    """Writes `dataset.json` into `directory`, atomically.
 
     Raises:
       ValueError: the class counts of a split do not match the classes.
@@ -74,7 +74,7 @@ def save_dataset_info(directory: str | os.PathLike, info: DatasetInfo) -> None:
 
 
 def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
-    """Reads ``dataset.json`` from ``directory``.
+    """Reads `dataset.json` from `directory`.
 
     Raises:
       ValueError: there is none, or it is not one that this version can read.
@@ -105,7 +105,9 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
             name=_of_type(content, 'name', str),
             classes=_names(content, 'classes'),
             multi_label=_of_type(content, 'multi_label', bool),
-            splits={name: _split(split) for name, split in _of_type(content, 'splits', dict).items()},
+            splits={
+                name: _split(split) for name, split in _of_type(content, 'splits', dict).items()
+            },
             frame_rate=_frame_rate(content),
             arguments=_of_type(content, 'arguments', dict),
             # Earlier files do not have it.
@@ -159,7 +161,9 @@ def _counts(content: Mapping[str, Any], key: str) -> tuple[int, ...]:
 
 def _pairs(content: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
     pairs = _of_type(content, key, list)
-    if not all(isinstance(pair, list) and [type(part) for part in pair] == [str, str] for pair in pairs):
+    if not all(
+        isinstance(pair, list) and [type(part) for part in pair] == [str, str] for pair in pairs
+    ):
         raise TypeError(f'{key} is {pairs!r:.40}, wanted pairs of a file and a text')
     return tuple((file, text) for file, text in pairs)
 

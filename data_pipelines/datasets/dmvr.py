@@ -1,7 +1,7 @@
-"""Datasets that a DMVR factory of the user's own reads: ``dmvr:MODULE:FUNCTION``.
+"""Datasets that a DMVR factory of the user's own reads: `dmvr:MODULE:FUNCTION`.
 
-DMVR (https://github.com/google-deepmind/dmvr) describes by a ``BaseVideoDatasetFactory`` how a
-record becomes a clip. ``FUNCTION`` of the importable ``MODULE`` configures one for us ::
+DMVR (https://github.com/google-deepmind/dmvr) describes by a `BaseVideoDatasetFactory` how a
+record becomes a clip. `FUNCTION` of the importable `MODULE` configures one for us ::
 
     def hmdb(*, split, training, num_frames, crop_size, short_side, temporal_views):
         factory = HMDB51Factory('/data/hmdb', subset=split).configure(
@@ -50,7 +50,7 @@ class DmvrClips:
     """What the user's function returns.
 
     Attributes:
-        factory: a configured ``BaseVideoDatasetFactory`` over uncompressed TFRecords, whose clips
+        factory: a configured `BaseVideoDatasetFactory` over uncompressed TFRecords, whose clips
             are 'image', float32 0 to 1 or uint8, and 'label', class numbers or one-hot/multi-hot.
         classes: class names, in the order of their numbers.
         multi_label: whether a clip may carry several classes.
@@ -62,7 +62,7 @@ class DmvrClips:
 
 
 def import_dmvr() -> types.ModuleType:
-    """The module ``dmvr``. Packages that it imports only for text are stood in for if absent.
+    """The module `dmvr`. Packages that it imports only for text are stood in for if absent.
 
     Raises:
         ValueError: it is not installed.
@@ -86,7 +86,7 @@ def import_dmvr() -> types.ModuleType:
 class DmvrDataset(ClipDataset):
     """The records of a DMVR factory's shards, made into clips by the factory's functions.
 
-    ``sampling``, ``stride``, ``target_frame_rate`` and ``flip`` of the source have no effect.
+    `sampling`, `stride`, `target_frame_rate` and `flip` of the source have no effect.
     """
 
     def __init__(self, source: Source, spec: TrainingSpec | TestSpec):
@@ -179,9 +179,7 @@ class DmvrDataset(ClipDataset):
 
 
 def _call(source: Source, spec: TrainingSpec | TestSpec) -> DmvrClips:
-    module_name, colon, function_name = (
-        os.fspath(source.path).removeprefix('dmvr:').rpartition(':')
-    )
+    module_name, colon, function_name = os.fspath(source.path).removeprefix('dmvr:').rpartition(':')
     if not colon:
         raise ValueError(f'{source.path}: write dmvr:MODULE:FUNCTION')
     try:

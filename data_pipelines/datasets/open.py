@@ -1,4 +1,4 @@
-"""Datasets by path: a directory of records, ``tfds:NAME`` or ``dmvr:MODULE:FUNCTION``."""
+"""Datasets by path: a directory of records, `tfds:NAME` or `dmvr:MODULE:FUNCTION`."""
 
 import os
 
@@ -16,7 +16,12 @@ from data_pipelines.datasets.base import (
 from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.storage import regions
 from data_pipelines.storage.reader import RecordReader
-from data_pipelines.storage.sequence_example import IMAGE_FRAME_RATE, VIDEO_FILENAME, encoded_frames, label_indices
+from data_pipelines.storage.sequence_example import (
+    IMAGE_FRAME_RATE,
+    VIDEO_FILENAME,
+    encoded_frames,
+    label_indices,
+)
 
 
 class RecordDataset(EncodedDataset):
@@ -100,7 +105,7 @@ def _text(feature: object) -> str:
 
 
 def dataset_path(root: str | os.PathLike, path: str) -> str:
-    """``path`` as a source wants it: directories of records are under ``root``."""
+    """`path` as a source wants it: directories of records are under `root`."""
     return path if path.startswith(('tfds:', 'dmvr:')) else files.join(root, path)
 
 

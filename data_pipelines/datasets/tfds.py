@@ -1,8 +1,8 @@
-"""Video datasets that TFDS (tensorflow-datasets) has prepared: ``tfds:NAME`` or ``tfds:DIRECTORY``.
+"""Video datasets that TFDS (tensorflow-datasets) has prepared: `tfds:NAME` or `tfds:DIRECTORY`.
 
-``NAME`` is what ``tfds.builder`` takes, such as ``ucf101`` or ``ucf101/ucf101_2:2.0.0``; splits may
-be TFDS's, ``train[:90%]`` included. What TFDS wrote is read record by record, as our own shards are:
-TFDS stores one ``tf.train.Example`` per video, with every frame encoded. So order, resuming, views
+`NAME` is what `tfds.builder` takes, such as `ucf101` or `ucf101/ucf101_2:2.0.0`; splits may
+be TFDS's, `train[:90%]` included. What TFDS wrote is read record by record, as our own shards are:
+TFDS stores one `tf.train.Example` per video, with every frame encoded. So order, resuming, views
 and counting are those of our records, nothing but the frames of a clip is decoded, and TensorFlow
 takes no part. Nothing is downloaded here.
 """
@@ -112,7 +112,8 @@ def _find_features(tfds, features, path) -> tuple[str, str]:
 
     def is_video(feature) -> bool:
         return isinstance(feature, tfds.features.Sequence) and (
-            isinstance(feature.feature, tfds.features.Image) and feature.feature.np_dtype == np.uint8
+            isinstance(feature.feature, tfds.features.Image)
+            and feature.feature.np_dtype == np.uint8
         )
 
     def is_label(feature) -> bool:

@@ -1,7 +1,7 @@
 """Checks every record of a directory of shards, and counts what they hold.
 
-What ``python -m data_pipelines.inspect`` prints. Directories that DMVR or another writer of the same
-layout made are checked too; what only our own have (``dataset.json``, an index) is left out then.
+What `python -m data_pipelines.inspect` prints. Directories that DMVR or another writer of the same
+layout made are checked too; what only our own have (`dataset.json`, an index) is left out then.
 """
 
 from collections import Counter, deque
@@ -22,7 +22,12 @@ from data_pipelines.datasets.dataset_info import (
     load_dataset_info,
 )
 from data_pipelines.storage import regions
-from data_pipelines.storage.frame_index import FrameIndex, find_places, frame_index_path, load_frame_index
+from data_pipelines.storage.frame_index import (
+    FrameIndex,
+    find_places,
+    frame_index_path,
+    load_frame_index,
+)
 from data_pipelines.storage.reader import ShardReader
 from data_pipelines.storage.record_index import SHARD_NAME, RecordIndex, find_shards, load_index
 from data_pipelines.storage.sequence_example import (
@@ -72,7 +77,7 @@ class RecordFacts:
     Attributes:
       file, offset: where it is.
       number: its number in the split.
-      key: what it calls itself (``video/filename``), and start and end of its clip.
+      key: what it calls itself (`video/filename`), and start and end of its clip.
       frames: stored frames.
       size: (width, height) of a frame in pixels.
       frame_rate: frames per second; None if it does not say.
@@ -140,8 +145,8 @@ class Report:
 
     Attributes:
       directory: its path.
-      info: its ``dataset.json``; None where there is none.
-      classes: class number -> name: of ``dataset.json``, else as the records say.
+      info: its `dataset.json`; None where there is none.
+      classes: class number -> name: of `dataset.json`, else as the records say.
       splits: by name.
       problems: what is wrong with the directory as a whole.
     """
@@ -343,9 +348,7 @@ class _Check:
         except (ValueError, OSError) as error:
             return size, _problem(file, offset, error)
 
-    def _facts(
-        self, example: Example, file: str, offset: int, number: int
-    ) -> RecordFacts:
+    def _facts(self, example: Example, file: str, offset: int, number: int) -> RecordFacts:
         context = example.context
         encoded = encoded_frames(example, file)
         height, width = _check_frames(encoded, self._quick)
@@ -382,10 +385,8 @@ class _Check:
             **found,
         )
 
-    def _regions(
-        self, example: Example, file: str
-    ) -> tuple[tuple[int, ...], dict[str, int]]:
-        """Class of each pair of a box and an action; the counts of ``RecordFacts``."""
+    def _regions(self, example: Example, file: str) -> tuple[tuple[int, ...], dict[str, int]]:
+        """Class of each pair of a box and an action; the counts of `RecordFacts`."""
         actions = example.context.get(regions.REGION_LABEL)
         actions = tuple(actions.tolist()) if isinstance(actions, np.ndarray) else ()
         most = min(max(actions, default=0), _MOST_CLASSES - 1)
@@ -399,7 +400,7 @@ class _Check:
 
 
 class _ClassNames:
-    """Checks class numbers and names against ``dataset.json``, or else against each other."""
+    """Checks class numbers and names against `dataset.json`, or else against each other."""
 
     def __init__(self, info: DatasetInfo | None):
         self._info = info
@@ -432,9 +433,7 @@ def _check_frames(encoded: Sequence[bytes | memoryview], quick: bool) -> tuple[i
     for number in range(0 if quick else len(encoded)):
         height, width = decode.frame_size(encoded, number)
         if (height, width) != size:
-            raise RecordError(
-                f'frame {number} is {width}x{height}, frame 0 is {size[1]}x{size[0]}'
-            )
+            raise RecordError(f'frame {number} is {width}x{height}, frame 0 is {size[1]}x{size[0]}')
         # An eighth of the size: all of a JPEG is read, little is computed.
         decode.decode_frame(encoded, number, factor=8)
     return size
@@ -446,7 +445,7 @@ def _number(context: dict[str, list[bytes] | np.ndarray], name: str) -> float | 
 
 
 def _compare_with_info(report: Report, info: DatasetInfo) -> Iterator[Problem]:
-    """What ``dataset.json`` says and the records do not."""
+    """What `dataset.json` says and the records do not."""
     path = files.join(report.directory, FILE_NAME)
     for split in sorted({*info.splits, *report.splits}):
         stated, found = info.splits.get(split), report.splits.get(split)

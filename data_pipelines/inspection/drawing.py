@@ -16,7 +16,9 @@ COLOURS = (  # RGB, told apart by most people with a colour vision deficiency to
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def draw_box(image: np.ndarray, box: Sequence[float], colour: Colour, thickness: int = 2) -> tuple[int, int]:
+def draw_box(
+    image: np.ndarray, box: Sequence[float], colour: Colour, thickness: int = 2
+) -> tuple[int, int]:
     """Draws the outline of a box, shares of the width and height, into u8[H, W, 3].
 
     Returns:
@@ -28,7 +30,9 @@ def draw_box(image: np.ndarray, box: Sequence[float], colour: Colour, thickness:
     return x1, y1
 
 
-def draw_tag(image: np.ndarray, text: str, x: int, y: int, colour: Colour, scale: float = 0.38) -> int:
+def draw_tag(
+    image: np.ndarray, text: str, x: int, y: int, colour: Colour, scale: float = 0.38
+) -> int:
     """Writes on a coloured ground with its corner at (x, y), inside the image; returns its height."""
     (width, height), below = cv2.getTextSize(plain(text), FONT, scale, 1)
     x = max(0, min(x, image.shape[1] - width - 4))

@@ -20,8 +20,8 @@ _RECORD = 0x7265636F72642E2E
 class Sample(NamedTuple):
     """One place of a training batch.
 
-    ``dataset`` and ``record`` count from 0; ``repeat`` tells apart the samples of one record in one
-    epoch; ``position`` is the place in the endless sequence of all samples.
+    `dataset` and `record` count from 0; `repeat` tells apart the samples of one record in one
+    epoch; `position` is the place in the endless sequence of all samples.
     """
 
     position: int
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class _Key(np.random.bit_generator.ISeedSequence):
-    """Gives Philox its key as a seed: with ``key=`` it asks the system for a seed first, and throws that away."""
+    """Gives Philox its key as a seed: with `key=` it asks the system for a seed first, and throws that away."""
 
     def __init__(self, key: np.ndarray):
         self._key = key
@@ -49,7 +49,7 @@ def generator(purpose: int, seed: int, counter: Sequence[int]) -> np.random.Phil
 
 
 def epoch_permutation(num_records: int, seed: int, epoch: int) -> np.ndarray:
-    """Order in which one epoch visits ``num_records`` records; read-only i64[num_records]."""
+    """Order in which one epoch visits `num_records` records; read-only i64[num_records]."""
     # Sorting raw bits instead of Generator.permutation: NumPy promises the former never to change.
     keys = generator(_PERMUTATION, seed, (epoch, 0, 0)).random_raw(num_records)
     order = np.argsort(keys, kind='stable')
@@ -73,7 +73,7 @@ class TrainingOrder:
         seed: 0 <= seed < 2**64.
 
     Raises:
-        ValueError: an empty dataset, or a batch size that ``repeats`` does not divide.
+        ValueError: an empty dataset, or a batch size that `repeats` does not divide.
     """
 
     def __init__(self, sizes: Sequence[int], *, batch_size: int, repeats: int = 1, seed: int = 0):
@@ -101,7 +101,7 @@ class TrainingOrder:
         return self.num_records * self.repeats
 
     def sample(self, position: int, skipped: int = 0) -> Sample:
-        """The sample at ``position``, or its stand-in after ``skipped`` damaged records.
+        """The sample at `position`, or its stand-in after `skipped` damaged records.
 
         Stand-ins are the records that follow in the epoch's permutation (from its end on to its
         start). Their repeat number is raised past the regular ones, so that a stand-in is never the
@@ -127,7 +127,7 @@ class TrainingOrder:
         return self.sample(sample.position, skipped)
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> list[Sample]:
-        """This host's consecutive share of the batch of ``step``; the hosts' shares make it up.
+        """This host's consecutive share of the batch of `step`; the hosts' shares make it up.
 
         The first samples of all the batch's records come first, then all second ones, and so on:
         neighbours, which mixup pairs, are never samples of the same record.
@@ -140,7 +140,7 @@ class TrainingOrder:
 
 
 def host_share(batch_size: int, host: int, num_hosts: int) -> range:
-    """Places of the global batch that ``host`` fills.
+    """Places of the global batch that `host` fills.
 
     Raises:
         ValueError: the batch does not divide over the hosts, or there is no such host.
@@ -156,13 +156,13 @@ def host_share(batch_size: int, host: int, num_hosts: int) -> range:
 
 
 def evaluation_share(num_records: int, host: int, num_hosts: int) -> range:
-    """Records that ``host`` evaluates: disjoint, all over all hosts, sizes differ by at most 1."""
+    """Records that `host` evaluates: disjoint, all over all hosts, sizes differ by at most 1."""
     if num_hosts < 1 or not 0 <= host < num_hosts:
         raise ValueError(f'host must be in [0, num_hosts), got host={host}, num_hosts={num_hosts}')
     return range(host * num_records // num_hosts, (host + 1) * num_records // num_hosts)
 
 
 def num_evaluation_batches(num_records: int, views: int, batch_size: int, num_hosts: int) -> int:
-    """Batches that *every* host runs to evaluate ``views`` clips of each record."""
+    """Batches that *every* host runs to evaluate `views` clips of each record."""
     largest_share = -(-num_records // num_hosts)
     return -(-largest_share * views // (batch_size // num_hosts))

@@ -36,7 +36,7 @@ class Turn(NamedTuple):
     Attributes:
         counts: i64[N], samples of each dataset.
         before: i64[N], samples that each has given to the steps before.
-        datasets: i64[batch], the dataset of each place; sums up to ``counts``.
+        datasets: i64[batch], the dataset of each place; sums up to `counts`.
     """
 
     counts: np.ndarray
@@ -82,10 +82,14 @@ def weighted_by_batch(weights: Sequence[float], batch_sizes: Sequence[int], seed
     return turn
 
 
-def weighted_by_example(weights: Sequence[float], batch_size: int, seed: int, *, repeats: int = 1) -> Schedule:
+def weighted_by_example(
+    weights: Sequence[float], batch_size: int, seed: int, *, repeats: int = 1
+) -> Schedule:
     """Each record of each batch is of a dataset drawn with these probabilities; its `repeats` samples stay together."""
     if batch_size < 1 or repeats < 1 or batch_size % repeats:
-        raise ValueError(f'batch_size={batch_size} must be a positive multiple of repeats={repeats}')
+        raise ValueError(
+            f'batch_size={batch_size} must be a positive multiple of repeats={repeats}'
+        )
     records = batch_size // repeats
     drawn = _Draws(weights, seed)
 
@@ -98,14 +102,18 @@ def weighted_by_example(weights: Sequence[float], batch_size: int, seed: int, *,
     return turn
 
 
-def task_by_task(steps: Sequence[int], batch_sizes: Sequence[int], order: Sequence[int] | None = None) -> Schedule:
+def task_by_task(
+    steps: Sequence[int], batch_sizes: Sequence[int], order: Sequence[int] | None = None
+) -> Schedule:
     """So many steps of each dataset, one dataset after the other; the last one goes on without end.
 
     `order`: numbers of the datasets; None: ascending.
     """
     sizes = _sizes(batch_sizes)
     if len(steps) != len(sizes) or min(steps) < 0:
-        raise ValueError(f'steps={list(steps)}: need one number for each of {len(sizes)} datasets, none negative')
+        raise ValueError(
+            f'steps={list(steps)}: need one number for each of {len(sizes)} datasets, none negative'
+        )
     order = np.arange(len(sizes)) if order is None else np.asarray(order)
     in_order = np.asarray(steps, np.int64)[order]
     starts = np.cumsum(in_order) - in_order
@@ -149,9 +157,16 @@ class ScheduledOrder:
         seed: int = 0,
         batch_size: int | None = None,
     ):
-        self._schedule, self.repeats, self.seed, self.batch_size = schedule, repeats, seed, batch_size
+        self._schedule, self.repeats, self.seed, self.batch_size = (
+            schedule,
+            repeats,
+            seed,
+            batch_size,
+        )
         self._orders = [
-            TrainingOrder([size], batch_size=repeats, repeats=repeats, seed=_dataset_seed(seed, dataset))
+            TrainingOrder(
+                [size], batch_size=repeats, repeats=repeats, seed=_dataset_seed(seed, dataset)
+            )
             for dataset, size in enumerate(sizes)
         ]
         self.num_records = sum(sizes)
@@ -162,7 +177,7 @@ class ScheduledOrder:
         return self.num_records * self.repeats
 
     def sample(self, dataset: int, position: int, skipped: int = 0) -> Sample:
-        """The sample at ``position`` of a dataset's own sequence, or its stand-in after ``skipped`` damaged records."""
+        """The sample at `position` of a dataset's own sequence, or its stand-in after `skipped` damaged records."""
         return self._orders[dataset].sample(position, skipped)._replace(dataset=dataset)
 
     def stand_in(self, sample: Sample, skipped: int) -> Sample | None:
@@ -172,7 +187,7 @@ class ScheduledOrder:
         return self.sample(sample.dataset, sample.position, skipped)
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> list[Sample]:
-        """This host's consecutive share of the batch of ``step``; the hosts' shares make it up.
+        """This host's consecutive share of the batch of `step`; the hosts' shares make it up.
 
         Raises:
             ValueError: the batch does not divide over the hosts, or the repeats not over a dataset's part of it.
@@ -198,8 +213,15 @@ class _Draws:
 
     def __init__(self, weights: Sequence[float], seed: int):
         weights = np.asarray(weights, np.float64)
-        if weights.ndim != 1 or not len(weights) or not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-            raise ValueError(f'weights={weights.tolist()} must be numbers that are not negative and not all 0')
+        if (
+            weights.ndim != 1
+            or not len(weights)
+            or not (weights >= 0).all()
+            or not 0 < weights.sum() < np.inf
+        ):
+            raise ValueError(
+                f'weights={weights.tolist()} must be numbers that are not negative and not all 0'
+            )
         exact = BLOCK * weights / weights.sum()
         counts = np.floor(exact).astype(np.int64)
         counts[np.argsort(counts - exact, kind='stable')[: BLOCK - counts.sum()]] += 1
@@ -221,7 +243,7 @@ class _Draws:
         return draws, before
 
     def draws(self, start: int, count: int) -> np.ndarray:
-        """i64[count], the datasets of the draws from number ``start`` on."""
+        """i64[count], the datasets of the draws from number `start` on."""
         parts = []
         while count > 0:
             block, place = divmod(start, BLOCK)
@@ -231,7 +253,7 @@ class _Draws:
         return np.concatenate(parts)
 
     def before(self, index: int) -> np.ndarray:
-        """i64[N], draws of each dataset before draw number ``index``."""
+        """i64[N], draws of each dataset before draw number `index`."""
         block, place = divmod(index, BLOCK)
         return block * self._counts + self._of_block(block)[1][place]
 

@@ -1,7 +1,7 @@
 """The order of the training samples that a schedule asks for, by name and numbers.
 
-``None`` as schedule is "concatenate": samples of the union of the datasets, each record once per epoch
-(``sampling.TrainingOrder``). For the others see ``schedules.py``.
+`None` as schedule is "concatenate": samples of the union of the datasets, each record once per epoch
+(`sampling.TrainingOrder`). For the others see `schedules.py`.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class ScheduleOptions:
         kind: 'weighted', 'alternating', 'uniform' ('weighted' by batch, all alike), 'accumulated', or 'task_by_task'.
         batch_sizes: clips of each dataset in a batch of its own. Ignored by 'weighted' by example.
         by: 'weighted': what is drawn, the dataset of each 'example' or that of each 'batch'.
-        weights: 'weighted': of each dataset; None: its number of records to the power of ``size_power``.
-        size_power: see ``weights``.
+        weights: 'weighted': of each dataset; None: its number of records to the power of `size_power`.
+        size_power: see `weights`.
         order: 'task_by_task': numbers of the datasets; None: ascending.
         epochs: 'task_by_task': visits to each record; the last dataset goes on beyond them.
     """
@@ -90,7 +90,11 @@ def make_order(
     steps = _schedule(sizes, schedule, batch_size, repeats, seed)
     places = {sum(own)} if schedule.kind == 'accumulated' else set(own)
     return ScheduledOrder(
-        sizes, steps, repeats=repeats, seed=seed, batch_size=places.pop() if len(places) == 1 else None
+        sizes,
+        steps,
+        repeats=repeats,
+        seed=seed,
+        batch_size=places.pop() if len(places) == 1 else None,
     )
 
 
@@ -105,7 +109,9 @@ def _schedule(
     if schedule.kind == 'task_by_task':
         order = list(range(len(sizes))) if schedule.order is None else list(schedule.order)
         if sorted(order) != list(range(len(sizes))):
-            raise ValueError(f'task_by_task: order={order} must name each of {len(sizes)} datasets once')
+            raise ValueError(
+                f'task_by_task: order={order} must name each of {len(sizes)} datasets once'
+            )
         # Rounded so that all steps together are the whole run's, and nobody's share is off by more than a step.
         exact = [schedule.epochs * sizes[dataset] * repeats / own[dataset] for dataset in order]
         ends = np.maximum(np.round(np.cumsum(exact)).astype(np.int64), 1)

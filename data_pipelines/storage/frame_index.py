@@ -1,6 +1,6 @@
 """Where the frames of every record lie, and a checksum of each: a clip is read without the rest of its record.
 
-``NAME.frames``, beside ``NAME.index``. Format, version 1: a line of JSON ::
+`NAME.frames`, beside `NAME.index`. Format, version 1: a line of JSON ::
 
     {"format": "multitrain frame index", "version": 1, "records": R, "places": P,
      "shards": [as in NAME.index]}
@@ -35,13 +35,15 @@ def frame_index_path(directory: str | os.PathLike, split: str) -> str:
 
 
 def find_places(data: memoryview) -> np.ndarray:
-    """u32[1 + frames, 3], the places of a record; none if its layout is unusual. ``data`` is taken as sound."""
+    """u32[1 + frames, 3], the places of a record; none if its layout is unusual. `data` is taken as sound."""
     try:
         context, frames = lazy_frames.split_example(data, IMAGE_ENCODED.encode())
         found = [context, *(frames.place(number) for number in range(len(frames)))]
     except (lazy_frames.UnusualLayout, ValueError):
         return np.zeros(0, _PLACE)
-    return np.array([(start, end - start, masked_crc32c(data[start:end])) for start, end in found], '<u4')
+    return np.array(
+        [(start, end - start, masked_crc32c(data[start:end])) for start, end in found], '<u4'
+    )
 
 
 def save_frame_index(
@@ -52,7 +54,7 @@ def save_frame_index(
     Args:
         path: the file.
         index: of the records.
-        places: u32[n, 3] of each record, see ``find_places``.
+        places: u32[n, 3] of each record, see `find_places`.
 
     Raises:
         OSError: it cannot be written.
@@ -74,13 +76,15 @@ class FrameIndex:
     """An open frame index. Places are read when they are asked for: of a large dataset they are a gigabyte."""
 
     def __init__(self, path: str | os.PathLike, index: RecordIndex):
-        """Opens the file ``path``, which is to belong to the records of ``index``.
+        """Opens the file `path`, which is to belong to the records of `index`.
 
         Raises:
             RecordError: it is damaged, of another version, or of other records.
             FileNotFoundError: there is none.
         """
-        remedy = f'delete it, or write it anew: python -m data_pipelines.index {os.path.dirname(path)}'
+        remedy = (
+            f'delete it, or write it anew: python -m data_pipelines.index {os.path.dirname(path)}'
+        )
         with open(path, 'rb') as file:
             line = file.readline()
             size = file.seek(0, os.SEEK_END)
@@ -89,12 +93,22 @@ class FrameIndex:
             known = header['format'] == _FORMAT
             version, shards = header['version'], header['shards']
             records, places = int(header['records']), int(header['places'])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:  # int(1e999) overflows
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:  # int(1e999) overflows
             raise RecordError(f'{path}: not a frame index, or a damaged one; {remedy}') from error
         if not known or version != _VERSION:
-            raise RecordError(f'{path}: a frame index of version {version}, wanted {_VERSION}; {remedy}')
+            raise RecordError(
+                f'{path}: a frame index of version {version}, wanted {_VERSION}; {remedy}'
+            )
         if shards != describe_shards(index) or records != len(index.offsets):
-            raise RecordError(f'{path}: out of date: it is the frame index of other shards; {remedy}')
+            raise RecordError(
+                f'{path}: out of date: it is the frame index of other shards; {remedy}'
+            )
         if size != len(line) + places * _PLACE.itemsize + records * _COUNT.itemsize:
             raise RecordError(f'{path}: damaged: not of the size that it states; {remedy}')
         self._begin, self._file = len(line), files.open_random_access(path)
@@ -106,9 +120,11 @@ class FrameIndex:
             raise RecordError(f'{path}: damaged: not of as many places as it states; {remedy}')
 
     def places(self, record: int) -> np.ndarray:
-        """u32[n, 3], see ``find_places``."""
+        """u32[n, 3], see `find_places`."""
         first, end = self._first[record : record + 2].tolist()
-        data = self._file.read((end - first) * _PLACE.itemsize, self._begin + first * _PLACE.itemsize)
+        data = self._file.read(
+            (end - first) * _PLACE.itemsize, self._begin + first * _PLACE.itemsize
+        )
         return np.frombuffer(data, _PLACE)
 
     def __del__(self):
@@ -119,7 +135,7 @@ class FrameIndex:
 def load_frame_index(
     directory: str | os.PathLike, split: str, index: RecordIndex
 ) -> FrameIndex | None:
-    """Opens ``NAME.frames``; None when there is none. Raises RecordError as ``FrameIndex`` does."""
+    """Opens `NAME.frames`; None when there is none. Raises RecordError as `FrameIndex` does."""
     try:
         return FrameIndex(frame_index_path(directory, split), index)
     except FileNotFoundError:
@@ -149,13 +165,13 @@ class StoredFrames(Sequence):
         return len(self._places) - 1
 
     def __getitem__(self, number: int) -> memoryview:
-        """Bytes of one frame; raises as ``read``."""
+        """Bytes of one frame; raises as `read`."""
         if not 0 <= number < len(self):
             raise IndexError(f'frame {number} of {len(self)}')
         return self.read([number])[number]
 
     def context(self) -> memoryview:
-        """Bytes that are a SequenceExample of nothing but the context; raises as ``read``."""
+        """Bytes that are a SequenceExample of nothing but the context; raises as `read`."""
         offset, count, crc = self._places[0].tolist()
         return self._checked(self._part(offset, count), crc, 'context')
 
@@ -175,7 +191,9 @@ class StoredFrames(Sequence):
                 last += 1
                 end = max(end, sum(places[last][:2]))
             data = self._part(begin, end - begin)
-            for number, (offset, count, crc) in zip(wanted[first : last + 1], places[first : last + 1]):
+            for number, (offset, count, crc) in zip(
+                wanted[first : last + 1], places[first : last + 1]
+            ):
                 part = data[offset - begin : offset - begin + count]
                 found[number] = self._checked(part, crc, f'frame {number}')
             first = last + 1
@@ -183,10 +201,14 @@ class StoredFrames(Sequence):
 
     def _part(self, offset: int, count: int) -> memoryview:
         if offset + count > self._length:  # Before memory is asked for.
-            raise RecordError(f'{self._where()}: the frame index is damaged, it points past the end of the record')
+            raise RecordError(
+                f'{self._where()}: the frame index is damaged, it points past the end of the record'
+            )
         return self._read(offset, count)
 
     def _checked(self, data: memoryview, crc: int, name: str) -> memoryview:
         if masked_crc32c(data) != crc:
-            raise RecordError(f'{self._where()}: damaged {name} (its checksum in the frame index differs)')
+            raise RecordError(
+                f'{self._where()}: damaged {name} (its checksum in the frame index differs)'
+            )
         return data

@@ -1,4 +1,4 @@
-"""Making the frame index of records that are there: the library of ``data_pipelines.index``."""
+"""Making the frame index of records that are there: the library of `data_pipelines.index`."""
 
 from collections.abc import Callable
 import concurrent.futures
@@ -6,7 +6,12 @@ import os
 
 import numpy as np
 
-from data_pipelines.storage.frame_index import FrameIndex, find_places, frame_index_path, save_frame_index
+from data_pipelines.storage.frame_index import (
+    FrameIndex,
+    find_places,
+    frame_index_path,
+    save_frame_index,
+)
 from data_pipelines.storage.reader import ShardReader
 from data_pipelines.storage.record_index import RecordIndex, by_shard
 from data_pipelines.storage.sequence_example import RecordError
@@ -21,7 +26,7 @@ def write_frame_index(
     threads: int = 1,
     on_progress: Callable[[int], None] = lambda size: None,
 ) -> None:
-    """Writes ``NAME.frames``. Damaged records get no places, so that whoever reads them meets the damage.
+    """Writes `NAME.frames`. Damaged records get no places, so that whoever reads them meets the damage.
 
     Args:
         directory: where the shards are.
@@ -40,7 +45,9 @@ def write_frame_index(
             found = known and _stored_places(known(shard.shards[0]), shard)
             if found is None:
                 reader = ShardReader(directory, shard)
-                found = list(pool.map(lambda number: _read_places(reader, number), range(len(reader))))
+                found = list(
+                    pool.map(lambda number: _read_places(reader, number), range(len(reader)))
+                )
                 reader.close()
             places += found
             on_progress(shard.sizes[0])

@@ -16,17 +16,17 @@ class UnusualLayout(Exception):
 
 
 class EncodedFrames(Sequence):
-    """Encoded frames that lie in one buffer: ``frames[i]`` is a view of frame ``i``, not a copy."""
+    """Encoded frames that lie in one buffer: `frames[i]` is a view of frame `i`, not a copy."""
 
     def __init__(self, data: memoryview, starts: list[int], ends: list[int]):
-        """``starts``, ``ends``: of each frame's serialised tf.train.Feature in ``data``."""
+        """`starts`, `ends`: of each frame's serialised tf.train.Feature in `data`."""
         self._data, self._starts, self._ends = data, starts, ends
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, number: int) -> memoryview:
-        """Bytes of one frame; raises as ``place``."""
+        """Bytes of one frame; raises as `place`."""
         start, end = self.place(number)
         return self._data[start:end]
 

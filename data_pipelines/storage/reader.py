@@ -1,9 +1,9 @@
 """Random access to the records of a dataset.
 
-A split ``NAME`` is a set of shards ``NAME-00000-of-00016`` in one directory, with an index
-(``record_index.py``) and, mostly, one of its frames (``frame_index.py``). A shard is a plain
-TFRecord file (``tfrecord.py``); each record is a serialised ``tf.train.SequenceExample``
-(``sequence_example.py``).
+A split `NAME` is a set of shards `NAME-00000-of-00016` in one directory, with an index
+(`record_index.py`) and, mostly, one of its frames (`frame_index.py`). A shard is a plain
+TFRecord file (`tfrecord.py`); each record is a serialised `tf.train.SequenceExample`
+(`sequence_example.py`).
 """
 
 import bisect
@@ -29,13 +29,15 @@ _MAX_OPEN_SHARDS = 128  # per reader: leaves room under the usual limit of 1024 
 
 
 class ShardReader:
-    """Random access to the records of some TFRecord files: ``reader[i]`` by number, from any thread."""
+    """Random access to the records of some TFRecord files: `reader[i]` by number, from any thread."""
 
     def __init__(self, directory: str | os.PathLike, index: RecordIndex):
-        """Opens the files of ``index``, whose names are relative to ``directory``, or absolute."""
+        """Opens the files of `index`, whose names are relative to `directory`, or absolute."""
         self.index = index
         self._paths = [files.join(directory, name) for name in index.shards]
-        self._first = list(itertools.accumulate(index.counts, initial=0))  # number of each shard's first record
+        self._first = list(
+            itertools.accumulate(index.counts, initial=0)
+        )  # number of each shard's first record
         self._files: dict[int, files.RandomAccessFile] = {}
         self._lock = threading.Lock()
 
@@ -52,7 +54,7 @@ class ShardReader:
         return f'{path}: record at byte {self.index.offsets[record]} (number {record} of the split)'
 
     def read(self, record: int) -> memoryview:
-        """Data of record number ``record``, checksums checked.
+        """Data of record number `record`, checksums checked.
 
         Raises:
           RecordError: the record is damaged, or is not where the index says.
@@ -73,7 +75,7 @@ class ShardReader:
         return data
 
     def read_part(self, record: int, start: int, count: int) -> memoryview:
-        """Bytes ``start`` to ``start + count`` of a record's data, unchecked; fewer where its file ends before."""
+        """Bytes `start` to `start + count` of a record's data, unchecked; fewer where its file ends before."""
         offset = int(self.index.offsets[record]) + HEADER.size + start
         return memoryview(self._pread(self._shard_number(record), count, offset))
 
@@ -113,8 +115,8 @@ class ShardReader:
 class RecordReader(ShardReader):
     """Random access to the records of one split.
 
-    Uses ``NAME.index``. When there is none it is built by one pass over the headers and, where the
-    directory can be written, saved for the next time. ``NAME.frames`` is used where it is.
+    Uses `NAME.index`. When there is none it is built by one pass over the headers and, where the
+    directory can be written, saved for the next time. `NAME.frames` is used where it is.
     """
 
     def __init__(self, directory: str | os.PathLike, split: str):
@@ -122,19 +124,21 @@ class RecordReader(ShardReader):
 
         Args:
           directory: where the shards lie.
-          split: their common name, the ``train`` of ``train-00000-of-00016``.
+          split: their common name, the `train` of `train-00000-of-00016`.
 
         Raises:
           RecordError: no or missing shards, or an index that does not belong to them.
         """
         super().__init__(directory, open_index(directory, split))
         # Not of remote shards: the bytes that it saves are worth less than the requests that it adds.
-        self._frames = None if files.is_remote(directory) else load_frame_index(directory, split, self.index)
+        self._frames = (
+            None if files.is_remote(directory) else load_frame_index(directory, split, self.index)
+        )
 
     def read_clip(self, record: int) -> Example:
         """A record as a clip: its context, and its frames, read and checked when they are asked for.
 
-        Without ``NAME.frames``, or if that says nothing of this record, all of the record is read and checked now.
+        Without `NAME.frames`, or if that says nothing of this record, all of the record is read and checked now.
 
         Raises:
           RecordError: the record is damaged, is not where the index says, or is no SequenceExample.

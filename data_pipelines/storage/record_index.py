@@ -1,7 +1,7 @@
 """The shards of a split, and where every record lies in them.
 
-A split ``NAME`` of a dataset is a set of shards ``NAME-00000-of-00016`` in one directory. Its index
-``NAME.index`` makes every record reachable by number. Format, version 1: a line of JSON ::
+A split `NAME` of a dataset is a set of shards `NAME-00000-of-00016` in one directory. Its index
+`NAME.index` makes every record reachable by number. Format, version 1: a line of JSON ::
 
     {"format": "multitrain record index", "version": 1, "records": R,
      "shards": [{"name": ..., "bytes": file size, "records": ...}, ...]}
@@ -30,7 +30,7 @@ SHARD_NAME = re.compile(r'(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})'
 
 
 def shard_name(split: str, number: int, count: int) -> str:
-    """Name of shard ``number`` of ``count``: ``train-00003-of-00016``."""
+    """Name of shard `number` of `count`: `train-00003-of-00016`."""
     return f'{split}-{number:05d}-of-{count:05d}'
 
 
@@ -69,8 +69,7 @@ def find_shards(directory: str | os.PathLike, split: str) -> list[str]:
     for number in range(count):
         if number not in numbers:
             raise RecordError(
-                f'{files.join(directory, shard_name(split, number, count))}: this shard is '
-                'missing'
+                f'{files.join(directory, shard_name(split, number, count))}: this shard is missing'
             )
     return [shard_name(split, number, count) for number in range(count)]
 
@@ -141,11 +140,13 @@ def by_shard(index: RecordIndex) -> Iterator[RecordIndex]:
     end = 0
     for name, size, count in zip(index.shards, index.sizes, index.counts):
         begin, end = end, end + count
-        yield RecordIndex((name,), (size,), (count,), index.offsets[begin:end], index.lengths[begin:end])
+        yield RecordIndex(
+            (name,), (size,), (count,), index.offsets[begin:end], index.lengths[begin:end]
+        )
 
 
 def save_index(directory: str | os.PathLike, split: str, index: RecordIndex) -> None:
-    """Writes ``NAME.index``, atomically.
+    """Writes `NAME.index`, atomically.
 
     Raises:
       OSError: the directory cannot be written.
@@ -163,7 +164,7 @@ def save_index(directory: str | os.PathLike, split: str, index: RecordIndex) -> 
 
 
 def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
-    """Reads ``NAME.index``; None when there is none.
+    """Reads `NAME.index`; None when there is none.
 
     Raises:
       RecordError: the index is damaged, of another version, or does not belong to the shards beside
@@ -183,7 +184,13 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
             (str(shard['name']), int(shard['bytes']), int(shard['records']))
             for shard in header['shards']
         ]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:  # int(1e999) overflows
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # int(1e999) overflows
         raise RecordError(f'{path}: not a record index, or a damaged one; {remedy}') from error
     if not known or version != _VERSION:
         raise RecordError(

@@ -1,6 +1,6 @@
 """Boxes and actions on a key frame: how records hold them.
 
-Context features, besides those of every record (``sequence_example.py``)::
+Context features, besides those of every record (`sequence_example.py`)::
 
     clip/key_frame/timestamp               int64, microseconds since the beginning of the video file,
                                            as clip/start/timestamp and clip/end/timestamp
@@ -60,7 +60,7 @@ class Regions:
 
 
 def region_features(key_frame: KeyFrame, index: int) -> dict[str, np.ndarray]:
-    """The context features of a key frame, which is stored frame number ``index``."""
+    """The context features of a key frame, which is stored frame number `index`."""
     return {
         KEY_FRAME_TIMESTAMP: np.array([round(key_frame.time * 1e6)], np.int64),
         KEY_FRAME_INDEX: np.array([index], np.int64),
@@ -146,9 +146,7 @@ def _boxes(example: Example, name: str, where: str, count: int) -> np.ndarray:
     boxes = np.stack(sides, axis=1)  # [count, 4]
     good = (boxes >= 0) & (boxes <= 1)  # False for NaN
     if not (good.all() and (boxes[:, :2] < boxes[:, 2:]).all()):
-        raise RecordError(
-            f'{where}: {name} holds a box outside the frame, or one without an area'
-        )
+        raise RecordError(f'{where}: {name} holds a box outside the frame, or one without an area')
     return boxes
 
 

@@ -95,7 +95,7 @@ class Example:
     Attributes:
       context: feature name -> list of bytes, int64 array or float32 array, by the feature's kind.
       feature_lists: name -> one entry per step: bytes where a step holds exactly one bytes value
-        (as frames do), else what ``context`` would hold.
+        (as frames do), else what `context` would hold.
     """
 
     context: dict[str, list[bytes] | np.ndarray]
@@ -157,10 +157,10 @@ def _fill_feature(feature: message.Message, name: str, values: Sequence) -> None
 
 
 def decode_clip(data: memoryview, where: str = 'record') -> Example:
-    """Parses one record, the context only: frames become views of ``data`` when they are asked for.
+    """Parses one record, the context only: frames become views of `data` when they are asked for.
 
     Other feature lists than the frames may be left out. Ten times as fast as
-    ``decode_sequence_example``, where few of many frames are wanted.
+    `decode_sequence_example`, where few of many frames are wanted.
 
     Raises:
       RecordError: the bytes are not a SequenceExample.
@@ -178,7 +178,7 @@ def decode_sequence_example(data: bytes | memoryview, where: str = 'record') -> 
 
     Args:
       data: the serialised SequenceExample.
-      where: what to call the record in an error, for example ``reader.where(i)``.
+      where: what to call the record in an error, for example `reader.where(i)`.
 
     Raises:
       RecordError: the bytes are not a SequenceExample.

@@ -23,7 +23,7 @@ OVERHEAD = HEADER.size + CRC.size
 
 
 def masked_crc32c(data: bytes | memoryview) -> int:
-    """CRC32C of ``data``, rotated and offset as TFRecord files store it."""
+    """CRC32C of `data`, rotated and offset as TFRecord files store it."""
     if isinstance(data, memoryview):  # which the extension refuses; an array of it costs no copy
         data = np.frombuffer(data, np.uint8) if len(data) else b''
     crc = google_crc32c.value(data)
@@ -110,9 +110,7 @@ def scan_records(path: str | os.PathLike) -> Iterator[tuple[int, int]]:
     size, offset = files.size(path), 0
     with contextlib.closing(files.open_random_access(path)) as file:
         while offset < size:
-            length = length_from_header(
-                file.read(HEADER.size, offset), size - offset, path, offset
-            )
+            length = length_from_header(file.read(HEADER.size, offset), size - offset, path, offset)
             yield offset, length
             offset += OVERHEAD + length
 
@@ -133,5 +131,5 @@ def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
 
 
 def framed_size(length: int) -> int:
-    """Bytes that a record of ``length`` bytes of data takes in a file."""
+    """Bytes that a record of `length` bytes of data takes in a file."""
     return length + OVERHEAD

@@ -54,46 +54,68 @@ class Dataset:
     config: SceneConfig
 
 
-_MOVES = {'growing': ('size', 'forward'), 'shrinking': ('size', 'backward'),
-          'rising': ('y', 'backward'), 'falling': ('y', 'forward'), 'sliding': ('x', 'either')}
+_MOVES = {
+    'growing': ('size', 'forward'),
+    'shrinking': ('size', 'backward'),
+    'rising': ('y', 'backward'),
+    'falling': ('y', 'forward'),
+    'sliding': ('x', 'either'),
+}
 _ANY = tuple(pixels.SHAPES)
 
 DATASETS = {
     'motions': Dataset(
         # Sorted, as readers of a folder-per-class tree number them.
-        actions={f'{shape} {move}': Action((shape,), *_MOVES[move])
-                 for shape in ('ring', 'star') for move in sorted(_MOVES)},
+        actions={
+            f'{shape} {move}': Action((shape,), *_MOVES[move])
+            for shape in ('ring', 'star')
+            for move in sorted(_MOVES)
+        },
         distractor_shapes=tuple(name for name in _ANY if name not in ('ring', 'star')),
         # Shorter than the others: clips are drawn from anywhere in a video, and must show enough.
         # Larger and nearly of one tone: here the outline matters, and no class turns.
-        config=SceneConfig(seconds=(1.0, 1.8), diameter=(0.34, 0.42), two_tone=(0.0, 25.0))),
+        config=SceneConfig(seconds=(1.0, 1.8), diameter=(0.34, 0.42), two_tone=(0.0, 25.0)),
+    ),
     'directions': Dataset(
-        actions={'moving left': Action(_ANY, 'x', 'backward'),
-                 'moving right': Action(_ANY, 'x', 'forward'),
-                 'moving up': Action(_ANY, 'y', 'backward'),
-                 'moving down': Action(_ANY, 'y', 'forward'),
-                 'approaching': Action(_ANY, 'size', 'forward'),
-                 'receding': Action(_ANY, 'size', 'backward'),
-                 'turning clockwise': Action(_ANY, 'angle', 'forward'),
-                 'turning counter-clockwise': Action(_ANY, 'angle', 'backward'),
-                 'left then right': Action(_ANY, 'x', 'backward then forward'),
-                 'right then left': Action(_ANY, 'x', 'forward then backward')},
+        actions={
+            'moving left': Action(_ANY, 'x', 'backward'),
+            'moving right': Action(_ANY, 'x', 'forward'),
+            'moving up': Action(_ANY, 'y', 'backward'),
+            'moving down': Action(_ANY, 'y', 'forward'),
+            'approaching': Action(_ANY, 'size', 'forward'),
+            'receding': Action(_ANY, 'size', 'backward'),
+            'turning clockwise': Action(_ANY, 'angle', 'forward'),
+            'turning counter-clockwise': Action(_ANY, 'angle', 'backward'),
+            'left then right': Action(_ANY, 'x', 'backward then forward'),
+            'right then left': Action(_ANY, 'x', 'forward then backward'),
+        },
         distractor_shapes=_ANY,
-        config=SceneConfig()),
+        config=SceneConfig(),
+    ),
 }
 
 
 def relations() -> dict[str, dict[str, dict[str, list[str]]]]:
-    """The related classes of each other dataset: ``relations()[dataset][other][class name]``.
+    """The related classes of each other dataset: `relations()[dataset][other][class name]`.
 
     Two classes are related when they have a movement in common: "star growing" with "approaching",
     "star sliding" with all that go left or right, "turning clockwise" with nothing.
     """
-    return {name: {other: {first: [second for second, its in DATASETS[other].actions.items()
-                                   if action.movements & its.movements]
-                           for first, action in DATASETS[name].actions.items()}
-                   for other in DATASETS if other != name}
-            for name in DATASETS}
+    return {
+        name: {
+            other: {
+                first: [
+                    second
+                    for second, its in DATASETS[other].actions.items()
+                    if action.movements & its.movements
+                ]
+                for first, action in DATASETS[name].actions.items()
+            }
+            for other in DATASETS
+            if other != name
+        }
+        for name in DATASETS
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,16 +143,30 @@ class Video:
     def scene(self) -> Scene:
         dataset = DATASETS[self.dataset]
         action = list(dataset.actions.values())[self.label]
-        numbers = [self.seed, list(DATASETS).index(self.dataset), rendering.SPLITS.index(self.split)]
+        numbers = [
+            self.seed,
+            list(DATASETS).index(self.dataset),
+            rendering.SPLITS.index(self.split),
+        ]
         return layers.draw_scene(
-            np.random.default_rng([*numbers, self.index]), shapes=action.shapes,
-            variable=action.variable, path=action.path,
-            distractor_shapes=dataset.distractor_shapes, config=dataset.config)
+            np.random.default_rng([*numbers, self.index]),
+            shapes=action.shapes,
+            variable=action.variable,
+            path=action.path,
+            distractor_shapes=dataset.distractor_shapes,
+            config=dataset.config,
+        )
 
 
-def render_datasets(root: str | os.PathLike[str], *, train_videos: int = 400,
-                    validation_videos: int = 100, seed: int = 0, workers: int | None = None,
-                    progress: bool = True) -> dict[str, dict[str, pathlib.Path]]:
+def render_datasets(
+    root: str | os.PathLike[str],
+    *,
+    train_videos: int = 400,
+    validation_videos: int = 100,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, dict[str, pathlib.Path]]:
     """Renders both datasets under `root`, or what is missing of them.
 
     Args:
@@ -152,27 +188,46 @@ def render_datasets(root: str | os.PathLike[str], *, train_videos: int = 400,
     """
     root = pathlib.Path(root)
     sizes = {'train': train_videos, 'validation': validation_videos}
-    videos = [Video(dataset, split, index, seed)
-              for dataset in DATASETS for split in rendering.SPLITS
-              for index in range(sizes[split])]
+    videos = [
+        Video(dataset, split, index, seed)
+        for dataset in DATASETS
+        for split in rendering.SPLITS
+        for index in range(sizes[split])
+    ]
     rendering.make_dataset(
-        root, videos, lambda: _write_annotations(root, videos), constants=DATASETS,
-        contents=DATASETS, sizes=sizes, seed=seed, workers=workers, progress=progress)
+        root,
+        videos,
+        lambda: _write_annotations(root, videos),
+        constants=DATASETS,
+        contents=DATASETS,
+        sizes=sizes,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
     directions = root / 'directions'
-    return {'motions': {split: root / 'motions' / split for split in rendering.SPLITS},
-            'directions': {**{split: directions / f'{split}.csv' for split in rendering.SPLITS},
-                           'classes': directions / 'classes.txt'},
-            'relations': root / 'relations.json'}
+    return {
+        'motions': {split: root / 'motions' / split for split in rendering.SPLITS},
+        'directions': {
+            **{split: directions / f'{split}.csv' for split in rendering.SPLITS},
+            'classes': directions / 'classes.txt',
+        },
+        'relations': root / 'relations.json',
+    }
 
 
 def _write_annotations(root: pathlib.Path, videos: list[Video]) -> None:
     folder = root / 'directions'
     for split in rendering.SPLITS:
-        lines = [f'{pathlib.PurePosixPath(video.path).relative_to("directions")} {video.label}\n'
-                 for video in videos if (video.dataset, video.split) == ('directions', split)]
+        lines = [
+            f'{pathlib.PurePosixPath(video.path).relative_to("directions")} {video.label}\n'
+            for video in videos
+            if (video.dataset, video.split) == ('directions', split)
+        ]
         rendering.write_text(folder / f'{split}.csv', ''.join(lines))
-    rendering.write_text(folder / 'classes.txt',
-                ''.join(f'{name}\n' for name in DATASETS['directions'].actions))
+    rendering.write_text(
+        folder / 'classes.txt', ''.join(f'{name}\n' for name in DATASETS['directions'].actions)
+    )
     rendering.write_text(root / 'relations.json', rendering.to_json(relations()))
 
 
@@ -184,8 +239,16 @@ def contact_sheet(*, seed: int = 0, frames: int = 8, side: int = 96) -> np.ndarr
             clip = layers.render(Video(name, 'train', index, seed).scene())
             label = np.full((side, 2 * side, 3), 255, np.uint8)
             for line, text in enumerate((name, title)):
-                cv2.putText(label, text, (4, side // 3 + 20 * line), cv2.FONT_HERSHEY_SIMPLEX,
-                            0.4, (0, 0, 0), 1, cv2.LINE_AA)
+                cv2.putText(
+                    label,
+                    text,
+                    (4, side // 3 + 20 * line),
+                    cv2.FONT_HERSHEY_SIMPLEX,
+                    0.4,
+                    (0, 0, 0),
+                    1,
+                    cv2.LINE_AA,
+                )
             cells = [label]
             for t in np.linspace(0, len(clip) - 1, frames).round().astype(int):
                 cells.append(_into_square(clip[t], side))
@@ -199,5 +262,5 @@ def _into_square(frame: np.ndarray, side: int) -> np.ndarray:
     height, width = (round(scale * length) for length in frame.shape[:2])
     square = np.full((side, side, 3), 255, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
-    square[top:top + height, left:left + width] = cv2.resize(frame, (width, height))
+    square[top : top + height, left : left + width] = cv2.resize(frame, (width, height))
     return square

@@ -1,7 +1,7 @@
 """Scenes of a moving shape: random numbers -> positions, sizes and angles -> frames.
 
-One shape (the *actor*) is described at every moment by four variables: where it is (``x``, ``y``),
-how large it is (``size``) and how it is turned (``angle``). Every video draws a range for each of
+One shape (the *actor*) is described at every moment by four variables: where it is (`x`, `y`),
+how large it is (`size`) and how it is turned (`angle`). Every video draws a range for each of
 them, from the same distributions. A *motion* leads one variable over its whole range, from one end
 to the other or there and back; the other variables rest at a random point of their own ranges.
 Hence a frame taken at a random moment is distributed equally for all motions: what moves, and which
@@ -43,38 +43,52 @@ class SceneConfig:
 
     short_side: tuple[int, int] = (72, 112)  # pixels; sizes are even, as H.264 halves colour
     aspect_ratios: tuple[tuple[int, int], ...] = (  # width : height, all equally frequent
-        (1, 1), (5, 4), (4, 3), (3, 2), (4, 5), (3, 4), (2, 3))
+        (1, 1),
+        (5, 4),
+        (4, 3),
+        (3, 2),
+        (4, 5),
+        (3, 4),
+        (2, 3),
+    )
     frame_rates: tuple[str, ...] = (  # frames per second, all equally frequent
-        '12', '15', '20', '24', '25', '30000/1001', '30')
-    seconds: Range = (1.0, 2.5)             # length of a video
-    min_frames: int = 16                    # lengthens videos of low frame rate
+        '12',
+        '15',
+        '20',
+        '24',
+        '25',
+        '30000/1001',
+        '30',
+    )
+    seconds: Range = (1.0, 2.5)  # length of a video
+    min_frames: int = 16  # lengthens videos of low frame rate
 
-    travel: Range = (0.45, 0.65)            # range of x and of y during one video
-    centre_jitter: Range = (-0.06, 0.06)    # of the middle of that range about the frame's middle
-    off_square: Range = (-0.25, 0.25)       # more of it along the long side, per (long - short)
-    diameter: Range = (0.29, 0.37)          # geometric middle of the range of sizes
-    growth: Range = (2.0, 2.6)              # greatest / least diameter
-    turn: Range = (120.0, 200.0)            # range of the angle, degrees
-    uneven: Range = (-0.35, 0.35)           # pace goes from 1 + this to 1 - this
-    turning_point: Range = (0.4, 0.6)       # where "then" lies, per length of the video
+    travel: Range = (0.45, 0.65)  # range of x and of y during one video
+    centre_jitter: Range = (-0.06, 0.06)  # of the middle of that range about the frame's middle
+    off_square: Range = (-0.25, 0.25)  # more of it along the long side, per (long - short)
+    diameter: Range = (0.29, 0.37)  # geometric middle of the range of sizes
+    growth: Range = (2.0, 2.6)  # greatest / least diameter
+    turn: Range = (120.0, 200.0)  # range of the angle, degrees
+    uneven: Range = (-0.35, 0.35)  # pace goes from 1 + this to 1 - this
+    turning_point: Range = (0.4, 0.6)  # where "then" lies, per length of the video
 
-    contrast: Range = (95.0, 120.0)         # the actor is brighter than the background by this
-    two_tone: Range = (50.0, 80.0)          # between the actor's halves, which show its angle
-    tint: float = 38.0                      # greatest departure of a colour channel from grey
-    texture: float = 20.0                   # half the range of the noise on a shape
+    contrast: Range = (95.0, 120.0)  # the actor is brighter than the background by this
+    two_tone: Range = (50.0, 80.0)  # between the actor's halves, which show its angle
+    tint: float = 38.0  # greatest departure of a colour channel from grey
+    texture: float = 20.0  # half the range of the noise on a shape
     background_grey: Range = (50.0, 100.0)
     background_texture: Range = (10.0, 18.0)
-    background_cell: Range = (0.15, 0.40)   # size of its largest blotches
-    background_drift: Range = (0.0, 0.20)   # way during one video
+    background_cell: Range = (0.15, 0.40)  # size of its largest blotches
+    background_drift: Range = (0.0, 0.20)  # way during one video
 
-    distractors: tuple[int, int] = (0, 2)   # how many, both ends included
+    distractors: tuple[int, int] = (0, 2)  # how many, both ends included
     distractor_diameter: Range = (0.12, 0.20)
     distractor_contrast: Range = (25.0, 60.0)
-    tremble: Range = (0.0, 0.03)            # amplitude; half of the distractors stand still
+    tremble: Range = (0.0, 0.03)  # amplitude; half of the distractors stand still
 
-    shake: Range = (0.0, 0.02)              # amplitude of the camera's movement
-    shake_degrees: Range = (0.0, 1.5)       # amplitude of the camera's turning
-    shake_hertz: Range = (0.5, 2.0)         # frequencies of both, and of trembling
+    shake: Range = (0.0, 0.02)  # amplitude of the camera's movement
+    shake_degrees: Range = (0.0, 1.5)  # amplitude of the camera's turning
+    shake_hertz: Range = (0.5, 2.0)  # frequencies of both, and of trembling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +96,7 @@ class Layer:
     """One shape over time.
 
     Attributes:
-        shape: name of its outline, one of ``pixels.SHAPES``.
+        shape: name of its outline, one of `pixels.SHAPES`.
         sprite: u8[S, S, 4], its picture: red, green, blue, opacity.
         centre: f64[T, 2], x and y from the frame's middle in short sides, y downwards.
         diameter: f64[T], of the circle around it, in short sides.
@@ -128,16 +142,22 @@ class Scene:
         return self.layers[-1]
 
 
-def draw_scene(rng: np.random.Generator, *, shapes: tuple[str, ...], variable: str, path: str,
-               distractor_shapes: tuple[str, ...] = (),
-               config: SceneConfig = SceneConfig()) -> Scene:
+def draw_scene(
+    rng: np.random.Generator,
+    *,
+    shapes: tuple[str, ...],
+    variable: str,
+    path: str,
+    distractor_shapes: tuple[str, ...] = (),
+    config: SceneConfig = SceneConfig(),
+) -> Scene:
     """Draws one random scene.
 
     Args:
         rng: where all randomness comes from.
         shapes: the actor is one of them, all equally probable.
-        variable: what moves, one of ``VARIABLES``.
-        path: how it moves, one of ``PATHS``.
+        variable: what moves, one of `VARIABLES`.
+        path: how it moves, one of `PATHS`.
         distractor_shapes: outlines of the distractors; empty: there are none.
         config: the distributions.
 
@@ -145,8 +165,10 @@ def draw_scene(rng: np.random.Generator, *, shapes: tuple[str, ...], variable: s
         ValueError: unknown variable or path.
     """
     if variable not in VARIABLES or path not in PATHS:
-        raise ValueError(f'unknown motion {variable!r}, {path!r}: variables are {VARIABLES}, '
-                         f'paths are {tuple(PATHS)}')
+        raise ValueError(
+            f'unknown motion {variable!r}, {path!r}: variables are {VARIABLES}, '
+            f'paths are {tuple(PATHS)}'
+        )
     height, width = draw_frame_size(rng, config)
     short = min(height, width)
     margin = np.array([width - short, height - short]) / short
@@ -169,21 +191,30 @@ def draw_scene(rng: np.random.Generator, *, shapes: tuple[str, ...], variable: s
         sprite=draw_sprite(rng, shape, background_grey + rng.uniform(*config.contrast), config),
         centre=middle + travel * (np.stack([phase['x'], phase['y']], axis=1) - 0.5),
         diameter=diameter * growth ** (phase['size'] - 0.5),
-        angle=first_angle + turn * phase['angle'])
+        angle=first_angle + turn * phase['angle'],
+    )
 
     distractors = []
     if distractor_shapes:
         for _ in range(rng.integers(*config.distractors, endpoint=True)):
-            distractors.append(draw_distractor(rng, distractor_shapes, background_grey, margin,
-                                                seconds, config))
+            distractors.append(
+                draw_distractor(rng, distractor_shapes, background_grey, margin, seconds, config)
+            )
 
-    return set_stage(rng, (height, width), frame_rate, seconds, (*distractors, actor),
-                     background_grey, config)
+    return set_stage(
+        rng, (height, width), frame_rate, seconds, (*distractors, actor), background_grey, config
+    )
 
 
-def set_stage(rng: np.random.Generator, size: tuple[int, int], frame_rate: Fraction,
-              seconds: np.ndarray, layers: tuple[Layer, ...], background_grey: float,
-              config: SceneConfig) -> Scene:
+def set_stage(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    frame_rate: Fraction,
+    seconds: np.ndarray,
+    layers: tuple[Layer, ...],
+    background_grey: float,
+    config: SceneConfig,
+) -> Scene:
     """Puts a drifting background behind the layers and a shaking camera before them.
 
     Args:
@@ -198,15 +229,22 @@ def set_stage(rng: np.random.Generator, size: tuple[int, int], frame_rate: Fract
     direction, way = rng.uniform(0, 2 * math.pi), rng.uniform(*config.background_drift)
     drift = way * np.array([math.cos(direction), math.sin(direction)])
     return Scene(
-        height=size[0], width=size[1], frame_rate=frame_rate,
+        height=size[0],
+        width=size[1],
+        frame_rate=frame_rate,
         background=pixels.draw_background(
-            rng, round(1.3 * max(size)), grey=background_grey, tint=config.tint,
+            rng,
+            round(1.3 * max(size)),
+            grey=background_grey,
+            tint=config.tint,
             cell=round(rng.uniform(*config.background_cell) * min(size)),
-            texture=rng.uniform(*config.background_texture)),
+            texture=rng.uniform(*config.background_texture),
+        ),
         drift=np.linspace(0, 1, len(seconds))[:, None] * drift,
         layers=layers,
         shake=_wobble(rng, seconds, config.shake, config, axes=2),
-        shake_angle=_wobble(rng, seconds, config.shake_degrees, config, axes=1)[:, 0])
+        shake_angle=_wobble(rng, seconds, config.shake_degrees, config, axes=1)[:, 0],
+    )
 
 
 def render(scene: Scene) -> np.ndarray:
@@ -216,8 +254,13 @@ def render(scene: Scene) -> np.ndarray:
     pyramids = [pixels.pyramid(layer.sprite) for layer in scene.layers]
     frames = np.empty((scene.num_frames, scene.height, scene.width, 3), np.uint8)
     for t, frame in enumerate(frames):
-        pixels.paste_background(frame, scene.background, middle + short * scene.shake[t],
-                                          short * scene.drift[t], scene.shake_angle[t])
+        pixels.paste_background(
+            frame,
+            scene.background,
+            middle + short * scene.shake[t],
+            short * scene.drift[t],
+            scene.shake_angle[t],
+        )
         for layer, levels in zip(scene.layers, pyramids):
             pixels.paste_sprite(frame, levels, *in_frame(scene, layer, t))
     return frames
@@ -232,8 +275,11 @@ def in_frame(scene: Scene, layer: Layer, t: int) -> tuple[np.ndarray, float, flo
     tilt = math.radians(scene.shake_angle[t])
     rotation = np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
     camera = middle + short * scene.shake[t]
-    return (camera + rotation @ (short * layer.centre[t]), short * layer.diameter[t],
-            scene.shake_angle[t] + layer.angle[t])
+    return (
+        camera + rotation @ (short * layer.centre[t]),
+        short * layer.diameter[t],
+        scene.shake_angle[t] + layer.angle[t],
+    )
 
 
 def draw_frame_size(rng: np.random.Generator, config: SceneConfig) -> tuple[int, int]:
@@ -266,8 +312,14 @@ def move(rng: np.random.Generator, path: str, num_frames: int, config: SceneConf
     return _draw_pace(rng, time if signs[0] > 0 else 1 - time, config)
 
 
-def _wobble(rng: np.random.Generator, seconds: np.ndarray, amplitude: Range, config: SceneConfig,
-            *, axes: int) -> np.ndarray:
+def _wobble(
+    rng: np.random.Generator,
+    seconds: np.ndarray,
+    amplitude: Range,
+    config: SceneConfig,
+    *,
+    axes: int,
+) -> np.ndarray:
     """A smooth tremor about 0, f64[T, axes]: two sine waves each."""
     hertz = rng.uniform(*config.shake_hertz, size=(2, axes))
     start = rng.uniform(0, 2 * math.pi, size=(2, axes))
@@ -275,19 +327,35 @@ def _wobble(rng: np.random.Generator, seconds: np.ndarray, amplitude: Range, con
     return rng.uniform(*amplitude, size=axes) * waves.mean(axis=1)
 
 
-def draw_distractor(rng: np.random.Generator, shapes: tuple[str, ...], background_grey: float,
-                     margin: np.ndarray, seconds: np.ndarray, config: SceneConfig) -> Layer:
+def draw_distractor(
+    rng: np.random.Generator,
+    shapes: tuple[str, ...],
+    background_grey: float,
+    margin: np.ndarray,
+    seconds: np.ndarray,
+    config: SceneConfig,
+) -> Layer:
     shape = shapes[rng.integers(len(shapes))]
     grey = background_grey + rng.choice([-1, 1]) * rng.uniform(*config.distractor_contrast)
     place = rng.uniform(-0.5, 0.5, size=2) * (1 + margin)
     tremor = rng.integers(2) * _wobble(rng, seconds, config.tremble, config, axes=2)
-    return Layer(shape=shape, sprite=draw_sprite(rng, shape, grey, config), centre=place + tremor,
-                 diameter=np.full(len(seconds), rng.uniform(*config.distractor_diameter)),
-                 angle=np.full(len(seconds), rng.uniform(0, 360)))
+    return Layer(
+        shape=shape,
+        sprite=draw_sprite(rng, shape, grey, config),
+        centre=place + tremor,
+        diameter=np.full(len(seconds), rng.uniform(*config.distractor_diameter)),
+        angle=np.full(len(seconds), rng.uniform(0, 360)),
+    )
 
 
-def draw_sprite(rng: np.random.Generator, shape: str, grey: float,
-                 config: SceneConfig) -> np.ndarray:
-    return pixels.draw_sprite(rng, shape, grey=grey, tint=config.tint,
-                                        two_tone=rng.uniform(*config.two_tone),
-                                        texture=config.texture)
+def draw_sprite(
+    rng: np.random.Generator, shape: str, grey: float, config: SceneConfig
+) -> np.ndarray:
+    return pixels.draw_sprite(
+        rng,
+        shape,
+        grey=grey,
+        tint=config.tint,
+        two_tone=rng.uniform(*config.two_tone),
+        texture=config.texture,
+    )

@@ -33,14 +33,16 @@ from data_pipelines.synthetic.layers import PATHS, Layer, Scene, SceneConfig
 from data_pipelines.synthetic.rendering import SPLITS, to_json, write_text
 
 KEY_FRAME_SECONDS = 1
-_VISIBLE = 0.3  # a shape of which less than this part of its box is in the key frame is not annotated
+_VISIBLE = (
+    0.3  # a shape of which less than this part of its box is in the key frame is not annotated
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """A variable of ``layers.VARIABLES`` and one of its ``PATHS``; None: nothing moves.
+    """A variable of `layers.VARIABLES` and one of its `PATHS`; None: nothing moves.
 
-    ``weight``: how often, in training, relative to the others of its kind.
+    `weight`: how often, in training, relative to the others of its kind.
     """
 
     variable: str | None
@@ -97,7 +99,7 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Crowd:
-    """A scene with several actors: its last layers, in the order of ``actions``."""
+    """A scene with several actors: its last layers, in the order of `actions`."""
 
     scene: Scene
     actions: tuple[tuple[str, ...], ...]
@@ -105,7 +107,7 @@ class Crowd:
     def boxes(self) -> list[Box]:
         """What is to be annotated at the key frame."""
         t = min(round(KEY_FRAME_SECONDS * self.scene.frame_rate), self.scene.num_frames - 1)
-        layers = self.scene.layers[-len(self.actions):]
+        layers = self.scene.layers[-len(self.actions) :]
         boxes = []
         for layer, actions in zip(layers, self.actions):
             whole = _outline_box(self.scene, layer, t)
@@ -154,7 +156,9 @@ class Video:
         return self.crowd().scene
 
 
-def draw_crowd(rng: np.random.Generator, *, long_tailed: bool, config: SceneConfig = CONFIG) -> Crowd:
+def draw_crowd(
+    rng: np.random.Generator, *, long_tailed: bool, config: SceneConfig = CONFIG
+) -> Crowd:
     """Draws one random scene of one to three actors.
 
     Args:
@@ -173,7 +177,8 @@ def draw_crowd(rng: np.random.Generator, *, long_tailed: bool, config: SceneConf
     long = width / min(size)
     places = (np.arange(count) + 0.5) / count * long - long / 2  # side by side
     actors = tuple(
-        _draw_actor(rng, those, place, num_frames, background_grey, config) for those, place in zip(actions, places)
+        _draw_actor(rng, those, place, num_frames, background_grey, config)
+        for those, place in zip(actions, places)
     )
     distractors = tuple(
         layers.draw_distractor(
@@ -181,7 +186,9 @@ def draw_crowd(rng: np.random.Generator, *, long_tailed: bool, config: SceneConf
         )
         for _ in range(rng.integers(*config.distractors, endpoint=True))
     )
-    scene = layers.set_stage(rng, size, frame_rate, seconds, (*distractors, *actors), background_grey, config)
+    scene = layers.set_stage(
+        rng, size, frame_rate, seconds, (*distractors, *actors), background_grey, config
+    )
     return Crowd(scene, actions)
 
 
@@ -198,9 +205,13 @@ def _draw_actions(rng: np.random.Generator, long_tailed: bool) -> tuple[str, ...
 
 
 def _draw_actor(
-    rng: np.random.Generator, actions: tuple[str, ...], place: float, num_frames: int, background_grey: float,
+    rng: np.random.Generator,
+    actions: tuple[str, ...],
+    place: float,
+    num_frames: int,
+    background_grey: float,
     config: SceneConfig,
-) -> Layer:  # fmt: skip
+) -> Layer:
     jitter = rng.uniform(*config.centre_jitter, size=2)
     travel = rng.uniform(*config.travel, size=2)
     diameter, growth = rng.uniform(*config.diameter), rng.uniform(*config.growth)
@@ -214,13 +225,17 @@ def _draw_actor(
     return Layer(
         shape=shape,
         sprite=layers.draw_sprite(rng, shape, grey, config),
-        centre=np.array([place, 0.0]) + jitter + travel * (np.stack([phase['x'], phase['y']], axis=1) - 0.5),
+        centre=np.array([place, 0.0])
+        + jitter
+        + travel * (np.stack([phase['x'], phase['y']], axis=1) - 0.5),
         diameter=diameter * growth ** (phase['size'] - 0.5),
         angle=first_angle + turn * phase['angle'],
     )
 
 
-def propose(rng: np.random.Generator, boxes: list[Box]) -> list[tuple[tuple[float, float, float, float], float]]:
+def propose(
+    rng: np.random.Generator, boxes: list[Box]
+) -> list[tuple[tuple[float, float, float, float], float]]:
     """What a person detector might find: (corners, score) pairs, scores falling."""
     found = []
     for box in boxes:
@@ -232,11 +247,13 @@ def propose(rng: np.random.Generator, boxes: list[Box]) -> list[tuple[tuple[floa
         corner, size = rng.uniform(0, 0.7, 2), rng.uniform(0.1, 0.3, 2)
         found.append((np.concatenate([corner, corner + size]), rng.uniform(0.05, 0.8)))
     found.sort(key=lambda pair: -pair[1])
-    return [(tuple(float(x) for x in np.clip(corners, 0, 1)), float(score)) for corners, score in found]
+    return [
+        (tuple(float(x) for x in np.clip(corners, 0, 1)), float(score)) for corners, score in found
+    ]
 
 
 def relations() -> dict[str, dict[str, list[str]]]:
-    """The related classes of the other synthetic datasets: ``relations()[dataset][action]``."""
+    """The related classes of the other synthetic datasets: `relations()[dataset][action]`."""
 
     def related(action: Action, other: classification.Action) -> bool:
         if action.variable is None:
@@ -254,9 +271,14 @@ def relations() -> dict[str, dict[str, list[str]]]:
 
 
 def render_scenes(
-    root: str | os.PathLike, *, train_videos: int = 400, validation_videos: int = 100, seed: int = 0,
-    workers: int | None = None, progress: bool = True,
-) -> dict[str, pathlib.Path]:  # fmt: skip
+    root: str | os.PathLike,
+    *,
+    train_videos: int = 400,
+    validation_videos: int = 100,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, pathlib.Path]:
     """Renders the dataset under `root`, or what is missing of it.
 
     Args:
@@ -267,7 +289,7 @@ def render_scenes(
         progress: whether to show a progress bar.
 
     Returns:
-        ``videos`` (directory), ``action_list``, and for both splits the csv files ``SPLIT`` and ``SPLIT_proposals``.
+        `videos` (directory), `action_list`, and for both splits the csv files `SPLIT` and `SPLIT_proposals`.
 
     Raises:
         ValueError: an argument makes no sense, or `root` holds something else.
@@ -276,15 +298,25 @@ def render_scenes(
     sizes = {'train': train_videos, 'validation': validation_videos}
     videos = [Video(split, index, seed) for split in SPLITS for index in range(sizes[split])]
     rendering.make_dataset(
-        root, videos, lambda: _write_annotations(root, videos),
-        constants=(ACTIONS, CONFIG, _NUM_ACTORS, _TURN_IN_VALIDATION, _VISIBLE), contents=('videos', 'annotations'),
-        sizes=sizes, seed=seed, workers=workers, progress=progress,
-    )  # fmt: skip
+        root,
+        videos,
+        lambda: _write_annotations(root, videos),
+        constants=(ACTIONS, CONFIG, _NUM_ACTORS, _TURN_IN_VALIDATION, _VISIBLE),
+        contents=('videos', 'annotations'),
+        sizes=sizes,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
     annotations = root / 'annotations'
     return {
         'videos': root / 'videos',
         'action_list': annotations / 'action_list.pbtxt',
-        **{f'{split}{kind}': annotations / f'{split}{kind}.csv' for split in SPLITS for kind in ('', '_proposals')},
+        **{
+            f'{split}{kind}': annotations / f'{split}{kind}.csv'
+            for split in SPLITS
+            for kind in ('', '_proposals')
+        },
     }
 
 

@@ -12,11 +12,11 @@ import math
 import cv2
 import numpy as np
 
-SPRITE_SIZE = 64     # side of a sprite, pixels
-_BORDER = 2          # pixels around the circle that an outline is drawn into
-_OVERSAMPLING = 4    # of the outline
-_FIXED = 16          # bits of fraction of affine coefficients
-_FRACTION = 5        # bits of fraction that cv2.remap interpolates with
+SPRITE_SIZE = 64  # side of a sprite, pixels
+_BORDER = 2  # pixels around the circle that an outline is drawn into
+_OVERSAMPLING = 4  # of the outline
+_FIXED = 16  # bits of fraction of affine coefficients
+_FRACTION = 5  # bits of fraction that cv2.remap interpolates with
 
 
 def _circle(radius: float) -> list[tuple[float, float]]:
@@ -39,18 +39,39 @@ SHAPES = {
     'disc': [_circle(0.9)],
     'square': [[(-0.72, -0.72), (0.72, -0.72), (0.72, 0.72), (-0.72, 0.72)]],
     'triangle': [[(0, -1), (0.87, 0.6), (-0.87, 0.6)]],
-    'cross': [[(-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3), (0.3, 0.3),
-               (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3), (-0.95, 0.3), (-0.95, -0.3), (-0.3, -0.3)]],
+    'cross': [
+        [
+            (-0.3, -0.95),
+            (0.3, -0.95),
+            (0.3, -0.3),
+            (0.95, -0.3),
+            (0.95, 0.3),
+            (0.3, 0.3),
+            (0.3, 0.95),
+            (-0.3, 0.95),
+            (-0.3, 0.3),
+            (-0.95, 0.3),
+            (-0.95, -0.3),
+            (-0.3, -0.3),
+        ]
+    ],
 }
 
 
-def draw_sprite(rng: np.random.Generator, shape: str, *, grey: float, two_tone: float, tint: float,
-                texture: float) -> np.ndarray:
+def draw_sprite(
+    rng: np.random.Generator,
+    shape: str,
+    *,
+    grey: float,
+    two_tone: float,
+    tint: float,
+    texture: float,
+) -> np.ndarray:
     """A shape with two halves of different colours under noise.
 
     Args:
         rng: draws the two tints, which half is brighter, and the noise.
-        shape: one of ``SHAPES``.
+        shape: one of `SHAPES`.
         grey: mean brightness, grey levels.
         two_tone: difference between the halves, grey levels.
         tint: greatest departure of a colour channel from grey, grey levels.
@@ -67,8 +88,9 @@ def draw_sprite(rng: np.random.Generator, shape: str, *, grey: float, two_tone: 
     return np.concatenate([_to_uint8(colour), _opacity(shape)[..., None]], axis=2)
 
 
-def draw_background(rng: np.random.Generator, side: int, *, grey: float, cell: int, tint: float,
-                    texture: float) -> np.ndarray:
+def draw_background(
+    rng: np.random.Generator, side: int, *, grey: float, cell: int, tint: float, texture: float
+) -> np.ndarray:
     """Blotches of about `cell` pixels, with finer ones in them, u8[side, side, 3]."""
     noise = _draw_noise(rng, side, cell)[..., None]
     swing = 2 * texture + draw_colour(rng, 0, tint)
@@ -87,8 +109,9 @@ def _draw_noise(rng: np.random.Generator, side: int, cell: int) -> np.ndarray:
     for weight, size in ((4, cell), (2, cell // 2), (1, cell // 4)):
         grid = -(-side // max(size, 1)) + 1
         blotches = rng.integers(0, 256, (grid, grid), dtype=np.uint8)
-        total += weight * cv2.resize(blotches, (side, side), interpolation=cv2.INTER_LINEAR_EXACT
-                                     ).astype(np.float64)
+        total += weight * cv2.resize(
+            blotches, (side, side), interpolation=cv2.INTER_LINEAR_EXACT
+        ).astype(np.float64)
     return total / (7 * 127.5) - 1
 
 
@@ -101,8 +124,14 @@ def _opacity(shape: str) -> np.ndarray:
     side = SPRITE_SIZE * _OVERSAMPLING
     radius = side / 2 - _BORDER * _OVERSAMPLING
     picture = np.zeros((side, side), np.uint8)
-    cv2.fillPoly(picture, [np.rint(side / 2 + radius * np.array(polygon)).astype(np.int32)
-                           for polygon in SHAPES[shape]], 255)
+    cv2.fillPoly(
+        picture,
+        [
+            np.rint(side / 2 + radius * np.array(polygon)).astype(np.int32)
+            for polygon in SHAPES[shape]
+        ],
+        255,
+    )
     blocks = picture.reshape(SPRITE_SIZE, _OVERSAMPLING, SPRITE_SIZE, _OVERSAMPLING)
     return (blocks.sum(axis=(1, 3), dtype=np.int32) // _OVERSAMPLING**2).astype(np.uint8)
 
@@ -117,8 +146,13 @@ def pyramid(sprite: np.ndarray) -> list[np.ndarray]:
     return levels
 
 
-def paste_background(frame: np.ndarray, background: np.ndarray, centre: np.ndarray,
-                     offset: np.ndarray, degrees: float) -> None:
+def paste_background(
+    frame: np.ndarray,
+    background: np.ndarray,
+    centre: np.ndarray,
+    offset: np.ndarray,
+    degrees: float,
+) -> None:
     """Fills `frame`, u8[H, W, 3], in place; the background is mirrored beyond its edges.
 
     Args:
@@ -134,8 +168,9 @@ def paste_background(frame: np.ndarray, background: np.ndarray, centre: np.ndarr
     frame[:] = _sample(background, affine, 0, 0, width, height, cv2.BORDER_REFLECT_101)
 
 
-def paste_sprite(frame: np.ndarray, levels: list[np.ndarray], centre: np.ndarray, diameter: float,
-                 degrees: float) -> None:
+def paste_sprite(
+    frame: np.ndarray, levels: list[np.ndarray], centre: np.ndarray, diameter: float, degrees: float
+) -> None:
     """Draws a sprite, as `pyramid` gives it, into `frame`, u8[H, W, 3], in place.
 
     Args:
@@ -148,8 +183,10 @@ def paste_sprite(frame: np.ndarray, levels: list[np.ndarray], centre: np.ndarray
     height, width, _ = frame.shape
     reach = diameter / 2 + 1
     left, top = (max(0, math.floor(middle - reach)) for middle in centre)
-    right, bottom = (min(length, math.ceil(middle + reach) + 1)
-                     for middle, length in zip(centre, (width, height)))
+    right, bottom = (
+        min(length, math.ceil(middle + reach) + 1)
+        for middle, length in zip(centre, (width, height))
+    )
     if left >= right or top >= bottom:
         return
     sprite = next((level for level in reversed(levels) if len(level) >= diameter), levels[0])
@@ -163,8 +200,9 @@ def paste_sprite(frame: np.ndarray, levels: list[np.ndarray], centre: np.ndarray
     under[:] = (total + (total >> 8)) >> 8  # total / 255, rounded; fits into 16 bits
 
 
-def _inverse_affine(degrees: float, scale: float, centre: np.ndarray,
-                    source_centre: np.ndarray) -> np.ndarray:
+def _inverse_affine(
+    degrees: float, scale: float, centre: np.ndarray, source_centre: np.ndarray
+) -> np.ndarray:
     """The map from a frame's pixels back to a picture that is turned clockwise, enlarged by
     `scale` and put with its `source_centre` on `centre`, f64[2, 3]."""
     cos = math.cos(math.radians(degrees)) / scale
@@ -173,15 +211,24 @@ def _inverse_affine(degrees: float, scale: float, centre: np.ndarray,
     return np.concatenate([linear, (source_centre - linear @ centre)[:, None]], axis=1)
 
 
-def _sample(source: np.ndarray, affine: np.ndarray, left: int, top: int, width: int, height: int,
-            border: int) -> np.ndarray:
+def _sample(
+    source: np.ndarray,
+    affine: np.ndarray,
+    left: int,
+    top: int,
+    width: int,
+    height: int,
+    border: int,
+) -> np.ndarray:
     """What a frame's rectangle shows of `source`, u8[height, width, channels]."""
     fixed = np.rint(affine * (1 << _FIXED)).astype(np.int32)
     across = np.arange(left, left + width, dtype=np.int32)
     down = np.arange(top, top + height, dtype=np.int32)[:, None]
     half = 1 << (_FIXED - _FRACTION - 1)
-    x, y = ((row[0] * across + (row[1] * down + (row[2] + half))) >> (_FIXED - _FRACTION)
-            for row in fixed)
+    x, y = (
+        (row[0] * across + (row[1] * down + (row[2] + half))) >> (_FIXED - _FRACTION)
+        for row in fixed
+    )
     whole = np.empty((height, width, 2), np.int16)
     whole[..., 0], whole[..., 1] = x >> _FRACTION, y >> _FRACTION
     mask = (1 << _FRACTION) - 1

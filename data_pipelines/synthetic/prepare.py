@@ -11,7 +11,7 @@ from data_pipelines.synthetic import classification, localisation, rendering
 def prepare_synthetic(
     root: str | os.PathLike, *, train_videos: int, validation_videos: int, seed: int
 ) -> dict[str, pathlib.Path]:
-    """Makes ``ROOT/videos`` (MP4 files) and the records ``ROOT/motions`` and ``ROOT/directions``.
+    """Makes `ROOT/videos` (MP4 files) and the records `ROOT/motions` and `ROOT/directions`.
 
     What is there already is kept; what an interruption left unfinished is finished.
 
@@ -25,7 +25,7 @@ def prepare_synthetic(
         Record directory by dataset name.
 
     Raises:
-        ValueError: ``root`` holds other data.
+        ValueError: `root` holds other data.
     """
     root = pathlib.Path(root)
     videos = classification.render_datasets(
@@ -48,16 +48,19 @@ def prepare_synthetic(
 def prepare_scenes(
     root: str | os.PathLike, *, train_videos: int, validation_videos: int, seed: int
 ) -> pathlib.Path:
-    """Makes ``ROOT/scene_videos`` (MP4 files, annotations in AVA's form) and the records ``ROOT/scenes``.
+    """Makes `ROOT/scene_videos` (MP4 files, annotations in AVA's form) and the records `ROOT/scenes`.
 
-    Arguments, errors and what is kept: as for ``prepare_synthetic``.
+    Arguments, errors and what is kept: as for `prepare_synthetic`.
 
     Returns:
         Record directory.
     """
     root = pathlib.Path(root)
     made = localisation.render_scenes(
-        root / 'scene_videos', train_videos=train_videos, validation_videos=validation_videos, seed=seed
+        root / 'scene_videos',
+        train_videos=train_videos,
+        validation_videos=validation_videos,
+        seed=seed,
     )
     annotations = ava.read_ava(
         {split: [made[split]] for split in rendering.SPLITS},

@@ -36,16 +36,25 @@ class RenderedVideo(Protocol):
         """What it shows."""
 
 
-def make_dataset(root: pathlib.Path, videos: Sequence[RenderedVideo], annotate: Callable[[], None],
-                 *, constants: object, contents: Collection[str], sizes: Mapping[str, int],
-                 seed: int, workers: int | None, progress: bool) -> None:
+def make_dataset(
+    root: pathlib.Path,
+    videos: Sequence[RenderedVideo],
+    annotate: Callable[[], None],
+    *,
+    constants: object,
+    contents: Collection[str],
+    sizes: Mapping[str, int],
+    seed: int,
+    workers: int | None,
+    progress: bool,
+) -> None:
     """Renders those of `videos` that are missing under `root`, then annotates.
 
     Args:
         root: made when it is not there.
         videos: all of them.
         annotate: writes the annotations, whatever is there already.
-        constants: what decides about the videos, besides sizes and seed; its ``repr`` counts.
+        constants: what decides about the videos, besides sizes and seed; its `repr` counts.
         contents: names of directories in `root` that only this dataset makes.
         sizes: videos by split.
         seed: of the videos.
@@ -55,14 +64,20 @@ def make_dataset(root: pathlib.Path, videos: Sequence[RenderedVideo], annotate: 
     Raises:
         ValueError: an argument makes no sense, or `root` holds something else.
     """
-    least = {**{f'{split}_videos': (size, 1) for split, size in sizes.items()}, 'seed': (seed, 0),
-             'workers': (1 if workers is None else workers, 1)}
+    least = {
+        **{f'{split}_videos': (size, 1) for split, size in sizes.items()},
+        'seed': (seed, 0),
+        'workers': (1 if workers is None else workers, 1),
+    }
     for name, (value, smallest) in least.items():
         if value < smallest:
             raise ValueError(f'{name} is {value}, must be at least {smallest}')
     digest = hashlib.sha256(repr(constants).encode()).hexdigest()[:8]
-    stamp = {'renderer': f'{RENDERER_VERSION}-{digest}', 'seed': seed,
-             **{f'{split}_videos': size for split, size in sizes.items()}}
+    stamp = {
+        'renderer': f'{RENDERER_VERSION}-{digest}',
+        'seed': seed,
+        **{f'{split}_videos': size for split, size in sizes.items()},
+    }
     _check_stamp(root, stamp, contents)
 
     missing = [video for video in videos if not (root / video.path).exists()]
@@ -74,8 +89,9 @@ def make_dataset(root: pathlib.Path, videos: Sequence[RenderedVideo], annotate: 
     write_text(root / STAMP, to_json({**stamp, 'complete': True}))
 
 
-def _check_stamp(root: pathlib.Path, stamp: dict[str, int | str],
-                 contents: Collection[str]) -> None:
+def _check_stamp(
+    root: pathlib.Path, stamp: dict[str, int | str], contents: Collection[str]
+) -> None:
     """Raises when `root` holds videos that are not those of `stamp`."""
     if root.exists() and not root.is_dir():
         raise ValueError(f'{root} is a file; choose a directory for the synthetic videos')
@@ -84,22 +100,31 @@ def _check_stamp(root: pathlib.Path, stamp: dict[str, int | str],
     except FileNotFoundError:
         taken = [name for name in contents if (root / name).exists()]
         if taken:
-            raise ValueError(f'{root / taken[0]} exists but was not rendered here ({root / STAMP} '
-                             'is missing); choose another directory') from None
+            raise ValueError(
+                f'{root / taken[0]} exists but was not rendered here ({root / STAMP} '
+                'is missing); choose another directory'
+            ) from None
         return
     except ValueError:
         found = {}
-    different = [f'{name}={found.get(name)}, not {value}' for name, value in stamp.items()
-                 if found.get(name) != value]
+    different = [
+        f'{name}={found.get(name)}, not {value}'
+        for name, value in stamp.items()
+        if found.get(name) != value
+    ]
     if different:
-        raise ValueError(f'{root} holds synthetic videos of {"; ".join(different)}: '
-                         'choose another directory, or delete this one')
+        raise ValueError(
+            f'{root} holds synthetic videos of {"; ".join(different)}: '
+            'choose another directory, or delete this one'
+        )
 
 
-def _render_all(root: pathlib.Path, videos: Sequence[RenderedVideo], workers: int,
-                progress: bool) -> None:
-    bar = tqdm.tqdm(total=len(videos), desc='Rendering', unit='video', disable=not progress,
-                    mininterval=0.5)
+def _render_all(
+    root: pathlib.Path, videos: Sequence[RenderedVideo], workers: int, progress: bool
+) -> None:
+    bar = tqdm.tqdm(
+        total=len(videos), desc='Rendering', unit='video', disable=not progress, mininterval=0.5
+    )
     with bar:
         if workers == 1:
             for video in videos:
@@ -109,8 +134,11 @@ def _render_all(root: pathlib.Path, videos: Sequence[RenderedVideo], workers: in
         # Not forked: the parent may hold threads (JAX does). Few videos are not worth a process.
         workers = min(workers, -(-len(videos) // 8))
         pool = concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context('spawn'),
-            initializer=cv2.setNumThreads, initargs=(1,))
+            workers,
+            mp_context=multiprocessing.get_context('spawn'),
+            initializer=cv2.setNumThreads,
+            initargs=(1,),
+        )
         with pool:
             try:
                 for _ in pool.map(_render_one, itertools.repeat(root), videos, chunksize=4):

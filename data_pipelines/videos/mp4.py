@@ -9,7 +9,9 @@ import av
 import numpy as np
 
 
-def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], frame_rate: Fraction | int) -> None:
+def write_video(
+    path: str | os.PathLike[str], frames: Iterable[np.ndarray], frame_rate: Fraction | int
+) -> None:
     """Encodes frames, each u8[H, W, 3] with H and W even, RGB. The file is complete or not there.
 
     The bytes are always the same for one version of libx264, which therefore runs on one thread.

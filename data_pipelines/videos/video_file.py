@@ -4,11 +4,11 @@ What is decided here, once, for the converter and for prediction:
 
 * Of several video streams the one of the largest resolution is read, as the ffmpeg program does
   (cover art last).
-* With ``frame_rate=r`` frame k is what is on screen at ``start + k / r``: nothing depends on frame
+* With `frame_rate=r` frame k is what is on screen at `start + k / r`: nothing depends on frame
   numbers, so variable frame rates, missing frames and missing headers do no harm. Without, the
   video's own frames are taken.
 * The display rotation is applied, mirroring too. Non-square pixels are not stretched: the stored ones are kept.
-* Decoding goes on after a damaged packet; what is lost is said in ``damage``, never passed over in
+* Decoding goes on after a damaged packet; what is lost is said in `damage`, never passed over in
   silence.
 * Headers (duration, number of frames) are never trusted for more than that message.
 """
@@ -53,7 +53,7 @@ class DecodedVideo:
       frames: u8 [T, H, W, 3], RGB; at least one.
       frame_rate: frames per second.
       timestamps: f64 [T], seconds since the video's beginning.
-      damage: empty, or one line saying what could not be decoded: ``46 of 112 frames``.
+      damage: empty, or one line saying what could not be decoded: `46 of 112 frames`.
     """
 
     frames: np.ndarray
@@ -114,16 +114,16 @@ def read_frames(
 
 
 class FrameStream:
-    """The frames of a video one after the other: ``for timestamp, frame in FrameStream(path)``.
+    """The frames of a video one after the other: `for timestamp, frame in FrameStream(path)`.
 
-    Takes the arguments of ``read_frames`` and raises what it raises (while iterating), but holds
+    Takes the arguments of `read_frames` and raises what it raises (while iterating), but holds
     one frame at a time. A frame that is picked twice in a row (the video is slower than
-    ``frame_rate``) is the same array object twice.
+    `frame_rate`) is the same array object twice.
 
     Attributes, valid once the iteration has ended:
       frame_rate: frames per second.
       end: seconds since the video's beginning at which the last frame leaves the screen.
-      damage: as in ``DecodedVideo``.
+      damage: as in `DecodedVideo`.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
 
 
 def output_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Height and width after the shorter side has become ``short_side`` (None: as they are)."""
+    """Height and width after the shorter side has become `short_side` (None: as they are)."""
     if short_side is None:
         return height, width
     shorter = min(height, width)
@@ -335,7 +335,9 @@ class _Decoder:
 
     def _decode(self, seek: bool) -> Iterator[tuple[float, av.VideoFrame]]:
         self.__exit__()
-        self._container = av.open(f'file:{self._path}', **_ANY_TITLE)  # the prefix: a name may hold a colon
+        self._container = av.open(
+            f'file:{self._path}', **_ANY_TITLE
+        )  # the prefix: a name may hold a colon
         stream = _largest_stream(self._container, self._path)
         self._expected = 0 if seek else stream.frames
         self._decoded = self._corrupt = self._bad_packets = 0

@@ -70,8 +70,13 @@ def video_moments(
     span = frame_sampling.clip_span(num_frames, stride, times.frame_rate, target_frame_rate)
     wanted = []
     for seconds in sorted(moments):
-        on_screen = int(np.searchsorted(times.seconds, seconds + video_file.TIME_TOLERANCE, side='right')) - 1
-        numbers = frame_sampling.key_frame_clip(max(0, on_screen), span, num_frames, len(times.seconds))
+        on_screen = (
+            int(np.searchsorted(times.seconds, seconds + video_file.TIME_TOLERANCE, side='right'))
+            - 1
+        )
+        numbers = frame_sampling.key_frame_clip(
+            max(0, on_screen), span, num_frames, len(times.seconds)
+        )
         wanted.append((seconds, numbers))
     needed = set(np.concatenate([numbers for _, numbers in wanted]).tolist()) if wanted else set()
     kept: dict[int, np.ndarray] = {}
@@ -80,10 +85,14 @@ def video_moments(
         if number in needed:
             scaled = frame_sampling.scaled_size(*frame.shape[:2], short_side)
             corners = frame_sampling.crop_corners(*scaled, crop_size, spatial_views)
-            windows = [frame_sampling.Window(top, left, crop_size, crop_size) for top, left in corners]
+            windows = [
+                frame_sampling.Window(top, left, crop_size, crop_size) for top, left in corners
+            ]
             views = [(window, scaled, False) for window in windows]
             resized = decode.resize(frame, scaled)
-            kept[number] = np.stack([resized[w.top :, w.left :][: w.height, : w.width] for w in windows])  # [S, H, W, 3]
+            kept[number] = np.stack(
+                [resized[w.top :, w.left :][: w.height, : w.width] for w in windows]
+            )  # [S, H, W, 3]
         while wanted and number >= wanted[0][1].max():
             seconds, numbers = wanted.pop(0)
             yield Moment(seconds, np.stack([kept[n] for n in numbers.tolist()], axis=1), views)

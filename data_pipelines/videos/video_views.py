@@ -48,7 +48,9 @@ def video_views(
         numbers = frame_sampling.uniform_frames(num_stored, num_frames)[None]  # [1, T]
     else:
         span = frame_sampling.clip_span(num_frames, stride, stream.frame_rate, target_frame_rate)
-        numbers = frame_sampling.strided_views(num_stored, num_frames, span, temporal_views)  # [V, T]
+        numbers = frame_sampling.strided_views(
+            num_stored, num_frames, span, temporal_views
+        )  # [V, T]
 
     needed = set(np.unique(numbers).tolist())
     kept: dict[int, np.ndarray] = {}
@@ -57,8 +59,14 @@ def video_views(
             scaled = frame_sampling.scaled_size(*frame.shape[:2], short_side)
             corners = frame_sampling.crop_corners(*scaled, crop_size, spatial_views)
             resized = decode.resize(frame, scaled)
-            crops = [resized[top : top + crop_size, left : left + crop_size] for top, left in corners]
+            crops = [
+                resized[top : top + crop_size, left : left + crop_size] for top, left in corners
+            ]
             kept[number] = np.stack(crops)  # [S, H, W, 3]
-    clips = np.stack([[kept[number] for number in view] for view in numbers.tolist()])  # [V, T, S, H, W, 3]
-    clips = np.moveaxis(clips, 2, 1).reshape(-1, num_frames, crop_size, crop_size, 3)  # [V * S, T, H, W, 3]
+    clips = np.stack(
+        [[kept[number] for number in view] for view in numbers.tolist()]
+    )  # [V, T, S, H, W, 3]
+    clips = np.moveaxis(clips, 2, 1).reshape(
+        -1, num_frames, crop_size, crop_size, 3
+    )  # [V * S, T, H, W, 3]
     return clips, stream.damage

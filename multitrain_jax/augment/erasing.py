@@ -26,7 +26,7 @@ class Box(NamedTuple):
 
 
 def random_box(key: jax.Array, height: int, width: int) -> Box:
-    """Draws the box to erase in frames of ``height`` x ``width`` pixels."""
+    """Draws the box to erase in frames of `height` x `width` pixels."""
     uniform = jax.random.uniform(key, (2 * _TRIES + 2,))
     low, high = _AREA
     area = height * width * (low + (high - low) * uniform[:_TRIES])

@@ -1,6 +1,6 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) between clips, also of different datasets.
 
-The batch is cut into groups of ``mix_group`` consecutive clips. Inside a group, clip i is mixed
+The batch is cut into groups of `mix_group` consecutive clips. Inside a group, clip i is mixed
 with clip group - 1 - i, and all clips of the group share one draw: mixup or CutMix, lambda, box.
 (PySlowFast does this with the local batch as the only group.) A group never straddles two devices,
 so its outcome depends on its position in the global batch and not on the number of devices, and
@@ -17,7 +17,7 @@ from multitrain_jax.objectives.targets import Targets
 
 
 class Mix(NamedTuple):
-    """How one group is mixed. A clip keeps ``lam`` of itself; with ``cut``, all outside the box."""
+    """How one group is mixed. A clip keeps `lam` of itself; with `cut`, all outside the box."""
 
     lam: jax.Array  # f32[]
     cut: jax.Array  # bool[]

@@ -111,7 +111,11 @@ def augment_train(
     targets = make_targets(label, dataset, weight, max_classes)
 
     def unless_boxes(changed: jax.Array, video: jax.Array) -> jax.Array:
-        return changed if has_boxes is None else jnp.where(has_boxes[:, None, None, None, None], video, changed)
+        return (
+            changed
+            if has_boxes is None
+            else jnp.where(has_boxes[:, None, None, None, None], video, changed)
+        )
 
     key_clips, key_groups = jax.random.split(key)
     keys = _keys_by_position(key_clips, first_slot, batch)
@@ -120,7 +124,9 @@ def augment_train(
     key_for = [jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys) for n in range(3)]
 
     if config.rand_augment:
-        video = unless_boxes(rand_augment(video, key_for[0], parse_rand_augment(config.rand_augment)), video)
+        video = unless_boxes(
+            rand_augment(video, key_for[0], parse_rand_augment(config.rand_augment)), video
+        )
     if config.color_jitter:
         video = color_jitter(video.astype(jnp.float32), key_for[1], config.color_jitter)
     video = normalize(video, mean=config.mean, std=config.std)

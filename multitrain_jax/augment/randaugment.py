@@ -33,7 +33,7 @@ class RandAugmentConfig:
 
 
 def parse_rand_augment(text: str) -> RandAugmentConfig:
-    """Reads the usual notation: ``rand-m7-n4-mstd0.5-inc1``.
+    """Reads the usual notation: `rand-m7-n4-mstd0.5-inc1`.
 
     m: magnitude, 0..10; n: operations per clip (default 2); mstd: standard deviation of the
     magnitude (default 0); inc1: the increasing set, required.
@@ -65,7 +65,7 @@ def parse_rand_augment(text: str) -> RandAugmentConfig:
 
 
 def rand_augment(video: jax.Array, keys: jax.Array, config: RandAugmentConfig) -> jax.Array:
-    """Applies ``num_layers`` operations, drawn with replacement, one after the other to every clip.
+    """Applies `num_layers` operations, drawn with replacement, one after the other to every clip.
 
     Each is skipped with probability 0.5, and has its own level and sign.
 
@@ -311,7 +311,7 @@ def _blend(degenerate: jax.Array, clip: jax.Array, level: jax.Array, sign: jax.A
 def _warp(
     clip: jax.Array, source: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 ) -> jax.Array:
-    """Samples every frame at ``source(x, y)``, of the place (x, y) of each pixel of the result.
+    """Samples every frame at `source(x, y)`, of the place (x, y) of each pixel of the result.
 
     Places are in pixels with pixel centres at .5. Bilinear inside the frame (neighbours beyond its
     border repeat the border), grey outside.

@@ -34,7 +34,9 @@ class BestCheckpoint:
         stored = self._saved.read_newest(self._saved.read_meta)
         self._best = float('-inf') if stored is None else stored[_FIGURE]
 
-    def offer(self, step: int, state: Any, meta: Mapping[str, Any], accuracy: Mapping[str, DatasetResult]) -> None:
+    def offer(
+        self, step: int, state: Any, meta: Mapping[str, Any], accuracy: Mapping[str, DatasetResult]
+    ) -> None:
         """Keeps the state if its evaluation is better than that of the one before."""
         if self._which == 'average':
             figure = results.scalars(accuracy).get('evaluation/average')
@@ -44,7 +46,13 @@ class BestCheckpoint:
             return
         self._best = figure
         self._saved.save(step, state, {**meta, _FIGURE: figure})
-        _log.info('best so far: step %d, %s %.1f%%; kept in %s', step, self._which, 100 * figure, self._saved.directory.parent)
+        _log.info(
+            'best so far: step %d, %s %.1f%%; kept in %s',
+            step,
+            self._which,
+            100 * figure,
+            self._saved.directory.parent,
+        )
 
     def close(self) -> None:
         """Waits until it is on disk."""

@@ -20,7 +20,12 @@ import numpy as np
 
 from multitrain_jax.weights.parameters import named_leaves
 
-_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}  # by bytes of an element; of 8 bytes, two words
+_UNSIGNED = {
+    1: np.uint8,
+    2: np.uint16,
+    4: np.uint32,
+    8: np.uint32,
+}  # by bytes of an element; of 8 bytes, two words
 _CHUNK = 2**20  # words that NumPy sums at a time
 
 
@@ -43,7 +48,9 @@ def text_checksum(content: Any) -> int:
 
 def first_difference(stored: Mapping[str, int], tree: Any) -> str | None:
     """Name of the first array whose checksum is not the stored one; None when all are as they were."""
-    return next((name for name, number in array_checksums(tree).items() if stored.get(name) != number), None)
+    return next(
+        (name for name, number in array_checksums(tree).items() if stored.get(name) != number), None
+    )
 
 
 def _is_on_host(leaf: Any) -> bool:
@@ -63,7 +70,11 @@ def _sum_on_host(array: np.ndarray) -> int:
 
 
 def _sum_words(array: jax.Array) -> jax.Array:
-    words = jax.lax.bitcast_convert_type(array, _UNSIGNED[array.dtype.itemsize]).reshape(-1).astype(np.uint32)
+    words = (
+        jax.lax.bitcast_convert_type(array, _UNSIGNED[array.dtype.itemsize])
+        .reshape(-1)
+        .astype(np.uint32)
+    )
     return (words * (2 * jnp.arange(words.size, dtype=np.uint32) + 1)).sum(dtype=np.uint32)
 
 

@@ -50,10 +50,13 @@ class RunCheckpoints:
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=not reading, cleanup_tmp_directories=not reading, read_only=reading,
+                max_to_keep=keep,
+                create=not reading,
+                cleanup_tmp_directories=not reading,
+                read_only=reading,
                 enable_async_checkpointing=not reading,
             ),
-        )  # fmt: skip
+        )
 
     def latest_step(self) -> int | None:
         """Step of the newest finished checkpoint; None when there is none."""
@@ -77,7 +80,9 @@ class RunCheckpoints:
             return self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta), checksums=ocp.args.JsonSave(checksums)
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave(meta),
+                    checksums=ocp.args.JsonSave(checksums),
                 ),
                 force=True,  # the loop decides when
             )
@@ -105,8 +110,14 @@ class RunCheckpoints:
         with self._reading(step):
             later = self._later_fields(step, target)
             if later:
-                target = {f.name: getattr(target, f.name) for f in dataclasses.fields(target) if f.name not in later}
-            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
+                target = {
+                    f.name: getattr(target, f.name)
+                    for f in dataclasses.fields(target)
+                    if f.name not in later
+                }
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            )['state']
             self._check(step, restored)
         return _unstorable(type(like)(**restored, **later) if later else restored, like)
 
@@ -121,11 +132,19 @@ class RunCheckpoints:
             flat = traverse_util.flatten_dict(jax.tree.map(_on_host, like))
             parts = {'params': {}, 'ema': {}}
             for leaf_path, leaf in flat.items():
-                parts['ema' if '.'.join(map(str, leaf_path)) in averaged else 'params'][leaf_path] = leaf
-            target = {part: traverse_util.unflatten_dict(leaves) for part, leaves in parts.items() if leaves}
+                parts['ema' if '.'.join(map(str, leaf_path)) in averaged else 'params'][
+                    leaf_path
+                ] = leaf
+            target = {
+                part: traverse_util.unflatten_dict(leaves)
+                for part, leaves in parts.items()
+                if leaves
+            }
             args = ocp.args.PyTreeRestore(
                 target,
-                restore_args=jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target),
+                restore_args=jax.tree.map(
+                    lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target
+                ),
                 partial_restore=True,
             )
             restored = checkpointer.restore(self.directory / str(step) / 'state', args=args)
@@ -149,7 +168,9 @@ class RunCheckpoints:
                 own = error
             if on_all_hosts(own is None):
                 return result
-            problem = own or DamagedCheckpoint(f'checkpoint {self.directory / str(step)}: another host cannot read it')
+            problem = own or DamagedCheckpoint(
+                f'checkpoint {self.directory / str(step)}: another host cannot read it'
+            )
             _log.warning('%s; trying the one before it', problem)
         if problem is not None:
             raise UserError(
@@ -203,7 +224,9 @@ class RunCheckpoints:
         try:
             yield
         except Exception as error:
-            raise DamagedCheckpoint(f'checkpoint {self.directory / str(step)} is damaged: {_first_line(error)}') from error
+            raise DamagedCheckpoint(
+                f'checkpoint {self.directory / str(step)} is damaged: {_first_line(error)}'
+            ) from error
 
     def _stored_tree(self, step: int) -> Mapping[str, Any]:
         self._manager.wait_until_finished()
@@ -217,11 +240,17 @@ class RunCheckpoints:
         return {name: np.zeros_like(getattr(target, name)) for name in names}
 
     def _read_json(self, step: int, item: str) -> dict[str, Any]:
-        return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+        return self._manager.restore(
+            step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        )[item]
 
     def _read_checksums(self, step: int) -> dict[str, Any] | None:
         """None: a checkpoint of an earlier version, which has none."""
-        return self._read_json(step, 'checksums') if (self.directory / str(step) / 'checksums').exists() else None
+        return (
+            self._read_json(step, 'checksums')
+            if (self.directory / str(step) / 'checksums').exists()
+            else None
+        )
 
     def _check(self, step: int, restored: Any) -> None:
         stored = self._read_checksums(step)
@@ -237,7 +266,9 @@ def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where:
         UserError: names the first field that differs, with both values.
     """
     for part in ('datasets', 'model', 'data_order', 'state'):
-        difference = _first_difference(stored.get(part), json.loads(json.dumps(current[part])), part)
+        difference = _first_difference(
+            stored.get(part), json.loads(json.dumps(current[part])), part
+        )
         if difference:
             path, old, new = difference
             raise UserError(
@@ -252,7 +283,9 @@ def save_tree(directory: str | os.PathLike, tree: Any) -> None:
     Of several processes only the one that calls takes part.
     """
     own = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own}, barrier_sync_key_prefix='alone')
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix='alone'
+    )
     with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
         checkpointer.save(Path(directory).resolve(), tree, force=True)
 
@@ -268,9 +301,13 @@ def load_tree(directory: str | os.PathLike, like: Any) -> Any:
         try:
             description = checkpointer.metadata(directory).item_metadata
         except (FileNotFoundError, ValueError) as error:
-            raise UserError(f'{directory}: not a readable checkpoint ({_first_line(error)})') from error
+            raise UserError(
+                f'{directory}: not a readable checkpoint ({_first_line(error)})'
+            ) from error
         if description is None:
-            raise UserError(f'{directory}: not a readable checkpoint (files of it are missing or damaged)')
+            raise UserError(
+                f'{directory}: not a readable checkpoint (files of it are missing or damaged)'
+            )
         stored = description.tree
         problem = _shape_problem(stored, like)
         if problem:
@@ -309,7 +346,9 @@ def _storable(state: Any) -> Any:
 
 def _unstorable(restored: Any, like: Any) -> Any:
     return jax.tree.map(
-        lambda value, leaf: jax.random.wrap_key_data(value) if _is_key(leaf) else value, restored, like
+        lambda value, leaf: jax.random.wrap_key_data(value) if _is_key(leaf) else value,
+        restored,
+        like,
     )
 
 
@@ -330,7 +369,9 @@ def _first_difference(old: Any, new: Any, path: str) -> tuple[str, Any, Any] | N
 
 
 def _shape_problem(stored: Any, like: Any) -> str | None:
-    have, want = ({name: tuple(leaf.shape) for name, leaf in named_leaves(tree)} for tree in (stored, like))
+    have, want = (
+        {name: tuple(leaf.shape) for name, leaf in named_leaves(tree)} for tree in (stored, like)
+    )
     for name in want:
         if name not in have:
             return f'parameter {name} is missing'

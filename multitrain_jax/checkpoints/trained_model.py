@@ -47,7 +47,9 @@ def find_run(path: str | os.PathLike) -> tuple[Path, int | None] | None:
     return None
 
 
-def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str = '--workdir') -> TrainedRun:
+def read_run(
+    path: str | os.PathLike, step: int | None = None, *, argument: str = '--workdir'
+) -> TrainedRun:
     """Reads a checkpoint.
 
     Args:
@@ -63,7 +65,9 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
         raise UserError(f'{argument}={path}: no run here (no directory "checkpoints" in it)')
     workdir, named = found
     if named is not None and step is not None and named != step:
-        raise UserError(f'{argument}={path} names another checkpoint than --step={step}; give one of the two')
+        raise UserError(
+            f'{argument}={path} names another checkpoint than --step={step}; give one of the two'
+        )
     step = named if step is None else step
     saved = runs.RunCheckpoints(workdir, keep=None)
     try:
@@ -72,7 +76,11 @@ def read_run(path: str | os.PathLike, step: int | None = None, *, argument: str 
             raise UserError(f'{argument}={path}: no checkpoint in it yet')
         if step is not None and step not in steps:
             raise UserError(f'{argument}={path}: no checkpoint of step {step}; it has {steps}')
-        return saved.read_newest(lambda newest: _read(saved, workdir, newest)) if step is None else _read(saved, workdir, step)
+        return (
+            saved.read_newest(lambda newest: _read(saved, workdir, newest))
+            if step is None
+            else _read(saved, workdir, step)
+        )
     finally:
         saved.close()
 
@@ -82,13 +90,19 @@ def _read(saved: runs.RunCheckpoints, workdir: Path, step: int) -> TrainedRun:
     config = read_stored_config(meta['config'])
     datasets = tuple(
         DatasetSpec(
-            name, tuple(entry['classes']), entry['multi_label'], localisation=entry.get('localisation', False),
-            train_counts=tuple(entry.get('train_counts', ())), action_ids=tuple(entry.get('action_ids', ())),
+            name,
+            tuple(entry['classes']),
+            entry['multi_label'],
+            localisation=entry.get('localisation', False),
+            train_counts=tuple(entry.get('train_counts', ())),
+            action_ids=tuple(entry.get('action_ids', ())),
         )
         for name, entry in meta['datasets'].items()
     )
     model = with_datasets(config, datasets)
-    model = dataclasses.replace(model, backbone=model.backbone.for_inference())  # to be used on any machine
+    model = dataclasses.replace(
+        model, backbone=model.backbone.for_inference()
+    )  # to be used on any machine
     shapes = nnx.eval_shape(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0)))
     params = saved.restore_params(step, nnx.to_pure_dict(nnx.state(shapes)))
     return TrainedRun(workdir, step, config, datasets, model, params)

@@ -32,13 +32,29 @@ def experiment(config_arguments: list[str]) -> Iterator[Check]:
         yield Check('fail', 'config', str(error), 'the config file comments every field')
         return
     names = ', '.join(config.datasets)
-    yield Check('ok', 'config', f'{config_arguments[0].partition("=")[2]}: {count(len(config.datasets), "dataset")} ({names})')
-    if config.cpu_devices and jax.default_backend() == 'cpu' and jax.device_count() != config.cpu_devices:
-        yield Check('ok', 'cpu_devices', f'run.py will split the CPU into {config.cpu_devices}; here it counts as {jax.device_count()}')
+    yield Check(
+        'ok',
+        'config',
+        f'{config_arguments[0].partition("=")[2]}: {count(len(config.datasets), "dataset")} ({names})',
+    )
+    if (
+        config.cpu_devices
+        and jax.default_backend() == 'cpu'
+        and jax.device_count() != config.cpu_devices
+    ):
+        yield Check(
+            'ok',
+            'cpu_devices',
+            f'run.py will split the CPU into {config.cpu_devices}; here it counts as {jax.device_count()}',
+        )
     if config.synthetic is not None:
         yield writable('data_root', config.data_root, 'set config.data_root to a disk with room')
     if config.compilation_cache_dir:
-        yield writable('compilation_cache_dir', config.compilation_cache_dir, 'set config.compilation_cache_dir to another directory')
+        yield writable(
+            'compilation_cache_dir',
+            config.compilation_cache_dir,
+            'set config.compilation_cache_dir to another directory',
+        )
     specs = None
     if (yield from _datasets(config)):
         specs = yield from _batches(config)
@@ -53,9 +69,13 @@ def _datasets(config: Config) -> Iterator[Check]:
     whole = True
     for name, entry in config.datasets.items():
         place = files.join(files.expand_home(config.data_root), entry.path)
-        made_by_run = config.synthetic is not None and ':' not in entry.path and not files.is_directory(place)
+        made_by_run = (
+            config.synthetic is not None and ':' not in entry.path and not files.is_directory(place)
+        )
         if made_by_run:
-            yield Check('ok', name, f'{place} is not there yet: the run renders and converts it first')
+            yield Check(
+                'ok', name, f'{place} is not there yet: the run renders and converts it first'
+            )
             whole = False
             continue
         checks = [_split(config, name, place, training) for training in (True, False)]
@@ -76,9 +96,13 @@ def _split(config: Config, name: str, place: str, training: bool) -> Check:
     clip = (backbone.num_frames, backbone.image_size, backbone.image_size, 3)
     try:
         with open_split(config, name, training=training) as dataset:
-            for record in np.unique(np.linspace(0, dataset.num_records - 1, _LOOK_AT).astype(int)).tolist():
+            for record in np.unique(
+                np.linspace(0, dataset.num_records - 1, _LOOK_AT).astype(int)
+            ).tolist():
                 if training:
-                    dataset.write_training_clip(record, np.random.default_rng(0), np.empty(clip, np.uint8))
+                    dataset.write_training_clip(
+                        record, np.random.default_rng(0), np.empty(clip, np.uint8)
+                    )
                 else:
                     dataset.write_views(record, np.empty((dataset.views, *clip), np.uint8))
             kinds = 'action' if dataset.localises else 'class'
@@ -86,16 +110,32 @@ def _split(config: Config, name: str, place: str, training: bool) -> Check:
             views = '' if training else f', {count(dataset.views, "view")} each'
             text = f'{count(dataset.num_records, "record")} of {kinds}{views}; first, middle and last decode'
             counts = dataset.class_counts or ()
-            without = [label for label, number in zip(dataset.classes, counts) if not number] if any(counts) else []
+            without = (
+                [label for label, number in zip(dataset.classes, counts) if not number]
+                if any(counts)
+                else []
+            )
             if training and without:
                 text += f'; no record of {len(without)} of them, such as {without[0]!r}'
                 return Check('warn', title, text, 'the model cannot learn these')
             return Check('ok', title, text)
     except (ValueError, OSError) as error:
-        text = str(error).removeprefix(f'dataset {name} (config.datasets.{name}.path, under config.data_root): ')
+        text = str(error).removeprefix(
+            f'dataset {name} (config.datasets.{name}.path, under config.data_root): '
+        )
         if ':' not in entry.path and files.is_directory(place):
-            return Check('fail', title, text, f'python -m data_pipelines.inspect {place} lists all that is wrong with the records')
-        return Check('fail', title, text, f'or set config.data_root and config.datasets.{name}.path to where it is')
+            return Check(
+                'fail',
+                title,
+                text,
+                f'python -m data_pipelines.inspect {place} lists all that is wrong with the records',
+            )
+        return Check(
+            'fail',
+            title,
+            text,
+            f'or set config.data_root and config.datasets.{name}.path to where it is',
+        )
 
 
 def _batches(config: Config) -> Iterator[Check]:
@@ -113,10 +153,11 @@ def _batches(config: Config) -> Iterator[Check]:
     replicas = mesh.shape[drivers.DATA_AXIS]
     pieces = f' in {config.accumulation_steps} parts' if config.accumulation_steps > 1 else ''
     yield Check(
-        'ok', 'batches',
+        'ok',
+        'batches',
         f'{source.clips_per_step:g} clips, {source.clips_per_step / replicas:g} on each of {count(replicas, "replica")}{pieces}; '
         f'{source.samples_per_epoch} clips an epoch, {total_steps} steps',
-    )  # fmt: skip
+    )
     return source.datasets
 
 
@@ -124,30 +165,45 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
     """Parameters, and what a device must hold while it trains: counted from shapes, nothing is compiled."""
     assumed = ''
     if specs is None:
-        specs = tuple(DatasetSpec(name, tuple(map(str, range(_ASSUMED_CLASSES)))) for name in config.datasets)
+        specs = tuple(
+            DatasetSpec(name, tuple(map(str, range(_ASSUMED_CLASSES)))) for name in config.datasets
+        )
         config = dataclasses.replace(config, localisation=None)
         assumed = f'; with {_ASSUMED_CLASSES} classes in each dataset, which is not known'
     graphdef, params = train_step.abstract_model(config, specs)
     parts = {name: _numbers(branch) for name, branch in params.items()}
     listed = ', '.join(f'{name} {number:,}' for name, number in parts.items())
     yield Check('ok', 'parameters', f'{sum(parts.values()):,} ({listed}){assumed}')
-    tx = build_optimizer(config.optimizer, lambda step: 0.0, train_step.training_params(config, params))
+    tx = build_optimizer(
+        config.optimizer, lambda step: 0.0, train_step.training_params(config, params)
+    )
     state = jax.eval_shape(functools.partial(train_step.init_state, config, specs, tx))
     trainable, _ = split(state.params, config.optimizer.frozen)
     fixed = _bytes(state) + _bytes(trainable)  # and a gradient of each
-    clips = -(-config.batch_size // (jax.device_count() // config.parallel.model * config.accumulation_steps))
+    clips = -(
+        -config.batch_size
+        // (jax.device_count() // config.parallel.model * config.accumulation_steps)
+    )
     kept = _kept_for_backward(config, graphdef, params, clips)
     text = (
         f'{gib(fixed)} of parameters, optimizer and gradients, and at most {gib(kept)} of activations of {count(clips, "clip")}'
         f' (before the compiler leaves some out)'
     )
     device = jax.devices()[0]
-    limit = available_memory() if device.platform == 'cpu' else (device.memory_stats() or {}).get('bytes_limit')
+    limit = (
+        available_memory()
+        if device.platform == 'cpu'
+        else (device.memory_stats() or {}).get('bytes_limit')
+    )
     tight = limit is not None and fixed + kept > limit
     yield Check(
-        'warn' if tight else 'ok', 'memory of a device', text + (f'; there are {gib(limit)}' if limit else ''),
-        'if it does not fit: raise accumulation_steps, or set model.backbone.remat_attention=True, or remat=True' if tight else '',
-    )  # fmt: skip
+        'warn' if tight else 'ok',
+        'memory of a device',
+        text + (f'; there are {gib(limit)}' if limit else ''),
+        'if it does not fit: raise accumulation_steps, or set model.backbone.remat_attention=True, or remat=True'
+        if tight
+        else '',
+    )
 
 
 def _kept_for_backward(config: Config, graphdef: Any, params: Any, clips: int) -> int:
@@ -161,7 +217,9 @@ def _kept_for_backward(config: Config, graphdef: Any, params: Any, clips: int) -
     def backward(params, video):
         def forward(params):
             outputs = nnx.merge(graphdef, params)(video, key=jax.random.key(0), training=True)
-            return outputs.embedding.sum() + sum(x.sum() for x in (outputs.logits, outputs.projected) if x is not None)
+            return outputs.embedding.sum() + sum(
+                x.sum() for x in (outputs.logits, outputs.projected) if x is not None
+            )
 
         return jax.vjp(forward, params)[1]
 
@@ -173,7 +231,10 @@ def _numbers(tree: Any) -> int:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * (leaf.dtype.itemsize if hasattr(leaf.dtype, 'itemsize') else 8) for leaf in jax.tree.leaves(tree))
+    return sum(
+        math.prod(leaf.shape) * (leaf.dtype.itemsize if hasattr(leaf.dtype, 'itemsize') else 8)
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def _start(config: Config) -> Iterator[Check]:
@@ -185,4 +246,8 @@ def _start(config: Config) -> Iterator[Check]:
             yield Check('fail', 'init_from', str(error))
             return
         heads = ', '.join([*weights.classes, *weights.actions])
-        yield Check('ok', 'init_from', f'{config.init_from}: {_numbers(weights.params):,} parameters, heads of {heads}')
+        yield Check(
+            'ok',
+            'init_from',
+            f'{config.init_from}: {_numbers(weights.params):,} parameters, heads of {heads}',
+        )

@@ -26,8 +26,12 @@ _REQUIREMENT = re.compile(r'(?P<name>[\w.-]+)(\[[^]]*\])?\s*>=\s*(?P<version>[\d
 _SAME = {
     'tensorflow-cpu': ('tensorflow', 'tensorflow-macos', 'tf-nightly'),
     'tensorflow': ('tensorflow-cpu', 'tensorflow-macos', 'tf-nightly'),
-    'opencv-python-headless': ('opencv-python', 'opencv-contrib-python-headless', 'opencv-contrib-python'),
-}  # fmt: skip
+    'opencv-python-headless': (
+        'opencv-python',
+        'opencv-contrib-python-headless',
+        'opencv-contrib-python',
+    ),
+}
 # Of requirements.txt, what training itself can do without, and what for it is.
 _SERVES = {
     'clu': 'TensorBoard files; without it metrics go to the log only',
@@ -49,7 +53,9 @@ _OPTIONAL = (
     ('dmvr', 'datasets of DMVR factories', 'requirements-dmvr.txt'),
     ('apache-beam', 'conversion on a cluster', 'requirements-beam.txt'),
 )
-_LEAST_FILES = 1024  # open at once: a reader holds up to 128 shards of each split, Orbax some hundreds more
+_LEAST_FILES = (
+    1024  # open at once: a reader holds up to 128 shards of each split, Orbax some hundreds more
+)
 _LEAST_MEMORY, _LEAST_DISK = 4 << 30, 2 << 30  # bytes
 
 
@@ -60,16 +66,28 @@ def packages() -> Iterator[Check]:
         yield Check('ok', 'Python', f'{python}, {sys.executable}')
     else:
         needed = '.'.join(map(str, _OLDEST_PYTHON))
-        yield Check('fail', 'Python', f'{python} is too old', f'make a virtual environment of Python {needed} or newer')
+        yield Check(
+            'fail',
+            'Python',
+            f'{python} is too old',
+            f'make a virtual environment of Python {needed} or newer',
+        )
     good, problems = [], []
     for name, least in _requirements():
         have, serves = _version(name), _SERVES.get(name)
         if have is None:
             text = f'not installed; it is for {serves}' if serves else 'not installed'
-            problems.append(Check('warn' if serves else 'fail', name, text, 'pip install -r requirements.txt'))
+            problems.append(
+                Check('warn' if serves else 'fail', name, text, 'pip install -r requirements.txt')
+            )
         elif _numbers(have) < _numbers(least):
             problems.append(
-                Check('warn' if serves else 'fail', name, f'{have} is too old, {least} is needed', f"pip install '{name}>={least}'")
+                Check(
+                    'warn' if serves else 'fail',
+                    name,
+                    f'{have} is too old, {least} is needed',
+                    f"pip install '{name}>={least}'",
+                )
             )
         else:
             good.append(f'{name} {have}')
@@ -77,10 +95,22 @@ def packages() -> Iterator[Check]:
     yield from problems
     jax, jaxlib = _version('jax'), _version('jaxlib')
     if jax != jaxlib:
-        yield Check('fail', 'jaxlib', f'{jaxlib} does not belong to jax {jax}', f"pip install 'jaxlib=={jax}' (or the extra of jax)")
+        yield Check(
+            'fail',
+            'jaxlib',
+            f'{jaxlib} does not belong to jax {jax}',
+            f"pip install 'jaxlib=={jax}' (or the extra of jax)",
+        )
     there = [f'{name} {_version(name)}' for name, _, _ in _OPTIONAL if _version(name)]
-    missing = [f'{name} ({purpose}: {file})' for name, purpose, file in _OPTIONAL if not _version(name)]
-    text = '; '.join([*([', '.join(there)] if there else []), *([f'not installed: {", ".join(missing)}'] if missing else [])])
+    missing = [
+        f'{name} ({purpose}: {file})' for name, purpose, file in _OPTIONAL if not _version(name)
+    ]
+    text = '; '.join(
+        [
+            *([', '.join(there)] if there else []),
+            *([f'not installed: {", ".join(missing)}'] if missing else []),
+        ]
+    )
     yield Check('ok', 'optional', text)
 
 
@@ -114,21 +144,38 @@ def devices() -> Iterator[Check]:
     try:
         found = jax.devices()
     except RuntimeError as error:
-        yield Check('fail', 'JAX', ' '.join(str(error).split()), 'JAX_PLATFORMS=cpu runs on the CPU; see requirements-gpu.txt, -tpu.txt')
+        yield Check(
+            'fail',
+            'JAX',
+            ' '.join(str(error).split()),
+            'JAX_PLATFORMS=cpu runs on the CPU; see requirements-gpu.txt, -tpu.txt',
+        )
         return
     for kind in dict.fromkeys((device.platform, device.device_kind) for device in found):
         alike = [device for device in found if (device.platform, device.device_kind) == kind]
         memory = (alike[0].memory_stats() or {}).get('bytes_limit') if kind[0] != 'cpu' else None
-        yield Check('ok', kind[0].upper(), f'{count(len(alike), kind[1])}' + (f', {gib(memory)} each' if memory else ''))
+        yield Check(
+            'ok',
+            kind[0].upper(),
+            f'{count(len(alike), kind[1])}' + (f', {gib(memory)} each' if memory else ''),
+        )
     if found[0].platform == 'cpu':
         for name, pattern, file in (
-            ('NVIDIA GPU', '/dev/nvidia[0-9]*', 'requirements-gpu.txt'), ('TPU', '/dev/accel[0-9]*', 'requirements-tpu.txt'),
-        ):  # fmt: skip
+            ('NVIDIA GPU', '/dev/nvidia[0-9]*', 'requirements-gpu.txt'),
+            ('TPU', '/dev/accel[0-9]*', 'requirements-tpu.txt'),
+        ):
             if glob.glob(pattern):
                 yield Check(
-                    'warn', name, 'this machine has one that JAX does not use',
-                    f'pip install -r {file}' + (' (and leave JAX_PLATFORMS unset)' if os.environ.get('JAX_PLATFORMS') else ''),
-                )  # fmt: skip
+                    'warn',
+                    name,
+                    'this machine has one that JAX does not use',
+                    f'pip install -r {file}'
+                    + (
+                        ' (and leave JAX_PLATFORMS unset)'
+                        if os.environ.get('JAX_PLATFORMS')
+                        else ''
+                    ),
+                )
     yield _tensorflow()
 
 
@@ -138,42 +185,70 @@ def _tensorflow() -> Check:
 
     missing = metrics.import_writers()
     if missing:
-        return Check('ok', 'TensorFlow', f'not used: {" and ".join(missing)} not installed, metrics go to the log only')
+        return Check(
+            'ok',
+            'TensorFlow',
+            f'not used: {" and ".join(missing)} not installed, metrics go to the log only',
+        )
     seen = sys.modules['tensorflow'].config.get_visible_devices('GPU')
     if seen:
         return Check(
-            'fail', 'TensorFlow', f'takes memory of {len(seen)} GPUs that JAX needs',
+            'fail',
+            'TensorFlow',
+            f'takes memory of {len(seen)} GPUs that JAX needs',
             'pip uninstall tensorflow && pip install tensorflow-cpu',
-        )  # fmt: skip
+        )
     return Check('ok', 'TensorFlow', 'writes TensorBoard files and keeps off the accelerators')
 
 
 def system() -> Iterator[Check]:
     """Cores, memory, limits, disk."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    )
     yield Check('ok', 'cores', f'{cores}, that read and decode')
     memory = available_memory()
     if memory is not None:
         low = memory < _LEAST_MEMORY
-        yield Check('warn' if low else 'ok', 'memory', f'{gib(memory)} available', 'end other programs, or lower batch_size' if low else '')
+        yield Check(
+            'warn' if low else 'ok',
+            'memory',
+            f'{gib(memory)} available',
+            'end other programs, or lower batch_size' if low else '',
+        )
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files != resource.RLIM_INFINITY and files < _LEAST_FILES
-    remedy = f'ulimit -n {_LEAST_FILES if most == resource.RLIM_INFINITY else min(4 * _LEAST_FILES, most)}' if few else ''
-    yield Check('warn' if few else 'ok', 'open files', 'no limit' if files == resource.RLIM_INFINITY else f'{files} at once', remedy)
+    remedy = (
+        f'ulimit -n {_LEAST_FILES if most == resource.RLIM_INFINITY else min(4 * _LEAST_FILES, most)}'
+        if few
+        else ''
+    )
+    yield Check(
+        'warn' if few else 'ok',
+        'open files',
+        'no limit' if files == resource.RLIM_INFINITY else f'{files} at once',
+        remedy,
+    )
     if hasattr(resource, 'RLIMIT_NPROC'):
         threads, _ = resource.getrlimit(resource.RLIMIT_NPROC)
         few = threads != resource.RLIM_INFINITY and threads < 64 * cores
         yield Check(
-            'warn' if few else 'ok', 'threads', 'no limit' if threads == resource.RLIM_INFINITY else f'{threads} of this user',
+            'warn' if few else 'ok',
+            'threads',
+            'no limit' if threads == resource.RLIM_INFINITY else f'{threads} of this user',
             f'ulimit -u {256 * cores}' if few else '',
-        )  # fmt: skip
+        )
     yield writable('temporary files', tempfile.gettempdir(), 'set TMPDIR to a directory with room')
 
 
 def available_memory() -> int | None:
     """Bytes; None where the system does not say."""
     try:
-        line = next(line for line in Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemAvailable'))
+        line = next(
+            line
+            for line in Path('/proc/meminfo').read_text().splitlines()
+            if line.startswith('MemAvailable')
+        )
         return int(line.split()[1]) << 10
     except (OSError, StopIteration, ValueError):
         return None
@@ -191,7 +266,12 @@ def writable(name: str, directory: str | os.PathLike, remedy: str) -> Check:
     except OSError as error:
         return Check('fail', name, f'{directory}: cannot be written ({error.strerror})', remedy)
     low = free < _LEAST_DISK
-    return Check('warn' if low else 'ok', name, f'{directory}: writable, {gib(free)} free', remedy if low else '')
+    return Check(
+        'warn' if low else 'ok',
+        name,
+        f'{directory}: writable, {gib(free)} free',
+        remedy if low else '',
+    )
 
 
 def count(number: int, what: str) -> str:
@@ -200,14 +280,23 @@ def count(number: int, what: str) -> str:
 
 def gib(size: float) -> str:
     """Bytes in words."""
-    power, unit = next(pair for pair in ((30, 'GiB'), (20, 'MiB'), (10, 'KiB'), (0, 'B')) if size >= 2 ** pair[0] or not pair[0])
+    power, unit = next(
+        pair
+        for pair in ((30, 'GiB'), (20, 'MiB'), (10, 'KiB'), (0, 'B'))
+        if size >= 2 ** pair[0] or not pair[0]
+    )
     return f'{size / 2**power:.1f} {unit}' if unit == 'GiB' else f'{size / 2**power:.0f} {unit}'
 
 
 def decoding() -> Iterator[Check]:
     """JPEG and H.264 there and back, by the code that reads records and videos."""
     if importlib.util.find_spec('simplejpeg') is None or importlib.util.find_spec('cv2') is None:
-        yield Check('warn', 'JPEG', 'simplejpeg or OpenCV is missing, records cannot be read', 'pip install -r requirements.txt')
+        yield Check(
+            'warn',
+            'JPEG',
+            'simplejpeg or OpenCV is missing, records cannot be read',
+            'pip install -r requirements.txt',
+        )
         return
     import simplejpeg
 
@@ -220,31 +309,56 @@ def decoding() -> Iterator[Check]:
     began = time.perf_counter()
     decoded = decode.decode_frame([jpeg], 0)
     elapsed = time.perf_counter() - began
-    yield _same('JPEG', picture, decoded, f'simplejpeg {_version("simplejpeg")}, OpenCV {_version("opencv-python-headless")}', elapsed)
+    yield _same(
+        'JPEG',
+        picture,
+        decoded,
+        f'simplejpeg {_version("simplejpeg")}, OpenCV {_version("opencv-python-headless")}',
+        elapsed,
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'video.mp4'
         mp4.write_video(path, [picture] * 8, 8)
         began = time.perf_counter()
         video = video_file.read_frames(path)
         elapsed = time.perf_counter() - began
-        yield _same('H.264', np.stack([picture] * 8), video.frames, f'PyAV {_version("av")}', elapsed)
+        yield _same(
+            'H.264', np.stack([picture] * 8), video.frames, f'PyAV {_version("av")}', elapsed
+        )
 
 
 def _same(name: str, wanted: np.ndarray, found: np.ndarray, by: str, seconds: float) -> Check:
     error = np.abs(wanted.astype(int) - found).mean() if wanted.shape == found.shape else math.inf
     if error > 4:
-        return Check('fail', name, f'{by}: pixels come back wrong', 'pip install --force-reinstall -r requirements.txt')
-    return Check('ok', name, f'{by}: {count(len(found) if found.ndim == 4 else 1, "frame")} in {1e3 * seconds:.1f} ms')
+        return Check(
+            'fail',
+            name,
+            f'{by}: pixels come back wrong',
+            'pip install --force-reinstall -r requirements.txt',
+        )
+    return Check(
+        'ok',
+        name,
+        f'{by}: {count(len(found) if found.ndim == 4 else 1, "frame")} in {1e3 * seconds:.1f} ms',
+    )
 
 
 # Of configs/quickstart.py, a model that compiles in seconds.
 _TINY = (
-    '--config.model.backbone.num_frames=4', '--config.model.backbone.image_size=16', '--config.model.backbone.width=8',
-    '--config.model.backbone.heads=1', '--config.model.backbone.stage_blocks=(1,)',
-    '--config.model.backbone.query_strides=((1, 1, 1),)', '--config.model.head_hidden=8', '--config.model.expander_hidden=8',
-    '--config.input.short_side=(16, 20)', '--config.evaluation.short_side=16', '--config.optimizer.warmup_epochs=0.0',
-    '--config.optimizer.warmup_steps=1', '--config.augment.rand_augment=',
-)  # fmt: skip
+    '--config.model.backbone.num_frames=4',
+    '--config.model.backbone.image_size=16',
+    '--config.model.backbone.width=8',
+    '--config.model.backbone.heads=1',
+    '--config.model.backbone.stage_blocks=(1,)',
+    '--config.model.backbone.query_strides=((1, 1, 1),)',
+    '--config.model.head_hidden=8',
+    '--config.model.expander_hidden=8',
+    '--config.input.short_side=(16, 20)',
+    '--config.evaluation.short_side=16',
+    '--config.optimizer.warmup_epochs=0.0',
+    '--config.optimizer.warmup_steps=1',
+    '--config.augment.rand_augment=',
+)
 
 
 def training_step() -> Iterator[Check]:
@@ -270,12 +384,15 @@ def training_step() -> Iterator[Check]:
     state = drivers.replicate(jax.jit(lambda: train_step.init_state(config, datasets, tx))(), mesh)
     step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
     rng, local = np.random.default_rng(0), clips // jax.process_count()
-    batch = drivers.to_devices({
-        'video': rng.integers(0, 256, (local, 4, 16, 16, 3), np.uint8),
-        'dataset': np.arange(local, dtype=np.int32) % len(datasets),
-        'label': np.arange(local, dtype=np.int32) % 3,
-        'weight': np.ones(local, np.float32),
-    }, mesh)  # fmt: skip
+    batch = drivers.to_devices(
+        {
+            'video': rng.integers(0, 256, (local, 4, 16, 16, 3), np.uint8),
+            'dataset': np.arange(local, dtype=np.int32) % len(datasets),
+            'label': np.arange(local, dtype=np.int32) % 3,
+            'weight': np.ones(local, np.float32),
+        },
+        mesh,
+    )
     seconds, losses = [], []
     for _ in range(2):
         began = time.perf_counter()
@@ -285,6 +402,15 @@ def training_step() -> Iterator[Check]:
         seconds.append(time.perf_counter() - began)
     times = f'first step with compiling {seconds[0]:.1f} s, second {1e3 * seconds[1]:.0f} ms'
     if all(map(math.isfinite, losses)):
-        yield Check('ok', 'a tiny step', f'on {count(mesh.size, "device")}: loss {losses[0]:.3f}, then {losses[1]:.3f}; {times}')
+        yield Check(
+            'ok',
+            'a tiny step',
+            f'on {count(mesh.size, "device")}: loss {losses[0]:.3f}, then {losses[1]:.3f}; {times}',
+        )
     else:
-        yield Check('fail', 'a tiny step', f'its loss is not finite: {losses}', 'this should never be: please report it with this table')
+        yield Check(
+            'fail',
+            'a tiny step',
+            f'its loss is not finite: {losses}',
+            'this should never be: please report it with this table',
+        )

@@ -89,21 +89,29 @@ def average_precisions(
     if len(detections) and not np.isfinite(detections.score).all():
         row = int(np.flatnonzero(~np.isfinite(detections.score))[0])
         raise ValueError(f'the score of detection {row} is not finite ({detections.score[row]})')
-    annotated = np.unique(truth.key_frame)  # whatever the action: the official evaluator knows these key frames
+    annotated = np.unique(
+        truth.key_frame
+    )  # whatever the action: the official evaluator knows these key frames
     truth = truth.take(np.isin(truth.action, actions))
     detections = detections.take(np.isin(detections.action, actions))
     if protocol.max_rows is not None:
         detections = detections.take(_highest_of_each_frame(detections, protocol.max_rows))
     if protocol.ignore_unannotated:
         detections = detections.take(np.isin(detections.key_frame, annotated))
-    truth, detections = truth.take(_has_extent(truth.box)), detections.take(_has_extent(detections.box))
+    truth, detections = (
+        truth.take(_has_extent(truth.box)),
+        detections.take(_has_extent(detections.box)),
+    )
 
     right = _is_right(truth, detections, protocol, iou_threshold)
     order = np.argsort(-detections.score, kind='stable')
     action, right = detections.action[order], right[order]
-    return np.array([
-        _area_under_envelope(right[action == number], int((truth.action == number).sum())) for number in actions
-    ])  # fmt: skip
+    return np.array(
+        [
+            _area_under_envelope(right[action == number], int((truth.action == number).sum()))
+            for number in actions
+        ]
+    )
 
 
 def _has_extent(box: np.ndarray) -> np.ndarray:
@@ -118,7 +126,9 @@ def _highest_of_each_frame(detections: Rows, most: int) -> np.ndarray:
     return np.sort(order[rank < most])
 
 
-def _is_right(truth: Rows, detections: Rows, protocol: Protocol, iou_threshold: float) -> np.ndarray:
+def _is_right(
+    truth: Rows, detections: Rows, protocol: Protocol, iou_threshold: float
+) -> np.ndarray:
     """bool[detections]. A detection wants one box only, its best: so no search is needed, only who comes first."""
     right = np.zeros(len(detections), bool)
     box, overlap = _best_boxes(truth, detections)
@@ -132,7 +142,9 @@ def _is_right(truth: Rows, detections: Rows, protocol: Protocol, iou_threshold: 
 
 def any_overlap(truth: Rows, detections: Rows, iou_threshold: float = 0.5) -> bool:
     """Whether any detection overlaps a box on its key frame by the threshold, whatever the actions."""
-    same = [dataclasses.replace(rows, action=np.zeros_like(rows.action)) for rows in (truth, detections)]
+    same = [
+        dataclasses.replace(rows, action=np.zeros_like(rows.action)) for rows in (truth, detections)
+    ]
     _, overlap = _best_boxes(*(rows.take(_has_extent(rows.box)) for rows in same))
     return bool((overlap >= iou_threshold).any())
 
@@ -173,7 +185,9 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
     intersection = np.maximum(high - low, 0).prod(1)
-    return intersection / ((a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection)
+    return intersection / (
+        (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
+    )
 
 
 def _area_under_envelope(right: np.ndarray, positives: int) -> float:

@@ -48,9 +48,11 @@ class BoxScores:
         """A row for every box with every action."""
         boxes, actions = self.score.shape
         return Rows(
-            np.repeat(self.frame, actions), np.tile(np.arange(actions), boxes), np.repeat(self.box, actions, axis=0),
+            np.repeat(self.frame, actions),
+            np.tile(np.arange(actions), boxes),
+            np.repeat(self.box, actions, axis=0),
             self.score.ravel(),
-        )  # fmt: skip
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +85,14 @@ def per_action(scores: BoxScores, spec: DatasetSpec) -> list[ActionResult]:
             third |= dict.fromkeys(which.tolist(), name)
     return [
         ActionResult(
-            name, int(boxes[action]), spec.train_counts[action] if spec.train_counts else None, third.get(action),
+            name,
+            int(boxes[action]),
+            spec.train_counts[action] if spec.train_counts else None,
+            third.get(action),
             None if np.isnan(precision[action]) else float(precision[action]),
         )
         for action, name in enumerate(spec.classes)
-    ]  # fmt: skip
+    ]
 
 
 def summarise_boxes(scores: BoxScores, spec: DatasetSpec) -> DatasetResult:
@@ -102,10 +107,16 @@ def summarise_boxes(scores: BoxScores, spec: DatasetSpec) -> DatasetResult:
     actions = per_action(scores, spec)
 
     def mean(third: str | None) -> float | None:
-        known = [a.average_precision for a in actions if a.average_precision is not None and third in (None, a.third)]
+        known = [
+            a.average_precision
+            for a in actions
+            if a.average_precision is not None and third in (None, a.third)
+        ]
         return float(np.mean(known)) if known else None
 
-    return DatasetResult(**counts, mean_average_precision=mean(None), **{third: mean(third) for third in THIRDS})
+    return DatasetResult(
+        **counts, mean_average_precision=mean(None), **{third: mean(third) for third in THIRDS}
+    )
 
 
 def write_detections(path: str | os.PathLike, scores: BoxScores, spec: DatasetSpec) -> None:
@@ -119,4 +130,6 @@ def write_detections(path: str | os.PathLike, scores: BoxScores, spec: DatasetSp
         for frame, box, score in zip(scores.frame, scores.box, scores.score):
             video, _, timestamp = scores.name[frame].rpartition(',')
             where = (video, timestamp, *(f'{side:.6g}' for side in box))
-            writer.writerows((*where, action, f'{value:.6g}') for action, value in zip(ids, score.tolist()))
+            writer.writerows(
+                (*where, action, f'{value:.6g}') for action, value in zip(ids, score.tolist())
+            )

@@ -19,7 +19,11 @@ class _KeyFrame:
         real, labelled = batch['candidate_mask'][row] > 0, batch['truth_mask'][row] > 0
         self.name = str(batch['name'][row]) if 'name' in batch else str(batch['record'][row])
         self.box = batch['candidate'][row][real]
-        self.total, self.views, self.shown = np.zeros((real.sum(), actions)), 0, np.zeros(real.sum())
+        self.total, self.views, self.shown = (
+            np.zeros((real.sum(), actions)),
+            0,
+            np.zeros(real.sum()),
+        )
         self.truth_box = batch['truth_box'][row][labelled]
         self.truth_label = batch['truth_label'][row][labelled, :actions] > 0
 
@@ -31,7 +35,9 @@ class _KeyFrame:
         self.views += 1
 
 
-def score_boxes(eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh) -> BoxScores:
+def score_boxes(
+    eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh
+) -> BoxScores:
     """Runs all views of a localising dataset, on every host for all hosts' key frames.
 
     Raises:
@@ -49,10 +55,14 @@ def score_boxes(eval_step: Callable, params, source: BatchSource, dataset: int, 
             frames[record].add(batch, row, scores[row][:, :actions])
 
     run_views(eval_step, params, source, dataset, mesh, collect)
-    uneven = [(record, frame.views) for record, frame in frames.items() if frame.views != spec.views]
+    uneven = [
+        (record, frame.views) for record, frame in frames.items() if frame.views != spec.views
+    ]
     if uneven:
         record, views = uneven[0]
-        raise RuntimeError(f'{spec.name}: record {record} has {views} views instead of {spec.views}')
+        raise RuntimeError(
+            f'{spec.name}: record {record} has {views} views instead of {spec.views}'
+        )
     order = sorted(frames)
     ours = [frames[record] for record in order]
 
@@ -65,15 +75,22 @@ def score_boxes(eval_step: Callable, params, source: BatchSource, dataset: int, 
     number = dict(zip(gather_rows(np.array(order, np.int32)).tolist(), range(10**9)))
 
     def frame_numbers(counts) -> np.ndarray:
-        records = joined([np.full(count, record) for count, record in zip(counts, order)], dtype=np.int32)
+        records = joined(
+            [np.full(count, record) for count, record in zip(counts, order)], dtype=np.int32
+        )
         return np.array([number[record] for record in records.tolist()], np.int64)
 
     return BoxScores(
         name=gather_names([frame.name for frame in ours]),
         frame=frame_numbers([which.sum() for which in seen]),
         box=joined([frame.box[which] for frame, which in zip(ours, seen)], 4),
-        score=joined([frame.total[which] / frame.shown[which, None] for frame, which in zip(ours, seen)], actions),
-        unseen=int(gather_rows(np.array([sum(int((~which).sum()) for which in seen)], np.int32)).sum()),
+        score=joined(
+            [frame.total[which] / frame.shown[which, None] for frame, which in zip(ours, seen)],
+            actions,
+        ),
+        unseen=int(
+            gather_rows(np.array([sum(int((~which).sum()) for which in seen)], np.int32)).sum()
+        ),
         truth=Rows(
             frame_numbers([len(box) for box, _ in true]),
             joined([action for _, action in true], dtype=np.int32).astype(np.int64),

@@ -14,7 +14,9 @@ from multitrain_jax.evaluation.views import score_dataset
 _log = logging.getLogger('multitrain_jax')
 
 
-def evaluate(eval_step: Callable, params, source: BatchSource, mesh: Mesh) -> dict[str, DatasetResult]:
+def evaluate(
+    eval_step: Callable, params, source: BatchSource, mesh: Mesh
+) -> dict[str, DatasetResult]:
     """Accuracy, or mean average precision, on every dataset that has evaluation records."""
     results = {}
     for number, spec in enumerate(source.datasets):

@@ -84,7 +84,10 @@ def summarise(scores: Scores, spec: DatasetSpec) -> DatasetResult:
     if not videos:
         return DatasetResult(videos=0, top1=float('nan'), top5=float('nan'))
     if spec.multi_label:
-        return DatasetResult(videos=videos, mean_average_precision=float(np.nanmean(_average_precisions(scores, spec))))
+        return DatasetResult(
+            videos=videos,
+            mean_average_precision=float(np.nanmean(_average_precisions(scores, spec))),
+        )
     label = scores.label.astype(np.int64)
     return DatasetResult(
         videos=videos,
@@ -114,7 +117,13 @@ def per_class(scores: Scores, spec: DatasetSpec) -> list[ClassResult]:
             continue
         taken_for = spec.classes[wrong[number].argmax()] if wrong[number].any() else None
         found.append(
-            ClassResult(name, int(own.sum()), float(top1[own].mean()), float(top5[own].mean()), taken_for=taken_for)
+            ClassResult(
+                name,
+                int(own.sum()),
+                float(top1[own].mean()),
+                float(top5[own].mean()),
+                taken_for=taken_for,
+            )
         )
     return found
 
@@ -160,10 +169,15 @@ def accuracy_table(results: Mapping[str, DatasetResult]) -> str:
         for name, r in results.items()
     ]
     everything = list(results.values())
-    rows.append((
-        'average', str(sum(r.videos for r in everything)), percent(mean([r.top1 for r in everything])),
-        percent(mean([r.top5 for r in everything])), percent(mean([r.mean_average_precision for r in everything])),
-    ))  # fmt: skip
+    rows.append(
+        (
+            'average',
+            str(sum(r.videos for r in everything)),
+            percent(mean([r.top1 for r in everything])),
+            percent(mean([r.top5 for r in everything])),
+            percent(mean([r.mean_average_precision for r in everything])),
+        )
+    )
     header = ('dataset', 'videos', 'top-1 %', 'top-5 %', 'mAP %')
     thirds = ('frequent', 'middle', 'rare')
     if any(getattr(r, third) is not None for r in everything for third in thirds):
@@ -176,7 +190,12 @@ def accuracy_table(results: Mapping[str, DatasetResult]) -> str:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(row: tuple[str, ...]) -> str:
-        return '  '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
+        return '  '.join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:])),
+            ]
+        )
 
     rule = '-' * len(line(header))
     return '\n'.join([line(header), rule, *(line(row) for row in rows[:-1]), rule, line(rows[-1])])
@@ -185,4 +204,7 @@ def accuracy_table(results: Mapping[str, DatasetResult]) -> str:
 def _average_precisions(scores: Scores, spec: DatasetSpec) -> list[float]:
     """Of every class; NaN where no video carries it."""
     positives = scores.label[:, : len(spec.classes)] > 0
-    return [metrics.average_precision(scores.score[:, c], positives[:, c]) for c in range(len(spec.classes))]
+    return [
+        metrics.average_precision(scores.score[:, c], positives[:, c])
+        for c in range(len(spec.classes))
+    ]

@@ -33,9 +33,14 @@ def save(path: str | os.PathLike, predictions: Predictions) -> None:
     """
     spec, scores = predictions.spec, predictions.scores
     np.savez_compressed(
-        path, video=np.array(scores.name, str), label=scores.label, score=scores.score,
-        classes=np.array(spec.classes, str), dataset=np.array(spec.name), multi_label=np.array(spec.multi_label),
-    )  # fmt: skip
+        path,
+        video=np.array(scores.name, str),
+        label=scores.label,
+        score=scores.score,
+        classes=np.array(spec.classes, str),
+        dataset=np.array(spec.name),
+        multi_label=np.array(spec.multi_label),
+    )
 
 
 def load(path: str | os.PathLike) -> Predictions:
@@ -53,13 +58,24 @@ def load(path: str | os.PathLike) -> Predictions:
         raise UserError(
             f'{path}: not a file of predictions; "python -m multitrain_jax.evaluate" writes them (*_predictions.npz)'
         ) from error
-    if [content[name].ndim for name in ('video', 'classes', 'dataset', 'multi_label')] != [1, 1, 0, 0]:
+    if [content[name].ndim for name in ('video', 'classes', 'dataset', 'multi_label')] != [
+        1,
+        1,
+        0,
+        0,
+    ]:
         raise UserError(f'{path}: not a file of predictions (its arrays have other shapes)')
-    spec = DatasetSpec(str(content['dataset']), tuple(content['classes'].tolist()), bool(content['multi_label']))
+    spec = DatasetSpec(
+        str(content['dataset']), tuple(content['classes'].tolist()), bool(content['multi_label'])
+    )
     video = content['video']
-    if content['score'].shape != (len(video), len(spec.classes)) or len(content['label']) != len(video):
+    if content['score'].shape != (len(video), len(spec.classes)) or len(content['label']) != len(
+        video
+    ):
         raise UserError(f'{path}: {len(video)} videos, but scores {list(content["score"].shape)}')
-    scores = Scores(np.arange(len(video)), content['score'], content['label'], tuple(video.tolist()))
+    scores = Scores(
+        np.arange(len(video)), content['score'], content['label'], tuple(video.tolist())
+    )
     return Predictions(spec, scores)
 
 
@@ -82,7 +98,11 @@ def ensemble(paths: Sequence[str | os.PathLike]) -> Predictions:
         columns = _places(spec.classes, other.spec.classes, 'class', path, paths[0])
         same = _renumbered(other.scores.label[rows], columns)
         if not np.array_equal(same, first.scores.label):
-            wrong = next(i for i, (a, b) in enumerate(zip(same, first.scores.label)) if not np.array_equal(a, b))
+            wrong = next(
+                i
+                for i, (a, b) in enumerate(zip(same, first.scores.label))
+                if not np.array_equal(a, b)
+            )
             raise UserError(f'{path}: video {videos[wrong]!r} has another label than in {paths[0]}')
         total += other.scores.score[np.ix_(rows, columns)]
     score = (total / len(paths)).astype(np.float32)

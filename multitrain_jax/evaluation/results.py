@@ -66,26 +66,40 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise UserError(f'{path}: damaged ({error}); delete it, then the same command evaluates and writes it anew') from error
+        raise UserError(
+            f'{path}: damaged ({error}); delete it, then the same command evaluates and writes it anew'
+        ) from error
     try:
-        content['accuracy'] = {name: DatasetResult(**result) for name, result in content['accuracy'].items()}
+        content['accuracy'] = {
+            name: DatasetResult(**result) for name, result in content['accuracy'].items()
+        }
         if content['clips_per_second'] is None:
             content['clips_per_second'] = float('nan')
         return RunResults(**content)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'{path}: not the results of a run; delete it, then the same command writes it anew') from error
+        raise UserError(
+            f'{path}: not the results of a run; delete it, then the same command writes it anew'
+        ) from error
 
 
 def table(outcome: RunResults) -> str:
     """The closing table of a run."""
     workdir = outcome.workdir
-    speed = '' if math.isnan(outcome.clips_per_second) else f', {outcome.clips_per_second:.0f} clips/s in training'
-    return '\n'.join([
-        '', accuracy_table(outcome.accuracy), '',
-        f'{outcome.steps} steps{speed}',
-        f'export       {workdir}/export        python -m multitrain_jax.predict --checkpoint={workdir}/export VIDEO...',
-        f'checkpoints  {workdir}/checkpoints',
-        f'metrics      {workdir}               tensorboard --logdir={workdir}',
-        f'results      {workdir}/results.json',
-        f'log          {workdir}/log.txt',
-    ])  # fmt: skip
+    speed = (
+        ''
+        if math.isnan(outcome.clips_per_second)
+        else f', {outcome.clips_per_second:.0f} clips/s in training'
+    )
+    return '\n'.join(
+        [
+            '',
+            accuracy_table(outcome.accuracy),
+            '',
+            f'{outcome.steps} steps{speed}',
+            f'export       {workdir}/export        python -m multitrain_jax.predict --checkpoint={workdir}/export VIDEO...',
+            f'checkpoints  {workdir}/checkpoints',
+            f'metrics      {workdir}               tensorboard --logdir={workdir}',
+            f'results      {workdir}/results.json',
+            f'log          {workdir}/log.txt',
+        ]
+    )

@@ -12,7 +12,14 @@ import jax
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import BatchSource, DatasetSpec
 from multitrain_jax.checkpoints.trained_model import find_run, read_run
-from multitrain_jax.config import Config, DatasetConfig, EvaluationConfig, InputConfig, LocalisationConfig, read_config
+from multitrain_jax.config import (
+    Config,
+    DatasetConfig,
+    EvaluationConfig,
+    InputConfig,
+    LocalisationConfig,
+    read_config,
+)
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import views
 from multitrain_jax.evaluation.box_results import BoxScores
@@ -118,10 +125,14 @@ def open_evaluation(
         raise UserError(str(error)) from error
     image_size = trained.model.backbone.image_size
     if evaluation.short_side < image_size:
-        raise UserError(f'short_side={evaluation.short_side} is below the {image_size} pixels of the model: crops would not fit')
+        raise UserError(
+            f'short_side={evaluation.short_side} is below the {image_size} pixels of the model: crops would not fit'
+        )
     data = _choose(trained, chosen)
     if split is not None:
-        data = {name: dataclasses.replace(entry, evaluation_split=split) for name, entry in data.items()}
+        data = {
+            name: dataclasses.replace(entry, evaluation_split=split) for name, entry in data.items()
+        }
 
     localisation = trained.localisation
     if candidates is not None:
@@ -134,11 +145,20 @@ def open_evaluation(
     from multitrain_jax.record_data import EvaluationData  # the only door to data_pipelines
 
     source = EvaluationData(
-        trained.heads, data, data_root=trained.data_root or '', num_frames=trained.model.backbone.num_frames,
-        image_size=image_size, evaluation=evaluation, input_config=trained.input_config,
-        localisation=localisation, host=jax.process_index(), num_hosts=jax.process_count(),
-    )  # fmt: skip
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: MultiTrainModel(trained.model, rngs=nnx.Rngs(0))))
+        trained.heads,
+        data,
+        data_root=trained.data_root or '',
+        num_frames=trained.model.backbone.num_frames,
+        image_size=image_size,
+        evaluation=evaluation,
+        input_config=trained.input_config,
+        localisation=localisation,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+    )
+    graphdef = nnx.graphdef(
+        nnx.eval_shape(lambda: MultiTrainModel(trained.model, rngs=nnx.Rngs(0)))
+    )
     eval_step = views.make_eval_step(graphdef, trained.heads, trained, mesh)
     params = drivers.replicate(trained.params, mesh)
 
@@ -146,7 +166,10 @@ def open_evaluation(
         of_kind = score_boxes if source.datasets[head].localisation else views.score_dataset
         return of_kind(eval_step, params, source, head, mesh)
 
-    about = {field: getattr(evaluation, field) for field in ('temporal_views', 'spatial_views', 'short_side')}
+    about = {
+        field: getattr(evaluation, field)
+        for field in ('temporal_views', 'spatial_views', 'short_side')
+    }
     if localisation is not None:
         fields = ('candidates', 'min_candidate_score', 'test_short_sides', 'test_flip')
         about |= {field: getattr(localisation, field) for field in fields}
@@ -157,7 +180,7 @@ def open_evaluation(
         about={**trained.about, **about},
         default_output=trained.directory / 'evaluation',
         data=data,
-    )  # fmt: skip
+    )
 
 
 def _read(path: str | os.PathLike, argument: str, step: int | None) -> _Trained:
@@ -173,31 +196,50 @@ def _read(path: str | os.PathLike, argument: str, step: int | None) -> _Trained:
             params=params,
             heads=tuple(
                 DatasetSpec(
-                    name, entry.classes, entry.multi_label, localisation=entry.localisation,
-                    train_counts=entry.train_counts, action_ids=entry.action_ids,
+                    name,
+                    entry.classes,
+                    entry.multi_label,
+                    localisation=entry.localisation,
+                    train_counts=entry.train_counts,
+                    action_ids=entry.action_ids,
                 )
                 for name, entry in info.datasets.items()
             ),
             mean=info.mean,
             std=info.std,
             data={
-                name: DatasetConfig(name, entry.sampling, entry.stride, entry.target_frame_rate, flip=False)
+                name: DatasetConfig(
+                    name, entry.sampling, entry.stride, entry.target_frame_rate, flip=False
+                )
                 for name, entry in info.datasets.items()
             },
             data_root=None,
-            evaluation=EvaluationConfig(0, _EXPORT_BATCH_SIZE, info.short_side, info.temporal_views, info.spatial_views),
+            evaluation=EvaluationConfig(
+                0, _EXPORT_BATCH_SIZE, info.short_side, info.temporal_views, info.spatial_views
+            ),
             input_config=InputConfig((size, size)),
             localisation=info.localisation,
         )
     if find_run(path) is None:
-        raise UserError(f'{argument}={path}: neither a run (directory "checkpoints") nor an export (file model.json)')
+        raise UserError(
+            f'{argument}={path}: neither a run (directory "checkpoints") nor an export (file model.json)'
+        )
     run = read_run(path, step, argument=argument)
     config = run.config
     return _Trained(
-        {'checkpoint': str(run.workdir), 'step': run.step}, run.workdir, run.model, run.params, run.datasets,
-        config.augment.mean, config.augment.std, config.datasets, config.data_root, config.evaluation, config.input,
+        {'checkpoint': str(run.workdir), 'step': run.step},
+        run.workdir,
+        run.model,
+        run.params,
+        run.datasets,
+        config.augment.mean,
+        config.augment.std,
+        config.datasets,
+        config.data_root,
+        config.evaluation,
+        config.input,
         config.localisation,
-    )  # fmt: skip
+    )
 
 
 def _with_config(trained: _Trained, config: Config, *, named: bool) -> _Trained:
@@ -210,9 +252,13 @@ def _with_config(trained: _Trained, config: Config, *, named: bool) -> _Trained:
             'choose some of them with --datasets'
         )
     return dataclasses.replace(
-        trained, data=config.datasets, data_root=config.data_root, evaluation=config.evaluation, input_config=config.input,
+        trained,
+        data=config.datasets,
+        data_root=config.data_root,
+        evaluation=config.evaluation,
+        input_config=config.input,
         localisation=config.localisation or trained.localisation,
-    )  # fmt: skip
+    )
 
 
 def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, DatasetConfig]:
@@ -231,15 +277,21 @@ def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, Datase
         if not equals and name not in trained.data:
             name, directory = _head_with_classes(text, heads), text
         if name not in heads:
-            raise UserError(f'--datasets {text}: the checkpoint has no dataset {name!r}, only {", ".join(heads)}')
+            raise UserError(
+                f'--datasets {text}: the checkpoint has no dataset {name!r}, only {", ".join(heads)}'
+            )
         if name in found:
             raise UserError(f'--datasets {text}: {name} is named twice; test one after the other')
         if name not in trained.data:
-            raise UserError(f'--datasets {text}: config.datasets does not tell how {name} is sampled')
+            raise UserError(
+                f'--datasets {text}: config.datasets does not tell how {name} is sampled'
+            )
         if directory:
             found[name] = dataclasses.replace(trained.data[name], path=_absolute(directory))
         elif trained.data_root is None:
-            raise UserError(f'--datasets {text}: an export does not know where data are; say {name}=DIR, or give --config')
+            raise UserError(
+                f'--datasets {text}: an export does not know where data are; say {name}=DIR, or give --config'
+            )
         else:
             found[name] = trained.data[name]
     return found
@@ -258,7 +310,9 @@ def _head_with_classes(directory: str, heads: Mapping[str, DatasetSpec]) -> str:
     fitting = [name for name, spec in heads.items() if set(classes) == set(spec.classes)]
     if len(fitting) != 1:
         which = f'{", ".join(fitting)} have' if fitting else 'no head has'
-        raise UserError(f'--datasets {directory}: {which} its {len(classes)} classes; name the head: NAME={directory}')
+        raise UserError(
+            f'--datasets {directory}: {which} its {len(classes)} classes; name the head: NAME={directory}'
+        )
     return fitting[0]
 
 

@@ -22,7 +22,9 @@ _log = logging.getLogger('multitrain_jax')
 _SECONDS_BETWEEN_REPORTS = 5
 
 
-def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, mesh: Mesh) -> Callable:
+def make_eval_step(
+    graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, mesh: Mesh
+) -> Callable:
     """`step(params, share) -> scores`: of the head of the clip's own dataset.
 
     f32[B, C], softmax or sigmoid; where the share has boxes, f32[B, M, A], sigmoid, of every box. `parallel.local_rows`
@@ -33,12 +35,17 @@ def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augm
 
     def step(params, share):
         model, boxes = nnx.merge(graphdef, params), share.get('boxes')
-        outputs = model(prepare_eval(share['video'], mean=augment_config.mean, std=augment_config.std), boxes)
+        outputs = model(
+            prepare_eval(share['video'], mean=augment_config.mean, std=augment_config.std), boxes
+        )
         own = jax.nn.one_hot(share['dataset'], len(datasets), axis=0)  # [N, B]
         if boxes is not None:
             own = own[np.flatnonzero(localises)]
             most = max(logits.shape[-1] for logits in outputs.actions)
-            scores = [jnp.pad(jax.nn.sigmoid(x), ((0, 0), (0, 0), (0, most - x.shape[-1]))) for x in outputs.actions]
+            scores = [
+                jnp.pad(jax.nn.sigmoid(x), ((0, 0), (0, 0), (0, most - x.shape[-1])))
+                for x in outputs.actions
+            ]
             return sum(one[:, None, None] * score for one, score in zip(own, scores))
         if localises.any():
             own = own[np.flatnonzero(~localises)]
@@ -49,7 +56,9 @@ def make_eval_step(graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augm
     return drivers.map_eval_step(step, mesh)
 
 
-def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh) -> Scores:
+def score_dataset(
+    eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh
+) -> Scores:
     """Runs all views of a dataset and averages them per video, on every host for all hosts' videos.
 
     Raises:
@@ -74,7 +83,9 @@ def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int
     uneven = {record: count for record, count in views.items() if count != spec.views}
     if uneven:
         record, count = next(iter(uneven.items()))
-        raise RuntimeError(f'{spec.name}: record {record} has {count} views instead of {spec.views}')
+        raise RuntimeError(
+            f'{spec.name}: record {record} has {count} views instead of {spec.views}'
+        )
     order = sorted(total)
     if order:
         label = np.stack([labels[record] for record in order])
@@ -82,7 +93,9 @@ def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int
         label = np.zeros((0, classes) if spec.multi_label else (0,))
     scores = Scores(
         record=np.array(order, np.int64),
-        score=np.array([total[record] / views[record] for record in order], np.float32).reshape(-1, classes),
+        score=np.array([total[record] / views[record] for record in order], np.float32).reshape(
+            -1, classes
+        ),
         label=label,
         name=tuple(names[record] for record in order),
     )
@@ -90,7 +103,12 @@ def score_dataset(eval_step: Callable, params, source: BatchSource, dataset: int
 
 
 def run_views(
-    eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh, collect: Callable[[Batch, np.ndarray], None]
+    eval_step: Callable,
+    params,
+    source: BatchSource,
+    dataset: int,
+    mesh: Mesh,
+    collect: Callable[[Batch, np.ndarray], None],
 ) -> None:
     """Runs all views of a dataset that this host has: collect(batch, scores [B, ...]) for every batch, in order."""
     spec = source.datasets[dataset]
@@ -102,7 +120,8 @@ def run_views(
     countdown, reported, done = Countdown(round(clips)), time.monotonic(), 0
     waiting = None
     batches = drivers.prefetch(
-        source.evaluation_batches(dataset), lambda batch: (batch, drivers.to_devices(model_inputs(batch), mesh))
+        source.evaluation_batches(dataset),
+        lambda batch: (batch, drivers.to_devices(model_inputs(batch), mesh)),
     )
     with contextlib.closing(batches):
         for batch, share in batches:
@@ -113,7 +132,14 @@ def run_views(
             done += int((batch['weight'] > 0).sum())
             if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                 rate, left = countdown.update(done)
-                _log.info('  %s: %d of %d views, %.0f views/s, %s left', spec.name, done, clips, rate, duration(left))
+                _log.info(
+                    '  %s: %d of %d views, %.0f views/s, %s left',
+                    spec.name,
+                    done,
+                    clips,
+                    rate,
+                    duration(left),
+                )
                 reported = time.monotonic()
     if waiting is not None:
         collect_local(*waiting)

@@ -28,7 +28,7 @@ def class_mask(num_classes: Sequence[int]) -> np.ndarray:
 class Heads(nnx.Module):
     """One classifier per dataset (MultiTrain, supplement, section 2): linear, GELU, linear.
 
-    With ``hidden`` 0 each is a single linear layer, as in a model trained on one dataset. Dropout
+    With `hidden` 0 each is a single linear layer, as in a model trained on one dataset. Dropout
     acts on the input of the last layer and, as in the public code, on the logits.
     """
 
@@ -85,7 +85,7 @@ class Heads(nnx.Module):
 
     @jax.named_scope('heads')
     def mask_padding(self, logits: jax.Array) -> jax.Array:
-        """Sets padded classes of logits [N, ..., B, C] to ``PADDED_LOGIT``."""
+        """Sets padded classes of logits [N, ..., B, C] to `PADDED_LOGIT`."""
         mask = class_mask(self.num_classes)
         mask = mask.reshape(mask.shape[0], *(1,) * (logits.ndim - 2), mask.shape[1])
         return jnp.where(mask, logits, PADDED_LOGIT)
@@ -94,10 +94,10 @@ class Heads(nnx.Module):
 class Projections(nnx.Module):
     """A linear map without bias from each dataset's logits to each other dataset's classes.
 
-    ``matrices()`` is [N, N - 1, C, C]: entry [d, j] maps the logits of dataset ``sources(N, d)[j]``
+    `matrices()` is [N, N - 1, C, C]: entry [d, j] maps the logits of dataset `sources(N, d)[j]`
     (rows) to the classes of dataset d (columns). MultiTrain, section 3. They are the parameter
-    ``kernel``, or, with a positive rank R, the products of two factors, ``left`` [N, N - 1, C, R]
-    and ``right`` [N, N - 1, R, C]: for many datasets of many classes, where the matrices would take
+    `kernel`, or, with a positive rank R, the products of two factors, `left` [N, N - 1, C, R]
+    and `right` [N, N - 1, R, C]: for many datasets of many classes, where the matrices would take
     N^2 C^2 numbers.
     """
 
@@ -123,7 +123,7 @@ class Projections(nnx.Module):
 
     @staticmethod
     def sources(count: int, target: int) -> list[int]:
-        """Which dataset each of the N - 1 projections to ``target`` reads: (target + 1 + j) % N."""
+        """Which dataset each of the N - 1 projections to `target` reads: (target + 1 + j) % N."""
         return [(target + 1 + j) % count for j in range(count - 1)]
 
     def matrices(self) -> jax.Array:
@@ -144,5 +144,5 @@ class Projections(nnx.Module):
 
 
 def add_projected(logits: jax.Array, projected: jax.Array, factor: float) -> jax.Array:
-    """Every head's logits [N, B, C] plus ``factor`` times the sum of those [N, N - 1, B, C] that the others project."""
+    """Every head's logits [N, B, C] plus `factor` times the sum of those [N, N - 1, B, C] that the others project."""
     return logits + factor * projected.sum(1)

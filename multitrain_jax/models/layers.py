@@ -13,15 +13,15 @@ from multitrain_jax.ops.tensor_parallel import split
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """Normalises the last axis; statistics in float32, result of the type of ``x``.
+    """Normalises the last axis; statistics in float32, result of the type of `x`.
 
-    The gradient is written out: the derived one takes half again as many passes over ``x`` and far
+    The gradient is written out: the derived one takes half again as many passes over `x` and far
     longer to compile.
 
     Args:
       x: [..., D].
-      scale: [D], or of more axes that broadcast against ``x`` from the right.
-      bias: of the shape of ``scale``.
+      scale: [D], or of more axes that broadcast against `x` from the right.
+      bias: of the shape of `scale`.
       epsilon: added to the variance.
     """
     return _layer_norm_forward(x, scale, bias, epsilon)[0]
@@ -46,7 +46,9 @@ def _layer_norm_backward(epsilon, residuals, g):
     g = g.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse_std
     scaled = g * _leading(scale, x)
-    means = [total[..., None] / x.shape[-1] for total in sums([scaled, scaled * normal], [x.ndim - 1])]
+    means = [
+        total[..., None] / x.shape[-1] for total in sums([scaled, scaled * normal], [x.ndim - 1])
+    ]
     inner = scaled - means[0] - normal * means[1]
     axes = [i for i, n in enumerate(_leading(scale, x).shape) if n == 1]
     of_scale, of_bias = (sum_over(array, axes).reshape(scale.shape) for array in (g * normal, g))
@@ -62,10 +64,10 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU, ``x * Phi(x)``, computed in float32; result of the type of ``x``.
+    """Exact GELU, `x * Phi(x)`, computed in float32; result of the type of `x`.
 
-    By erf, as PyTorch does, and not by erfc, as ``jax.nn.gelu``: the TPU compiler takes 14 s of processor time instead of
-    50 for the gradient of one MLP, whose program then accesses a quarter fewer bytes. Of the forward pass only ``x`` is
+    By erf, as PyTorch does, and not by erfc, as `jax.nn.gelu`: the TPU compiler takes 14 s of processor time instead of
+    50 for the gradient of one MLP, whose program then accesses a quarter fewer bytes. Of the forward pass only `x` is
     kept.
     """
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -86,7 +88,7 @@ gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class LayerNorm(nnx.Module):
-    """``layer_norm`` with parameters scale (1) and bias (0) of shape [width]."""
+    """`layer_norm` with parameters scale (1) and bias (0) of shape [width]."""
 
     def __init__(self, width: int, *, epsilon: float = 1e-6):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
@@ -101,7 +103,7 @@ class LayerNorm(nnx.Module):
 def linear(
     width_in: int, width: int, *, init_std: float, dtype: str = 'float32', rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """A linear layer: kernel N(0, init_std^2), bias 0, parameters float32, arithmetic in ``dtype``.
+    """A linear layer: kernel N(0, init_std^2), bias 0, parameters float32, arithmetic in `dtype`.
 
     The reference draws from a normal truncated at +-2, a hundred deviations away: a plain normal.
     """
@@ -117,7 +119,7 @@ def linear(
 
 
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """``x @ kernel`` for tokens ``x`` [..., D] and ``kernel`` [D, E], as one product of two matrices.
+    """`x @ kernel` for tokens `x` [..., D] and `kernel` [D, E], as one product of two matrices.
 
     With the leading axes apart, the gradients are products over several axes: on CPU, where they are copied into
     another order first, forward and gradient of [1, 25088, 96] @ [96, 384] take 1.4 times as long.
@@ -126,7 +128,7 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product_of_tokens(x, kernel, dimension_numbers, **unused):
-    """``project`` in the place of ``lax.dot_general`` in a linear layer."""
+    """`project` in the place of `lax.dot_general` in a linear layer."""
     del dimension_numbers, unused
     return project(x, kernel)
 
@@ -152,7 +154,7 @@ class MLP(nnx.Module):
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes entries with probability ``rate`` and scales the rest up; nothing without a key."""
+    """Zeroes entries with probability `rate` and scales the rest up; nothing without a key."""
     if key is None or rate == 0.0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)

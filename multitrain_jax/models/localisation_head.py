@@ -42,14 +42,16 @@ class LocalisationHeadConfig:
     def check_width(self, width: int) -> None:
         """Raises ValueError where the heads of the attention do not divide the backbone's width."""
         if self.context and width % self.context_heads:
-            raise ValueError(f'context_heads = {self.context_heads} does not divide the width {width}')
+            raise ValueError(
+                f'context_heads = {self.context_heads} does not divide the width {width}'
+            )
 
 
 class LocalisationHead(nnx.Module):
     """Mean over time, RoIAlign, maximum over the box, dropout, linear: one logit per action.
 
-    That is the head of SlowFast (arXiv 1812.03982, section 4.1) and PySlowFast's ``ResNetRoIHead``, but for its sigmoid,
-    which belongs to the loss and to the scores. With ``context``, each box's features first attend to the whole
+    That is the head of SlowFast (arXiv 1812.03982, section 4.1) and PySlowFast's `ResNetRoIHead`, but for its sigmoid,
+    which belongs to the loss and to the scores. With `context`, each box's features first attend to the whole
     clip's tokens, so that what a person does may be read off what is elsewhere and at other times.
     """
 
@@ -75,11 +77,11 @@ class LocalisationHead(nnx.Module):
           output_size: bins of RoIAlign along each side.
           sampling_ratio: of RoIAlign; 0: adaptive.
           context: whether boxes attend to the clip.
-          context_heads: heads of that attention; divides ``width``.
+          context_heads: heads of that attention; divides `width`.
           init_std: of the kernels.
 
         Raises:
-          ValueError: ``context_heads`` does not divide ``width``.
+          ValueError: `context_heads` does not divide `width`.
         """
         if context and width % context_heads:
             raise ValueError(f'context_heads = {context_heads} does not divide the width {width}')

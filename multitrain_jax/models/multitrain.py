@@ -81,10 +81,10 @@ class Outputs:
 
     Attributes:
       embedding: [B, D].
-      logits: [N, B, C], of every classification head for every clip; ``heads.PADDED_LOGIT`` where
+      logits: [N, B, C], of every classification head for every clip; `heads.PADDED_LOGIT` where
         a dataset has fewer than C classes; None where no dataset classifies.
       projected: [N, N - 1, B, C] or None: entry [d, j] holds the logits of dataset
-        ``Projections.sources(N, d)[j]`` mapped to the classes of dataset d, padded like ``logits``.
+        `Projections.sources(N, d)[j]` mapped to the classes of dataset d, padded like `logits`.
       expanded: [B, D] or None: the embedding after the expander, for the informative loss.
       projection_kernel: [N, N - 1, C, C] or None: the projections' matrices, for their L1 norm.
       actions: for every localising dataset f32[B, M, A], what its head says about every box of every
@@ -193,9 +193,14 @@ class MultiTrainModel(nnx.Module):
         if self.localisation_heads is not None and boxes is not None:
             count = len(self.localisation_heads)
             # Not of head_key: the heads split that one.
-            keys = [None] * count if key is None else jax.random.split(jax.random.fold_in(key, 2), count)
+            keys = (
+                [None] * count
+                if key is None
+                else jax.random.split(jax.random.fold_in(key, 2), count)
+            )
             actions = tuple(
-                head(features, boxes, key=head_key) for head, head_key in zip(self.localisation_heads, keys)
+                head(features, boxes, key=head_key)
+                for head, head_key in zip(self.localisation_heads, keys)
             )
         return Outputs(embedding, logits, projected, expanded, kernel, actions)
 
@@ -203,7 +208,7 @@ class MultiTrainModel(nnx.Module):
 def count_parameters(model: MultiTrainModel) -> dict[str, int]:
     """Numbers of parameters by group and in total, without the padding of heads and projections.
 
-    Also takes a model of shapes: ``nnx.eval_shape(lambda: MultiTrainModel(config, rngs=...))``.
+    Also takes a model of shapes: `nnx.eval_shape(lambda: MultiTrainModel(config, rngs=...))`.
     """
 
     def size(module) -> int:

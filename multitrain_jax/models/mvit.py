@@ -125,7 +125,9 @@ class MViTConfig:
             raise ValueError(f"attention = 'cudnn' needs dtype = 'bfloat16', not {self.dtype!r}")
         for shape in (block for stage in self.block_shapes() for block in stage):
             width = shape.width // shape.heads
-            if self.positions == 'relative':  # each key's place is told by further numbers beside it
+            if (
+                self.positions == 'relative'
+            ):  # each key's place is told by further numbers beside it
                 width += sum(pooled_size(shape.grid, shape.kv_stride))
             if width > CUDNN_WIDTH:
                 raise ValueError(
@@ -267,7 +269,7 @@ class Stage(nnx.Module):
 
 
 class MViT(nnx.Module):
-    """The video backbone. Holds nothing but ``nnx.Param``; randomness comes in as keys."""
+    """The video backbone. Holds nothing but `nnx.Param`; randomness comes in as keys."""
 
     def __init__(self, config: MViTConfig, *, rngs: nnx.Rngs):
         width = config.width
@@ -285,7 +287,8 @@ class MViT(nnx.Module):
             if config.class_token:
                 self.class_position = nnx.Param(normal(rngs.params(), (width,)))
         self.stages = nnx.List(
-            Stage(shapes, config.block_options(), config.remat, rngs=rngs) for shapes in config.block_shapes()
+            Stage(shapes, config.block_options(), config.remat, rngs=rngs)
+            for shapes in config.block_shapes()
         )
         self.norm = LayerNorm(config.embedding_width)
         self.config = config
@@ -303,7 +306,7 @@ class MViT(nnx.Module):
           Features.
 
         Raises:
-          ValueError: if ``video`` is not [B, T, H, W, 3].
+          ValueError: if `video` is not [B, T, H, W, 3].
         """
         config = self.config
         x, thw = self.embed_patches(video)

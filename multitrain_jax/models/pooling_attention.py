@@ -6,7 +6,14 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from multitrain_jax.models.layers import MLP, LayerNorm, layer_norm, linear, project, torch_conv_init
+from multitrain_jax.models.layers import (
+    MLP,
+    LayerNorm,
+    layer_norm,
+    linear,
+    project,
+    torch_conv_init,
+)
 from multitrain_jax.ops.attention import attention
 from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
@@ -39,13 +46,14 @@ class BlockShape:
     def relative_rows(self) -> Triple:
         """Rows of the relative position tables of t, h, w: one for each distance on the finer of both pooled grids."""
         return tuple(
-            2 * max(n // q, n // kv) - 1 for n, q, kv in zip(self.grid, self.query_stride, self.kv_stride)
+            2 * max(n // q, n // kv) - 1
+            for n, q, kv in zip(self.grid, self.query_stride, self.kv_stride)
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions:
-    """What all blocks of a model share; the fields are those of ``MViTConfig``."""
+    """What all blocks of a model share; the fields are those of `MViTConfig`."""
 
     mlp_ratio: float
     relative_positions: bool
@@ -103,7 +111,9 @@ class PoolingAttention(nnx.Module):
         batch, width = x.shape[0], shape.width
         qkv = self._project(x)  # [B, S, groups, 3, width / groups]
         if shape.query_stride == shape.kv_stride:
-            q, k, v = self._pool(qkv, slice(0, 3), thw, shape.query_stride)  # each [B, S', heads, d]
+            q, k, v = self._pool(
+                qkv, slice(0, 3), thw, shape.query_stride
+            )  # each [B, S', heads, d]
         else:
             (q,) = self._pool(qkv, slice(0, 1), thw, shape.query_stride)
             k, v = self._pool(qkv, slice(1, 3), thw, shape.kv_stride)
@@ -114,7 +124,11 @@ class PoolingAttention(nnx.Module):
             k_thw = pooled_size(thw, shape.kv_stride)
             scaled, k = self._append_positions(q, scaled, k, q_thw, k_thw)
         y = attention(
-            scaled, k, v, implementation=self.options.attention, recompute=self.options.remat_attention
+            scaled,
+            k,
+            v,
+            implementation=self.options.attention,
+            recompute=self.options.remat_attention,
         )
 
         # The pooled queries are added, save that of the class token (section 3.1, equation 5).
@@ -135,7 +149,10 @@ class PoolingAttention(nnx.Module):
             array = split(array.swapaxes(-3, -2), axis=-3)
             return array.reshape(*array.shape[:-3], -1)
 
-        qkv = project(x.astype(dtype), grouped(self.qkv.kernel[...])) + grouped(self.qkv.bias[...])[None, None]
+        qkv = (
+            project(x.astype(dtype), grouped(self.qkv.kernel[...]))
+            + grouped(self.qkv.bias[...])[None, None]
+        )
         return qkv.reshape(*qkv.shape[:-1], groups, 3, width // groups)
 
     @jax.named_scope('pooling')

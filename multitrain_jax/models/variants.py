@@ -79,7 +79,10 @@ def multiplications(config: MViTConfig) -> int:
             tokens, inner = t * h * w, block.width
             # Poolings round up.
             t, h, w = (math.ceil(n / s) for n, s in zip((t, h, w), block.query_stride))
-            keys = [math.ceil(n * q / kv) for n, q, kv in zip((t, h, w), block.query_stride, block.kv_stride)]
+            keys = [
+                math.ceil(n * q / kv)
+                for n, q, kv in zip((t, h, w), block.query_stride, block.kv_stride)
+            ]
             queries, all_keys = t * h * w, math.prod(keys)
             total += tokens * block.width_in * 3 * inner + queries * inner * inner
             total += 27 * inner * (queries + 2 * all_keys)

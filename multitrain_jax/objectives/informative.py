@@ -25,7 +25,7 @@ def informative_terms(embedding: jax.Array, *, axis_name: str | None = None) -> 
 
     with unbiased (B - 1) statistics.
 
-    With ``axis_name`` the embeddings of all replicas are gathered and every replica returns the
+    With `axis_name` the embeddings of all replicas are gathered and every replica returns the
     same two numbers. Their gradient is right after the gradients of the replicas are *averaged*:
     the transpose of all_gather sums the N equal cotangents of the N replicas, which the mean
     divides by N again.

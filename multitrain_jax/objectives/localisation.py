@@ -33,27 +33,35 @@ def localisation_objective(
 
     Args:
         actions: of every localising dataset f32[B, M, A_d], what its head says about all clips.
-        share: `boxes`' clips: ``dataset`` i32[B], ``weight`` f32[B], ``box_label`` f32[B, M, A], ``box_mask`` f32[B, M].
+        share: `boxes`' clips: `dataset` i32[B], `weight` f32[B], `box_label` f32[B, M, A], `box_mask` f32[B, M].
         datasets: in the order of `actions`.
         log_variances: f32[number of them], where the datasets' weights are learned.
 
     Returns:
         loss: f32[]; a clip without a box contributes 0.
-        terms: ``localisation/NAME``, the mean over the clips that have a box, without the dataset's weight;
-            ``weight/NAME`` where weights are learned.
+        terms: `localisation/NAME`, the mean over the clips that have a box, without the dataset's weight;
+            `weight/NAME` where weights are learned.
     """
     loss, terms = jnp.zeros((), jnp.float32), {}
     for d, (logits, entry) in enumerate(zip(actions, datasets, strict=True)):
         every_action = jnp.ones((1, 1, entry.num_actions), bool)
-        per_clip = localisation_loss(logits, share['box_label'][..., : entry.num_actions], share['box_mask'], every_action)
+        per_clip = localisation_loss(
+            logits, share['box_label'][..., : entry.num_actions], share['box_mask'], every_action
+        )
         has_box = share['box_mask'].any(-1)
-        clip_weight = jnp.where((share['dataset'] == entry.number) & has_box, share['weight'], 0.0)  # [B]
-        terms[f'localisation/{entry.name}'] = Term(jnp.sum(clip_weight * per_clip), jnp.sum(clip_weight))
+        clip_weight = jnp.where(
+            (share['dataset'] == entry.number) & has_box, share['weight'], 0.0
+        )  # [B]
+        terms[f'localisation/{entry.name}'] = Term(
+            jnp.sum(clip_weight * per_clip), jnp.sum(clip_weight)
+        )
         weight, penalty = jnp.asarray(entry.weight, per_clip.dtype), 0.0
         if log_variances is not None:
             weight, penalty = learned_weight(weight, log_variances[d])
             terms[f'weight/{entry.name}'] = Term(weight, jnp.ones_like(weight))
-        loss += entry.factor * jnp.sum(clip_weight * (weight * per_clip + penalty)) / per_clip.shape[0]
+        loss += (
+            entry.factor * jnp.sum(clip_weight * (weight * per_clip + penalty)) / per_clip.shape[0]
+        )
     return loss, jax.lax.stop_gradient(terms)
 
 

@@ -114,7 +114,7 @@ def objective(
         L = (1 / B) sum_i w_i weight_d (L_cls + lambda_proj L_proj) + lambda_inf L_inf + l1 |W|
 
     The sum of `clip_objective` and `batch_objective`; arguments and terms as there, and the term
-    ``loss``.
+    `loss`.
     """
     loss, terms = clip_objective(outputs, targets, config, datasets, log_variances=log_variances)
     of_batch, batch_terms = batch_objective(
@@ -141,7 +141,7 @@ def clip_objective(
     without a clip in the batch contributes 0.
 
     Args:
-        outputs: ``logits``, ``projected`` and ``projection_kernel`` as in `ModelOutputs`.
+        outputs: `logits`, `projected` and `projection_kernel` as in `ModelOutputs`.
         targets: clean labels; smoothing is applied here.
         config: weights.
         datasets: the N datasets, in the order of the heads.
@@ -150,9 +150,9 @@ def clip_objective(
     Returns:
         loss: f32[].
         terms: by name, to be averaged over replicas and logged as sum / count: for every dataset
-            ``classification/NAME``, ``projection/NAME`` (neither has the dataset's weight in it)
-            and ``top1/NAME`` (against the clean label of the slot with the largest share);
-            ``weight/NAME`` where weights are learned; ``projection_l1``, the mean of the
+            `classification/NAME`, `projection/NAME` (neither has the dataset's weight in it)
+            and `top1/NAME` (against the clean label of the slot with the largest share);
+            `weight/NAME` where weights are learned; `projection_l1`, the mean of the
             absolute values, where it is penalised.
 
     Raises:
@@ -217,8 +217,8 @@ def batch_objective(
 
     Returns:
         loss: f32[], the same on every replica; 0 where lambda_inf is.
-        terms: ``informative/std`` and ``informative/covariance``, unweighted;
-            ``informative/std_weight`` and ``informative/covariance_weight`` where they are learned.
+        terms: `informative/std` and `informative/covariance`, unweighted;
+            `informative/std_weight` and `informative/covariance_weight` where they are learned.
 
     Raises:
         ValueError: lambda_inf > 0 without an expander.
@@ -256,7 +256,7 @@ def _per_dataset(
     dataset: jax.Array,  # [B, S]
     datasets: Sequence[DatasetObjective],
 ) -> dict[str, Term]:
-    """Sums of ``value`` by dataset."""
+    """Sums of `value` by dataset."""
     number = jnp.arange(len(datasets))[:, None, None]
     own = jnp.where(dataset[None] == number, weight[None], 0.0)  # [N, B, S]
     sums, counts = jnp.sum(own * value[None], (1, 2)), jnp.sum(own, (1, 2))

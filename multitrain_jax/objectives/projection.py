@@ -19,7 +19,7 @@ def projection_loss(
             logits.
         label: f32[B, S, C].
         mask: bool[B, S, C], the classes of the slot's dataset.
-        loss: from ``classification``.
+        loss: from `classification`.
 
     Returns:
         f32[B, S].

@@ -31,13 +31,13 @@ def make_targets(
     """Targets with one slot per clip.
 
     Args:
-        label: i32[B] class numbers or f32[B, C] multi-hot rows, C = ``max_classes``.
+        label: i32[B] class numbers or f32[B, C] multi-hot rows, C = `max_classes`.
         dataset: i32[B].
         weight: f32[B].
         max_classes: the number of classes that all heads are padded to.
 
     Raises:
-        ValueError: ``label`` has another rank or number of classes.
+        ValueError: `label` has another rank or number of classes.
     """
     if label.ndim == 1:
         label = jax.nn.one_hot(label, max_classes, dtype=jnp.float32)

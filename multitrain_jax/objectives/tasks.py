@@ -31,12 +31,22 @@ class Tasks:
         factors = _factors(config)
         weights = {spec.name: config.datasets[spec.name].loss_weight for spec in datasets}
         self._classify = [
-            DatasetObjective(spec.name, len(spec.classes), weights[spec.name], spec.multi_label, factors[spec.name])
+            DatasetObjective(
+                spec.name,
+                len(spec.classes),
+                weights[spec.name],
+                spec.multi_label,
+                factors[spec.name],
+            )
             for spec in classifying(datasets)
         ]
         self._localise = [
             LocalisationObjective(
-                spec.name, numbers[spec.name], len(spec.classes), weights[spec.name], factors[spec.name]
+                spec.name,
+                numbers[spec.name],
+                len(spec.classes),
+                weights[spec.name],
+                factors[spec.name],
             )
             for spec in localising(datasets)
         ]
@@ -71,11 +81,13 @@ class Tasks:
 
         Returns:
             loss f32[], and the terms of `clip_objective` and `localisation_objective`, and for every dataset
-            ``share/NAME``, the part of the clips that is of it.
+            `share/NAME`, the part of the clips that is of it.
         """
         dataset, real = share['dataset'], share['weight'] > 0
         terms = {
-            f'share/{name}': Term(*(jnp.sum(which, dtype=jnp.float32) for which in (real & (dataset == number), real)))
+            f'share/{name}': Term(
+                *(jnp.sum(which, dtype=jnp.float32) for which in (real & (dataset == number), real))
+            )
             for number, name in enumerate(self._names)
         }
         learned = (log_variances or {}).get('dataset')
@@ -83,13 +95,17 @@ class Tasks:
         if self._classify:
             if learned is not None:
                 log_variances = {**log_variances, 'dataset': learned[~self._localises]}
-            loss, own = clip_objective(outputs, targets, self._config, self._classify, log_variances=log_variances)
+            loss, own = clip_objective(
+                outputs, targets, self._config, self._classify, log_variances=log_variances
+            )
             terms |= own
         if self._localise:
             of_boxes, own = localisation_objective(
-                outputs.actions, share, self._localise,
+                outputs.actions,
+                share,
+                self._localise,
                 log_variances=None if learned is None else learned[self._localises],
-            )  # fmt: skip
+            )
             loss += of_boxes
             terms |= own
         return loss, terms

@@ -26,7 +26,9 @@ LIMIT = 5.0  # a weight changes by a factor of exp(5) = 148 at most
 LogVariances = Mapping[str, jax.Array]  # 'dataset': f32[N], 'informative': f32[2] (std, covariance)
 
 
-def init_log_variances(num_datasets: int, *, dataset: bool, informative: bool) -> dict[str, jax.Array]:
+def init_log_variances(
+    num_datasets: int, *, dataset: bool, informative: bool
+) -> dict[str, jax.Array]:
     """The learned parameters of the weights that are turned on, at their start."""
     sizes = {'dataset': num_datasets if dataset else 0, 'informative': 2 if informative else 0}
     return {name: jnp.zeros((size,), jnp.float32) for name, size in sizes.items() if size}

@@ -2,8 +2,8 @@
 
 Implementations that agree in value and in gradient:
 
-* ``xla``: two products of matrices and a softmax, on every platform.
-* ``cudnn``: one fused kernel of NVIDIA's library, forward and backward, which never stores the attention matrix; for
+* `xla`: two products of matrices and a softmax, on every platform.
+* `cudnn`: one fused kernel of NVIDIA's library, forward and backward, which never stores the attention matrix; for
   bfloat16 on GPUs of the Ampere generation or newer.
 """
 
@@ -18,7 +18,12 @@ _CUDNN_MULTIPLE = 8
 
 
 def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, implementation: str = 'xla', recompute: bool = False
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    implementation: str = 'xla',
+    recompute: bool = False,
 ) -> jax.Array:
     """Softmax attention of scaled queries; the softmax is float32.
 
@@ -26,12 +31,12 @@ def attention(
       q: [B, S', heads, d], scaled already, float32 or bfloat16.
       k: [B, S'', heads, d].
       v: [B, S'', heads, e].
-      implementation: one of ``IMPLEMENTATIONS``.
+      implementation: one of `IMPLEMENTATIONS`.
       recompute: whether the backward pass computes the attention matrix once more from queries, keys and the softmax's
-        normalisation instead of reading a kept one; ``cudnn`` always does.
+        normalisation instead of reading a kept one; `cudnn` always does.
 
     Returns:
-      [B, S', heads, e], of the type of ``v``.
+      [B, S', heads, e], of the type of `v`.
 
     Raises:
       ValueError: an unknown implementation, or types or widths that cuDNN does not take.
@@ -59,7 +64,7 @@ def _attend(recompute: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Ar
     the type of the arguments before they are multiplied, as those of any other product are; by itself JAX would multiply
     those of the float32 logits in float32: twice the bytes and half the speed of bfloat16 on a GPU.
 
-    What is recomputed takes one product: ``jax.checkpoint`` around this function would take a second one for the
+    What is recomputed takes one product: `jax.checkpoint` around this function would take a second one for the
     result, and look for maxima and sums again.
     """
     return _forward(recompute, q, k, v)[0]
@@ -110,7 +115,9 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     widest = max(q.shape[-1], v.shape[-1])
     width = -(-widest // _CUDNN_MULTIPLE) * _CUDNN_MULTIPLE
     if width > CUDNN_WIDTH:
-        raise ValueError(f'cuDNN attention takes queries and values up to {CUDNN_WIDTH} wide, got {widest}')
+        raise ValueError(
+            f'cuDNN attention takes queries and values up to {CUDNN_WIDTH} wide, got {widest}'
+        )
     # Zeros change neither products nor sums; relative positions make queries and keys wider than values.
     wide = functools.partial(_padded, width=width)
     out = jax.nn.dot_product_attention(wide(q), wide(k), wide(v), scale=1.0, implementation='cudnn')

@@ -2,8 +2,8 @@
 
 Two implementations that agree in value and in gradient:
 
-* ``xla_conv``: XLA's grouped convolution, for TPU and GPU.
-* ``shifted``: 27 shifted multiply-adds, which XLA fuses into one vectorised loop, with gradients
+* `xla_conv`: XLA's grouped convolution, for TPU and GPU.
+* `shifted`: 27 shifted multiply-adds, which XLA fuses into one vectorised loop, with gradients
   of the same kind. XLA's CPU backend has no fast path for grouped convolutions. Measured on 2 cores
   for [32, 4, 16, 16, 32] float32, stride 1: forward 359 ms against 1.5 ms, input gradient 356
   against 4, kernel gradient 77 against 10.
@@ -35,13 +35,13 @@ def depthwise_pool(
 
     Args:
       x: [B, t, h, w, D], float32 or bfloat16.
-      kernel: [3, 3, 3, D], of the type of ``x`` or wider.
+      kernel: [3, 3, 3, D], of the type of `x` or wider.
       stride: steps along t, h and w.
       implementation: 'xla_conv', 'shifted', or None: 'shifted' in programs compiled for CPU,
         'xla_conv' in all others.
 
     Returns:
-      [B, ceil(t / stride), ceil(h / stride), ceil(w / stride), D], of the type of ``x``;
+      [B, ceil(t / stride), ceil(h / stride), ceil(w / stride), D], of the type of `x`;
       'shifted' sums in float32.
 
     Raises:
@@ -103,7 +103,7 @@ _shifted.defvjp(
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, stride: Triple) -> jax.Array:
-    """float32 [3, 3, 3, D]: for each tap, the sum over tokens of what it saw times ``g``.
+    """float32 [3, 3, 3, D]: for each tap, the sum over tokens of what it saw times `g`.
 
     Nine taps share one pass over the data (a reduction of nine operands), several times faster to
     run and to compile than 27 reductions. It goes over time only: the sums of neighbouring places and channels then

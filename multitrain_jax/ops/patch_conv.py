@@ -16,8 +16,8 @@ def patch_conv(
 ) -> jax.Array:
     """Convolution padded by half the kernel on every side, without bias.
 
-    ``patches`` copies what each token sees, axis by axis, and multiplies it by the kernel in one matrix
-    product; benchmarks/RESULTS.md has its times beside those of XLA's convolution on CPU. ``block_conv``
+    `patches` copies what each token sees, axis by axis, and multiplies it by the kernel in one matrix
+    product; benchmarks/RESULTS.md has its times beside those of XLA's convolution on CPU. `block_conv`
     makes the pixels of a block of one stride channels and leaves the rest to a convolution of stride 1:
     by the TPU compiler's estimate forward and kernel gradient of two clips of 32 x 224 x 224 take 9
     million cycles, as 'xla_conv', which has only 3 channels to work with, 31.
@@ -30,7 +30,7 @@ def patch_conv(
         CPU, 'block_conv' for TPU, 'xla_conv' in all others.
 
     Returns:
-      [B, ceil(T / st), ceil(H / sh), ceil(W / sw), D], of the type of ``video``.
+      [B, ceil(T / st), ceil(H / sh), ceil(W / sw), D], of the type of `video`.
 
     Raises:
       ValueError: for an even kernel size or an unknown implementation.
@@ -42,7 +42,9 @@ def patch_conv(
     patches = functools.partial(_patches, stride=tuple(stride))
     block_conv = functools.partial(_block_conv, stride=tuple(stride))
     implementations = {'xla_conv': xla_conv, 'patches': patches, 'block_conv': block_conv}
-    chosen = choose(implementation, implementations, cpu='patches', tpu='block_conv', default='xla_conv')
+    chosen = choose(
+        implementation, implementations, cpu='patches', tpu='block_conv', default='xla_conv'
+    )
     return chosen(video, kernel)
 
 
@@ -75,19 +77,24 @@ def _windows(x: jax.Array, kernel: int, stride: int, axis: int) -> jax.Array:
       axis: 1, 2 or 3.
 
     Returns:
-      The same with ceil(size / stride) windows on ``axis``, and kernel * D numbers of each on the last one.
+      The same with ceil(size / stride) windows on `axis`, and kernel * D numbers of each on the last one.
     """
     width, count = x.shape[-1], -(-x.shape[axis] // stride)
     blocks = math.ceil(((count - 1) * stride + kernel) / stride)
     margins = [(0, 0, 0)] * x.ndim
     margins[axis] = (kernel // 2, blocks * stride - x.shape[axis] - kernel // 2, 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), margins)
-    if axis == 3:  # neighbours on this axis lie next to each other: whole blocks of one stride are taken at once
+    if (
+        axis == 3
+    ):  # neighbours on this axis lie next to each other: whole blocks of one stride are taken at once
         x = x.reshape(*x.shape[:3], blocks, stride * width)
         widths = [min(kernel - first, stride) * width for first in range(0, kernel, stride)]
         views = [x[:, :, :, block : block + count, :own] for block, own in enumerate(widths)]
     else:
-        views = [lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis) for first in range(kernel)]
+        views = [
+            lax.slice_in_dim(x, first, first + (count - 1) * stride + 1, stride, axis)
+            for first in range(kernel)
+        ]
     return jnp.concatenate(views, -1)
 
 
@@ -102,7 +109,9 @@ def _block_conv(video: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Arra
     )
 
 
-def _in_blocks(video: jax.Array, kernel: jax.Array, stride: Triple) -> tuple[jax.Array, jax.Array, Triple]:
+def _in_blocks(
+    video: jax.Array, kernel: jax.Array, stride: Triple
+) -> tuple[jax.Array, jax.Array, Triple]:
     """Video and kernel cut into blocks of one stride, whose pixels become channels.
 
     Returns:

@@ -7,20 +7,24 @@ from jax import lax
 
 
 def choose(
-    implementation: str | None, implementations: dict[str, Callable[..., jax.Array]], **by_default: str
+    implementation: str | None,
+    implementations: dict[str, Callable[..., jax.Array]],
+    **by_default: str,
 ) -> Callable:
-    """The implementation of that name; None: the one that ``by_default`` names for the program's platform.
+    """The implementation of that name; None: the one that `by_default` names for the program's platform.
 
     Args:
       implementation: a name or None.
       implementations: by name.
-      by_default: names by platform, such as ``cpu='shifted'``, and of all others (``default=...``).
+      by_default: names by platform, such as `cpu='shifted'`, and of all others (`default=...`).
 
     Raises:
       ValueError: for an unknown name.
     """
     if implementation is None:
-        return by_platform(**{platform: implementations[name] for platform, name in by_default.items()})
+        return by_platform(
+            **{platform: implementations[name] for platform, name in by_default.items()}
+        )
     if implementation not in implementations:
         raise ValueError(
             f'unknown implementation {implementation!r}: use one of {tuple(implementations)} or None'
@@ -29,7 +33,7 @@ def choose(
 
 
 def by_platform(**functions: Callable[..., jax.Array]) -> Callable:
-    """A differentiable function: the one named for the program's platform (``cpu``, ``tpu``), else ``default``.
+    """A differentiable function: the one named for the program's platform (`cpu`, `tpu`), else `default`.
 
     The platform is that of the compiled program, not of this process: a TPU program can be compiled
     on a machine without TPU. The choice stands inside one custom gradient that keeps only the

@@ -39,7 +39,7 @@ def position_terms(
 
     Returns:
       [B, t*h*w, heads, t' + h' + w'] for a key grid of t', h', w'. Its product with
-      ``key_selector(k_thw)`` is the bias of every pair, which is never stored.
+      `key_selector(k_thw)` is the bias of every pair, which is never stored.
     """
     batch, _, heads, width = q.shape
     grid = q.reshape(batch, *q_thw, heads, width)

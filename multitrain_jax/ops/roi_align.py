@@ -27,9 +27,9 @@ def roi_align(
 ) -> jax.Array:
     """Features of boxes, sampled bilinearly on a fixed grid of bins.
 
-    Equal to ``torchvision.ops.roi_align`` and detectron2's ``ROIAlign``, for which a normalised box times the side
-    of the map is the box in pixels times ``spatial_scale``. Points more than one place outside the map count as 0.
-    Differentiable in ``features``; no gradient reaches ``boxes``.
+    Equal to `torchvision.ops.roi_align` and detectron2's `ROIAlign`, for which a normalised box times the side
+    of the map is the box in pixels times `spatial_scale`. Points more than one place outside the map count as 0.
+    Differentiable in `features`; no gradient reaches `boxes`.
 
     Args:
         features: [B, H, W, C].
@@ -41,12 +41,17 @@ def roi_align(
             place large: the original, misaligned form).
 
     Returns:
-        [B, M, P, P, C], of the type of ``features``.
+        [B, M, P, P, C], of the type of `features`.
 
     Raises:
         ValueError: shapes or numbers that do not fit.
     """
-    if features.ndim != 4 or boxes.ndim != 3 or boxes.shape[0] != features.shape[0] or boxes.shape[2] != 4:
+    if (
+        features.ndim != 4
+        or boxes.ndim != 3
+        or boxes.shape[0] != features.shape[0]
+        or boxes.shape[2] != 4
+    ):
         raise ValueError(
             f'features {features.shape} and boxes {boxes.shape}: must be [B, H, W, C] and [B, M, 4] of equal B'
         )
@@ -56,8 +61,12 @@ def roi_align(
         )
     boxes = jax.lax.stop_gradient(boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32)))
     height, width = features.shape[1:3]
-    rows = _axis_weights(boxes[..., 1], boxes[..., 3], height, output_size, sampling_ratio, aligned)  # [B, M, P, H]
-    columns = _axis_weights(boxes[..., 0], boxes[..., 2], width, output_size, sampling_ratio, aligned)  # [B, M, P, W]
+    rows = _axis_weights(
+        boxes[..., 1], boxes[..., 3], height, output_size, sampling_ratio, aligned
+    )  # [B, M, P, H]
+    columns = _axis_weights(
+        boxes[..., 0], boxes[..., 2], width, output_size, sampling_ratio, aligned
+    )  # [B, M, P, W]
     exact = dict(
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.promote_types(features.dtype, jnp.float32),

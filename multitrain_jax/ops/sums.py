@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from multitrain_jax.ops.platforms import choose
 
 
-def sums(arrays: Sequence[jax.Array], axes: Sequence[int], *, implementation: str | None = None) -> list[jax.Array]:
-    """The sum of every array over ``axes``.
+def sums(
+    arrays: Sequence[jax.Array], axes: Sequence[int], *, implementation: str | None = None
+) -> list[jax.Array]:
+    """The sum of every array over `axes`.
 
     Args:
       arrays: float32, all of one shape.
@@ -35,11 +37,15 @@ def sums(arrays: Sequence[jax.Array], axes: Sequence[int], *, implementation: st
 
 def _together(arrays: Sequence[jax.Array], axes: Sequence[int]) -> list[jax.Array]:
     zeros = [jnp.zeros((), a.dtype) for a in arrays]
-    return list(lax.reduce(list(arrays), zeros, lambda a, b: [p + q for p, q in zip(a, b)], tuple(axes)))
+    return list(
+        lax.reduce(list(arrays), zeros, lambda a, b: [p + q for p, q in zip(a, b)], tuple(axes))
+    )
 
 
-def sum_over(array: jax.Array, axes: Sequence[int], *, implementation: str | None = None) -> jax.Array:
-    """The sum over ``axes``, of which the first ones of the array are most of the work.
+def sum_over(
+    array: jax.Array, axes: Sequence[int], *, implementation: str | None = None
+) -> jax.Array:
+    """The sum over `axes`, of which the first ones of the array are most of the work.
 
     Args:
       array: float32.
@@ -47,7 +53,7 @@ def sum_over(array: jax.Array, axes: Sequence[int], *, implementation: str | Non
       implementation: 'plain'; 'product': the first axes by a product with ones; or None: 'product' in programs compiled
         for CPU, 'plain' in all others. On CPU a reduction goes through the columns one by one where it is fused with what it
         reads, and otherwise takes one thread. Both sums of LayerNorm's gradient for [25089, 96], with all else: 6 ms
-        instead of 12 by ``sums``.
+        instead of 12 by `sums`.
 
     Returns:
       The array without these axes.
@@ -56,12 +62,17 @@ def sum_over(array: jax.Array, axes: Sequence[int], *, implementation: str | Non
       ValueError: for an unknown implementation.
     """
     axes = tuple(axes)
-    implementations = {'plain': lambda array: array.sum(axes), 'product': lambda array: _by_product(array, axes)}
+    implementations = {
+        'plain': lambda array: array.sum(axes),
+        'product': lambda array: _by_product(array, axes),
+    }
     return choose(implementation, implementations, cpu='product', default='plain')(array)
 
 
 def _by_product(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    first = next((i for i in range(array.ndim) if i not in axes), array.ndim)  # axes before it lead the array
+    first = next(
+        (i for i in range(array.ndim) if i not in axes), array.ndim
+    )  # axes before it lead the array
     rows = array.reshape(math.prod(array.shape[:first]), -1)
     # Two equal rows: XLA makes a product with a single one a reduction again.
     totals = (jnp.ones((2, rows.shape[0]), array.dtype) @ rows)[0].reshape(array.shape[first:])

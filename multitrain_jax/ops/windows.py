@@ -30,7 +30,7 @@ def pooled_size(size: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ..
 
 
 def clip_by_clip(function: Callable, *arrays: jax.Array):
-    """``function(*arrays)`` for arrays with a leading clip axis, computed in a loop over clips.
+    """`function(*arrays)` for arrays with a leading clip axis, computed in a loop over clips.
 
     A clip's intermediate arrays stay in the cache, and the loop keeps XLA from copying a long
     expression into each of its readers (a normalisation reads its input three times): measured on
@@ -42,7 +42,7 @@ def clip_by_clip(function: Callable, *arrays: jax.Array):
 
 
 def sum_over_clips(function: Callable, *arrays: jax.Array) -> jax.Array:
-    """The sum of ``function`` of each clip, for arrays with a leading clip axis."""
+    """The sum of `function` of each clip, for arrays with a leading clip axis."""
     if arrays[0].shape[0] == 1:
         return _apart(function, *arrays)
 
@@ -58,15 +58,17 @@ def _first(tree):
 
 
 def _apart(function: Callable, *arrays: jax.Array):
-    """``function(*arrays)``; on CPU fused neither with what makes the arrays, one of floats among them, nor with its readers.
+    """`function(*arrays)`; on CPU fused neither with what makes the arrays, one of floats among them, nor with its readers.
 
-    XLA dissolves a loop over a single clip, and its CPU compiler removes ``lax.optimization_barrier`` before it fuses. A
+    XLA dissolves a loop over a single clip, and its CPU compiler removes `lax.optimization_barrier` before it fuses. A
     branch it leaves alone as long as it cannot tell that it is always taken: 0 times a float may be NaN. A GPU would wait
     for the host to look at the condition.
     """
 
     def never(*arrays):
-        return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(function, *arrays))
+        return jax.tree.map(
+            lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(function, *arrays)
+        )
 
     def in_branch(*arrays):
         number = next(a for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)).ravel()[0]
@@ -109,11 +111,11 @@ def sum_over_windows(
 
     This is the input gradient of a pooling. Position p of the padded grid has phase p mod stride,
     and only taps congruent to that phase reach it. Each phase is a small sum of shifted views of
-    ``outputs``; the phases are then interleaved by a reshape.
+    `outputs`; the phases are then interleaved by a reshape.
 
     Args:
       outputs: arrays [B, t', h', w', D], one value per window; 0 stands for missing windows.
-      term: ``term(tap, *views)`` is what the point at ``tap`` of a window receives from it.
+      term: `term(tap, *views)` is what the point at `tap` of a window receives from it.
       kernel: taps of a window along t, h, w.
       stride: steps between windows.
       size: (t, h, w) of the grid before pooling.
@@ -138,7 +140,7 @@ def sum_over_windows(
         return sum(terms[1:], terms[0])
 
     def interleaved(phase: tuple[int, ...], axis: int) -> jax.Array:
-        """All phases of the axes from ``axis`` on, for the given phases of the axes before it."""
+        """All phases of the axes from `axis` on, for the given phases of the axes before it."""
         if axis == 3:
             return one_phase(phase)
         used = min(stride[axis], kernel[axis])  # later phases are reached by no tap

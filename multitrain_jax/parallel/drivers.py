@@ -32,7 +32,9 @@ _CPU_THREADS_PER_DEVICE = 4
 class ParallelConfig:
     """How devices divide the work; where nothing else is said, each has its own clips and the whole state."""
 
-    model: int = 1  # devices that share one replica: attention heads, hidden units and their parameters
+    model: int = (
+        1  # devices that share one replica: attention heads, hidden units and their parameters
+    )
     shard_optimizer: bool = False  # each replica keeps its part of the optimizer's state and the moving average (ZeRO-1)
 
     def __post_init__(self):
@@ -49,7 +51,9 @@ def use_cpu_devices(count: int) -> None:
     """
     if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
         jax.config.update('jax_num_cpu_devices', count)
-        os.environ.setdefault('NPROC', str(max(os.cpu_count() or 1, _CPU_THREADS_PER_DEVICE * count)))
+        os.environ.setdefault(
+            'NPROC', str(max(os.cpu_count() or 1, _CPU_THREADS_PER_DEVICE * count))
+        )
 
 
 def run_mesh(config: ParallelConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -82,14 +86,19 @@ def grid_mesh(model: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
     for host in {device.process_index for device in devices}:
         count = sum(device.process_index == host for device in devices)
         if count % model:
-            raise UserError(f'config.parallel.model={model} does not divide the {count} devices of a host; use a divisor')
+            raise UserError(
+                f'config.parallel.model={model} does not divide the {count} devices of a host; use a divisor'
+            )
     grid = np.asarray(devices).reshape(-1, model)
     return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto,) * 2)
 
 
 def _by_host(devices: Sequence[jax.Device] | None) -> list[jax.Device]:
     """The replicas of a host follow each other, as its clips do in the global batch."""
-    return sorted(jax.devices() if devices is None else devices, key=lambda device: (device.process_index, device.id))
+    return sorted(
+        jax.devices() if devices is None else devices,
+        key=lambda device: (device.process_index, device.id),
+    )
 
 
 def check_divides(batch_size: int, mesh: Mesh, what: str, pieces: int = 1) -> int:
@@ -109,8 +118,12 @@ def check_divides(batch_size: int, mesh: Mesh, what: str, pieces: int = 1) -> in
         step = devices * pieces
         near = max(step, round(batch_size / step) * step)
         model = mesh.shape.get(MODEL_AXIS, 1)
-        parts = f'{devices} {"devices" if model == 1 else f"replicas of {model} devices"}' + (f' x {pieces} accumulation steps' if pieces > 1 else '')
-        raise UserError(f'{what}={batch_size} does not divide over {parts}; use a multiple of {step}, such as {near}')
+        parts = f'{devices} {"devices" if model == 1 else f"replicas of {model} devices"}' + (
+            f' x {pieces} accumulation steps' if pieces > 1 else ''
+        )
+        raise UserError(
+            f'{what}={batch_size} does not divide over {parts}; use a multiple of {step}, such as {near}'
+        )
     return batch_size // (devices * pieces)
 
 
@@ -128,7 +141,12 @@ def map_train_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callabl
     """
     if MODEL_AXIS not in mesh.shape:
         return jax.pmap(
-            step.__call__, axis_name=DATA_AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=list(mesh.devices.flat)
+            step.__call__,
+            axis_name=DATA_AXIS,
+            in_axes=(None, 0),
+            out_axes=None,
+            donate_argnums=0,
+            devices=list(mesh.devices.flat),
         )
     gradients = _per_replica(step.gradients, mesh, PartitionSpec())
 
@@ -147,16 +165,26 @@ def map_train_step(step: Callable, mesh: Mesh, shardings: Any = None) -> Callabl
 def map_eval_step(step: Callable, mesh: Mesh) -> Callable:
     """`step(params, share) -> result` on every replica: parameters equal; `local_rows` of the results are the host's."""
     if MODEL_AXIS not in mesh.shape:
-        return jax.pmap(step, axis_name=DATA_AXIS, in_axes=(None, 0), out_axes=0, devices=list(mesh.devices.flat))
+        return jax.pmap(
+            step,
+            axis_name=DATA_AXIS,
+            in_axes=(None, 0),
+            out_axes=0,
+            devices=list(mesh.devices.flat),
+        )
     return jax.jit(_per_replica(step, mesh, PartitionSpec(DATA_AXIS)))
 
 
 def _per_replica(step: Callable, mesh: Mesh, out_specs: PartitionSpec) -> Callable:
     """`data` is written out in the step, as pmap has it; what `model` does is left to the compiler."""
     return jax.shard_map(
-        step, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)), out_specs=out_specs, axis_names={DATA_AXIS},
+        step,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+        out_specs=out_specs,
+        axis_names={DATA_AXIS},
         check_vma=False,  # types that follow which values are equal on all replicas: each loop in the model would need casts
-    )  # fmt: skip
+    )
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -171,7 +199,9 @@ def place(tree: Any, shardings: Any) -> Any:
 
     def placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            numbers = placed(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec()))
+            numbers = placed(
+                jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec())
+            )
             return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
@@ -183,7 +213,11 @@ def whole(tree: Any) -> Any:
     """Arrays of the devices of all processes, however they are divided, with all of them on every device."""
 
     def gathered(leaf: jax.Array) -> jax.Array:
-        return leaf if leaf.is_fully_replicated else jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec()))
+        return (
+            leaf
+            if leaf.is_fully_replicated
+            else jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec()))
+        )
 
     return jax.tree.map(gathered, tree)
 
@@ -199,7 +233,9 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
     Returns:
         Global arrays [all hosts' B, ...]; for pmap [devices, B / local devices, ...].
     """
-    local = len([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
+    local = len(
+        [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    )
 
     def spread(array: np.ndarray) -> jax.Array:
         if MODEL_AXIS not in mesh.shape:
@@ -212,13 +248,18 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
 def local_rows(array: jax.Array, mesh: Mesh) -> np.ndarray:
     """What a mapped evaluation step gave for the rows [B, ...] of this host's share of the batch."""
     shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
-    rows = [np.asarray(shard.data) for shard in sorted(shards, key=lambda shard: shard.index[0].start or 0)]
+    rows = [
+        np.asarray(shard.data)
+        for shard in sorted(shards, key=lambda shard: shard.index[0].start or 0)
+    ]
     if MODEL_AXIS not in mesh.shape:  # [1, B / local devices, ...] of each device
         rows = [row[0] for row in rows]
     return np.concatenate(rows)
 
 
-def prefetch(items: Iterator[Any], transform: Callable[[Any], Any], depth: int = 2) -> Iterator[Any]:
+def prefetch(
+    items: Iterator[Any], transform: Callable[[Any], Any], depth: int = 2
+) -> Iterator[Any]:
     """`transform(item)` for every item, made up to `depth` items ahead of their use by a thread.
 
     With `to_devices` as the transform, copies to the devices overlap the computation. An error in the

@@ -41,5 +41,7 @@ def gather_names(names: Sequence[str]) -> tuple[str, ...]:
     encoded = np.array([name.encode() for name in names], np.bytes_)
     longest = int(multihost_utils.process_allgather(np.array(encoded.itemsize)).max())
     characters = np.zeros((len(encoded), longest), np.uint8)
-    characters[:, : encoded.itemsize] = encoded.view(np.uint8).reshape(len(encoded), encoded.itemsize)
+    characters[:, : encoded.itemsize] = encoded.view(np.uint8).reshape(
+        len(encoded), encoded.itemsize
+    )
     return tuple(row.tobytes().rstrip(b'\0').decode() for row in gather_rows(characters))

@@ -13,7 +13,15 @@ _HEARTBEAT_SECONDS = 30
 _SHUTDOWN_SECONDS = 30  # that a process waits for the others when it ends
 _EXIT_LOST = 1
 # What collectives say when the other side of a connection has gone.
-_SIGNS_OF_LOSS = ('Gloo', 'NCCL', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'Connection', 'Socket closed', 'heartbeat')
+_SIGNS_OF_LOSS = (
+    'Gloo',
+    'NCCL',
+    'UNAVAILABLE',
+    'DEADLINE_EXCEEDED',
+    'Connection',
+    'Socket closed',
+    'heartbeat',
+)
 
 FLAG_HELP = {
     'multi_host': 'Join the other processes of the cluster (SLURM, Open MPI, TPU pod: found by itself).',
@@ -25,7 +33,10 @@ FLAG_HELP = {
 
 @contextlib.contextmanager
 def joined(
-    multi_host: bool, coordinator_address: str | None, num_processes: int | None, process_id: int | None
+    multi_host: bool,
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
 ) -> Iterator[None]:
     """This process is one of a run's while the context lasts. Before JAX computes anything.
 
@@ -38,20 +49,28 @@ def joined(
     Raises:
         UserError: the others cannot be found, or one of them was lost.
     """
-    by_hand = dict(coordinator_address=coordinator_address, num_processes=num_processes, process_id=process_id)
+    by_hand = dict(
+        coordinator_address=coordinator_address, num_processes=num_processes, process_id=process_id
+    )
     missing = [f'--{name}' for name, value in by_hand.items() if value is None]
     if missing and len(missing) < len(by_hand):
-        raise UserError(f'{", ".join(missing)} missing: --coordinator_address, --num_processes and --process_id belong together')
+        raise UserError(
+            f'{", ".join(missing)} missing: --coordinator_address, --num_processes and --process_id belong together'
+        )
     if not multi_host and missing:
         yield
         return
     if not missing and not 0 <= process_id < num_processes:
-        raise UserError(f'--process_id={process_id} must be from 0 to {num_processes - 1}, below --num_processes={num_processes}')
+        raise UserError(
+            f'--process_id={process_id} must be from 0 to {num_processes - 1}, below --num_processes={num_processes}'
+        )
     import jax  # here, so that mistakes in the flags are answered at once
 
     try:
         jax.distributed.initialize(
-            **by_hand, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
+            **by_hand,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         where = coordinator_address or 'the cluster that --multi_host looks for'
@@ -66,8 +85,10 @@ def joined(
             raise
         print(
             f'error: process {jax.process_index()} of {jax.process_count()} has lost another one ({_first_line(error)}); see the '
-            'output of the others for the reason. The same command goes on from the last checkpoint', file=sys.stderr, flush=True,
-        )  # fmt: skip
+            'output of the others for the reason. The same command goes on from the last checkpoint',
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(_EXIT_LOST)  # at once: the usual way out waits for the one that is lost
 
 

@@ -31,7 +31,9 @@ _HEADS = {
 _DIVIDED_OVER_DATA = ('opt_state', 'ema')
 
 
-def state_shardings(state: Any, mesh: Mesh, model: MultiTrainConfig, *, shard_optimizer: bool = False) -> Any:
+def state_shardings(
+    state: Any, mesh: Mesh, model: MultiTrainConfig, *, shard_optimizer: bool = False
+) -> Any:
     """The sharding of every array of a training state (or of parameters alone, or of their shapes).
 
     Without an axis `model` in the mesh every device has all of everything. With it, the kernels that it shares are
@@ -52,7 +54,11 @@ def state_shardings(state: Any, mesh: Mesh, model: MultiTrainConfig, *, shard_op
         if axis is not None and _divides(mesh, MODEL_AXIS, leaf.shape[axis]):
             spec[axis] = MODEL_AXIS
         if shard_optimizer and getattr(path[0], 'name', None) in _DIVIDED_OVER_DATA:
-            free = [n for n, size in enumerate(leaf.shape) if spec[n] is None and _divides(mesh, DATA_AXIS, size)]
+            free = [
+                n
+                for n, size in enumerate(leaf.shape)
+                if spec[n] is None and _divides(mesh, DATA_AXIS, size)
+            ]
             if free:
                 spec[max(free, key=lambda n: leaf.shape[n])] = DATA_AXIS
         return NamedSharding(mesh, PartitionSpec(*spec))

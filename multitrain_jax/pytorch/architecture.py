@@ -81,7 +81,10 @@ def recognise(shapes: Shapes, hints: Hints, *, image: bool = False) -> Architect
     blocks = _blocks(shapes, style)
     classes, datasets, head_hidden = _heads(shapes)
     projections = len(datasets) > 1 and all(
-        f'head.cross_dataset_heads.{a}_{b}.weight' in shapes for a in datasets for b in datasets if a != b
+        f'head.cross_dataset_heads.{a}_{b}.weight' in shapes
+        for a in datasets
+        for b in datasets
+        if a != b
     )
     model = MultiTrainConfig(
         backbone=_backbone(shapes, style, blocks, hints, image, assumptions),
@@ -89,7 +92,9 @@ def recognise(shapes: Shapes, hints: Hints, *, image: bool = False) -> Architect
         head_hidden=head_hidden,
         projections=projections,
         expander='expander.fc1.weight' in shapes,
-        expander_hidden=shapes['expander.fc1.weight'][0] if 'expander.fc1.weight' in shapes else 2048,
+        expander_hidden=shapes['expander.fc1.weight'][0]
+        if 'expander.fc1.weight' in shapes
+        else 2048,
     )
     entries = naming.entries_of(model, style, datasets)
     _check_complete(shapes, entries)
@@ -118,14 +123,25 @@ def _blocks(shapes: Shapes, style: str) -> list[_Block]:
         qkv = _shape(shapes, f'blocks.{i}.attn.qkv.weight')
         head_width = _shape(shapes, f'blocks.{i}.attn.{pool}.weight')[0]
         width = qkv[0] // 3
-        blocks.append(_Block(qkv[1], width, width // head_width, _shape(shapes, f'blocks.{i}.{mlp}.weight')[0]))
+        blocks.append(
+            _Block(
+                qkv[1], width, width // head_width, _shape(shapes, f'blocks.{i}.{mlp}.weight')[0]
+            )
+        )
     return blocks
 
 
 def _backbone(
-    shapes: Shapes, style: str, blocks: Sequence[_Block], hints: Hints, image: bool, assumptions: list[str]
+    shapes: Shapes,
+    style: str,
+    blocks: Sequence[_Block],
+    hints: Hints,
+    image: bool,
+    assumptions: list[str],
 ) -> MViTConfig:
-    patch = _shape(shapes, 'conv_proj.weight' if style == 'torchvision' else 'patch_embed.proj.weight')
+    patch = _shape(
+        shapes, 'conv_proj.weight' if style == 'torchvision' else 'patch_embed.proj.weight'
+    )
     starts = [0] + [i for i, block in enumerate(blocks) if i and block.width != block.width_in]
     stages = [blocks[start] for start in starts]
     for number, stage in enumerate(stages):
@@ -152,7 +168,9 @@ def _backbone(
         patch_stride = tuple((size + 1) // 2 for size in patch[2:])
         assumptions.append(f'patch_stride {patch_stride}: assumed from the kernel {patch[2:]}')
     if hints.query_strides is None and hints.block_query_strides is not None:
-        hints = dataclasses.replace(hints, query_strides=_of_stages(hints.block_query_strides, starts))
+        hints = dataclasses.replace(
+            hints, query_strides=_of_stages(hints.block_query_strides, starts)
+        )
     config = dataclasses.replace(
         config,
         patch_stride=patch_stride,
@@ -164,7 +182,9 @@ def _backbone(
 def _of_stages(strides: Mapping[int, Triple], starts: Sequence[int]) -> tuple[Triple, ...]:
     for block, stride in strides.items():
         if block not in starts and max(stride) > 1:
-            raise UserError(f'block {block} pools its queries inside a stage: here only first blocks of stages do')
+            raise UserError(
+                f'block {block} pools its queries inside a stage: here only first blocks of stages do'
+            )
     return tuple(strides.get(start, (1, 1, 1)) for start in starts)
 
 
@@ -174,7 +194,11 @@ def _clip_size(
     """`num_frames` and `image_size` that the position tables were learned for."""
     if relative:
         side = (_shape(shapes, 'blocks.0.attn.rel_pos_h')[0] + 1) // 2
-        times = (shapes['blocks.0.attn.rel_pos_t'][0] + 1) // 2 if 'blocks.0.attn.rel_pos_t' in shapes else None
+        times = (
+            (shapes['blocks.0.attn.rel_pos_t'][0] + 1) // 2
+            if 'blocks.0.attn.rel_pos_t' in shapes
+            else None
+        )
     else:
         side = round(_shape(shapes, 'pos_embed_spatial')[1] ** 0.5)
         times = _shape(shapes, 'pos_embed_temporal')[1]
@@ -199,9 +223,13 @@ def _with_strides(
     """The config with strides of queries, keys and values that agree with the relative position tables."""
     stages = len(config.stage_blocks)
     if hints.query_strides is not None and len(hints.query_strides) != stages:
-        raise UserError(f'{len(hints.query_strides)} query strides for {stages} stages: give one for each')
+        raise UserError(
+            f'{len(hints.query_strides)} query strides for {stages} stages: give one for each'
+        )
     choices = [((1, 1, 1),), *[_QUERY_STRIDES] * (stages - 1)]
-    choices = choices if hints.query_strides is None else [(stride,) for stride in hints.query_strides]
+    choices = (
+        choices if hints.query_strides is None else [(stride,) for stride in hints.query_strides]
+    )
     kv_choices = _IMAGE_KV_STRIDES if image else _KV_STRIDES
     kv_choices = kv_choices if hints.kv_stride is None else (hints.kv_stride,)
     combinations = sorted(
@@ -212,16 +240,22 @@ def _with_strides(
         ),
     )
     for kv_stride, *query_strides in combinations:
-        candidate = dataclasses.replace(config, kv_stride=kv_stride, query_strides=tuple(query_strides))
+        candidate = dataclasses.replace(
+            config, kv_stride=kv_stride, query_strides=tuple(query_strides)
+        )
         if config.positions == 'separate' or _tables_fit(shapes, candidate):
-            agreeing = ' (they agree with the position tables)' if config.positions == 'relative' else ''
+            agreeing = (
+                ' (they agree with the position tables)' if config.positions == 'relative' else ''
+            )
             if hints.query_strides is None:
                 assumptions.append(f'query_strides {candidate.query_strides}: assumed{agreeing}')
             if hints.kv_stride is None:
                 assumptions.append(f'kv_stride {kv_stride}: assumed{agreeing}')
             return candidate
     which = 'the given strides do not' if len(combinations) == 1 else 'none of the usual strides'
-    raise UserError(f'{which} agree with the sizes of the relative position tables; give --query_strides, --kv_stride')
+    raise UserError(
+        f'{which} agree with the sizes of the relative position tables; give --query_strides, --kv_stride'
+    )
 
 
 def _tables_fit(shapes: Shapes, config: MViTConfig) -> bool:
@@ -229,7 +263,10 @@ def _tables_fit(shapes: Shapes, config: MViTConfig) -> bool:
     for i, block in enumerate(every):
         for axis, rows in zip('thw', block.relative_rows):
             name = f'blocks.{i}.attn.rel_pos_{axis}'
-            if not (needs_no_array(name) and name not in shapes) and _shape(shapes, name)[0] != rows:
+            if (
+                not (needs_no_array(name) and name not in shapes)
+                and _shape(shapes, name)[0] != rows
+            ):
                 return False
     return True
 
@@ -241,9 +278,10 @@ def _heads(shapes: Shapes) -> tuple[tuple[int, ...], tuple[str, ...], int]:
             return (shapes[name][0],), (), 0
     pattern = re.compile(r'head\.heads\.(.+?)(\.fc2)?\.weight')
     heads = {
-        match[1]: (shape, match[2]) for name, shape in shapes.items()
+        match[1]: (shape, match[2])
+        for name, shape in shapes.items()
         if not name.endswith('.fc1.weight') and (match := pattern.fullmatch(name))
-    }  # fmt: skip
+    }
     if not heads:
         raise UserError('no classifier in it (head.projection, head.1 or head.heads.NAME)')
     hidden = {shape[1] if layered else 0 for shape, layered in heads.values()}
@@ -255,11 +293,17 @@ def _heads(shapes: Shapes) -> tuple[tuple[int, ...], tuple[str, ...], int]:
 def _check_complete(shapes: Shapes, entries: Sequence[naming.Entry]) -> None:
     """A model with a part missing, or with one that ours does not have, computes something else: refused."""
     known = {entry.name for entry in entries}
-    missing = [entry.name for entry in entries if entry.name not in shapes and not needs_no_array(entry.name)]
+    missing = [
+        entry.name
+        for entry in entries
+        if entry.name not in shapes and not needs_no_array(entry.name)
+    ]
     unknown = [
-        name for name in shapes
-        if name not in known and re.match(r'blocks\.|patch_embed\.|conv_proj\.|pos_|cls_|norm\.', name)
-    ]  # fmt: skip
+        name
+        for name in shapes
+        if name not in known
+        and re.match(r'blocks\.|patch_embed\.|conv_proj\.|pos_|cls_|norm\.', name)
+    ]
     if missing or unknown:
         found = len(known) - len(missing)
         example = f'{missing[0]} is missing' if missing else f'{unknown[0]} has no place in ours'

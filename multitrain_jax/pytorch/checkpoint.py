@@ -47,17 +47,29 @@ def read_torch(path: str) -> tuple[dict[str, np.ndarray], str | None]:
     if not isinstance(content, Mapping):
         raise UserError(f'--checkpoint={path}: holds a {type(content).__name__}, not a state dict')
     text = content.get('cfg') if isinstance(content.get('cfg'), str) else None
-    state = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), content)
-    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    if sum(tensor.numel() for tensor in tensors.values()) > _MAX_NUMBERS:  # of few bytes, where a stride is 0
-        raise UserError(f'--checkpoint={path}: its tensors have more than {_MAX_NUMBERS >> 30} G numbers')
+    state = next(
+        (content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), content
+    )
+    tensors = {
+        name: value
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+    if (
+        sum(tensor.numel() for tensor in tensors.values()) > _MAX_NUMBERS
+    ):  # of few bytes, where a stride is 0
+        raise UserError(
+            f'--checkpoint={path}: its tensors have more than {_MAX_NUMBERS >> 30} G numbers'
+        )
     for prefix in _PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     try:
         return {name: tensor.float().numpy() for name, tensor in tensors.items()}, text
     except (TypeError, RuntimeError) as error:  # sparse, quantised, complex, on no device
-        raise UserError(f'--checkpoint={path}: holds tensors that are no plain arrays of numbers') from error
+        raise UserError(
+            f'--checkpoint={path}: holds tensors that are no plain arrays of numbers'
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,18 +119,26 @@ def read_settings(text: str) -> Settings:
 
     try:
         content = yaml.safe_load(text)  # makes plain data only
-        data, mvit, model, test = (_group(content, name) for name in ('DATA', 'MVIT', 'MODEL', 'TEST'))
+        data, mvit, model, test = (
+            _group(content, name) for name in ('DATA', 'MVIT', 'MODEL', 'TEST')
+        )
         pairs = mvit.get('POOL_KV_STRIDE') or ()
-        kv = mvit.get('POOL_KV_STRIDE_ADAPTIVE') or next((pair[1:] for pair in pairs if pair[0] == 0), None)
+        kv = mvit.get('POOL_KV_STRIDE_ADAPTIVE') or next(
+            (pair[1:] for pair in pairs if pair[0] == 0), None
+        )
         queries = mvit.get('POOL_Q_STRIDE')
-        activations = model.get('MULTI_HEAD_ACT') if model.get('USE_MULTI_HEAD') else [model.get('HEAD_ACT')]
+        activations = (
+            model.get('MULTI_HEAD_ACT') if model.get('USE_MULTI_HEAD') else [model.get('HEAD_ACT')]
+        )
         return Settings(
             num_frames=data.get('NUM_FRAMES'),
             image_size=data.get('TRAIN_CROP_SIZE'),
             stride=data.get('SAMPLING_RATE'),
             target_frame_rate=None if data.get('TARGET_FPS') is None else float(data['TARGET_FPS']),
             patch_stride=_triple(mvit.get('PATCH_STRIDE'), time=2),
-            query_strides=None if queries is None else {pair[0]: _triple(pair[1:]) for pair in queries},
+            query_strides=None
+            if queries is None
+            else {pair[0]: _triple(pair[1:]) for pair in queries},
             kv_stride=_triple(kv),
             mean=_rgb(data.get('MEAN')),
             std=_rgb(data.get('STD')),

@@ -26,7 +26,9 @@ def is_image_model(state_dict: Mapping[str, np.ndarray]) -> bool:
     return any(_PATCH.fullmatch(name) and array.ndim == 4 for name, array in state_dict.items())
 
 
-def inflate(state_dict: Mapping[str, np.ndarray], how: Inflation) -> tuple[dict[str, np.ndarray], list[str]]:
+def inflate(
+    state_dict: Mapping[str, np.ndarray], how: Inflation
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Gives the convolutions that have no time axis, or one of a single frame, one of three frames.
 
     Args:

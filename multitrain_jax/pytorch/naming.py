@@ -1,7 +1,7 @@
 """Parameter names and layouts of the reference implementations, and their places in our model.
 
-Pure NumPy over dictionaries: a state dict is ``{name: array}``, our parameters ``{path: array}``
-with paths such as 'backbone/stages/0/rest/mlp/fc1/kernel'. One ``Entry`` stands for one array of
+Pure NumPy over dictionaries: a state dict is `{name: array}`, our parameters `{path: array}`
+with paths such as 'backbone/stages/0/rest/mlp/fc1/kernel'. One `Entry` stands for one array of
 the state dict. Ours stack what the references keep apart (the blocks of a stage, the three
 poolings, the heads of the datasets), so an entry may name a part of a parameter.
 """
@@ -50,7 +50,7 @@ class Entry:
       name: its name there.
       path: our parameter.
       part: index of our parameter that it fills; () for all of it.
-      layout: how it is turned, a key of ``_LAYOUTS``.
+      layout: how it is turned, a key of `_LAYOUTS`.
     """
 
     name: str
@@ -92,7 +92,7 @@ def backbone_entries(config: MViTConfig, style: str) -> list[Entry]:
 
     Args:
       config: our architecture.
-      style: one of ``STYLES``.
+      style: one of `STYLES`.
     """
     if style not in STYLES:
         raise ValueError(f'style {style!r}: use one of {STYLES}')
@@ -132,14 +132,12 @@ def backbone_entries(config: MViTConfig, style: str) -> list[Entry]:
     return [dataclasses.replace(e, path=f'backbone/{e.path}') for e in entries]
 
 
-def entries_of(
-    config: MultiTrainConfig, style: str, datasets: Sequence[str] = ()
-) -> list[Entry]:
+def entries_of(config: MultiTrainConfig, style: str, datasets: Sequence[str] = ()) -> list[Entry]:
     """Entries of the whole model.
 
     Args:
       config: our architecture.
-      style: one of ``STYLES``.
+      style: one of `STYLES`.
       datasets: names that the heads bear in the state dict, in our order; empty for a model with a
         single, unnamed classifier.
 

@@ -57,7 +57,9 @@ def heat_map(
     for row, column in dots:
         axes.plot(column, row, '.', color='black', markersize=5)
     for row, column in frames:
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor='black', linewidth=1.5))
+        axes.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor='black', linewidth=1.5)
+        )
     figure.colorbar(image, label=value_title, shrink=0.8)
     if note:
         figure.supxlabel(note, fontsize=8)

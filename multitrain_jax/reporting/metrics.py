@@ -79,7 +79,10 @@ def open_writer(workdir: str, *, is_main_host: bool):
     """
     missing = import_writers()
     if missing:
-        _log.warning('no TensorBoard files: %s not installed; metrics go to the log only', ' and '.join(missing))
+        _log.warning(
+            'no TensorBoard files: %s not installed; metrics go to the log only',
+            ' and '.join(missing),
+        )
         return LogWriter()
     from clu import metric_writers
 
@@ -100,7 +103,11 @@ class LogWriter:
     """The part of clu's MetricWriter that training uses, writing to the log."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        _log.info('[%d] %s', step, ', '.join(f'{name}={value:.5g}' for name, value in sorted(scalars.items())))
+        _log.info(
+            '[%d] %s',
+            step,
+            ', '.join(f'{name}={value:.5g}' for name, value in sorted(scalars.items())),
+        )
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():

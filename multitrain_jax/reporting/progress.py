@@ -22,20 +22,26 @@ def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> No
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter('[%(asctime)s] %(message)s', datefmt='%H:%M:%S'))
     console.addFilter(
-        lambda record: record.name == _log.name or (record.levelno >= logging.ERROR and not record.exc_info)
+        lambda record: (
+            record.name == _log.name or (record.levelno >= logging.ERROR and not record.exc_info)
+        )
     )
     if process:
         console.setLevel(logging.WARNING)
     handlers: list[logging.Handler] = [console]
     if workdir is not None:
-        file = logging.FileHandler(Path(workdir) / (f'log_{process}.txt' if process else 'log.txt'), encoding='utf-8')
+        file = logging.FileHandler(
+            Path(workdir) / (f'log_{process}.txt' if process else 'log.txt'), encoding='utf-8'
+        )
         file.setFormatter(logging.Formatter('%(asctime)s %(levelname).1s %(name)s %(message)s'))
         handlers.append(file)
         from absl import logging as absl_logging  # Orbax and clu speak through it
 
         absl_logging.set_verbosity(absl_logging.INFO)
     logging.getLogger().handlers[:] = handlers
-    logging.raiseExceptions = False  # a log file on a full disk must not cover the terminal with tracebacks
+    logging.raiseExceptions = (
+        False  # a log file on a full disk must not cover the terminal with tracebacks
+    )
     sys.unraisablehook = _log_unraisable
     _log.setLevel(logging.INFO)
 
@@ -43,7 +49,9 @@ def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> No
 def _log_unraisable(unraisable: Any) -> None:
     """To the log file: TensorStore prints hundreds of lines from threads of its own when one write fails."""
     exception = (unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
-    logging.getLogger('background').error('%s', unraisable.err_msg or 'in the background', exc_info=exception)
+    logging.getLogger('background').error(
+        '%s', unraisable.err_msg or 'in the background', exc_info=exception
+    )
 
 
 def duration(seconds: float) -> str:

@@ -33,7 +33,7 @@ def plain_gradients(
         pieces: arrays [P, ...], P pieces.
 
     Returns:
-        gradients, like `params`; the terms, added up over the pieces, and the term ``loss``.
+        gradients, like `params`; the terms, added up over the pieces, and the term `loss`.
     """
 
     def loss(params, piece):
@@ -66,9 +66,9 @@ def two_pass_gradients(
     def of_all(params, expanded):
         return batch_loss(params, expanded.reshape(-1, expanded.shape[-1]))
 
-    (of_batch, batch_terms), (batch_grads, cotangents) = jax.value_and_grad(of_all, (0, 1), has_aux=True)(
-        params, expanded
-    )
+    (of_batch, batch_terms), (batch_grads, cotangents) = jax.value_and_grad(
+        of_all, (0, 1), has_aux=True
+    )(params, expanded)
 
     def gradients(piece_and_cotangent):
         piece, cotangent = piece_and_cotangent
@@ -97,5 +97,7 @@ def _sum_over(function: Callable, pieces: Any) -> Any:
         return function(first)  # no loop to compile
     shapes = jax.eval_shape(function, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(lambda total, piece: (jax.tree.map(jnp.add, total, function(piece)), None), zeros, pieces)
+    total, _ = jax.lax.scan(
+        lambda total, piece: (jax.tree.map(jnp.add, total, function(piece)), None), zeros, pieces
+    )
     return total

@@ -49,7 +49,10 @@ class StopRequests:
             raise KeyboardInterrupt
         if self.name is None:
             self.name = signal.Signals(number).name
-            _log.warning('%s: stopping after the work at hand, with a checkpoint (Ctrl-C: at once, without)', self.name)
+            _log.warning(
+                '%s: stopping after the work at hand, with a checkpoint (Ctrl-C: at once, without)',
+                self.name,
+            )
 
 
 @contextlib.contextmanager

@@ -36,11 +36,15 @@ class NonFiniteStep(UserError):
 
 def gradient_norms(grads: Mapping[str, Any]) -> dict[str, tuple[jax.Array, float]]:
     """Terms `gradient_norm`, of all gradients together, and `gradient_norm/PART` of backbone, heads, ..."""
-    parts = {f'gradient_norm/{name}': (optax.global_norm(part), 1.0) for name, part in grads.items()}
+    parts = {
+        f'gradient_norm/{name}': (optax.global_norm(part), 1.0) for name, part in grads.items()
+    }
     return {'gradient_norm': (optax.global_norm(grads), 1.0), **parts}
 
 
-def unless_not_finite(old: Any, new: Any, terms: Mapping[str, Any], max_skips: int) -> tuple[Any, dict[str, Any]]:
+def unless_not_finite(
+    old: Any, new: Any, terms: Mapping[str, Any], max_skips: int
+) -> tuple[Any, dict[str, Any]]:
     """The state after a step, on the device: `new`, but unchanged by an update that is not finite.
 
     Such a step is counted and passed over. After more than `max_skips` of them nothing changes any more, not even the
@@ -58,7 +62,9 @@ def unless_not_finite(old: Any, new: Any, terms: Mapping[str, Any], max_skips: i
     skipped = old.skipped + ~finite
     stopped = skipped > max_skips
     kept = {
-        name: jax.tree.map(lambda o, n: jnp.where(finite & ~stopped, n, o), getattr(old, name), getattr(new, name))
+        name: jax.tree.map(
+            lambda o, n: jnp.where(finite & ~stopped, n, o), getattr(old, name), getattr(new, name)
+        )
         for name in ('params', 'opt_state', 'ema')
     }
     state = new.replace(step=jnp.where(stopped, old.step, new.step), skipped=skipped, **kept)
@@ -75,9 +81,21 @@ def describe(step: int, terms: Mapping[str, Any]) -> str:
     means = {name: float(total / count) for name, (total, count) in terms.items() if count > 0}
     what = 'gradient' if math.isfinite(means['loss']) else 'loss'
     value = means['gradient_norm'] if what == 'gradient' else means['loss']
-    losses = [name for name, mean in means.items() if not math.isfinite(mean) and 'gradient_norm' not in name]
-    shares = [f'{name.partition("/")[2]} {mean:.0%}' for name, mean in means.items() if name.startswith('share/')]
-    norms = [f'{name.partition("/")[2]} {mean:.3g}' for name, mean in means.items() if name.startswith('gradient_norm/')]
+    losses = [
+        name
+        for name, mean in means.items()
+        if not math.isfinite(mean) and 'gradient_norm' not in name
+    ]
+    shares = [
+        f'{name.partition("/")[2]} {mean:.0%}'
+        for name, mean in means.items()
+        if name.startswith('share/')
+    ]
+    norms = [
+        f'{name.partition("/")[2]} {mean:.3g}'
+        for name, mean in means.items()
+        if name.startswith('gradient_norm/')
+    ]
     return (
         f'the {what} of step {step} is not finite ({value}); terms that are not: {", ".join(losses) or "none"}; '
         f'clips: {", ".join(shares) or "unknown"}; gradient norms: {", ".join(norms)}'
@@ -115,9 +133,13 @@ def load_batch(path: str | os.PathLike) -> tuple[int, Batch]:
         batch = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f'config.replay={path}: not a batch that a run has saved in WORKDIR/{_DIRECTORY} ({reason})') from error
+        raise UserError(
+            f'config.replay={path}: not a batch that a run has saved in WORKDIR/{_DIRECTORY} ({reason})'
+        ) from error
     if len(steps) != 1:
-        raise UserError(f'config.replay={path}: the files of the {len(files)} hosts are of different steps, {sorted(steps)}')
+        raise UserError(
+            f'config.replay={path}: the files of the {len(files)} hosts are of different steps, {sorted(steps)}'
+        )
     return steps.pop(), batch
 
 

@@ -37,7 +37,11 @@ _COLLECTIVES = ('psum', 'psum_invariant', 'all_gather', 'all_gather_invariant', 
 
 
 def replay(
-    config: Config, workdir: Path, *, source: BatchSource | None = None, devices: Sequence[jax.Device] | None = None
+    config: Config,
+    workdir: Path,
+    *,
+    source: BatchSource | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> str:
     """Takes the step of the file `config.replay` again; returns the report.
 
@@ -58,12 +62,19 @@ def replay(
         source = RecordData(config, host=jax.process_index(), num_hosts=jax.process_count())
     schedule = train.plan_steps(config, source)[1]
     graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
-    tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, abstract_params))
+    tx = build_optimizer(
+        config.optimizer, schedule, train_step.training_params(config, abstract_params)
+    )
     shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
     shardings = layout.state_shardings(
-        shapes, mesh, with_datasets(config, source.datasets), shard_optimizer=config.parallel.shard_optimizer
+        shapes,
+        mesh,
+        with_datasets(config, source.datasets),
+        shard_optimizer=config.parallel.shard_optimizer,
     )
-    never_stopping = dataclasses.replace(config, non_finite=NonFiniteConfig('skip', max_skips=2**30))
+    never_stopping = dataclasses.replace(
+        config, non_finite=NonFiniteConfig('skip', max_skips=2**30)
+    )
     own_step = train_step.make_train_step(never_stopping, source.datasets, graphdef, tx)
     take_step = drivers.map_train_step(own_step, mesh, shardings)
 
@@ -73,7 +84,9 @@ def replay(
     _log.info('from %s; taking %d steps to come to step %d', origin, step - begin, step)
     state = drivers.place(state.replace(skipped=np.zeros((), np.int32)), shardings)
     with contextlib.closing(
-        drivers.prefetch(source.train_batches(begin, step - begin), lambda own: drivers.to_devices(own, mesh))
+        drivers.prefetch(
+            source.train_batches(begin, step - begin), lambda own: drivers.to_devices(own, mesh)
+        )
     ) as batches:
         for share in batches:
             state, _ = take_step(state, share)
@@ -82,12 +95,17 @@ def replay(
     terms = jax.device_get(terms)
 
     lines = [
-        f'step {step}, from {origin}' + (f', {step - begin} steps after it' if step > begin else ''),
+        f'step {step}, from {origin}'
+        + (f', {step - begin} steps after it' if step > begin else ''),
         f'  batch: {_not_finite_arrays(batch)}',
         f'  parameters: {_not_finite_arrays(dict(named_leaves(before.params)))}',
         f'  norms of the parameters: {_norms(before.params)}',
         f'  outcome: {"finite this time" if non_finite.is_finite(terms) else non_finite.describe(step, terms)}',
-        *(f'    {name:40} {total / count:.6g}' for name, (total, count) in sorted(terms.items()) if count > 0),
+        *(
+            f'    {name:40} {total / count:.6g}'
+            for name, (total, count) in sorted(terms.items())
+            if count > 0
+        ),
     ]
     if not non_finite.is_finite(terms):
         lines += [f'  {line}' for line in _first_nan(own_step, before, batch, devices)]
@@ -106,7 +124,11 @@ def _newest_state(
             steps = [number for number in saved.all_steps() if found[0] < number <= step]
             if steps:
                 runs.check_same_run(saved.read_meta(steps[-1]), meta, workdir)
-                found = (steps[-1], saved.restore(steps[-1], shapes), f'checkpoint {saved.directory / str(steps[-1])}')
+                found = (
+                    steps[-1],
+                    saved.restore(steps[-1], shapes),
+                    f'checkpoint {saved.directory / str(steps[-1])}',
+                )
     return found
 
 
@@ -127,35 +149,55 @@ def _not_finite_arrays(arrays: Mapping[str, np.ndarray]) -> str:
         if jax.numpy.issubdtype(array.dtype, jax.numpy.floating):
             places = np.argwhere(~np.isfinite(np.asarray(array, np.float32)))
             if len(places):
-                found.append(f'{name} has {len(places)} of {array.size}, the first at {places[0].tolist()}')
+                found.append(
+                    f'{name} has {len(places)} of {array.size}, the first at {places[0].tolist()}'
+                )
     return 'all values are finite' if not found else f'not finite: {"; ".join(found)}'
 
 
 def _norms(params: Mapping[str, Any]) -> str:
-    squares = {name: sum(float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(part)) for name, part in params.items()}
+    squares = {
+        name: sum(float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(part))
+        for name, part in params.items()
+    }
     return ', '.join(f'{name} {square**0.5:.4g}' for name, square in squares.items())
 
 
-def _first_nan(own_step: Any, state: TrainState, batch: Mapping[str, np.ndarray], devices: Any) -> list[str]:
+def _first_nan(
+    own_step: Any, state: TrainState, batch: Mapping[str, np.ndarray], devices: Any
+) -> list[str]:
     """The operations that made numbers into no numbers, on each replica the first one."""
     if jax.process_count() > 1:
         return ['give the command to one process, to search for the operation where it begins']
-    _log.info('searching the operation where it begins (every operation is checked: compiling takes some minutes) ...')
-    mesh = drivers.data_mesh(devices)  # one replica per device, however the run has divided its model
-    checked = checkify.checkify(lambda state, share: own_step(state, share)[1], errors=checkify.nan_checks)
-    error, _ = drivers.map_eval_step(checked, mesh)(drivers.replicate(state, mesh), drivers.to_devices(batch, mesh))
+    _log.info(
+        'searching the operation where it begins (every operation is checked: compiling takes some minutes) ...'
+    )
+    mesh = drivers.data_mesh(
+        devices
+    )  # one replica per device, however the run has divided its model
+    checked = checkify.checkify(
+        lambda state, share: own_step(state, share)[1], errors=checkify.nan_checks
+    )
+    error, _ = drivers.map_eval_step(checked, mesh)(
+        drivers.replicate(state, mesh), drivers.to_devices(batch, mesh)
+    )
     exception = error.get_exception()
     if exception is None:
         return ['no operation made a NaN: numbers became too large (infinity)']
     found = getattr(exception, 'error_mapping', {(0,): exception})  # by replica
     own = {replica: one for replica, one in found.items() if one.prim not in _COLLECTIVES}
-    return [f'first NaN, replica {replica[0]}: {_place(one)}' for replica, one in sorted((own or found).items())]
+    return [
+        f'first NaN, replica {replica[0]}: {_place(one)}'
+        for replica, one in sorted((own or found).items())
+    ]
 
 
 def _place(error: Any) -> str:
     """Primitive and line of our code of a checkify error."""
     frames = traceback.extract_tb(error.traceback_info.as_python_traceback())
-    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_ROOT / 'multitrain_jax')]
+    ours = [
+        frame for frame in frames if Path(frame.filename).is_relative_to(_ROOT / 'multitrain_jax')
+    ]
     if not ours:
         return f'{error.prim}'
     return f'{error.prim} at {Path(ours[-1].filename).relative_to(_ROOT)}:{ours[-1].lineno} ({ours[-1].name}): {ours[-1].line}'

@@ -40,8 +40,14 @@ class Start:
 
 
 def start_or_continue(
-    config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation, shapes: TrainState, workdir: Path,
-    saved: runs.RunCheckpoints, meta: Mapping[str, Any], total_steps: int,
+    config: Config,
+    datasets: Sequence[DatasetSpec],
+    tx: optax.GradientTransformation,
+    shapes: TrainState,
+    workdir: Path,
+    saved: runs.RunCheckpoints,
+    meta: Mapping[str, Any],
+    total_steps: int,
 ) -> Start | results.RunResults:
     """The newest checkpoint that can be read, or a new state; the results where the run is finished already.
 
@@ -57,10 +63,12 @@ def start_or_continue(
 
     Raises:
         UserError: a workdir of another run, or one whose checkpoints are all damaged or gone.
-    """  # fmt: skip
+    """
     finished = results.load(workdir)
     if finished is not None and not saved.all_steps():
-        raise UserError(f'{workdir} holds the results of a run, but no checkpoints; to train anew use another --workdir')
+        raise UserError(
+            f'{workdir} holds the results of a run, but no checkpoints; to train anew use another --workdir'
+        )
 
     def continue_from(step: int) -> Start | results.RunResults:
         stored = saved.read_meta(step)
@@ -79,7 +87,11 @@ def start_or_continue(
         with timed('initialising'):
             return Start(0, first_state(config, datasets, tx, workdir))
     if isinstance(start, results.RunResults):
-        _log.info('this run is finished (step %d of %d); choose another --workdir to train anew', start.steps, total_steps)
+        _log.info(
+            'this run is finished (step %d of %d); choose another --workdir to train anew',
+            start.steps,
+            total_steps,
+        )
         return start
     saved.set_aside_after(start.step)
     _log.info('resuming at step %d of %d from %s', start.step, total_steps, saved.directory)
@@ -98,16 +110,24 @@ def first_state(
     )
     if weights is not None:
         params, report = warm_start.initialise(
-            jax.device_get(state.params), with_datasets(config, datasets), datasets, weights,
-            mean=config.augment.mean, std=config.augment.std,
-        )  # fmt: skip
+            jax.device_get(state.params),
+            with_datasets(config, datasets),
+            datasets,
+            weights,
+            mean=config.augment.mean,
+            std=config.augment.std,
+        )
         if jax.process_index() == 0:
             (workdir / warm_start.TABLE_FILE).write_text(f'{report}\n', encoding='utf-8')
         _log.info('parameters, and where they come from:\n%s', report)
         state = train_step.start_from(state, config, jax.tree.map(jax.numpy.asarray, params))
     if config.projections_from is not None:
-        start = start_projections(config.projections_from, state.params['projections'], classifying(datasets))
-        state = train_step.start_from(state, config, {'projections': jax.tree.map(jax.numpy.asarray, start)})
+        start = start_projections(
+            config.projections_from, state.params['projections'], classifying(datasets)
+        )
+        state = train_step.start_from(
+            state, config, {'projections': jax.tree.map(jax.numpy.asarray, start)}
+        )
     return state
 
 
@@ -131,11 +151,15 @@ def run_meta(config: Config, source: BatchSource) -> dict[str, Any]:
             'learned_informative_weights': config.objective.learned_informative_weights,
         },
         'config': to_dict(config),
-    }  # fmt: skip
+    }
 
 
 def _spec_meta(spec: DatasetSpec) -> dict[str, Any]:
     meta = {'classes': list(spec.classes), 'multi_label': spec.multi_label}
     if spec.localisation:
-        meta |= {'localisation': True, 'train_counts': list(spec.train_counts), 'action_ids': list(spec.action_ids)}
+        meta |= {
+            'localisation': True,
+            'train_counts': list(spec.train_counts),
+            'action_ids': list(spec.action_ids),
+        }
     return meta

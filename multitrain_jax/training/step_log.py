@@ -102,9 +102,14 @@ class StepLog:
         )
         _log.info(
             'step %d/%d  epoch %.1f  loss %.3f  %s%.0f clips/s  %s left',
-            done, self._total_steps, values['epoch'], values.get('loss', math.nan), f'top-1 of training clips: {top1}  ' if top1 else '',
-            clips_per_second, duration(seconds_left),
-        )  # fmt: skip
+            done,
+            self._total_steps,
+            values['epoch'],
+            values.get('loss', math.nan),
+            f'top-1 of training clips: {top1}  ' if top1 else '',
+            clips_per_second,
+            duration(seconds_left),
+        )
 
     def _learning_rate(self, step: int) -> float:
         return float(jax.device_get(self._schedule(jax.device_put(step))))
@@ -115,7 +120,11 @@ class StepLog:
             look = f'to look at the step, give the same command with --config.replay={file}'
         except (OSError, ValueError) as error:  # what has happened is told all the same
             look = f'its batch could not be kept ({error})'
-        last, skipped, most = self._saved.latest_step(), int(terms['skipped_updates'][0]), self._config.non_finite.most
+        last, skipped, most = (
+            self._saved.latest_step(),
+            int(terms['skipped_updates'][0]),
+            self._config.non_finite.most,
+        )
         text = (
             f'{non_finite.describe(step, terms)}; the last good checkpoint is '
             f'{"none" if last is None else f"step {last}"} in {self._saved.directory}; '
@@ -123,7 +132,9 @@ class StepLog:
         )
         if skipped > most:
             remedy = 'lower config.optimizer.peak_learning_rate, ' + (
-                f'or raise config.non_finite.max_skips={most}' if most else 'or go on without it: --config.non_finite.action=skip'
+                f'or raise config.non_finite.max_skips={most}'
+                if most
+                else 'or go on without it: --config.non_finite.action=skip'
             )
             raise non_finite.NonFiniteStep(f'{text}; {remedy}', step)
         _log.warning('%s; passed over, %d of at most %d', text, skipped, most)

@@ -49,7 +49,9 @@ class TrainState:
     skipped: jax.Array
 
 
-def init_state(config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation) -> TrainState:
+def init_state(
+    config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation
+) -> TrainState:
     """The state before the first step, a function of the config's seed."""
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
     model = build_model(config, datasets, params_key)
@@ -57,7 +59,12 @@ def init_state(config: Config, datasets: Sequence[DatasetSpec], tx: optax.Gradie
     trainable, _ = split(params, config.optimizer.frozen)
     none = jnp.zeros((), jnp.int32)
     return TrainState(
-        none, params, tx.init(trainable), _start_of_average(params, config), run_key, skipped=jnp.zeros_like(none)
+        none,
+        params,
+        tx.init(trainable),
+        _start_of_average(params, config),
+        run_key,
+        skipped=jnp.zeros_like(none),
     )
 
 
@@ -116,12 +123,17 @@ class TrainStep:
     gradients: Callable
     update: Callable
 
-    def __call__(self, state: TrainState, share: Mapping[str, jax.Array]) -> tuple[TrainState, dict[str, Any]]:
+    def __call__(
+        self, state: TrainState, share: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, Any]]:
         return self.update(state, *self.gradients(state, share))
 
 
 def make_train_step(
-    config: Config, datasets: Sequence[DatasetSpec], graphdef: nnx.GraphDef, tx: optax.GradientTransformation
+    config: Config,
+    datasets: Sequence[DatasetSpec],
+    graphdef: nnx.GraphDef,
+    tx: optax.GradientTransformation,
 ) -> TrainStep:
     """The step of an experiment; `parallel.map_train_step` runs it on all devices."""
     tasks = Tasks(config, datasets)
@@ -143,10 +155,16 @@ def make_train_step(
             first_slot, part = piece
             augment_key, model_key = jax.random.split(key)
             video, targets = augment_train(
-                part['video'], part['label'], tasks.head(part['dataset']), part['weight'],
-                key=augment_key, first_slot=first_slot, config=config.augment, max_classes=tasks.max_classes,
+                part['video'],
+                part['label'],
+                tasks.head(part['dataset']),
+                part['weight'],
+                key=augment_key,
+                first_slot=first_slot,
+                config=config.augment,
+                max_classes=tasks.max_classes,
                 has_boxes=tasks.has_boxes(part['dataset']),
-            )  # fmt: skip
+            )
             params = merge(trainable, frozen)
             learned = params.pop(_OBJECTIVE, None)
             model, clip_key = nnx.merge(graphdef, params), jax.random.fold_in(model_key, first_slot)
@@ -158,7 +176,9 @@ def make_train_step(
         @jax.named_scope('loss')
         def batch_loss(trainable, expanded):
             learned = merge(trainable, frozen).get(_OBJECTIVE)
-            return batch_objective(expanded, config.objective, log_variances=learned, axis_name=drivers.DATA_AXIS)
+            return batch_objective(
+                expanded, config.objective, log_variances=learned, axis_name=drivers.DATA_AXIS
+            )
 
         grads, terms = accumulate(clip_loss, batch_loss, trainable, (first_slots, parts))
         return jax.lax.pmean(grads, drivers.DATA_AXIS), jax.lax.psum(terms, drivers.DATA_AXIS)
@@ -169,7 +189,9 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, trainable)
         trainable = optax.apply_updates(trainable, updates)
         ema = average(state.ema, trainable, state.step, config.optimizer)
-        new = TrainState(state.step + 1, merge(trainable, frozen), opt_state, ema, state.key, state.skipped)
+        new = TrainState(
+            state.step + 1, merge(trainable, frozen), opt_state, ema, state.key, state.skipped
+        )
         return unless_not_finite(state, new, terms | gradient_norms(grads), config.non_finite.most)
 
     return TrainStep(gradients, update)

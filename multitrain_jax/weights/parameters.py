@@ -13,7 +13,9 @@ import jax
 from multitrain_jax.errors import UserError
 
 
-def split(params: Mapping[Any, Any], frozen: Sequence[str]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+def split(
+    params: Mapping[Any, Any], frozen: Sequence[str]
+) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """(parameters that train, frozen ones), without the branches that hold none.
 
     Args:
@@ -51,7 +53,9 @@ def merge(*parts: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Leaves by name, `params.backbone.stages.0.first...`; whatever has a shape is a leaf."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: hasattr(node, 'shape'))[0]
+    leaves = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: hasattr(node, 'shape')
+    )[0]
     return [('.'.join(map(_part, path)), leaf) for path, leaf in leaves]
 
 

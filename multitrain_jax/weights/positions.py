@@ -3,7 +3,11 @@
 import numpy as np
 
 _ABSOLUTE = ('spatial_positions', 'temporal_positions')  # [h, w, D], [t, D]
-_RELATIVE = ('relative_t', 'relative_h', 'relative_w')  # [rows, d]; of stacked blocks [blocks, rows, d]
+_RELATIVE = (
+    'relative_t',
+    'relative_h',
+    'relative_w',
+)  # [rows, d]; of stacked blocks [blocks, rows, d]
 
 
 def is_positions(path: str) -> bool:
@@ -29,9 +33,13 @@ def resize_positions(path: str, positions: np.ndarray, shape: tuple[int, ...]) -
     Raises:
         ValueError: the shapes differ in more than the grid.
     """
-    fixed = {positions.ndim - 1} | ({0} if path.rsplit('/', 1)[-1] in _RELATIVE and positions.ndim == 3 else set())
+    fixed = {positions.ndim - 1} | (
+        {0} if path.rsplit('/', 1)[-1] in _RELATIVE and positions.ndim == 3 else set()
+    )
     if len(shape) != positions.ndim or any(positions.shape[axis] != shape[axis] for axis in fixed):
-        raise ValueError(f'{path}: positions {list(positions.shape)} cannot be resized to {list(shape)}')
+        raise ValueError(
+            f'{path}: positions {list(positions.shape)} cannot be resized to {list(shape)}'
+        )
     result = positions
     for axis in set(range(positions.ndim)) - fixed:
         result = _resize_axis(result, shape[axis], axis)

@@ -39,7 +39,11 @@ def start_projections(
         UserError: the file cannot be read, a matrix does not fit, or no pair of datasets is in it.
     """
     matrices = _read(Path(path).expanduser(), datasets)
-    params, used, number = {name: np.array(value) for name, value in params.items()}, [], len(datasets)
+    params, used, number = (
+        {name: np.array(value) for name, value in params.items()},
+        [],
+        len(datasets),
+    )
     for d, target in enumerate(datasets):
         for j, s in enumerate(Projections.sources(number, d)):
             pair = f'{datasets[s].name}->{target.name}'
@@ -58,7 +62,13 @@ def start_projections(
             f'{path}: holds no projection between {", ".join(spec.name for spec in datasets)}; it has '
             f'{", ".join(sorted(matrices)) or "nothing"} (names are SOURCE->TARGET)'
         )
-    _log.info('projections: %d of %d start from %s: %s', len(used), number * (number - 1), path, ', '.join(used))
+    _log.info(
+        'projections: %d of %d start from %s: %s',
+        len(used),
+        number * (number - 1),
+        path,
+        ', '.join(used),
+    )
     unused = sorted(set(matrices) - set(used))
     if unused:
         _log.warning('%s: not used, not pairs of this run: %s', path, ', '.join(unused))
@@ -88,8 +98,15 @@ def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarra
             return {pair: np.asarray(matrix, np.float32) for pair, matrix in content.items()}
         return {pair: np.asarray(matrix, np.float32) for pair, matrix in read_npz(path).items()}
     except OSError as error:
-        raise UserError(f'config.projections_from={path}: cannot be read ({error.strerror})') from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # the last: JSON nested too deeply
+        raise UserError(
+            f'config.projections_from={path}: cannot be read ({error.strerror})'
+        ) from error
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # the last: JSON nested too deeply
         raise UserError(
             f'config.projections_from={path}: cannot be read as .npz or .json of matrices ({error})'
         ) from error
@@ -102,9 +119,13 @@ def _of_export(path: Path, datasets: Sequence[DatasetSpec]) -> dict[str, np.ndar
     classes = {name: entry.classes for name, entry in info.datasets.items()}
     for spec in datasets:
         if spec.name in classes and classes[spec.name] != spec.classes:
-            raise UserError(f'{path}: dataset {spec.name} has other classes there, or in another order')
+            raise UserError(
+                f'{path}: dataset {spec.name} has other classes there, or in another order'
+            )
     stored = params['projections']
-    kernel = stored['kernel'] if 'kernel' in stored else stored['left'] @ stored['right']  # [N, N-1, C, C]
+    kernel = (
+        stored['kernel'] if 'kernel' in stored else stored['left'] @ stored['right']
+    )  # [N, N-1, C, C]
     names = list(classes)
     return {
         f'{names[s]}->{target}': kernel[d, j, : len(classes[names[s]]), : len(classes[target])]

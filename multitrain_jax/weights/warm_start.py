@@ -28,11 +28,25 @@ from multitrain_jax.weights.weight_report import Row, shape_text, summary, table
 
 TABLE_FILE = 'init_from.txt'
 
-_PARTS = ('backbone', 'heads', 'localisation_heads', 'projections', 'expander')  # that may be taken over
+_PARTS = (
+    'backbone',
+    'heads',
+    'localisation_heads',
+    'projections',
+    'expander',
+)  # that may be taken over
 # Of the backbone's parameters, those that one model may have and the other lack.
 _OPTIONAL = ('class_token', 'class_position')
 # Fields of the backbone that change what its parameters mean, though not their shapes.
-_MEANING = ('positions', 'class_token', 'skip_input', 'pool_norm_epsilon', 'patch_stride', 'query_strides', 'kv_stride')
+_MEANING = (
+    'positions',
+    'class_token',
+    'skip_input',
+    'pool_norm_epsilon',
+    'patch_stride',
+    'query_strides',
+    'kv_stride',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +88,13 @@ class Initialisation:
 
     def __str__(self) -> str:
         # What a reader must not miss comes last, where the terminal stops.
-        return '\n'.join([table(self.rows), *self.differences, f'initialised from {self.where}: {summary(self.rows)}'])
+        return '\n'.join(
+            [
+                table(self.rows),
+                *self.differences,
+                f'initialised from {self.where}: {summary(self.rows)}',
+            ]
+        )
 
 
 def read_weights(path: str | os.PathLike) -> Weights:
@@ -95,15 +115,23 @@ def read_weights(path: str | os.PathLike) -> Weights:
     if (directory / 'model.json').exists():
         info, _, params = export.read_export(directory)
         classes, actions = (
-            {name: dataset.classes for name, dataset in info.datasets.items() if dataset.localisation == localises}
+            {
+                name: dataset.classes
+                for name, dataset in info.datasets.items()
+                if dataset.localisation == localises
+            }
             for localises in (False, True)
         )
-        return Weights(str(path), info.model, classes, info.mean, info.std, flatten(params), actions)
+        return Weights(
+            str(path), info.model, classes, info.mean, info.std, flatten(params), actions
+        )
     if find_run(path) is not None:
         run = read_run(path, argument='config.init_from')
         classes, actions = _classes(classifying(run.datasets)), _classes(localising(run.datasets))
         augment = run.config.augment
-        return Weights(str(path), run.model, classes, augment.mean, augment.std, flatten(run.params), actions)
+        return Weights(
+            str(path), run.model, classes, augment.mean, augment.std, flatten(run.params), actions
+        )
     raise UserError(
         f'config.init_from={path}: neither an export (with model.json), nor a workdir (with checkpoints), '
         'nor WORKDIR/checkpoints/STEP'
@@ -142,7 +170,11 @@ def initialise(
     rows += _fill_localisation_heads(params, model, _classes(localising(datasets)), weights)
     rows += _fill_projections(params, model, ours, weights)
     rows += _fill_expander(params, weights)
-    rows += [Row(path, 'fresh', 'always starts anew') for path in params if path.split('/')[0] not in _PARTS]
+    rows += [
+        Row(path, 'fresh', 'always starts anew')
+        for path in params
+        if path.split('/')[0] not in _PARTS
+    ]
     parts = {path.split('/')[0] for path in params}
     gone = dict.fromkeys(path.split('/')[0] for path in weights.params)
     rows += [Row(part, 'ignored', 'not in this model') for part in gone if part not in parts]
@@ -157,7 +189,10 @@ def initialise(
         for field, (old, new) in changed.items()
     ]
     if changed:
-        flags = (f'--config.model.backbone.{field}={shlex.quote(str(old))}' for field, (old, _) in changed.items())
+        flags = (
+            f'--config.model.backbone.{field}={shlex.quote(str(old))}'
+            for field, (old, _) in changed.items()
+        )
         differences.append(f'      to compute what the source computed: {" ".join(flags)}')
     differences += [
         f'note: augment.{field} is {new} here and was {old} there'
@@ -169,7 +204,9 @@ def initialise(
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Leaves of nested dicts by path, such as 'backbone/stages/0/first/norm1/scale'."""
-    return {'/'.join(map(str, path)): leaf for path, leaf in traverse_util.flatten_dict(tree).items()}
+    return {
+        '/'.join(map(str, path)): leaf for path, leaf in traverse_util.flatten_dict(tree).items()
+    }
 
 
 def _like(tree: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,9 +227,13 @@ def _fill_backbone(params: dict[str, np.ndarray], weights: Weights) -> list[Row]
         elif is_positions(path) and source is not None:
             try:
                 params[path] = resize_positions(path, np.asarray(source), shape)
-                rows.append(Row(path, 'resized', f'{shape_text(source.shape)} -> {shape_text(shape)}'))
+                rows.append(
+                    Row(path, 'resized', f'{shape_text(source.shape)} -> {shape_text(shape)}')
+                )
             except ValueError:
-                problems.append(f'{path} is {shape_text(source.shape)} there and {shape_text(shape)} here')
+                problems.append(
+                    f'{path} is {shape_text(source.shape)} there and {shape_text(shape)} here'
+                )
         elif source is None and (is_positions(path) or path.rsplit('/', 1)[-1] in _OPTIONAL):
             rows.append(Row(path, 'fresh', f'{shape_text(shape)}, not in the source'))
         else:
@@ -213,14 +254,19 @@ def _fill_backbone(params: dict[str, np.ndarray], weights: Weights) -> list[Row]
 
 
 def _fill_heads(
-    params: dict[str, np.ndarray], model: MultiTrainConfig, ours: Mapping[str, tuple[str, ...]], weights: Weights
+    params: dict[str, np.ndarray],
+    model: MultiTrainConfig,
+    ours: Mapping[str, tuple[str, ...]],
+    weights: Weights,
 ) -> list[Row]:
     """Fills the heads of datasets that the source has too, in place."""
     rows, theirs = [], weights.classes
     for d, (name, classes) in enumerate(ours.items()):
         here, there = _common_classes(ours, theirs, name)
         if not len(here):
-            rows.append(Row(f'heads/{name}', 'fresh', _why_fresh(theirs, name, f'{len(classes)} classes')))
+            rows.append(
+                Row(f'heads/{name}', 'fresh', _why_fresh(theirs, name, f'{len(classes)} classes'))
+            )
         elif model.head_hidden != weights.model.head_hidden:
             hidden = f'head_hidden {model.head_hidden} here, {weights.model.head_hidden} there'
             rows.append(Row(f'heads/{name}', 'fresh', hidden))
@@ -232,13 +278,18 @@ def _fill_heads(
                 params[path][d][..., here] = weights.params[path][o][..., there]
             rows.append(Row(f'heads/{name}', 'used', _kept(here, there, classes, theirs[name])))
     rows += [
-        Row(f'heads/{name}', 'ignored', 'no dataset of this name in this model') for name in theirs if name not in ours
+        Row(f'heads/{name}', 'ignored', 'no dataset of this name in this model')
+        for name in theirs
+        if name not in ours
     ]
     return rows
 
 
 def _fill_localisation_heads(
-    params: dict[str, np.ndarray], model: MultiTrainConfig, ours: Mapping[str, tuple[str, ...]], weights: Weights
+    params: dict[str, np.ndarray],
+    model: MultiTrainConfig,
+    ours: Mapping[str, tuple[str, ...]],
+    weights: Weights,
 ) -> list[Row]:
     """Fills the localisation heads of datasets that the source has too, in place."""
     rows, theirs = [], weights.actions
@@ -246,13 +297,26 @@ def _fill_localisation_heads(
         here, there = _common_classes(ours, theirs, name)
         row_name = f'localisation_heads/{name}'
         if not len(here):
-            why = _why_fresh(theirs, name, f'{len(classes)} actions') if theirs else 'the source has no such heads'
+            why = (
+                _why_fresh(theirs, name, f'{len(classes)} actions')
+                if theirs
+                else 'the source has no such heads'
+            )
             rows.append(Row(row_name, 'fresh', why))
             continue
-        of_ours, of_theirs = f'localisation_heads/{d}/', f'localisation_heads/{list(theirs).index(name)}/'
+        of_ours, of_theirs = (
+            f'localisation_heads/{d}/',
+            f'localisation_heads/{list(theirs).index(name)}/',
+        )
         parts = [path.removeprefix(of_ours) for path in params if path.startswith(of_ours)]
         if model.localisation_head.context != weights.model.localisation_head.context:
-            rows.append(Row(row_name, 'fresh', f'head.context is {model.localisation_head.context} here, not there'))
+            rows.append(
+                Row(
+                    row_name,
+                    'fresh',
+                    f'head.context is {model.localisation_head.context} here, not there',
+                )
+            )
             continue
         for part in parts:
             array = np.asarray(weights.params[of_theirs + part])
@@ -274,7 +338,10 @@ def _classes(datasets: Sequence[DatasetSpec]) -> dict[str, tuple[str, ...]]:
 
 
 def _fill_projections(
-    params: dict[str, np.ndarray], model: MultiTrainConfig, ours: Mapping[str, tuple[str, ...]], weights: Weights
+    params: dict[str, np.ndarray],
+    model: MultiTrainConfig,
+    ours: Mapping[str, tuple[str, ...]],
+    weights: Weights,
 ) -> list[Row]:
     """Fills the projections between datasets that the source has too, in place."""
     if not any(path.startswith('projections/') for path in params):
@@ -298,9 +365,15 @@ def _fill_projections(
                 their_target, their_source = list(theirs).index(target), list(theirs).index(source)
                 their_j = Projections.sources(len(theirs), their_target).index(their_source)
                 if model.projection_rank:
-                    left, right = (weights.params[f'projections/{side}'] for side in ('left', 'right'))
-                    params['projections/left'][d, j, lines] = left[their_target, their_j, their_lines]
-                    params['projections/right'][d, j][:, columns] = right[their_target, their_j][:, their_columns]
+                    left, right = (
+                        weights.params[f'projections/{side}'] for side in ('left', 'right')
+                    )
+                    params['projections/left'][d, j, lines] = left[
+                        their_target, their_j, their_lines
+                    ]
+                    params['projections/right'][d, j][:, columns] = right[their_target, their_j][
+                        :, their_columns
+                    ]
                 else:
                     matrix = weights.params['projections/kernel'][their_target, their_j]
                     kept = matrix[np.ix_(their_lines, their_columns)]
@@ -341,7 +414,9 @@ def _why_fresh(theirs: Mapping[str, tuple[str, ...]], dataset: str, size: str) -
     return f'{size}, none of which is in the source (there, for example, {theirs[dataset][0]!r})'
 
 
-def _kept(here: np.ndarray, there: np.ndarray, classes: Sequence[str], their_classes: Sequence[str]) -> str:
+def _kept(
+    here: np.ndarray, there: np.ndarray, classes: Sequence[str], their_classes: Sequence[str]
+) -> str:
     note = f'{len(here)} of {len(classes)} classes'
     if len(here) < len(classes):
         note += f', the others fresh, such as {next(name for name in classes if name not in set(their_classes))!r}'

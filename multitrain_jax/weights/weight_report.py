@@ -29,7 +29,9 @@ def table(rows: Sequence[Row]) -> str:
     """One line for each row."""
     name_width = max((len(row.name) for row in rows), default=0)
     outcome_width = max((len(row.outcome) for row in rows), default=0)
-    return '\n'.join(f'{r.name:<{name_width}}  {r.outcome:<{outcome_width}}  {r.note}'.rstrip() for r in rows)
+    return '\n'.join(
+        f'{r.name:<{name_width}}  {r.outcome:<{outcome_width}}  {r.note}'.rstrip() for r in rows
+    )
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -115,15 +115,24 @@ def test_mistakes_are_named():
 def test_clips_with_boxes_only_change_their_colours():
     """Neither mixed, nor mixed into others, nor moved, nor erased: boxes still fit."""
     config = AugmentConfig(
-        rand_augment='rand-m7-n4-mstd0.5-inc1', erasing_probability=1.0, mixup_alpha=1.0, mix_group=4
+        rand_augment='rand-m7-n4-mstd0.5-inc1',
+        erasing_probability=1.0,
+        mixup_alpha=1.0,
+        mix_group=4,
     )
     video = np.random.default_rng(0).integers(0, 256, (8, 2, 8, 8, 3), np.uint8)
-    has_boxes = np.array([1, 0, 0, 0, 1, 1, 1, 1], bool)  # clip 0 would be mixed with 3, 1 with 2, ...
+    has_boxes = np.array(
+        [1, 0, 0, 0, 1, 1, 1, 1], bool
+    )  # clip 0 would be mixed with 3, 1 with 2, ...
     labels = (jnp.zeros(8, jnp.int32), jnp.zeros(8, jnp.int32), jnp.ones(8))
     options = {'key': jax.random.key(0), 'first_slot': 0, 'config': config, 'max_classes': 3}
-    found, targets = augment_train(jnp.asarray(video), *labels, has_boxes=jnp.asarray(has_boxes), **options)
+    found, targets = augment_train(
+        jnp.asarray(video), *labels, has_boxes=jnp.asarray(has_boxes), **options
+    )
     plain, plain_targets = augment_train(jnp.asarray(video), *labels, **options)
-    np.testing.assert_allclose(found[has_boxes], normalize(jnp.asarray(video[has_boxes])), atol=1e-6)
+    np.testing.assert_allclose(
+        found[has_boxes], normalize(jnp.asarray(video[has_boxes])), atol=1e-6
+    )
     np.testing.assert_array_equal(targets.weight, ~has_boxes)
     np.testing.assert_array_equal(targets.share[3], [1, 0])  # its partner has boxes
     np.testing.assert_array_equal(targets.share[1:3], plain_targets.share[1:3])

@@ -11,10 +11,14 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).parent.parent.parent
 _SMALL = (
-    '--config.model.backbone.num_frames=4', '--config.model.backbone.image_size=64',
-    '--config.model.backbone.stage_blocks=(1,2)', '--config.model.backbone.query_strides=((1,1,1),(1,2,2))',
-    '--config.augment.rand_augment=', '--config.model.head_hidden=32', '--config.model.expander_hidden=32',
-)  # fmt: skip
+    '--config.model.backbone.num_frames=4',
+    '--config.model.backbone.image_size=64',
+    '--config.model.backbone.stage_blocks=(1,2)',
+    '--config.model.backbone.query_strides=((1,1,1),(1,2,2))',
+    '--config.augment.rand_augment=',
+    '--config.model.head_hidden=32',
+    '--config.model.expander_hidden=32',
+)
 
 
 @pytest.mark.slow
@@ -22,10 +26,20 @@ _SMALL = (
 def test_training_step(attention):
     if importlib.util.find_spec('jax_cuda12_plugin') is None:
         pytest.skip('jax[cuda12] is not installed')
-    command = [sys.executable, 'benchmarks/gpu_compile.py', '--config=configs/multitrain.py', '--config.batch_size=8', *_SMALL]
+    command = [
+        sys.executable,
+        'benchmarks/gpu_compile.py',
+        '--config=configs/multitrain.py',
+        '--config.batch_size=8',
+        *_SMALL,
+    ]
     environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
     done = subprocess.run(
-        [*command, f'--config.model.backbone.attention={attention}'], cwd=_ROOT, env=environment, capture_output=True, text=True
+        [*command, f'--config.model.backbone.attention={attention}'],
+        cwd=_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     kernels = json.loads(done.stdout)['kernels']

@@ -173,4 +173,8 @@ ENTRY %main (which: pred[], x: f32[8]) -> f32[8] {
   ROOT %out = f32[8]{0} conditional(%which, %x, %x), true_computation=%small, false_computation=%large
 }
 """
-    assert {one.instruction.name: one.runs for one in _operations(text).executed()} == {'negative': 0, 'twice': 1, 'again': 1}
+    assert {one.instruction.name: one.runs for one in _operations(text).executed()} == {
+        'negative': 0,
+        'twice': 1,
+        'again': 1,
+    }

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent.parent / 'benchmarks'))  # as when a benchmark is run
+sys.path.insert(
+    0, str(pathlib.Path(__file__).parent.parent.parent / 'benchmarks')
+)  # as when a benchmark is run
 
 import profile_step  # noqa: E402
 import synthetic_step  # noqa: E402
@@ -47,7 +49,9 @@ def loop():
         jax.block_until_ready(compiled(*args))
 
     trace = profile_trace.trace(step, _STEPS)
-    events = [dict(event.stats) for plane in trace.planes for line in plane.lines for event in line.events]
+    events = [
+        dict(event.stats) for plane in trace.planes for line in plane.lines for event in line.events
+    ]
     executed = collections.Counter(stats['hlo_op'] for stats in events if 'hlo_op' in stats)
     return profile_step.profile(compiled, step, _STEPS, 'float32'), executed
 
@@ -63,7 +67,9 @@ def test_operations_are_executed_as_often_as_counted(loop):
     result, executed = loop
     assert any(runs == _ROUNDS for _, runs, _ in result.operations.values())
     for name, (_, runs, _) in result.operations.items():
-        assert executed[name] in (0, runs * _STEPS), name  # 0: the compiler's buffers made it needless
+        assert executed[name] in (0, runs * _STEPS), (
+            name
+        )  # 0: the compiler's buffers made it needless
 
 
 def test_rows_add_up_to_the_step(loop):
@@ -72,7 +78,10 @@ def test_rows_add_up_to_the_step(loop):
     assert all(row.ms >= row.backward_ms >= 0 for row in rows)
     assert result.not_attributed_ms >= 0
     assert sum(row.ms for row in rows) + result.not_attributed_ms == pytest.approx(result.step_ms)
-    assert result.kinds()['mlp'].backward_ms > 0 and result.kinds()['loss'].backward_ms < result.kinds()['mlp'].ms
+    assert (
+        result.kinds()['mlp'].backward_ms > 0
+        and result.kinds()['loss'].backward_ms < result.kinds()['mlp'].ms
+    )
 
 
 def test_picture(loop, tmp_path):
@@ -112,14 +121,26 @@ def test_operations_of_a_model_belong_to_its_parts(tiny):
     _, (table, backward, where) = tiny
     kinds = {kind for kind, _, _ in table.values()}
     assert kinds >= {
-        'attention', 'attention_linear', 'pooling', 'layer_norm', 'mlp', 'max_pool', 'skip_linear', 'patch_embedding', 'heads',
-        'loss', 'augmentation', 'optimizer',
-    }  # fmt: skip
+        'attention',
+        'attention_linear',
+        'pooling',
+        'layer_norm',
+        'mlp',
+        'max_pool',
+        'skip_linear',
+        'patch_embedding',
+        'heads',
+        'loss',
+        'augmentation',
+        'optimizer',
+    }
     moved = collections.Counter()
     for kind, _, row in table.values():
         moved[kind] += row.bytes
     assert moved['other'] < 0.02 * moved.total()
-    assert backward and not any(table[name][0] in ('optimizer', 'augmentation') for name in backward)
+    assert backward and not any(
+        table[name][0] in ('optimizer', 'augmentation') for name in backward
+    )
     assert set(where) == set(table)
 
 
@@ -130,14 +151,23 @@ def test_time_of_operations_that_overlap_is_shared():
 
 def _host(*lines: str) -> jax.profiler.ProfileData:
     """Threads of a CPU; each of their events: name of stat and number, or an operation, start, end, in us."""
-    names = ['ThreadpoolListener::Record', 'ThreadpoolListener::StartRegion', 'ThreadpoolListener::StopRegion', 'op']
+    names = [
+        'ThreadpoolListener::Record',
+        'ThreadpoolListener::StartRegion',
+        'ThreadpoolListener::StopRegion',
+        'op',
+    ]
     text = 'planes { name: "/host:CPU" '
     for line in lines:
         text += 'lines { '
         for event in line.split(','):
             what, value, start, end = event.split()
             number = names.index(next(name for name in names if name.endswith(what)))
-            stat = f'{number} str_value: "{value}"' if what == 'op' else f'{number} int64_value: {value}'
+            stat = (
+                f'{number} str_value: "{value}"'
+                if what == 'op'
+                else f'{number} int64_value: {value}'
+            )
             duration = (int(end) - int(start)) * 10**6
             text += f'events {{ metadata_id: {number} offset_ps: {start}000000 duration_ps: {duration} stats {{ metadata_id: {stat} }} }} '
         text += '} '
@@ -158,8 +188,13 @@ def test_on_cpu_an_operation_is_what_each_thread_does_for_it():
         )
     )
     assert sorted((name, start / 1000, end / 1000) for name, start, end in found) == [
-        ('a', 10, 20), ('a', 16, 25), ('a', 26, 28), ('b', 0, 15), ('loop', 0, 10), ('loop', 20, 30),
-    ]  # fmt: skip
+        ('a', 10, 20),
+        ('a', 16, 25),
+        ('a', 26, 28),
+        ('b', 0, 15),
+        ('loop', 0, 10),
+        ('loop', 20, 30),
+    ]
 
 
 def test_kernels_of_a_device_are_known_by_their_operation():

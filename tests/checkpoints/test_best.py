@@ -30,7 +30,13 @@ def kept(workdir):
 @pytest.mark.parametrize(('which', 'expected'), [('average', 20), ('b', 30)])
 def test_what_is_best(which, expected, tmp_path):
     best = BestCheckpoint(tmp_path, which)
-    for step, a, b in ((10, 0.5, 0.2), (20, 0.9, 0.1), (30, 0.3, 0.6), (40, 0.4, 0.6), (50, float('nan'), float('nan'))):
+    for step, a, b in (
+        (10, 0.5, 0.2),
+        (20, 0.9, 0.1),
+        (30, 0.3, 0.6),
+        (40, 0.4, 0.6),
+        (50, float('nan'), float('nan')),
+    ):
         best.offer(step, {'step': np.asarray(step)}, {}, accuracy(a=a, b=b))
     best.close()
     assert kept(tmp_path) == [expected]
@@ -43,8 +49,12 @@ def test_what_is_best(which, expected, tmp_path):
 def test_a_run_keeps_it(tmp_path, monkeypatch):
     """The best evaluation is neither the first nor the last, and its checkpoint no longer among the newest."""
     figures = iter([0.2, 0.7, 0.6, 0.3])
-    monkeypatch.setattr(in_training, 'evaluate', lambda *args: accuracy(colours=next(figures), shades=0.0))
-    config = tiny.config(evaluation__every_epochs=1.0, checkpoint__keep_best='colours', checkpoint__keep=1)
+    monkeypatch.setattr(
+        in_training, 'evaluate', lambda *args: accuracy(colours=next(figures), shades=0.0)
+    )
+    config = tiny.config(
+        evaluation__every_epochs=1.0, checkpoint__keep_best='colours', checkpoint__keep=1
+    )
     source = tiny.ArraySource(config, steps_per_epoch=2)
     train.train_and_evaluate(config, tmp_path, source=source, devices=jax.devices()[:1])
     run, newest = read_run(tmp_path / 'best'), read_run(tmp_path)

@@ -28,8 +28,13 @@ def test_the_formula():
 def test_devices_and_host_agree():
     """Also where an array is divided over devices."""
     leaves = {name: leaf for name, leaf in TREE.items() if leaf.dtype not in (bool, np.int64)}
-    sharding = jax.sharding.NamedSharding(drivers.data_mesh(), jax.sharding.PartitionSpec(drivers.DATA_AXIS))
-    arrays = [jax.device_put(leaf, sharding) if name == 'kernel' else jnp.asarray(leaf) for name, leaf in leaves.items()]
+    sharding = jax.sharding.NamedSharding(
+        drivers.data_mesh(), jax.sharding.PartitionSpec(drivers.DATA_AXIS)
+    )
+    arrays = [
+        jax.device_put(leaf, sharding) if name == 'kernel' else jnp.asarray(leaf)
+        for name, leaf in leaves.items()
+    ]
     assert len(arrays[0].sharding.device_set) == 8
     on_device = checksums._sums_on_device(arrays)
     assert dict(zip(leaves, on_device.tolist())) == checksums.array_checksums(leaves)

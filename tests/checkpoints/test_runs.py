@@ -107,7 +107,10 @@ def test_nothing_saved(saved):
 
 
 def largest(directory):
-    return max((path for path in directory.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+    return max(
+        (path for path in directory.rglob('*') if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
 
 
 def flip(path, place=0.5):
@@ -124,15 +127,21 @@ def flip_in_description(directory):
 
 
 DAMAGES = {
-    'flipped byte of the numbers': lambda directory: flip(largest(directory / 'state' / 'ocdbt.process_0' / 'd')),
+    'flipped byte of the numbers': lambda directory: flip(
+        largest(directory / 'state' / 'ocdbt.process_0' / 'd')
+    ),
     'flipped byte of the tables': lambda directory: flip(directory / 'state' / 'manifest.ocdbt'),
     'flipped byte of the description': flip_in_description,
     'flipped byte of the checksums': lambda directory: flip(directory / 'checksums' / 'metadata'),
-    'truncated': lambda directory: os.truncate(largest(directory / 'state' / 'ocdbt.process_0' / 'd'), 100),
+    'truncated': lambda directory: os.truncate(
+        largest(directory / 'state' / 'ocdbt.process_0' / 'd'), 100
+    ),
     'half copied': lambda directory: shutil.rmtree(directory / 'state' / 'ocdbt.process_0'),
     'without description': lambda directory: shutil.rmtree(directory / 'meta'),
     'without state': lambda directory: shutil.rmtree(directory / 'state'),
-    'empty': lambda directory: [shutil.rmtree(path) for path in directory.iterdir() if path.is_dir()],
+    'empty': lambda directory: [
+        shutil.rmtree(path) for path in directory.iterdir() if path.is_dir()
+    ],
 }
 
 
@@ -178,7 +187,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, two, t
     DAMAGES[damage](tmp_path / 'checkpoints' / '1')
     flip_largest = DAMAGES['flipped byte of the numbers']
     flip_largest(tmp_path / 'checkpoints' / '2')
-    with pytest.raises(UserError, match=f'no checkpoint in {tmp_path}/checkpoints can be read: .*/1 is damaged') as error:
+    with pytest.raises(
+        UserError, match=f'no checkpoint in {tmp_path}/checkpoints can be read: .*/1 is damaged'
+    ) as error:
         saved.read_newest(read)
     assert '\n' not in str(error.value)
     with pytest.raises(runs.DamagedCheckpoint, match='params.kernel are not those that were saved'):
@@ -232,15 +243,22 @@ errors.run_command(main)
 def fill(workdir, kind):
     """Saves two checkpoints of 200 kB; the second one does not fit."""
     return subprocess.run(
-        [sys.executable, '-c', FULL, str(workdir), kind], cwd=ROOT, env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, '-c', FULL, str(workdir), kind],
+        cwd=ROOT,
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+        capture_output=True,
+        text=True,
+    )
 
 
 def check_full(done, workdir, reason):
     assert done.returncode == 2, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if not re.match(r'WARNING: All log|I0000', line)]
-    assert line.startswith(f'error: a checkpoint could not be written to {workdir}/checkpoints: {reason}. ')
+    (line,) = [
+        line for line in done.stderr.splitlines() if not re.match(r'WARNING: All log|I0000', line)
+    ]
+    assert line.startswith(
+        f'error: a checkpoint could not be written to {workdir}/checkpoints: {reason}. '
+    )
     assert 'The last good one is step 1; make room' in line
     saved = runs.RunCheckpoints(workdir, keep=None)
     assert saved.latest_step() == 1
@@ -256,7 +274,9 @@ def test_a_file_that_the_disk_does_not_take(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk(tmp_path):
-    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=300k', 'tmpfs', str(tmp_path)], capture_output=True)
+    mounted = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=300k', 'tmpfs', str(tmp_path)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip('no file system can be mounted here')
     try:
@@ -308,9 +328,7 @@ def test_trees(tmp_path):
     runs.save_tree(tmp_path / 't', tree)
     same(runs.load_tree(tmp_path / 't', tree), tree)
     with pytest.raises(UserError, match=r'parameter a.1 has shape \[2, 2\], must be \[2, 3\]'):
-        runs.load_tree(
-            tmp_path / 't', {'a': {0: np.zeros(3), 1: np.zeros((2, 3), np.float32)}}
-        )
+        runs.load_tree(tmp_path / 't', {'a': {0: np.zeros(3), 1: np.zeros((2, 3), np.float32)}})
     with pytest.raises(UserError, match='parameter b is missing'):
         runs.load_tree(tmp_path / 't', tree | {'b': np.zeros(1)})
     with pytest.raises(UserError, match='parameter a.1 is not part of this model'):

@@ -11,7 +11,13 @@ from multitrain_jax.errors import UserError
 
 @pytest.mark.parametrize(
     ('below', 'step', 'expected'),
-    [('', None, 8), ('', 6, 6), ('checkpoints', None, 8), ('checkpoints/6', None, 6), ('checkpoints/6', 6, 6)],
+    [
+        ('', None, 8),
+        ('', 6, 6),
+        ('checkpoints', None, 8),
+        ('checkpoints/6', None, 6),
+        ('checkpoints/6', 6, 6),
+    ],
 )
 def test_any_of_its_directories(finished_run, below, step, expected):
     config, source, workdir = finished_run
@@ -32,7 +38,9 @@ def test_steps_differ(finished_run):
 def test_mistakes(finished_run, tmp_path):
     workdir = finished_run[2]
     assert find_run(tmp_path) is None and find_run(workdir / 'export') is None
-    with pytest.raises(UserError, match=r'--checkpoint=.*no run here \(no directory "checkpoints" in it\)'):
+    with pytest.raises(
+        UserError, match=r'--checkpoint=.*no run here \(no directory "checkpoints" in it\)'
+    ):
         read_run(tmp_path, argument='--checkpoint')
     with pytest.raises(UserError, match=r'no checkpoint of step 7; it has \[3, 6, 8\]'):
         read_run(workdir, 7)

@@ -1,4 +1,4 @@
-"""What a user of DMVR writes: factories for the tests, and for ``dmvr:MODULE:FUNCTION``."""
+"""What a user of DMVR writes: factories for the tests, and for `dmvr:MODULE:FUNCTION`."""
 
 import glob
 import os
@@ -17,14 +17,22 @@ class Factory(video_dataset.BaseVideoDatasetFactory):
 
     def _build(self, *, one_hot=True, multi_label=False, zero_centering_image=False, **image):
         modalities.add_image(
-            self.parser_builder, self.sampler_builder, self.decoder_builder,
-            self.preprocessor_builder, self.postprocessor_builder,
-            zero_centering_image=zero_centering_image, **image,
-        )  # fmt: skip
+            self.parser_builder,
+            self.sampler_builder,
+            self.decoder_builder,
+            self.preprocessor_builder,
+            self.postprocessor_builder,
+            zero_centering_image=zero_centering_image,
+            **image,
+        )
         modalities.add_label(
-            self.parser_builder, self.decoder_builder, self.preprocessor_builder,
-            num_classes=len(CLASSES), one_hot_label=one_hot, is_multi_label=multi_label,
-        )  # fmt: skip
+            self.parser_builder,
+            self.decoder_builder,
+            self.preprocessor_builder,
+            num_classes=len(CLASSES),
+            one_hot_label=one_hot,
+            is_multi_label=multi_label,
+        )
 
 
 def shards(split):
@@ -33,9 +41,14 @@ def shards(split):
 
 def make_factory(split, training, num_frames, crop_size, short_side, temporal_views, **more):
     return Factory(shards(split)).configure(
-        is_training=training, num_frames=num_frames, stride=2, crop_size=crop_size,
-        min_resize=short_side, num_test_clips=temporal_views, **more,
-    )  # fmt: skip
+        is_training=training,
+        num_frames=num_frames,
+        stride=2,
+        crop_size=crop_size,
+        min_resize=short_side,
+        num_test_clips=temporal_views,
+        **more,
+    )
 
 
 def plain(**arguments):

@@ -50,7 +50,9 @@ def test_a_device_array_keeps_the_memory_that_it_shares():
 def test_scratch_memory_is_used_again_by_its_thread_only():
     first = scratch('a', 100)
     assert len(first) == 100 and first.dtype == np.uint8
-    assert np.shares_memory(first, scratch('a', 120)) and not np.shares_memory(first, scratch('b', 100))
+    assert np.shares_memory(first, scratch('a', 120)) and not np.shares_memory(
+        first, scratch('b', 100)
+    )
     assert len(scratch('a', 10_000)) == 10_000
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         assert not np.shares_memory(scratch('a', 100), pool.submit(scratch, 'a', 100).result())

@@ -49,19 +49,27 @@ def test_boxes_are_where_their_pixels_are(source, reduced):
     options = dict(num_frames=2, crop_size=24, short_side=(30, 40)) if reduced else SPEC
     tolerance = 1.7 / 24 if reduced else TOLERANCE
     batches = train_batches(
-        [with_boxes(source, max_boxes=4, min_visible=0.25)], **options, batch_size=16, num_steps=12, reduced=reduced
+        [with_boxes(source, max_boxes=4, min_visible=0.25)],
+        **options,
+        batch_size=16,
+        num_steps=12,
+        reduced=reduced,
     )
     checked, mirrored, missing, empty = 0, 0, 0, 0
     for batch in batches:
         assert batch['boxes'].shape == (16, 4, 4) and batch['box_label'].shape == (16, 4, 5)
-        assert {batch[name].dtype for name in ('boxes', 'box_label', 'box_mask')} == {np.dtype('float32')}
+        assert {batch[name].dtype for name in ('boxes', 'box_label', 'box_mask')} == {
+            np.dtype('float32')
+        }
         assert batch['label'].dtype == np.int32 and not batch['label'].any()
         assert (batch['weight'] == 1).all()
         for row in range(16):
             real = batch['box_mask'][row] == 1
             assert not batch['boxes'][row, ~real].any() and not batch['box_label'][row, ~real].any()
             np.testing.assert_array_equal(batch['box_label'][row, real].sum(1), 1)
-            found = dict(zip(batch['box_label'][row, real].argmax(1), batch['boxes'][row, real], strict=True))
+            found = dict(
+                zip(batch['box_label'][row, real].argmax(1), batch['boxes'][row, real], strict=True)
+            )
             for colour in range(3):
                 rectangle = seen_rectangle(batch['video'][row, 1], colour)
                 if colour in found:
@@ -124,10 +132,16 @@ def test_training_on_proposals(tmp_path):
     source = box_dataset(tmp_path / 'd', [RECORDS[0]], proposals=proposals)
     (batch,) = train_batches([with_boxes(source)], **SPEC, batch_size=32, repeats=32, num_steps=1)
     (more,) = train_batches(
-        [with_boxes(source, train_on_proposals=True, proposal_iou=0.7)], **SPEC, batch_size=32, repeats=32, num_steps=1
+        [with_boxes(source, train_on_proposals=True, proposal_iou=0.7)],
+        **SPEC,
+        batch_size=32,
+        repeats=32,
+        num_steps=1,
     )
     assert batch['box_label'][..., 0].sum(1).max() == 1
-    assert more['box_label'][..., 0].sum(1).max() == 2 and more['box_label'][..., 1].sum(1).max() == 1
+    assert (
+        more['box_label'][..., 0].sum(1).max() == 2 and more['box_label'][..., 1].sum(1).max() == 1
+    )
 
 
 def test_resumed_and_shared_batches_are_the_same(source, tmp_path):
@@ -138,10 +152,15 @@ def test_resumed_and_shared_batches_are_the_same(source, tmp_path):
     for batch, other in zip(whole[4:], resumed, strict=True):
         for name in batch:
             np.testing.assert_array_equal(batch[name], other[name])
-    halves = [list(train_batches(sources, **options, num_steps=6, host=host, num_hosts=2)) for host in (0, 1)]
+    halves = [
+        list(train_batches(sources, **options, num_steps=6, host=host, num_hosts=2))
+        for host in (0, 1)
+    ]
     for batch, *parts in zip(whole, *halves, strict=True):
         for name in batch:
-            np.testing.assert_array_equal(batch[name], np.concatenate([part[name] for part in parts]))
+            np.testing.assert_array_equal(
+                batch[name], np.concatenate([part[name] for part in parts])
+            )
 
 
 # --- testing ----------------------------------------------------------------------------------
@@ -161,7 +180,9 @@ def read_views(source, batch_size=4, **changes):
 
 
 def test_every_view_of_every_record_and_its_boxes(source):
-    tested = with_boxes(source, candidates='ground_truth', max_boxes=3, test_short_sides=(66, 80), test_flip=True)
+    tested = with_boxes(
+        source, candidates='ground_truth', max_boxes=3, test_short_sides=(66, 80), test_flip=True
+    )
     rows, batches, views = read_views(tested, batch_size=5, spatial_views=3)
     assert views == 12
     assert set(rows) == {(record, view) for record in range(4) for view in range(12)}
@@ -170,7 +191,15 @@ def test_every_view_of_every_record_and_its_boxes(source):
         places = batch['truth_mask'].shape[1]
         assert places == max(1, int(batch['truth_mask'].sum(1).max()))
         padding = batch['weight'] == 0
-        for name in ('box_mask', 'candidate_mask', 'truth_mask', 'boxes', 'candidate', 'truth_box', 'truth_label'):
+        for name in (
+            'box_mask',
+            'candidate_mask',
+            'truth_mask',
+            'boxes',
+            'candidate',
+            'truth_box',
+            'truth_label',
+        ):
             assert batch[name].dtype == np.float32 and not batch[name][padding].any()
     for (record, view), row in rows.items():
         truth = np.array([normalised(rectangle) for rectangle in RECORDS[record]]).reshape(-1, 4)
@@ -206,15 +235,23 @@ def test_hosts_share_the_views_with_their_boxes(source, caplog):
     tested = with_boxes(source, candidates='ground_truth')
     whole, _, views = read_views(tested, spatial_views=3)
     for hosts, size in ((2, 4), (5, 5)):
-        parts = [read_views(tested, size, spatial_views=3, host=host, num_hosts=hosts) for host in range(hosts)]
+        parts = [
+            read_views(tested, size, spatial_views=3, host=host, num_hosts=hosts)
+            for host in range(hosts)
+        ]
         assert len({len(batches) for _, batches, _ in parts}) == 1
         rows = {key: row for part, _, _ in parts for key, row in part.items()}
-        assert rows.keys() == whole.keys() and len(rows) == sum(len(part) for part, _, _ in parts) == 4 * views
+        assert (
+            rows.keys() == whole.keys()
+            and len(rows) == sum(len(part) for part, _, _ in parts) == 4 * views
+        )
         for key, row in rows.items():
             for name in ('video', 'boxes', 'box_mask', 'candidate', 'candidate_mask'):
                 np.testing.assert_array_equal(row[name], whole[key][name])
             places = min(len(row['truth_mask']), len(whole[key]['truth_mask']))
-            np.testing.assert_array_equal(row['truth_box'][:places], whole[key]['truth_box'][:places])
+            np.testing.assert_array_equal(
+                row['truth_box'][:places], whole[key]['truth_box'][:places]
+            )
             assert row['truth_mask'].sum() == whole[key]['truth_mask'].sum()
     (warning,) = caplog.records  # by the host that has but the record without boxes
     assert 'no candidate boxes to test in any of 1 records' in warning.message
@@ -223,10 +260,14 @@ def test_hosts_share_the_views_with_their_boxes(source, caplog):
 def test_a_candidate_that_no_view_shows_well_is_tested_where_most_of_it_is(tmp_path):
     """One central crop: of a box at the edge less than half is seen."""
     source = box_dataset(tmp_path / 'd', [[(2, 30, 34, 60), (0, 0, 5, 5)]])
-    rows, _, views = read_views(with_boxes(source, candidates='ground_truth', test_short_sides=(66, 80)))
+    rows, _, views = read_views(
+        with_boxes(source, candidates='ground_truth', test_short_sides=(66, 80))
+    )
     assert views == 2
     masks = np.stack([rows[0, view]['box_mask'][:2] for view in range(2)])
-    np.testing.assert_array_equal(masks, [(1, 0), (0, 0)])  # the smaller picture shows more; the corner is never seen
+    np.testing.assert_array_equal(
+        masks, [(1, 0), (0, 0)]
+    )  # the smaller picture shows more; the corner is never seen
 
 
 def test_candidates_are_proposals(tmp_path, caplog):
@@ -254,8 +295,11 @@ def test_a_dataset_that_localises_and_the_same_for_classification(source):
     assert not plain.localises and plain.multi_label
     rows, _, _ = read_views(Source(**{**vars(source), 'task': 'classification'}))
     assert [rows[record, 0]['label'].tolist() for record in range(4)] == [
-        [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]
-    ]  # fmt: skip
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0],
+    ]
     assert 'boxes' not in rows[0, 0]
 
 

@@ -21,7 +21,11 @@ from data_pipelines.convert import main
 from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
-from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames, label_indices
+from data_pipelines.storage.sequence_example import (
+    decode_sequence_example,
+    encoded_frames,
+    label_indices,
+)
 from tests.data_pipelines.video_writer import numbers_of, write_numbered
 from tests.golden import shared_path
 
@@ -77,9 +81,7 @@ def test_records(converted):
     found = {}
     for example in examples(output, 'train'):
         name = example.context['video/filename'][0].decode()
-        frames = np.stack(
-            [simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)]
-        )
+        frames = np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)])
         count = len(frames)
         assert numbers_of(frames) == list(range(count))
         assert simplejpeg.decode_jpeg_header(encoded_frames(example)[0])[:3] == (
@@ -138,7 +140,9 @@ def test_dataset_json(converted):
             ],
         ]
     assert (output / 'train.index').exists() and (output / 'validation.index').exists()
-    written = {split: (output / f'{split}.frames').read_bytes() for split in ('train', 'validation')}
+    written = {
+        split: (output / f'{split}.frames').read_bytes() for split in ('train', 'validation')
+    }
     assert index.main([str(output)]) == 0  # Made from the shards, the same.
     assert written == {split: (output / f'{split}.frames').read_bytes() for split in written}
 
@@ -153,9 +157,17 @@ def test_number_of_workers_does_not_matter(videos, converted, tmp_path, workers)
 
 def test_options(videos, tmp_path):
     info = convert(
-        read_folder(videos, ['validation']), tmp_path, name='other', shards=1, workers=1,
-        frame_rate=10, short_side=32, quality=30, max_seconds=0.25, progress=False,
-    )  # fmt: skip
+        read_folder(videos, ['validation']),
+        tmp_path,
+        name='other',
+        shards=1,
+        workers=1,
+        frame_rate=10,
+        short_side=32,
+        quality=30,
+        max_seconds=0.25,
+        progress=False,
+    )
     assert (info.name, info.frame_rate) == ('other', 10)
     for example in examples(tmp_path, 'validation'):
         frames = encoded_frames(example)
@@ -254,9 +266,15 @@ def test_awkward_videos(tmp_path):
     assert found == shapes
 
     info = convert(
-        annotations, tmp_path / 'skip', workers=2, frame_rate=10, short_side=32, max_failures=0.5,
-        damaged='skip', progress=False,
-    )  # fmt: skip
+        annotations,
+        tmp_path / 'skip',
+        workers=2,
+        frame_rate=10,
+        short_side=32,
+        max_failures=0.5,
+        damaged='skip',
+        progress=False,
+    )
     assert set(dict(info.splits['test'].failures)) == set(failures) | set(damaged)
     assert not (tmp_path / 'skip' / 'damaged.csv').exists()
 
@@ -285,7 +303,7 @@ def test_all_failed(tmp_path):
 
 
 def _worker_fault(tmp_path, monkeypatch, code):
-    """Makes workers run ``code`` whenever they open a video; ``path`` is its name."""
+    """Makes workers run `code` whenever they open a video; `path` is its name."""
     folder = tmp_path / 'fault'
     folder.mkdir()
     (folder / 'sitecustomize.py').write_text(
@@ -425,15 +443,23 @@ def test_killed_midway(videos, converted, tmp_path, monkeypatch):
     # Workers stop for good at one video, as long as the converter lives; then the converter is
     # killed.
     _worker_fault(
-        tmp_path, monkeypatch,
-        "parent = os.getppid()\n"
+        tmp_path,
+        monkeypatch,
+        'parent = os.getppid()\n'
         "        while 'sit/5' in path and os.getppid() == parent: time.sleep(0.02)",
-    )  # fmt: skip
+    )
     output = tmp_path / 'out'
     command = [
-        sys.executable, '-m', 'data_pipelines.convert', 'folder', f'--videos={videos}',
-        f'--output={output}', '--workers=2', '--shards=3', '--max_failures=0.2',
-    ]  # fmt: skip
+        sys.executable,
+        '-m',
+        'data_pipelines.convert',
+        'folder',
+        f'--videos={videos}',
+        f'--output={output}',
+        '--workers=2',
+        '--shards=3',
+        '--max_failures=0.2',
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     notes = output / '.convert'
     deadline = time.monotonic() + 60
@@ -557,11 +583,17 @@ def test_command_pyslowfast(videos, tmp_path, capsys):
     (tmp_path / 'val.csv').write_text('jump/6.mp4 0\nsit/7.mp4 2\n')
     (tmp_path / 'classes.txt').write_text('jump\nrun\nsit\n')
     output = tmp_path / 'kinetics'
-    code = main([
-        'pyslowfast', '--csv', f'validation={tmp_path / "val.csv"}',
-        f'--classes={tmp_path / "classes.txt"}',
-        f'--path_prefix={videos / "validation"}', f'--output={output}', '--workers=1',
-    ])  # fmt: skip
+    code = main(
+        [
+            'pyslowfast',
+            '--csv',
+            f'validation={tmp_path / "val.csv"}',
+            f'--classes={tmp_path / "classes.txt"}',
+            f'--path_prefix={videos / "validation"}',
+            f'--output={output}',
+            '--workers=1',
+        ]
+    )
     assert code == 0 and '2 validation clips of 3 classes' in capsys.readouterr().out
     info = load_dataset_info(output)
     assert info.classes == ('jump', 'run', 'sit') and info.splits['validation'].class_counts == (
@@ -656,14 +688,23 @@ def test_dmvr_reads_our_shards(dmvr, converted):
     class Factory(video_dataset.BaseVideoDatasetFactory):
         def _build(self, is_training):
             modalities.add_image(
-                self.parser_builder, self.sampler_builder, self.decoder_builder,
-                self.preprocessor_builder, self.postprocessor_builder, is_training=is_training,
-                num_frames=4, min_resize=64, crop_size=64,
-            )  # fmt: skip
+                self.parser_builder,
+                self.sampler_builder,
+                self.decoder_builder,
+                self.preprocessor_builder,
+                self.postprocessor_builder,
+                is_training=is_training,
+                num_frames=4,
+                min_resize=64,
+                crop_size=64,
+            )
             modalities.add_label(
-                self.parser_builder, self.decoder_builder, self.preprocessor_builder,
-                num_classes=len(info.classes), add_label_name=True,
-            )  # fmt: skip
+                self.parser_builder,
+                self.decoder_builder,
+                self.preprocessor_builder,
+                num_classes=len(info.classes),
+                add_label_name=True,
+            )
 
     factory = Factory([str(output / shard_name('train', n, 3)) for n in range(3)])
     dataset = factory.configure(is_training=False).make_dataset(

@@ -71,7 +71,8 @@ def test_command(files, command, tmp_path):
     np.testing.assert_array_equal(found.labels, [[0, 1, 1], [1, 0, 0]])
     assert found.persons.tolist() == [0, 1]
     np.testing.assert_array_equal(
-        found.proposals, np.array([[0.61, 0.11, 0.91, 0.81], [0.111, 0.201, 0.501, 0.901]], np.float32)
+        found.proposals,
+        np.array([[0.61, 0.11, 0.91, 0.81], [0.111, 0.201, 0.501, 0.901]], np.float32),
     )
     np.testing.assert_array_equal(found.scores, np.array([0.99, 0.95], np.float32))
     assert regions(second, 3).proposals.shape == (0, 4)
@@ -105,14 +106,22 @@ def test_dmvr_layout_is_read_by_tensorflow(files, command, tmp_path):
 
 
 def convert_one(tmp_path, path, time, *, context=2.0, **options):
-    """The record of a key frame at ``time``, or why there is none."""
+    """The record of a key frame at `time`, or why there is none."""
     key_frame = KeyFrame(time, ((0.1, 0.1, 0.5, 0.5),), (0,), (-1,))
     clip = Clip(str(path), 'v,1', (0,), max(0.0, time - context / 2), time + context / 2, key_frame)
-    good = Clip(str(tmp_path / 'good.mp4'), 'w,1', (0,), 0.0, 1.0, dataclasses.replace(key_frame, time=0.5))
+    good = Clip(
+        str(tmp_path / 'good.mp4'), 'w,1', (0,), 0.0, 1.0, dataclasses.replace(key_frame, time=0.5)
+    )
     write_numbered(tmp_path / 'good.mp4', 25)
     annotations = Annotations(('stand',), {'train': (clip, good)}, True, True)
     info = convert(
-        annotations, tmp_path / 'out', workers=1, shards=1, max_failures=1, progress=False, **options
+        annotations,
+        tmp_path / 'out',
+        workers=1,
+        shards=1,
+        max_failures=1,
+        progress=False,
+        **options,
     )
     if info.splits['train'].failures:
         return info.splits['train'].failures[0][1]
@@ -243,7 +252,11 @@ def test_official_rows_from_records(tmp_path):
 
 def test_missing_movie_is_reported(files, command, tmp_path, capsys):
     (tmp_path / 'boxes.csv').write_text('movie_Z,0902,0.1,0.1,0.5,0.5,12,0\n')
-    arguments = [*command, f'--boxes=train={tmp_path / "boxes.csv"}', f'--output={tmp_path / "out"}']
+    arguments = [
+        *command,
+        f'--boxes=train={tmp_path / "boxes.csv"}',
+        f'--output={tmp_path / "out"}',
+    ]
     assert main([*arguments, '--max_failures=0.5', '--shards=1', '--workers=1']) == 0
     assert load_dataset_info(tmp_path / 'out').splits['train'].failures == (
         ('movie_Z,0902', 'no such file'),
@@ -299,8 +312,15 @@ def test_ava_kinetics(files, tmp_path):
         '--workers=1',
     ]
     assert main(arguments) == 0
-    found = {e.context['video/filename'][0].decode(): e for e in read_examples(tmp_path / 'out', 'train')}
-    assert sorted(found) == ['abcdefghijk,14.033333', 'movie_A,0902', 'movie_A,0904', 'movie_B,0902']
+    found = {
+        e.context['video/filename'][0].decode(): e for e in read_examples(tmp_path / 'out', 'train')
+    }
+    assert sorted(found) == [
+        'abcdefghijk,14.033333',
+        'movie_A,0902',
+        'movie_A,0904',
+        'movie_B,0902',
+    ]
     kinetics = found['abcdefghijk,14.033333']
     where = regions(kinetics, 3)
     assert numbers(kinetics)[where.key_frame] == 50  # 2.033 s

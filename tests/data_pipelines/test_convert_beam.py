@@ -61,8 +61,16 @@ def test_same_bytes_as_without_beam(videos, local, tmp_path):
     assert load_dataset_info(tmp_path).splits['train'].failures[0][0] == 'run/bad.mp4'
     assert sorted(os.listdir(tmp_path / '.convert')) == [
         'lock',
-        *(f'train-{number:05d}-of-00003.{kind}' for number in range(3) for kind in ('frames', 'json')),
-        *(f'validation-{number:05d}-of-00002.{kind}' for number in range(2) for kind in ('frames', 'json')),
+        *(
+            f'train-{number:05d}-of-00003.{kind}'
+            for number in range(3)
+            for kind in ('frames', 'json')
+        ),
+        *(
+            f'validation-{number:05d}-of-00002.{kind}'
+            for number in range(2)
+            for kind in ('frames', 'json')
+        ),
     ]
 
 
@@ -127,4 +135,3 @@ def test_beam_is_missing(videos, tmp_path, capsys):
 def test_workers_are_those_of_beam(videos, tmp_path, capsys):
     assert main(arguments(videos, tmp_path, '--beam', '--workers=2')) == 2
     assert '--workers has no effect with --beam' in capsys.readouterr().err
-

@@ -11,7 +11,11 @@ import simplejpeg
 from data_pipelines.convert import main
 from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.storage.reader import RecordReader
-from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames, label_indices
+from data_pipelines.storage.sequence_example import (
+    decode_sequence_example,
+    encoded_frames,
+    label_indices,
+)
 from tests.data_pipelines.video_writer import numbers_of, write_numbered
 
 
@@ -25,8 +29,10 @@ def stored(directory, split):
         (label,) = label_indices(example).tolist()
         (name,) = example.context['clip/label/text']
         found[example.context['video/filename'][0].decode()] = (
-            label, name.decode(), numbers_of(frames),
-        )  # fmt: skip
+            label,
+            name.decode(),
+            numbers_of(frames),
+        )
     return found
 
 
@@ -59,9 +65,12 @@ def test_kinetics(tmp_path):
     )
     output = tmp_path / 'out'
     assert 0 == convert(
-        'kinetics', f'--videos={tmp_path / "k"}', f'--csv=train={tmp_path / "train.csv"}',
-        f'--csv=validation={tmp_path / "val.csv"}', f'--output={output}',
-    )  # fmt: skip
+        'kinetics',
+        f'--videos={tmp_path / "k"}',
+        f'--csv=train={tmp_path / "train.csv"}',
+        f'--csv=validation={tmp_path / "val.csv"}',
+        f'--output={output}',
+    )
     assert stored(output, 'train') == {
         'AAAAAAAAAAA_000000_000010': (0, 'air drumming', [*range(6)])
     }
@@ -82,26 +91,30 @@ def test_kinetics(tmp_path):
 def test_activitynet_cuts_segments(tmp_path):
     videos(tmp_path / 'anet', v_x_DOT_mp4=50)  # 2 s
     (tmp_path / 'a.json').write_text(
-        json.dumps({
-            'database': {
-                'x': {
-                    'subset': 'training',
-                    'annotations': [
-                        {'segment': [1.2, 1.4], 'label': 'sliding'},
-                        {'segment': [0, 0.12], 'label': 'cooking'},
-                        {'segment': [1.9, 9.0], 'label': 'cooking'},
-                        {'segment': [5, 6], 'label': 'cooking'},
-                        {'segment': [1, 1], 'label': 'sliding'},
-                    ],
+        json.dumps(
+            {
+                'database': {
+                    'x': {
+                        'subset': 'training',
+                        'annotations': [
+                            {'segment': [1.2, 1.4], 'label': 'sliding'},
+                            {'segment': [0, 0.12], 'label': 'cooking'},
+                            {'segment': [1.9, 9.0], 'label': 'cooking'},
+                            {'segment': [5, 6], 'label': 'cooking'},
+                            {'segment': [1, 1], 'label': 'sliding'},
+                        ],
+                    }
                 }
             }
-        })
-    )  # fmt: skip
+        )
+    )
     output = tmp_path / 'out'
     assert 0 == convert(
-        'activitynet', f'--videos={tmp_path / "anet"}', f'--json={tmp_path / "a.json"}',
+        'activitynet',
+        f'--videos={tmp_path / "anet"}',
+        f'--json={tmp_path / "a.json"}',
         f'--output={output}',
-    )  # fmt: skip
+    )
     assert stored(output, 'train') == {
         'v_x_0': (1, 'sliding', [30, 31, 32, 33, 34]),
         'v_x_1': (0, 'cooking', [0, 1, 2]),
@@ -114,8 +127,12 @@ def test_activitynet_cuts_segments(tmp_path):
 
 def test_other_formats(tmp_path):
     root = videos(
-        tmp_path / 'v', a__x_DOT_mp4=3, a__y_DOT_mp4=4, b__x_DOT_mp4=5, b__y_DOT_mp4=6,
-    )  # fmt: skip
+        tmp_path / 'v',
+        a__x_DOT_mp4=3,
+        a__y_DOT_mp4=4,
+        b__x_DOT_mp4=5,
+        b__y_DOT_mp4=6,
+    )
 
     def write(name, text):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -159,10 +176,13 @@ def test_something_v2(tmp_path):
     (tmp_path / 'validation.json').write_text('[{"id":"8","template":"Holding [something]"}]')
     output = tmp_path / 'out'
     assert 0 == convert(
-        'something_v2', f'--videos={root}', f'--labels={tmp_path / "labels.json"}',
+        'something_v2',
+        f'--videos={root}',
+        f'--labels={tmp_path / "labels.json"}',
         f'--annotations=train={tmp_path / "train.json"}',
-        f'--annotations=validation={tmp_path / "validation.json"}', f'--output={output}',
-    )  # fmt: skip
+        f'--annotations=validation={tmp_path / "validation.json"}',
+        f'--output={output}',
+    )
     assert stored(output, 'train') == {'7': (1, 'Moving something', [0, 1, 2])}
     assert stored(output, 'validation') == {'8': (0, 'Holding something', [0, 1, 2, 3])}
 
@@ -184,8 +204,10 @@ def test_examples_parse(capsys, tmp_path, monkeypatch, name):
     """The example of each help gets as far as the annotation files, which are not there."""
     with pytest.raises(SystemExit):
         main([name, '--help'])
-    example = capsys.readouterr().out.splitlines()[-1].removeprefix(
-        'example: python -m data_pipelines.convert '
+    example = (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .removeprefix('example: python -m data_pipelines.convert ')
     )
     monkeypatch.chdir(tmp_path)
     assert main(example.split()) == 2

@@ -127,7 +127,9 @@ def test_unknown_kinds_of_paths_are_refused():
 def test_a_short_read_of_a_local_file_goes_on(tmp_path, monkeypatch):
     (tmp_path / 'file').write_bytes(bytes(range(100)))
     original = files.os.pread
-    monkeypatch.setattr(files.os, 'pread', lambda file, count, at: original(file, min(count, 7), at))
+    monkeypatch.setattr(
+        files.os, 'pread', lambda file, count, at: original(file, min(count, 7), at)
+    )
     file = files.open_random_access(tmp_path / 'file')
     assert file.read(50, 10) == bytes(range(10, 60))
     assert file.read(50, 80) == bytes(range(80, 100))

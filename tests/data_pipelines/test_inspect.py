@@ -39,7 +39,7 @@ def frame(height=40, width=60, phase=0.0):
 
 
 def encode(key, label, *, frames=3, key_frame=None, size=(40, 60), **changes):
-    """One record; ``changes`` of context features, None to leave one out."""
+    """One record; `changes` of context features, None to leave one out."""
     context = {
         VIDEO_FILENAME: [key],
         LABEL_INDEX: [label],
@@ -237,7 +237,9 @@ def test_frame_index(dataset, inspected, capsys):
     path.write_bytes(content)
     code, report = inspected(dataset)
     assert code == 1
-    assert messages(report) == ['does not say where the frames of record 0 are; delete it, or write it anew']
+    assert messages(report) == [
+        'does not say where the frames of record 0 are; delete it, or write it anew'
+    ]
     path.write_bytes(b'nothing')
     code, report = inspected(dataset)
     assert code == 1 and 'not a frame index' in messages(report)[0]
@@ -265,16 +267,26 @@ def scenes(tmp_path):
         directory,
         'train-00000-of-00001',
         [
-            encode('a,0902', 0, key_frame=key_frames[0], **{
-                LABEL_INDEX: [0, 1, 2],
-                LABEL_TEXT: ['class 0', 'class 1', 'class 2'],
-            }),
-            encode('a,0903', 0, key_frame=key_frames[1], **{
-                LABEL_INDEX: np.zeros(0, np.int64),
-                LABEL_TEXT: None,
-            }),
+            encode(
+                'a,0902',
+                0,
+                key_frame=key_frames[0],
+                **{
+                    LABEL_INDEX: [0, 1, 2],
+                    LABEL_TEXT: ['class 0', 'class 1', 'class 2'],
+                },
+            ),
+            encode(
+                'a,0903',
+                0,
+                key_frame=key_frames[1],
+                **{
+                    LABEL_INDEX: np.zeros(0, np.int64),
+                    LABEL_TEXT: None,
+                },
+            ),
         ],
-    )  # fmt: skip
+    )
     splits = {'train': SplitInfo(2, 1, (1, 1, 1), box_counts=(1, 1, 1))}
     classes = tuple(f'class {i}' for i in range(3))
     save_dataset_info(directory, DatasetInfo('scenes', classes, True, splits, localisation=True))
@@ -361,7 +373,10 @@ def test_records_of_dmvr(inspected, tmp_path):
     # Numbered anew in another run, as DMVR's generator does: said, not passed over.
     shutil.copy(shared_path('dmvr/audio-00000-of-00001'), tmp_path / 'audio-00000-of-00001')
     code, report = inspected(tmp_path)
-    assert code == 1 and "is called 'cleaning_pool', elsewhere 'applying_makeup'" in messages(report)[0]
+    assert (
+        code == 1
+        and "is called 'cleaning_pool', elsewhere 'applying_makeup'" in messages(report)[0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ def test_frames_are_what_libjpeg_makes_of_them(height, width, quality):
     image = smooth_image(height, width)
     file = io.BytesIO()
     PIL.Image.fromarray(image).save(file, 'JPEG', quality=quality, subsampling='4:2:0')
-    expected, found = (np.asarray(PIL.Image.open(data)) for data in (file, io.BytesIO(encode_jpeg(image, quality))))
+    expected, found = (
+        np.asarray(PIL.Image.open(data)) for data in (file, io.BytesIO(encode_jpeg(image, quality)))
+    )
     np.testing.assert_array_equal(found, expected)
 
 

@@ -163,16 +163,17 @@ def test_clips_around_the_key_frame(tmp_path):
     write_records(
         tmp_path, [clip] * 3, [[]] * 3, num_classes=4, localisation=True, contexts=contexts
     )
-    source = Source(
-        tmp_path, 'ava', 'train', sampling='key_frame', stride=2, task='classification'
-    )
+    source = Source(tmp_path, 'ava', 'train', sampling='key_frame', stride=2, task='classification')
     spec = dict(num_frames=4, crop_size=16)
     with evaluation_batches(source, **spec, short_side=16, batch_size=3, temporal_views=5) as tests:
         assert tests.views == 1
         (batch,) = tests
     assert batch['label'].tolist() == [[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
     with train_batches([source], **spec, short_side=(16, 20), batch_size=3, num_steps=2) as batches:
-        shown = [(batch, np.arange(3)), *((b, np.argsort(b['label'] @ [0, 1, 2, 1])) for b in batches)]
+        shown = [
+            (batch, np.arange(3)),
+            *((b, np.argsort(b['label'] @ [0, 1, 2, 1])) for b in batches),
+        ]
     for batch, order in shown:
         green = batch['video'][..., 1].mean((2, 3))
         numbers = np.round((green - 10) / 12).astype(int)

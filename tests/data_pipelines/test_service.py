@@ -38,8 +38,11 @@ def _command(*arguments):
     """A running role of the command, and the line that it prints once it serves."""
     process = subprocess.Popen(
         [sys.executable, '-m', 'data_pipelines.service', *arguments],
-        cwd=_ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'},
-    )  # fmt: skip
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'},
+    )
     try:
         yield process, process.stdout.readline()
     finally:
@@ -62,9 +65,13 @@ def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypat
             _assert_equal(got, train_batches([source], **OPTIONS, start_step=3, num_steps=12))
             assert batches.step == 15 and batches.bad_records == 0 and batches.wait_seconds > 0
             # Batches of changing size, with boxes.
-            boxes = box_dataset(tmp_path / 'boxes', [[(20, 20, 70, 90)]] * 3, boxes=BoxOptions(2, jitter=0.1))
+            boxes = box_dataset(
+                tmp_path / 'boxes', [[(20, 20, 70, 90)]] * 3, boxes=BoxOptions(2, jitter=0.1)
+            )
             schedule = ScheduleOptions('alternating', (4, 2))
-            options = dict(**OPTIONS, start_step=1, num_steps=4, schedule=schedule, max_bad_records=0)
+            options = dict(
+                **OPTIONS, start_step=1, num_steps=4, schedule=schedule, max_bad_records=0
+            )
             batches = list(service.ServiceBatches(address, [source, boxes], **options))
             assert [len(batch['dataset']) for batch in batches] == [2, 4, 2, 4]
             _assert_equal(batches, train_batches([source, boxes], **options))

@@ -16,7 +16,9 @@ def test_elements_are_the_batches(tmp_path):
     source = flat_dataset(tmp_path / 'd', 7, num_frames=9)
     spec = dict(num_frames=3, crop_size=16, batch_size=4, num_threads=2)
     boxes = box_dataset(tmp_path / 'boxes', [[(20, 20, 70, 90)] * n for n in (1, 0, 2, 1)])
-    changing = dict(short_side=(16, 20), num_steps=3, schedule=ScheduleOptions('alternating', (4, 2)))
+    changing = dict(
+        short_side=(16, 20), num_steps=3, schedule=ScheduleOptions('alternating', (4, 2))
+    )
     for make, rows in (
         (functools.partial(train_batches, [source], **spec, short_side=(16, 20), num_steps=3), 4),
         (functools.partial(evaluation_batches, source, **spec, short_side=16), 4),

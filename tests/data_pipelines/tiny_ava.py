@@ -61,7 +61,11 @@ def write_ava(root: pathlib.Path) -> dict[str, pathlib.Path]:
         ('timestamps', ''.join(f'{second:04d}\n' for second in range(902, 906))),
     ):
         files[name].write_text(text)
-    for folder, name in (('trainval', 'movie_A.mp4'), ('trainval', 'movie_B.mkv'), ('', 'movie_C.mp4')):
+    for folder, name in (
+        ('trainval', 'movie_A.mp4'),
+        ('trainval', 'movie_B.mkv'),
+        ('', 'movie_C.mp4'),
+    ):
         (files['videos'] / folder).mkdir(parents=True, exist_ok=True)
         write_numbered(files['videos'] / folder / name, 6 * RATE)
     return files

@@ -29,11 +29,18 @@ def normalised(rectangle) -> tuple[float, ...]:
 
 
 def box_dataset(
-    directory: pathlib.Path, records, *, proposals=None, num_frames=6, num_classes=5, split='train', **fields
+    directory: pathlib.Path,
+    records,
+    *,
+    proposals=None,
+    num_frames=6,
+    num_classes=5,
+    split='train',
+    **fields,
 ) -> Source:
     """A record for each list of rectangles; rectangle number k has action k; they are seen all the time.
 
-    ``proposals``: for each record (boxes, scores).
+    `proposals`: for each record (boxes, scores).
     """
     clips, contexts = [], []
     for number, rectangles in enumerate(records):
@@ -44,7 +51,13 @@ def box_dataset(
         key_frame = KeyFrame(1.0, boxes, tuple(count), tuple(count), tuple(found), tuple(scores))
         contexts.append(regions.region_features(key_frame, num_frames // 2))
     write_records(
-        directory, clips, [[]] * len(clips), num_classes=num_classes, split=split, localisation=True, contexts=contexts
+        directory,
+        clips,
+        [[]] * len(clips),
+        num_classes=num_classes,
+        split=split,
+        localisation=True,
+        contexts=contexts,
     )
     return Source(directory, directory.name, split, sampling='key_frame', **fields)
 
@@ -54,10 +67,14 @@ def write_scenes(root: pathlib.Path) -> pathlib.Path:
     rectangles = [[(10, 10, 60, 50), (90, 60, 150, 110)], [(20, 0, 60, 120)], []]
     splits = {}
     for split, records in (('train', rectangles * 4), ('validation', rectangles * 2)):
-        proposals = [([normalised(box) for box in record], [0.9] * len(record)) for record in records]
+        proposals = [
+            ([normalised(box) for box in record], [0.9] * len(record)) for record in records
+        ]
         box_dataset(root / 'scenes', records, proposals=proposals, split=split, num_classes=3)
         splits |= dataset_info.load_dataset_info(root / 'scenes').splits
-    splits['train'] = dataclasses.replace(splits['train'], class_counts=(8, 4, 0), box_counts=(8, 4, 0))
+    splits['train'] = dataclasses.replace(
+        splits['train'], class_counts=(8, 4, 0), box_counts=(8, 4, 0)
+    )
     info = dataset_info.load_dataset_info(root / 'scenes')
     info = dataclasses.replace(info, splits=splits, arguments={'action_ids': [4, 9, 80]})
     dataset_info.save_dataset_info(root / 'scenes', info)
@@ -71,4 +88,6 @@ def seen_rectangle(image: np.ndarray, colour: int) -> np.ndarray | None:
     if not len(rows):
         return None
     height, width = image.shape[:2]
-    return np.array([columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height])
+    return np.array(
+        [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]
+    )

@@ -9,7 +9,12 @@ import simplejpeg
 from data_pipelines.datasets.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
 from data_pipelines.pipeline import Source
 from data_pipelines.storage.record_index import shard_name
-from data_pipelines.storage.sequence_example import IMAGE_ENCODED, LABEL_INDEX, VIDEO_FILENAME, encode_sequence_example
+from data_pipelines.storage.sequence_example import (
+    IMAGE_ENCODED,
+    LABEL_INDEX,
+    VIDEO_FILENAME,
+    encode_sequence_example,
+)
 from data_pipelines.storage.tfrecord import RecordWriter
 
 
@@ -34,7 +39,7 @@ def flat_frame(record: int, frame: int, height: int = 20, width: int = 28) -> by
 
 
 def video_name(number: int) -> str:
-    """What record ``number`` calls its video."""
+    """What record `number` calls its video."""
     return f'videos/{number:03d}.mp4'
 
 
@@ -53,7 +58,7 @@ def write_records(
 ) -> None:
     """Writes clips (each a list of encoded frames), in order, as shards and dataset.json.
 
-    ``contexts``: more context features of each record.
+    `contexts`: more context features of each record.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for shard, numbers in enumerate(np.array_split(np.arange(len(clips)), num_shards)):
@@ -78,7 +83,7 @@ def write_records(
 def flat_dataset(
     directory: pathlib.Path, num_records: int, num_frames: int = 6, **source_fields
 ) -> Source:
-    """Records whose label is their own number and whose frames are ``flat_frame``."""
+    """Records whose label is their own number and whose frames are `flat_frame`."""
     clips = [[flat_frame(r, f) for f in range(num_frames)] for r in range(num_records)]
     labels = [[r] for r in range(num_records)]
     write_records(directory, clips, labels, num_classes=num_records)

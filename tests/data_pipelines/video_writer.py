@@ -10,7 +10,7 @@ _BLOCK = 16  # pixels; a macroblock, so that compression does not blur one bit i
 
 
 def number_image(number: int, height: int = 64, width: int = 80) -> np.ndarray:
-    """Frame ``number``: its bits as black and white blocks, u8 [H, W, 3]."""
+    """Frame `number`: its bits as black and white blocks, u8 [H, W, 3]."""
     image = np.full((height, width, 3), 96, np.uint8)
     for bit in range(_BITS):
         row, column = divmod(bit, 4)
@@ -20,7 +20,7 @@ def number_image(number: int, height: int = 64, width: int = 80) -> np.ndarray:
 
 
 def numbers_of(frames: np.ndarray) -> list[int]:
-    """The numbers that frames [T, H, W, 3] of the size of ``number_image`` carry."""
+    """The numbers that frames [T, H, W, 3] of the size of `number_image` carry."""
     numbers = []
     for frame in frames:
         number = 0
@@ -37,7 +37,7 @@ def numbers_of(frames: np.ndarray) -> list[int]:
 def write_video(
     path, images, *, rate=25, times=None, codec='libx264', options=None, **stream_attributes
 ):
-    """Encodes images u8 [H, W, 3]; ``times`` (milliseconds, one each) overrules ``rate``."""
+    """Encodes images u8 [H, W, 3]; `times` (milliseconds, one each) overrules `rate`."""
     with av.open(str(path), 'w') as output:
         stream = output.add_stream(
             codec, rate=rate, options={'preset': 'ultrafast', **(options or {})}

@@ -44,7 +44,9 @@ def _golden_rows(name, numbers, excluded):
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_equal_to_the_official_evaluators(variant, classes):
     protocol, exclude = VARIANTS[variant]
-    expected = json.loads(reference_path('ava_eval_expected.json').read_text())['variants'][f'{variant}_{classes}']
+    expected = json.loads(reference_path('ava_eval_expected.json').read_text())['variants'][
+        f'{variant}_{classes}'
+    ]
     label_map = reference_path(f'ava_eval_labelmap_{classes}.pbtxt').read_text()
     actions = np.array(re.findall(r'\b(?:label_)?id: (\d+)', label_map), int)
     excluded = set()
@@ -52,7 +54,9 @@ def test_equal_to_the_official_evaluators(variant, classes):
         with open(reference_path('ava_eval_excluded.csv'), newline='') as file:
             excluded = {tuple(line) for line in csv.reader(file)}
     numbers = {}
-    truth, detections = (_golden_rows(name, numbers, excluded) for name in ('groundtruth', 'detections'))
+    truth, detections = (
+        _golden_rows(name, numbers, excluded) for name in ('groundtruth', 'detections')
+    )
     precision = average_precisions(truth, detections, actions, protocol=protocol)
     per_class = [expected['AP@0.5'][str(action)] for action in actions]
     np.testing.assert_allclose(precision, np.array(per_class, float), atol=1e-9)  # None becomes NaN
@@ -77,19 +81,37 @@ def _one_overlap(a, b):
 
 def _loops(truth, detections, action, protocol, actions):
     """The definition, one detection after the other."""
-    valid = [i for i in range(len(truth)) if truth.action[i] == action and (truth.box[i, :2] < truth.box[i, 2:]).all()]
+    valid = [
+        i
+        for i in range(len(truth))
+        if truth.action[i] == action and (truth.box[i, :2] < truth.box[i, 2:]).all()
+    ]
     listed = [i for i in range(len(detections)) if detections.action[i] in actions]
     if protocol.max_rows is not None:
-        frames = {frame: [i for i in listed if detections.key_frame[i] == frame] for frame in range(6)}
-        listed = [i for some in frames.values() for i in sorted(some, key=lambda i: -detections.score[i])[: protocol.max_rows]]
+        frames = {
+            frame: [i for i in listed if detections.key_frame[i] == frame] for frame in range(6)
+        }
+        listed = [
+            i
+            for some in frames.values()
+            for i in sorted(some, key=lambda i: -detections.score[i])[: protocol.max_rows]
+        ]
     if protocol.ignore_unannotated:
         listed = [i for i in listed if detections.key_frame[i] in truth.key_frame]
-    listed = [i for i in listed if detections.action[i] == action and (detections.box[i, :2] < detections.box[i, 2:]).all()]
+    listed = [
+        i
+        for i in listed
+        if detections.action[i] == action and (detections.box[i, :2] < detections.box[i, 2:]).all()
+    ]
     taken, right = set(), {}
     for i in sorted(listed, key=lambda i: -detections.score[i] if protocol.match_by_score else i):
         own = [j for j in valid if truth.key_frame[j] == detections.key_frame[i]]
         best = max(own, key=lambda j: _one_overlap(truth.box[j], detections.box[i]), default=None)
-        right[i] = best is not None and best not in taken and _one_overlap(truth.box[best], detections.box[i]) >= 0.5
+        right[i] = (
+            best is not None
+            and best not in taken
+            and _one_overlap(truth.box[best], detections.box[i]) >= 0.5
+        )
         if right[i]:
             taken.add(best)
     if not valid:
@@ -113,7 +135,9 @@ def test_equal_to_the_definition(protocol):
     actions = np.array([1, 2, 4, 9])
     expected = [_loops(truth, detections, action, protocol, actions) for action in actions]
     assert np.isnan(expected[-1]) and max(expected[:3]) > 0.02
-    np.testing.assert_allclose(average_precisions(truth, detections, actions, protocol=protocol), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        average_precisions(truth, detections, actions, protocol=protocol), expected, atol=1e-12
+    )
 
 
 def test_nothing_detected_and_scores_that_are_not_numbers():

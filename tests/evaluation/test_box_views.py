@@ -32,7 +32,9 @@ class Source(tiny_boxes.BoxSource):
                 yield batch
                 continue
             rng = np.random.default_rng([6, dataset])
-            shift = rng.normal(scale=0.05, size=(RECORDS, tiny_boxes.MOST_BOXES, 4)).astype(np.float32)
+            shift = rng.normal(scale=0.05, size=(RECORDS, tiny_boxes.MOST_BOXES, 4)).astype(
+                np.float32
+            )
             candidate = batch['candidate'] + shift[batch['record']]
             box_mask = batch['box_mask'].copy()
             box_mask[:, 1] *= batch['view'] == 1  # the second candidate is in the second view only
@@ -49,7 +51,9 @@ def stub(params, share):
     """Scores that the boxes tell, f32[1, B, M, A]; what the video shows makes no difference."""
     boxes = np.asarray(share['boxes'])
     flat = boxes.reshape(1, -1, boxes.shape[-2], 4)
-    return jax.numpy.asarray(np.stack([np.modf(flat.sum(-1) * (7 + action))[0] ** 2 for action in range(4)], -1))
+    return jax.numpy.asarray(
+        np.stack([np.modf(flat.sum(-1) * (7 + action))[0] ** 2 for action in range(4)], -1)
+    )
 
 
 @pytest.fixture(scope='module')
@@ -67,28 +71,43 @@ def test_equal_to_the_definition(source, found):
             if batch['view'][row] == 0:
                 truth += [
                     (batch['record'][row], action, *batch['truth_box'][row, m])
-                    for m in range(3) for action in range(3) if batch['truth_label'][row, m, action]
-                ]  # fmt: skip
+                    for m in range(3)
+                    for action in range(3)
+                    if batch['truth_label'][row, m, action]
+                ]
             else:
                 expected_rows += [
-                    (batch['record'][row], action, *batch['candidate'][row, m], scores[row, m, action])
-                    for m in range(3) if batch['candidate_mask'][row, m] and (batch['record'][row], m) != (5, 2)
+                    (
+                        batch['record'][row],
+                        action,
+                        *batch['candidate'][row, m],
+                        scores[row, m, action],
+                    )
+                    for m in range(3)
+                    if batch['candidate_mask'][row, m] and (batch['record'][row], m) != (5, 2)
                     for action in range(3)
-                ]  # fmt: skip
+                ]
     detections = found.detections
-    rows = np.column_stack([detections.key_frame, detections.action, detections.box, detections.score])
+    rows = np.column_stack(
+        [detections.key_frame, detections.action, detections.box, detections.score]
+    )
     np.testing.assert_allclose(rows, np.array(expected_rows), rtol=1e-5)
     rows = np.column_stack([found.truth.key_frame, found.truth.action, found.truth.box])
     np.testing.assert_allclose(rows, np.array(truth), rtol=1e-6)
     assert found.unseen == 1 and found.name[3] == 'clip3,903'
 
-    precision = [average_precision_by_loops(found.truth, detections, action, OFFICIAL, range(3)) for action in range(3)]
+    precision = [
+        average_precision_by_loops(found.truth, detections, action, OFFICIAL, range(3))
+        for action in range(3)
+    ]
     assert 0.05 < min(precision) < max(precision) < 0.95
     result = summarise_boxes(found, spec)
     assert result.mean_average_precision == pytest.approx(np.mean(precision))
     # train_counts are 10, 11, 12
     assert (result.rare, result.middle, result.frequent) == pytest.approx(precision)
-    assert [action.average_precision for action in per_action(found, spec)] == pytest.approx(precision)
+    assert [action.average_precision for action in per_action(found, spec)] == pytest.approx(
+        precision
+    )
     assert scalars({'scenes': result})['evaluation/scenes/rare'] == pytest.approx(precision[0])
     assert f'{100 * result.rare:.1f}' in accuracy_table({'scenes': result}).splitlines()[2].split()
 
@@ -99,12 +118,21 @@ def test_the_csv_gives_the_same_figure(source, found, tmp_path):
     with open(tmp_path / 'truth.csv', 'w', newline='') as file:
         csv.writer(file).writerows(
             (*found.name[frame].split(','), *box, spec.action_ids[action])
-            for frame, box, action in zip(found.truth.key_frame, found.truth.box, found.truth.action)
+            for frame, box, action in zip(
+                found.truth.key_frame, found.truth.box, found.truth.action
+            )
         )
-    labelmap = ''.join(f'item {{ name: "{name}" id: {number} }}\n' for name, number in zip(spec.classes, spec.action_ids))
+    labelmap = ''.join(
+        f'item {{ name: "{name}" id: {number} }}\n'
+        for name, number in zip(spec.classes, spec.action_ids)
+    )
     (tmp_path / 'actions.pbtxt').write_text(labelmap)
-    official = ava_eval.evaluate_files(tmp_path / 'truth.csv', tmp_path / 'detections.csv', tmp_path / 'actions.pbtxt')
-    assert official['map'] == pytest.approx(summarise_boxes(found, spec).mean_average_precision, abs=1e-6)
+    official = ava_eval.evaluate_files(
+        tmp_path / 'truth.csv', tmp_path / 'detections.csv', tmp_path / 'actions.pbtxt'
+    )
+    assert official['map'] == pytest.approx(
+        summarise_boxes(found, spec).mean_average_precision, abs=1e-6
+    )
     assert official['detections'] == 3 * len(found.box)
 
 
@@ -113,7 +141,9 @@ def test_nothing_matches_is_said_and_is_no_figure(source, found):
     result = summarise_boxes(pixels, source.datasets[tiny_boxes.SCENES])
     assert result.mean_average_precision is None and 'seem to be pixels' in result.problem
     assert scalars({'scenes': result}) == {} and '-' in accuracy_table({'scenes': result})
-    none = dataclasses.replace(found, frame=found.frame[:0], box=found.box[:0], score=found.score[:0])
+    none = dataclasses.replace(
+        found, frame=found.frame[:0], box=found.box[:0], score=found.score[:0]
+    )
     result = summarise_boxes(none, source.datasets[tiny_boxes.SCENES])
     assert result.boxes == 0 and 'candidates=ground_truth' in result.problem
 

@@ -17,14 +17,17 @@ SPEC = DatasetSpec('animals', ('cat', 'dog', 'owl', 'fox'))
 
 
 def test_classes_and_confusions_by_hand():
-    score = np.array([
-        [0.6, 0.2, 0.1, 0.1],  # a cat
-        [0.1, 0.6, 0.2, 0.1],  # a cat, taken for a dog
-        [0.3, 0.3, 0.2, 0.2],  # a cat; its tie with dog counts as a mistake
-        [0.1, 0.2, 0.6, 0.1],  # a dog, taken for an owl
-        [0.0, 0.1, 0.2, 0.7],  # a fox
-        [np.nan] * 4,  # a fox without a score: no hit
-    ], np.float32)  # fmt: skip
+    score = np.array(
+        [
+            [0.6, 0.2, 0.1, 0.1],  # a cat
+            [0.1, 0.6, 0.2, 0.1],  # a cat, taken for a dog
+            [0.3, 0.3, 0.2, 0.2],  # a cat; its tie with dog counts as a mistake
+            [0.1, 0.2, 0.6, 0.1],  # a dog, taken for an owl
+            [0.0, 0.1, 0.2, 0.7],  # a fox
+            [np.nan] * 4,  # a fox without a score: no hit
+        ],
+        np.float32,
+    )
     scores = Scores(np.arange(6), score, np.array([0, 0, 0, 1, 3, 3]))
     matrix = confusion_matrix(scores, SPEC)
     assert matrix.sum() == 6 and matrix.trace() == 2
@@ -52,7 +55,11 @@ def test_multi_label_classes_have_average_precisions():
 def test_table_averages_over_datasets():
     text = accuracy_table({'a': DatasetResult(10, 0.5, 0.75), 'b': DatasetResult(30, 0.25, 1.0)})
     assert [line.split() for line in text.splitlines()[2:] if not line.startswith('-')] == [
-        ['a', '10', '50.0', '75.0'], ['b', '30', '25.0', '100.0'], ['average', '40', '37.5', '87.5'],
-    ]  # fmt: skip
-    mixed = accuracy_table({'a': DatasetResult(10, 0.5, 0.75), 'm': DatasetResult(5, mean_average_precision=0.2)})
+        ['a', '10', '50.0', '75.0'],
+        ['b', '30', '25.0', '100.0'],
+        ['average', '40', '37.5', '87.5'],
+    ]
+    mixed = accuracy_table(
+        {'a': DatasetResult(10, 0.5, 0.75), 'm': DatasetResult(5, mean_average_precision=0.2)}
+    )
     assert mixed.splitlines()[-1].split() == ['average', '15', '50.0', '75.0', '20.0']

@@ -40,12 +40,18 @@ def test_ensemble_matches_videos_and_classes_by_name(tmp_path, multi_label):
     other, hot = SCORE[::-1] ** 2, np.eye(3, dtype=np.float32)
     rows, columns = [2, 0, 1], [1, 2, 0]
     label = hot if multi_label else np.arange(3)
-    shuffled = hot[np.ix_(rows, columns)] if multi_label else np.array([columns.index(c) for c in rows])
+    shuffled = (
+        hot[np.ix_(rows, columns)] if multi_label else np.array([columns.index(c) for c in rows])
+    )
     one = saved(tmp_path / '1.npz', label=label, multi_label=multi_label)
     two = saved(
-        tmp_path / '2.npz', videos=[VIDEOS[r] for r in rows], classes=['xyz'[c] for c in columns],
-        score=other[np.ix_(rows, columns)], label=shuffled, multi_label=multi_label,
-    )  # fmt: skip
+        tmp_path / '2.npz',
+        videos=[VIDEOS[r] for r in rows],
+        classes=['xyz'[c] for c in columns],
+        score=other[np.ix_(rows, columns)],
+        label=shuffled,
+        multi_label=multi_label,
+    )
     mean = predictions.ensemble([one, two, one])
     np.testing.assert_allclose(mean.scores.score, (2 * SCORE + other) / 3, rtol=1e-6)
     np.testing.assert_array_equal(mean.scores.label, label)
@@ -55,7 +61,10 @@ def test_ensemble_matches_videos_and_classes_by_name(tmp_path, multi_label):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(videos=('a/ä.mp4', 'b.mp4', 'd.mp4')), "2.npz: video 'c.mp4' is only in one of it and .*1.npz"),
+        (
+            dict(videos=('a/ä.mp4', 'b.mp4', 'd.mp4')),
+            "2.npz: video 'c.mp4' is only in one of it and .*1.npz",
+        ),
         (dict(classes=('x', 'y', 'w')), "2.npz: class 'w' is only in one"),
         (dict(label=(0, 1, 1)), "2.npz: video 'c.mp4' has another label"),
         (dict(videos=('b.mp4', 'b.mp4', 'c.mp4')), '2.npz: names a video twice'),
@@ -72,11 +81,20 @@ def test_other_files(tmp_path):
     np.savez(tmp_path / 'other.npz', score=SCORE)
     np.savez(tmp_path / 'pickle.npz', video=np.array([object()], object))
     np.savez(
-        tmp_path / 'short.npz', video=['a'], label=[0, 1], score=SCORE, classes=list('xyz'), dataset='d', multi_label=False
+        tmp_path / 'short.npz',
+        video=['a'],
+        label=[0, 1],
+        score=SCORE,
+        classes=list('xyz'),
+        dataset='d',
+        multi_label=False,
     )
     for name, message in [
-        ('none', 'no such file'), ('text', 'not a file of predictions'), ('other', 'not a file of predictions'),
-        ('pickle', 'not a file of predictions'), ('short', r'1 videos, but scores \[3, 3\]'),
-    ]:  # fmt: skip
+        ('none', 'no such file'),
+        ('text', 'not a file of predictions'),
+        ('other', 'not a file of predictions'),
+        ('pickle', 'not a file of predictions'),
+        ('short', r'1 videos, but scores \[3, 3\]'),
+    ]:
         with pytest.raises(UserError, match=message):
             predictions.load(tmp_path / f'{name}.npz')

@@ -85,12 +85,15 @@ def spec(**changes):
 
 
 def test_top_k_of_ties_and_order():
-    score = np.array([
-        [0.2, 0.2, 0.2, 0.2, 0.2],  # all equal: no hit, at no k
-        [0.5, 0.5, 0.0, 0.0, 0.0],  # a tie for the first place: not top-1, but top-5
-        [0.1, 0.2, 0.3, 0.25, 0.15],  # label 0 is the last of 5
-        [0.1, 0.2, 0.4, 0.2, 0.1],
-    ], np.float32)  # fmt: skip
+    score = np.array(
+        [
+            [0.2, 0.2, 0.2, 0.2, 0.2],  # all equal: no hit, at no k
+            [0.5, 0.5, 0.0, 0.0, 0.0],  # a tie for the first place: not top-1, but top-5
+            [0.1, 0.2, 0.3, 0.25, 0.15],  # label 0 is the last of 5
+            [0.1, 0.2, 0.4, 0.2, 0.1],
+        ],
+        np.float32,
+    )
     result = summarise(Scores(np.arange(4), score, np.array([0, 1, 0, 2])), spec())
     assert (result.videos, result.top1, result.top5) == (4, 0.25, 1.0)
     assert result.mean_average_precision is None and result.primary == 0.25

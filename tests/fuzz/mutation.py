@@ -2,8 +2,36 @@
 
 import random
 
-_EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF]
-_TEXTS = [b'"', b',', b'\n', b'nan', b'1e999', b'-1', b'99999999999999999999', b'../', b'\0', b'\xff', b'[' * 2000, b'{}', b'null', b'true', b' ']
+_EXTREMES = [
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0xFFFFFFFF,
+    0x7FFFFFFFFFFFFFFF,
+    0xFFFFFFFFFFFFFFFF,
+]
+_TEXTS = [
+    b'"',
+    b',',
+    b'\n',
+    b'nan',
+    b'1e999',
+    b'-1',
+    b'99999999999999999999',
+    b'../',
+    b'\0',
+    b'\xff',
+    b'[' * 2000,
+    b'{}',
+    b'null',
+    b'true',
+    b' ',
+]
 
 
 def mutate(data: bytes, seed: int) -> bytes:
@@ -19,7 +47,9 @@ def mutate(data: bytes, seed: int) -> bytes:
             data[at] = rng.randrange(256)
         elif kind == 2:
             width = rng.choice([1, 2, 4, 8])
-            number = (rng.choice(_EXTREMES) & (1 << 8 * width) - 1).to_bytes(width, rng.choice(['little', 'big']))
+            number = (rng.choice(_EXTREMES) & (1 << 8 * width) - 1).to_bytes(
+                width, rng.choice(['little', 'big'])
+            )
             data[at : at + width] = number
         elif kind == 3:
             del data[at:end]

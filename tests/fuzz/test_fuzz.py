@@ -44,8 +44,13 @@ COUNTS = [150, pytest.param(20_000, marks=pytest.mark.slow)]  # inputs of each k
 def dataset(tmp_path_factory):
     """(directory, its six records) with both indexes; records of different lengths."""
     directory = tmp_path_factory.mktemp('records') / 'd'
-    clips = [[tiny_records.flat_frame(record, frame) for frame in range(2 + record)] for record in range(6)]
-    tiny_records.write_records(directory, clips, [[r] for r in range(6)], num_classes=6, num_shards=1)
+    clips = [
+        [tiny_records.flat_frame(record, frame) for frame in range(2 + record)]
+        for record in range(6)
+    ]
+    tiny_records.write_records(
+        directory, clips, [[r] for r in range(6)], num_classes=6, num_shards=1
+    )
     index = build_index(directory, 'train')
     save_index(directory, 'train', index)
     indexing.write_frame_index(directory, 'train', index, threads=1)
@@ -114,8 +119,13 @@ def test_dataset_descriptions(dataset, tmp_path, count):
             info = dataset_info.load_dataset_info(tmp_path)
         except ValueError:
             continue
-        assert all(isinstance(name, str) for name in info.classes) and isinstance(info.multi_label, bool)
-        assert all(split.records >= 0 and len(split.class_counts) == len(info.classes) for split in info.splits.values())
+        assert all(isinstance(name, str) for name in info.classes) and isinstance(
+            info.multi_label, bool
+        )
+        assert all(
+            split.records >= 0 and len(split.class_counts) == len(info.classes)
+            for split in info.splits.values()
+        )
 
 
 @pytest.fixture(scope='module')
@@ -128,33 +138,62 @@ def videos(tmp_path_factory):
 
 
 KINETICS = b'label,youtube_id,time_start,time_end,split,is_cc\nrun,a,1,5,train,0\n"jump, high",b,0,10,train,0\nrun,b,20,30,train,0\n'
-ACTIVITYNET = json.dumps({'database': {'x': {'subset': 'training', 'annotations': [{'label': 'run', 'segment': [1.5, 20]}]}}}).encode()
+ACTIVITYNET = json.dumps(
+    {
+        'database': {
+            'x': {'subset': 'training', 'annotations': [{'label': 'run', 'segment': [1.5, 20]}]}
+        }
+    }
+).encode()
 READERS = {  # content, how it is read from a path
-    'pyslowfast': (b'a.mp4 0\nb.mp4 1\n', lambda path, videos: read_pyslowfast({'train': path}, path_prefix=videos)),
+    'pyslowfast': (
+        b'a.mp4 0\nb.mp4 1\n',
+        lambda path, videos: read_pyslowfast({'train': path}, path_prefix=videos),
+    ),
     'kinetics': (KINETICS, lambda path, videos: read_kinetics({'train': path}, videos)),
     'activitynet': (ACTIVITYNET, lambda path, videos: read_activitynet(path, videos)),
     'moments_in_time': (
         b'run/a.mp4,run,3,0\njump/b.mp4,jump,2,1\n',
-        lambda path, videos: read_moments_in_time(beside(path, 'run,0\njump,1\n'), {'train': path}, videos),
+        lambda path, videos: read_moments_in_time(
+            beside(path, 'run,0\njump,1\n'), {'train': path}, videos
+        ),
     ),
     'moments_categories': (
-        b'run,0\njump,1\n', lambda path, videos: read_moments_in_time(path, {'train': beside(path, 'a.mp4,run,3,0')}, videos),
+        b'run,0\njump,1\n',
+        lambda path, videos: read_moments_in_time(
+            path, {'train': beside(path, 'a.mp4,run,3,0')}, videos
+        ),
     ),
     'something_v2': (
         b'[{"id": "a", "template": "Holding [something]"}, {"id": "b", "template": "Throwing [something]"}]',
         lambda path, videos: read_something_v2(
-            beside(path, '{"Holding something": "0", "Throwing something": "1"}'), {'train': path}, videos
+            beside(path, '{"Holding something": "0", "Throwing something": "1"}'),
+            {'train': path},
+            videos,
         ),
     ),
     'something_labels': (
         b'{"Holding something": "0", "Throwing something": "1"}',
-        lambda path, videos: read_something_v2(path, {'train': beside(path, '[{"id": "a", "template": "Holding something"}]')}, videos),
+        lambda path, videos: read_something_v2(
+            path, {'train': beside(path, '[{"id": "a", "template": "Holding something"}]')}, videos
+        ),
     ),
-    'hmdb51': (b'a.avi 1\nb.avi 2\n', lambda path, videos: read_hmdb51(path.rename(path.with_name('run_test_split1.txt')).parent, videos)),
+    'hmdb51': (
+        b'a.avi 1\nb.avi 2\n',
+        lambda path, videos: read_hmdb51(
+            path.rename(path.with_name('run_test_split1.txt')).parent, videos
+        ),
+    ),
     'ucf101': (b'1 run\n2 jump\n', lambda path, videos: read_ucf101(ucf_lists(path), videos)),
-    'ava_boxes': (tiny_ava.TRAIN.encode(), lambda path, videos: read_ava({'train': [path]}, beside(path, tiny_ava.ACTIONS), videos)),
-    'ava_actions': (tiny_ava.ACTIONS.encode(), lambda path, videos: read_ava({'train': [beside(path, tiny_ava.TRAIN)]}, path, videos)),
-}  # fmt: skip
+    'ava_boxes': (
+        tiny_ava.TRAIN.encode(),
+        lambda path, videos: read_ava({'train': [path]}, beside(path, tiny_ava.ACTIONS), videos),
+    ),
+    'ava_actions': (
+        tiny_ava.ACTIONS.encode(),
+        lambda path, videos: read_ava({'train': [beside(path, tiny_ava.TRAIN)]}, path, videos),
+    ),
+}
 
 
 def beside(path, content):
@@ -210,16 +249,25 @@ def test_ava_results(count, tmp_path):
 def run_worker(kind, path, count, timeout):
     done = subprocess.run(
         [sys.executable, '-m', 'tests.fuzz.worker', kind, str(path), '0', str(count)],
-        capture_output=True, text=True, cwd=ROOT, timeout=timeout,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=timeout,
+    )
     lines = done.stdout.splitlines()
-    assert done.returncode == 0, f'ended with {done.returncode} after {lines[-1:]}: {done.stderr[-2000:]}'
+    assert done.returncode == 0, (
+        f'ended with {done.returncode} after {lines[-1:]}: {done.stderr[-2000:]}'
+    )
     assert len(lines) == count
     return collections.Counter(line.split()[1] for line in lines)
 
 
 @pytest.mark.parametrize('count', [300, pytest.param(50_000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('encode', [tiny_records.jpeg, functools.partial(encode_jpeg, quality=90)], ids=['plain', 'converted'])
+@pytest.mark.parametrize(
+    'encode',
+    [tiny_records.jpeg, functools.partial(encode_jpeg, quality=90)],
+    ids=['plain', 'converted'],
+)
 def test_jpeg(tmp_path, encode, count):
     (tmp_path / 'x.jpg').write_bytes(encode(tiny_records.smooth_image(64, 80)))
     outcomes = run_worker('jpeg', tmp_path / 'x.jpg', count, timeout=60 + count / 100)

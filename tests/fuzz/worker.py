@@ -30,16 +30,26 @@ def jpeg(data: bytes, folder: pathlib.Path) -> str:
         assert picture.ndim == 3 and picture.shape[2] == 3
     except decode.FrameError:
         picture = None
-    whole = [simplejpeg.decode_jpeg(frame, fastupsample=True) for frame in (sound, data)[: 1 + (picture is not None)]]
+    whole = [
+        simplejpeg.decode_jpeg(frame, fastupsample=True)
+        for frame in (sound, data)[: 1 + (picture is not None)]
+    ]
     height, width = whole[0].shape[:2]
-    for window in (Window(20, 50, 9, 15), Window(0, 0, 30, 40), Window(40, 44, height - 40, width - 44)):
+    for window in (
+        Window(20, 50, 9, 15),
+        Window(0, 0, 30, 40),
+        Window(40, 44, height - 40, width - 44),
+    ):
         clip = np.zeros((2, window.height, window.width, 3), np.uint8)
         try:
             decode.decode_window([sound, data], np.arange(2), window, clip)
         except decode.FrameError:
             assert picture is None or picture.shape != whole[0].shape
             continue
-        rows, columns = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+        rows, columns = (
+            slice(window.top, window.top + window.height),
+            slice(window.left, window.left + window.width),
+        )
         assert (clip[0] == whole[0][rows, columns]).all()
         assert picture is None or (clip[1] == whole[1][rows, columns]).all()
     return 'refused' if picture is None else 'decoded'

@@ -51,7 +51,9 @@ def _run(command: str) -> int:
 def check_mistake(command: str, arguments: list[str], parts: list[str]) -> str:
     """Calls; there must be exit code 2 and one line that holds all `parts`. Returns the line."""
     code, out, err = call(command, *arguments)
-    lines = [line for line in re.split(r'[\r\n]+', err) if line.strip() and not _PROGRESS.match(line)]
+    lines = [
+        line for line in re.split(r'[\r\n]+', err) if line.strip() and not _PROGRESS.match(line)
+    ]
     assert code == 2, (code, out, err)
     assert len(lines) == 1 and lines[0].startswith('error: '), err
     assert 'Traceback' not in out + err

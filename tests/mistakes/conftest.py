@@ -43,5 +43,10 @@ def filled(places, tmp_path):
 
 def snapshot(*roots: pathlib.Path) -> dict[str, tuple[int, int]]:
     """Size and time of change of every file under some places, but for indexes: whoever reads records first makes them."""
-    paths = [path for root in roots for path in root.rglob('*') if path.is_file() and path.suffix != '.index']
+    paths = [
+        path
+        for root in roots
+        for path in root.rglob('*')
+        if path.is_file() and path.suffix != '.index'
+    ]
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}

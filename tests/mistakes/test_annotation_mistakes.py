@@ -19,7 +19,12 @@ def pyslowfast(content, *parts, options=('--path_prefix={videos}',), split='trai
 
 def kinetics(content, *parts, **more):
     splits = [argument for name in more for argument in ('--csv', f'{name}={{tmp}}/{name}')]
-    return 'kinetics', ['--csv', 'train={tmp}/a', *splits, *VIDEOS], {'a': KINETICS + content, **more}, parts
+    return (
+        'kinetics',
+        ['--csv', 'train={tmp}/a', *splits, *VIDEOS],
+        {'a': KINETICS + content, **more},
+        parts,
+    )
 
 
 def moments(categories, content, *parts):
@@ -67,7 +72,12 @@ MISTAKES = [
     pyslowfast('../../a.mp4 0', 'no path inside the directory'),
     pyslowfast(b'\xff\xfe\x00', 'not UTF-8'),
     pyslowfast('a.mp4 9', 'line 1: class 9', '0 to 1', options=['--classes={tmp}/c'], c='x\ny'),
-    pyslowfast('a.mp4 0', "line 3: 'x' is the name of class 0 already", options=['--classes={tmp}/c'], c='x\ny\nx'),
+    pyslowfast(
+        'a.mp4 0',
+        "line 3: 'x' is the name of class 0 already",
+        options=['--classes={tmp}/c'],
+        c='x\ny\nx',
+    ),
     pyslowfast('a.mp4 0', 'must be made of letters', split='a/b'),
     pyslowfast('a.mp4 0', '=train', 'wanted SPLIT=FILE', options=['--csv', '=train']),
     pyslowfast('a.mp4 0', "the split 'train' is given twice", options=['--csv', 'train=x']),
@@ -82,7 +92,7 @@ MISTAKES = [
     kinetics('"a,b,1', 'not csv'),
     kinetics('a,../x,1,2,train,0\n', 'no path inside'),
     kinetics('a,b,1,2,train,0\na,c,1,2,val,0\n', 'several splits'),
-    kinetics('a,b,1,2,train,0\n', "no clip of the class", validation=KINETICS + 'c,b,1,2,val,0\n'),
+    kinetics('a,b,1,2,train,0\n', 'no clip of the class', validation=KINETICS + 'c,b,1,2,val,0\n'),
     moments('', 'x', 'no class in it'),
     moments('a', 'x', 'line 1: wanted "class,number"'),
     moments('a,1', 'f.mp4,a', 'none of them has the number 0'),
@@ -95,7 +105,9 @@ MISTAKES = [
     something('{"a": "x"}', '[]', 'wanted a class number'),
     something('{"a": "0"}', '{}', 'not a list'),
     something('{"a": "0"}', '[]', 'no video in it'),
-    something('{"a": "0"}', '[{"id": true, "template": "a"}]', 'entry 1: wanted an object with "id"'),
+    something(
+        '{"a": "0"}', '[{"id": true, "template": "a"}]', 'entry 1: wanted an object with "id"'
+    ),
     something('{"a": "0"}', '[{"id": 1}]', 'no "template"'),
     something('{"a": "0"}', '[{"id": 1, "template": "b"}]', "no class 'b'"),
     something('{"a": "0"}', '[{"id": "../x", "template": "a"}]', 'no path inside'),
@@ -127,18 +139,30 @@ MISTAKES = [
     ava(AVA, 'not in the list of included', options=['--timestamps={tmp}/t'], t='0903'),
     ava(AVA, '1 columns, wanted video,timestamp', options=['--excluded={tmp}/t'], t='movie_A'),
     ava(AVA, 'score 2', options=['--proposals={tmp}/t'], t='movie_A,0902,0.1,0.2,0.5,0.9,,2'),
-    ava(AVA, 'no proposal for any key frame', options=['--proposals={tmp}/t'], t='movie_Z,0902,0.1,0.2,0.5,0.9,,0.5'),
+    ava(
+        AVA,
+        'no proposal for any key frame',
+        options=['--proposals={tmp}/t'],
+        t='movie_Z,0902,0.1,0.2,0.5,0.9,,0.5',
+    ),
     actions('', 'no action in it'),
     actions('label {', 'found the end of the file'),
     actions('label { name: "a" }', 'wanted a name and an id'),
-    actions('label { name: "a" label_id: 1 } label { name: "a" label_id: 2 }', 'was listed already'),
-]  # fmt: skip
+    actions(
+        'label { name: "a" label_id: 1 } label { name: "a" label_id: 2 }', 'was listed already'
+    ),
+]
 
 
-@pytest.mark.parametrize(('annotation_format', 'arguments', 'files', 'parts'), MISTAKES, ids=lambda value: value if isinstance(value, str) else ' ')
+@pytest.mark.parametrize(
+    ('annotation_format', 'arguments', 'files', 'parts'),
+    MISTAKES,
+    ids=lambda value: value if isinstance(value, str) else ' ',
+)
 def test_one_line(annotation_format, arguments, files, parts, filled, tmp_path):
     for name, content in files.items():
-        (tmp_path / 'tmp' / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        (tmp_path / 'tmp' / name).write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
     check_mistake('convert', [annotation_format, *filled(arguments)], parts)
     assert not (tmp_path / 'new').exists()
-

@@ -41,16 +41,34 @@ def truncated(export):
 
 EXPORTS = {
     'empty model.json': (lambda e: (e / 'model.json').write_text(''), ['model.json: not JSON']),
-    'binary model.json': (lambda e: (e / 'model.json').write_bytes(b'\xff\xfe'), ['model.json: not JSON']),
-    'deep model.json': (lambda e: (e / 'model.json').write_text('[' * 100_000), ['model.json: not JSON']),
-    'a directory as model.json': (lambda e: ((e / 'model.json').unlink(), (e / 'model.json').mkdir()), ['Is a directory']),
+    'binary model.json': (
+        lambda e: (e / 'model.json').write_bytes(b'\xff\xfe'),
+        ['model.json: not JSON'],
+    ),
+    'deep model.json': (
+        lambda e: (e / 'model.json').write_text('[' * 100_000),
+        ['model.json: not JSON'],
+    ),
+    'a directory as model.json': (
+        lambda e: ((e / 'model.json').unlink(), (e / 'model.json').mkdir()),
+        ['Is a directory'],
+    ),
     'no model': (edited(lambda c: c.pop('model')), ['model.json.model: missing']),
     'mean of one channel': (field('mean', [0.5]), ['mean=[0.5]: must have 3 entries']),
     'std of zeros': (field('std', [0, 0, 0]), ['must be positive']),
-    'a dataset less': (edited(lambda c: c['datasets'].pop('colours')), ['have [5] classes, but the heads', '[3, 5]']),
-    'a dataset more': (edited(lambda c: c['datasets'].update(x=c['datasets']['colours'])), ['have [3, 5, 3] classes']),
+    'a dataset less': (
+        edited(lambda c: c['datasets'].pop('colours')),
+        ['have [5] classes, but the heads', '[3, 5]'],
+    ),
+    'a dataset more': (
+        edited(lambda c: c['datasets'].update(x=c['datasets']['colours'])),
+        ['have [3, 5, 3] classes'],
+    ),
     'a class less': (field('datasets.colours.classes', ['a', 'b']), ['have [2, 5] classes']),
-    'a class twice': (field('datasets.colours.classes', ['a', 'b', 'a']), ['classes: must be names, each once']),
+    'a class twice': (
+        field('datasets.colours.classes', ['a', 'b', 'a']),
+        ['classes: must be names, each once'],
+    ),
     'a head less': (field('model.num_classes', [3]), ['have [3, 5] classes', '[3]']),
     'a negative head': (field('model.num_classes', [3, -5]), ['every dataset needs a class']),
     'crops that do not fit': (field('short_side', 4), ['short_side=4 must be from 16']),
@@ -64,9 +82,12 @@ EXPORTS = {
     'another width': (field('model.backbone.width', 16), ['another architecture: parameter']),
     'later version': (field('version', 2), ['an export of another version']),
     'no parameters': (lambda e: shutil.rmtree(e / 'params'), ['params: not a readable checkpoint']),
-    'no description of the parameters': (lambda e: (e / 'params' / '_METADATA').unlink(), ['params: not a readable checkpoint']),
+    'no description of the parameters': (
+        lambda e: (e / 'params' / '_METADATA').unlink(),
+        ['params: not a readable checkpoint'],
+    ),
     'half-written parameters': (truncated, ['params: ']),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('name', EXPORTS)
@@ -80,28 +101,50 @@ def test_exports(name, places, tmp_path):
 def test_runs(places, tmp_path):
     """A workdir that has no checkpoint, is of another run, or whose results were edited."""
     (tmp_path / 'none' / 'checkpoints').mkdir(parents=True)
-    check_mistake('export', [f'--workdir={tmp_path / "none"}', f'--output={tmp_path / "out"}'], ['no checkpoint in it yet'])
+    check_mistake(
+        'export',
+        [f'--workdir={tmp_path / "none"}', f'--output={tmp_path / "out"}'],
+        ['no checkpoint in it yet'],
+    )
     train = [f'--config={places["config"]}', f'--config.data_root={places["data"]}']
     shutil.copytree(places['run'], tmp_path / 'other')
-    check_mistake('run', [*train, f'--workdir={tmp_path / "other"}', '--config.model.head_hidden=4'], ['other settings', 'model.head_hidden was 8, is 4 now'])
+    check_mistake(
+        'run',
+        [*train, f'--workdir={tmp_path / "other"}', '--config.model.head_hidden=4'],
+        ['other settings', 'model.head_hidden was 8, is 4 now'],
+    )
     (tmp_path / 'edited').mkdir()
     (tmp_path / 'edited' / 'results.json').write_text('{}')
-    check_mistake('run', [*train, f'--workdir={tmp_path / "edited"}'], ['results.json: not the results of a run'])
+    check_mistake(
+        'run',
+        [*train, f'--workdir={tmp_path / "edited"}'],
+        ['results.json: not the results of a run'],
+    )
     assert not (tmp_path / 'out').exists()
 
 
 def test_another_architecture_to_start_from(places, tmp_path):
-    arguments = [f'--config={places["config"]}', f'--config.data_root={places["data"]}', f'--workdir={tmp_path / "new"}']
+    arguments = [
+        f'--config={places["config"]}',
+        f'--config.data_root={places["data"]}',
+        f'--workdir={tmp_path / "new"}',
+    ]
     check_mistake(
-        'run', [*arguments, f'--config.init_from={places["run"]}', '--config.model.backbone.width=16'],
+        'run',
+        [*arguments, f'--config.init_from={places["run"]}', '--config.model.backbone.width=16'],
         ['a backbone of another architecture', 'is [8] there and [16] here'],
-    )  # fmt: skip
+    )
 
 
-@pytest.mark.parametrize(('name', 'part'), [
-    ('text', 'not a file of predictions'), ('objects', 'not a file of predictions'), ('others', 'not a file of predictions'),
-    ('shapes', 'not a file of predictions'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('name', 'part'),
+    [
+        ('text', 'not a file of predictions'),
+        ('objects', 'not a file of predictions'),
+        ('others', 'not a file of predictions'),
+        ('shapes', 'not a file of predictions'),
+    ],
+)
 def test_predictions(name, part, tmp_path):
     path = tmp_path / 'x.npz'
     if name == 'text':
@@ -111,7 +154,12 @@ def test_predictions(name, part, tmp_path):
     elif name == 'others':
         np.savez(path, x=np.zeros(3))
     else:
-        np.savez(path, **dict.fromkeys(('video', 'label', 'score', 'classes', 'dataset', 'multi_label'), np.zeros((2, 2))))
+        np.savez(
+            path,
+            **dict.fromkeys(
+                ('video', 'label', 'score', 'classes', 'dataset', 'multi_label'), np.zeros((2, 2))
+            ),
+        )
     check_mistake('evaluate', ['--ensemble', str(path), f'--output={tmp_path / "out"}'], [part])
     assert not (tmp_path / 'out').exists()
 
@@ -124,11 +172,14 @@ TORCH = {
     'a list': (lambda torch: [1, 2], ['holds a list, not a state dict']),
     'a tensor': (lambda torch: torch.zeros(3), ['holds a Tensor, not a state dict']),
     'nothing': (lambda torch: {}, ['not a state dict of MViTv2']),
-    'another model': (lambda torch: {'layer.weight': torch.zeros(3)}, ['not a state dict of MViTv2']),
+    'another model': (
+        lambda torch: {'layer.weight': torch.zeros(3)},
+        ['not a state dict of MViTv2'],
+    ),
     'numbers as names': (lambda torch: {3: torch.zeros(3)}, ['not a state dict of MViTv2']),
     'sparse': (lambda torch: {'x': torch.zeros(2).to_sparse()}, ['no plain arrays of numbers']),
     'absurd': (lambda torch: {'x': torch.zeros(1).expand(1 << 40)}, ['more than 4 G numbers']),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')

@@ -29,7 +29,11 @@ MISTAKES = [
     ('export', ['--workdir={video}', '--output={new}'], ['no run here']),
     ('export', ['--workdir={run}', '--output={video}'], ['exists and is no export']),
     ('export', ['--workdir={run}', '--output={data}'], ['exists and is no export']),
-    ('export', ['--workdir={run}', '--output=/proc/none'], ['--output=/proc/none', 'cannot be made']),
+    (
+        'export',
+        ['--workdir={run}', '--output=/proc/none'],
+        ['--output=/proc/none', 'cannot be made'],
+    ),
     ('export', ['--workdir={run}', '--output={video}/below'], ['cannot be made (Not a directory)']),
     ('export', ['--workdir={run}', '--output='], ['--output= is empty']),
     ('export', [*EXPORT, '--step=4'], ['no checkpoint of step 4; it has [3, 6, 8]']),
@@ -39,7 +43,11 @@ MISTAKES = [
     # predict
     ('predict', [], ['--checkpoint, VIDEO']),
     ('predict', ['--checkpoint=/nowhere', '{video}'], ['/nowhere', 'no export here']),
-    ('predict', ['--checkpoint={run}', '{video}'], ['the workdir of a run; its export is', '/export']),
+    (
+        'predict',
+        ['--checkpoint={run}', '{video}'],
+        ['the workdir of a run; its export is', '/export'],
+    ),
     ('predict', ['--checkpoint={video}', '{video}'], ['no export here']),
     ('predict', ['--checkpoint={export}', '/nowhere.mp4'], ['/nowhere.mp4: no such file']),
     ('predict', ['--checkpoint={export}', '{videos}'], ['a directory, not a video']),
@@ -54,10 +62,22 @@ MISTAKES = [
     ('evaluate', ['--workdir=/nowhere'], ['/nowhere', 'neither a run']),
     ('evaluate', ['--checkpoint={data}'], ['neither a run', 'nor an export']),
     ('evaluate', ['--checkpoint={export}'], ['does not know where data are']),
-    ('evaluate', ['--checkpoint={export}', '--datasets', 'birds'], ['birds', 'neither a dataset of the checkpoint']),
+    (
+        'evaluate',
+        ['--checkpoint={export}', '--datasets', 'birds'],
+        ['birds', 'neither a dataset of the checkpoint'],
+    ),
     ('evaluate', ['--checkpoint={export}', '--datasets', 'colours'], ['say colours=DIR']),
-    ('evaluate', ['--checkpoint={export}', '--datasets', 'colours=/nowhere'], ['/nowhere', 'no dataset.json']),
-    ('evaluate', ['--checkpoint={export}', '--datasets', 'colours={data}/shades'], ["'black' is not one of the 3 classes"]),
+    (
+        'evaluate',
+        ['--checkpoint={export}', '--datasets', 'colours=/nowhere'],
+        ['/nowhere', 'no dataset.json'],
+    ),
+    (
+        'evaluate',
+        ['--checkpoint={export}', '--datasets', 'colours={data}/shades'],
+        ["'black' is not one of the 3 classes"],
+    ),
     ('evaluate', ['--checkpoint={export}', '--datasets', *2 * ['{data}/shades']], ['named twice']),
     ('evaluate', [*EVALUATE, '--split=test'], ["no split 'test'", 'train, validation']),
     ('evaluate', [*EVALUATE, '--step=3'], ['an export, which has no steps']),
@@ -66,10 +86,26 @@ MISTAKES = [
     ('evaluate', [*EVALUATE, '--short_side=8'], ['short_side=8', '16 pixels']),
     ('evaluate', [*EVALUATE, '--batch_size=0'], ['batch_size=0']),
     ('evaluate', [*EVALUATE, '--candidates=proposals'], ['no dataset of the checkpoint has boxes']),
-    ('evaluate', [*EVALUATE[:-1], '--output={video}', '--batch_size=8'], ['--output=', 'cannot be made']),
-    ('evaluate', ['--checkpoint={export}', '--config=/nowhere.py'], ['--config=/nowhere.py', 'No such file']),
-    ('evaluate', ['--checkpoint={export}', '--config=configs/quickstart.py'], ['config.datasets.directions', 'no such dataset']),
-    ('evaluate', ['--checkpoint={export}', '--config={config}', '--config.sed=3'], ['--config.sed: unknown field', "'seed'"]),
+    (
+        'evaluate',
+        [*EVALUATE[:-1], '--output={video}', '--batch_size=8'],
+        ['--output=', 'cannot be made'],
+    ),
+    (
+        'evaluate',
+        ['--checkpoint={export}', '--config=/nowhere.py'],
+        ['--config=/nowhere.py', 'No such file'],
+    ),
+    (
+        'evaluate',
+        ['--checkpoint={export}', '--config=configs/quickstart.py'],
+        ['config.datasets.directions', 'no such dataset'],
+    ),
+    (
+        'evaluate',
+        ['--checkpoint={export}', '--config={config}', '--config.sed=3'],
+        ['--config.sed: unknown field', "'seed'"],
+    ),
     ('evaluate', ['--checkpoint={export}', '--config.seed=3'], ['needs --config=FILE']),
     ('evaluate', ['--checkpoint={export}', '--workdir={run}'], ['not allowed with argument']),
     ('evaluate', ['--workdir={run}', '--step=99'], ['no checkpoint of step 99']),
@@ -81,14 +117,30 @@ MISTAKES = [
     ('projections', ['--checkpoint={export}'], ['an export, which has no projections']),
     ('projections', [*PROJECTIONS, '--step=4'], ['no checkpoint of step 4']),
     ('projections', [*PROJECTIONS, '--top=0'], ['--top=0']),
-    ('projections', [*PROJECTIONS, '--relations=/nowhere'], ['--relations=/nowhere', 'cannot be read']),
+    (
+        'projections',
+        [*PROJECTIONS, '--relations=/nowhere'],
+        ['--relations=/nowhere', 'cannot be read'],
+    ),
     ('projections', [*PROJECTIONS, '--relations={text}'], ['not JSON']),
-    ('projections', [*PROJECTIONS, '--relations={data}/colours/dataset.json'], ['says nothing of the pairs']),
+    (
+        'projections',
+        [*PROJECTIONS, '--relations={data}/colours/dataset.json'],
+        ['says nothing of the pairs'],
+    ),
     ('projections', ['--checkpoint={run}', '--output={video}'], ['--output=', 'cannot be made']),
     # import_torch (what is inside a file: test_checkpoint_mistakes)
     ('import_torch', [], ['--checkpoint, --output']),
-    ('import_torch', [*IMPORT, '--patch_stride=1,2'], ['--patch_stride=1,2: must be three numbers']),
-    ('import_torch', [*IMPORT, '--kv_stride=0,1,1'], ['--kv_stride=0,1,1: numbers must be positive']),
+    (
+        'import_torch',
+        [*IMPORT, '--patch_stride=1,2'],
+        ['--patch_stride=1,2: must be three numbers'],
+    ),
+    (
+        'import_torch',
+        [*IMPORT, '--kv_stride=0,1,1'],
+        ['--kv_stride=0,1,1: numbers must be positive'],
+    ),
     ('import_torch', [*IMPORT, '--query_strides=1,1'], ['--query_strides=1,1: must be three']),
     ('import_torch', [*IMPORT, '--mean=grey'], ['--mean=grey', '0.45,0.45,0.45']),
     ('import_torch', [*IMPORT, '--inflate=no'], ['--inflate', "'no'"]),
@@ -102,7 +154,11 @@ MISTAKES = [
     ('ava_eval', ['--groundtruth={ava_actions}', *AVA[1:]], ['line 1: 1 columns']),
     ('ava_eval', AVA, ['proposals.csv, line 1: not a number']),
     ('ava_eval', ['--groundtruth={video}', *AVA[1:]], ['not UTF-8 text']),
-    ('ava_eval', [*AVA, '--exclusions={ava_train}'], ['line 1: 8 columns, wanted video,timestamp (5 more']),
+    (
+        'ava_eval',
+        [*AVA, '--exclusions={ava_train}'],
+        ['line 1: 8 columns, wanted video,timestamp (5 more'],
+    ),
     ('ava_eval', [*AVA, '--protocol=mine'], ['--protocol', "'official', 'pyslowfast'"]),
     # doctor
     ('doctor', ['--quick'], ['unrecognized arguments: --quick']),
@@ -132,7 +188,11 @@ MISTAKES = [
     ('convert', [], ['FORMAT']),
     ('convert', ['kinetcs'], ["invalid choice: 'kinetcs'"]),
     ('convert', ['folder', '--output={new}'], ['--videos']),
-    ('convert', ['folder', '--videos={video}', '--output={new}'], ['no such directory', 'ROOT/CLASS/*.mp4']),
+    (
+        'convert',
+        ['folder', '--videos={video}', '--output={new}'],
+        ['no such directory', 'ROOT/CLASS/*.mp4'],
+    ),
     ('convert', ['folder', '--videos={data}', '--output={new}'], ['no videos in it']),
     ('convert', [*FOLDER, '--split=test'], ["no split 'test' in it (it has train, validation)"]),
     ('convert', [*FOLDER, '--short_side=0'], ['short_side=0: must be positive']),
@@ -144,47 +204,91 @@ MISTAKES = [
     ('convert', [*FOLDER, '--shards=0'], ['shards=0: must be at least 1']),
     ('convert', [*FOLDER, '--max_failures=2'], ['a share, 0 to 1']),
     ('convert', [*FOLDER, '--beam=x', '--workers=1'], ['--workers has no effect with --beam']),
-    ('convert', ['folder', '--videos={videos}', '--output={video}'], ['exists and is no directory']),
+    (
+        'convert',
+        ['folder', '--videos={videos}', '--output={video}'],
+        ['exists and is no directory'],
+    ),
     ('convert', ['folder', '--videos={videos}', '--output='], ['output directory is empty']),
-    ('convert', ['folder', '--videos={videos}', '--output=/proc/none'], ['/proc/none: cannot be made']),
-    ('convert', ['folder', '--videos={videos}', '--output=gs://bucket/x'], ['a local or mounted directory']),
-    ('convert', ['folder', '--videos={videos}', '--output={data}/colours'], ['a shard that this command did not write']),
-]  # fmt: skip
+    (
+        'convert',
+        ['folder', '--videos={videos}', '--output=/proc/none'],
+        ['/proc/none: cannot be made'],
+    ),
+    (
+        'convert',
+        ['folder', '--videos={videos}', '--output=gs://bucket/x'],
+        ['a local or mounted directory'],
+    ),
+    (
+        'convert',
+        ['folder', '--videos={videos}', '--output={data}/colours'],
+        ['a shard that this command did not write'],
+    ),
+]
 
 
-@pytest.mark.parametrize(('command', 'arguments', 'parts'), MISTAKES, ids=lambda value: value if isinstance(value, str) else ' ')
+@pytest.mark.parametrize(
+    ('command', 'arguments', 'parts'),
+    MISTAKES,
+    ids=lambda value: value if isinstance(value, str) else ' ',
+)
 def test_one_line(command, arguments, parts, places, filled, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     before = snapshot(places['data'], places['videos'], places['run'])
     check_mistake(command, filled(arguments), parts)
     assert snapshot(places['data'], places['videos'], places['run']) == before
-    assert [path.name for path in tmp_path.iterdir()] == ['tmp'] and not list((tmp_path / 'tmp').iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ['tmp'] and not list(
+        (tmp_path / 'tmp').iterdir()
+    )
 
 
-@pytest.mark.parametrize(('module', 'arguments', 'part'), [
-    ('multitrain_jax.export', ['--workdir=/nowhere', '--output=x'], 'no run here'),
-    ('data_pipelines.inspect', ['/nowhere'], 'no such directory'),
-    ('data_pipelines.convert', ['folder', '--videos=/nowhere', '--output=x'], 'no such directory'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('module', 'arguments', 'part'),
+    [
+        ('multitrain_jax.export', ['--workdir=/nowhere', '--output=x'], 'no run here'),
+        ('data_pipelines.inspect', ['/nowhere'], 'no such directory'),
+        (
+            'data_pipelines.convert',
+            ['folder', '--videos=/nowhere', '--output=x'],
+            'no such directory',
+        ),
+    ],
+)
 def test_as_a_process(module, arguments, part, tmp_path):
     done = subprocess.run(
-        [sys.executable, '-m', module, *arguments], capture_output=True, text=True, cwd=tmp_path,
+        [sys.executable, '-m', module, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count('\n') == 1 and part in done.stderr and not done.stdout
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.count('\n') == 1
+        and part in done.stderr
+        and not done.stdout
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('command', [
-    'data_pipelines.inspect {data}/colours --json --no_sheet',
-    'multitrain_jax.ava_eval --groundtruth={ava_train} --detections={ava_train} --labelmap={ava_actions}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'command',
+    [
+        'data_pipelines.inspect {data}/colours --json --no_sheet',
+        'multitrain_jax.ava_eval --groundtruth={ava_train} --detections={ava_train} --labelmap={ava_actions}',
+    ],
+)
 def test_a_reader_that_has_gone(command, places):
     """`command | head` ends the command quietly, with a shell's code for it."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, 'wb') as closed:
         done = subprocess.run(
-            [sys.executable, '-m', *command.format_map(places).split()], stdout=closed, stderr=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, '-m', *command.format_map(places).split()],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         )
     assert done.returncode == 141 and not re.search('Traceback|Exception', done.stderr), done.stderr

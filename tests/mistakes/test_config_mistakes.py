@@ -76,7 +76,7 @@ VALUES = [
     ('init_from={data}', ['neither an export']),
     ('projections_from={video}', ['cannot be read as .npz or .json']),
     ('projections_from={data}', ['no export here']),
-]  # fmt: skip
+]
 
 FILES = {
     'x = 1\n': 'needs a function get_config()',
@@ -108,19 +108,28 @@ def test_values(override, parts, filled, tmp_path):
     given = override if override.startswith('datasets={') else filled([override])[0]
     check_mistake('run', [*arguments, f'--config.{given}'], parts)
     # Some are found when the state is made; then the log says how far it came.
-    assert not (tmp_path / 'new').exists() or {p.name for p in (tmp_path / 'new').iterdir()} <= {'log.txt', 'checkpoints'}
+    assert not (tmp_path / 'new').exists() or {p.name for p in (tmp_path / 'new').iterdir()} <= {
+        'log.txt',
+        'checkpoints',
+    }
 
 
 def test_fused_attention_without_its_gpu(filled):
     flags = ['--config.model.backbone.dtype=bfloat16', '--config.model.backbone.attention=cudnn']
-    arguments = filled(['--config={config}', '--config.data_root={data}', '--workdir={new}', *flags])
-    check_mistake('run', arguments, ["attention='cudnn' needs NVIDIA GPUs", 'here is: cpu', "use 'xla'"])
+    arguments = filled(
+        ['--config={config}', '--config.data_root={data}', '--workdir={new}', *flags]
+    )
+    check_mistake(
+        'run', arguments, ["attention='cudnn' needs NVIDIA GPUs", 'here is: cpu', "use 'xla'"]
+    )
 
 
 @pytest.mark.parametrize('content', FILES, ids=lambda content: ' ')
 def test_config_files(content, filled, tmp_path):
     (tmp_path / 'tmp' / 'mine.py').write_text(content)
-    line = check_mistake('run', filled(['--config={tmp}/mine.py', '--workdir={new}']), [FILES[content]])
+    line = check_mistake(
+        'run', filled(['--config={tmp}/mine.py', '--workdir={new}']), [FILES[content]]
+    )
     assert 'mine.py' in line or line.startswith('error: config.')
     assert not (tmp_path / 'new').exists()
 

@@ -32,7 +32,9 @@ def info(**changes):
 
 
 def write(name, content):
-    return lambda colours: (colours / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return lambda colours: (colours / name).write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
 
 
 def rewrite(labels=(0,), frames=None):
@@ -78,7 +80,10 @@ def empty(split):
 # (what is done to the directory of the dataset "colours", parts of the line)
 MISTAKES = {
     'no directory': (shutil.rmtree, ['no dataset.json here', 'data_pipelines.convert']),
-    'no dataset.json': (lambda colours: (colours / 'dataset.json').unlink(), ['no dataset.json here']),
+    'no dataset.json': (
+        lambda colours: (colours / 'dataset.json').unlink(),
+        ['no dataset.json here'],
+    ),
     'empty dataset.json': (write('dataset.json', ''), ['dataset.json: not JSON']),
     'binary dataset.json': (write('dataset.json', b'\xff\xfe'), ['dataset.json: not JSON']),
     'deep dataset.json': (write('dataset.json', '[' * 100_000), ['dataset.json: not JSON']),
@@ -92,17 +97,32 @@ MISTAKES = {
     'splits as list': (info(splits=[]), ['splits is [], wanted dict']),
     'no split': (info(splits={}), ["no split 'train'"]),
     'records in words': (info(train__records='many'), ["records is 'many'"]),
-    'wrong number of records': (info(train__records=19), ['states 19 records', 'the shards hold 20']),
+    'wrong number of records': (
+        info(train__records=19),
+        ['states 19 records', 'the shards hold 20'],
+    ),
     'wrong counts': (info(train__class_counts=['a', 'b', 'c']), ["class_counts is 'a'"]),
     'frame rate in words': (info(frame_rate='fast'), ["frame_rate is 'fast'"]),
     'negative frame rate': (info(frame_rate=-1), ['frame_rate is -1']),
     'multi_label in words': (info(multi_label='no'), ["multi_label is 'no', wanted bool"]),
     'boxes, sampled anywhere': (info(localisation=True), ["sampling='strided'", 'key_frame']),
-    'shard missing': (lambda colours: (colours / SHARD).unlink(), [f'{SHARD}: this shard is missing']),
-    'shard cut': (lambda colours: write(SHARD, (colours / SHARD).read_bytes()[:-5])(colours), ['cut short inside the record']),
+    'shard missing': (
+        lambda colours: (colours / SHARD).unlink(),
+        [f'{SHARD}: this shard is missing'],
+    ),
+    'shard cut': (
+        lambda colours: write(SHARD, (colours / SHARD).read_bytes()[:-5])(colours),
+        ['cut short inside the record'],
+    ),
     'shard of text': (write(SHARD, 'x' * 100), [SHARD, 'damaged length']),
-    'shards of two conversions': (write('train-00000-of-00003', ''), ['from different conversions: of 2, of 3']),
-    'no shards of a split': (lambda colours: [p.unlink() for p in colours.glob('train-*')], ["no shards", "'train'", 'validation']),
+    'shards of two conversions': (
+        write('train-00000-of-00003', ''),
+        ['from different conversions: of 2, of 3'],
+    ),
+    'no shards of a split': (
+        lambda colours: [p.unlink() for p in colours.glob('train-*')],
+        ['no shards', "'train'", 'validation'],
+    ),
     'no training records': (empty('train'), ["has no record in the split 'train'"]),
     'no test records': (empty('validation'), ["has no record in the split 'validation'"]),
     'index stale': (stale, ['train.index: out of date', 'delete it']),
@@ -111,16 +131,21 @@ MISTAKES = {
     'index outside': (pointing_outside, ['points past the end of a shard']),
     'frame index of text': (write('train.frames', 'text'), ['not a frame index', 'delete it']),
     'other classes than the other split': (
-        lambda colours: info(splits={'train': json.loads((colours / 'dataset.json').read_text())['splits']['train']})(colours),
+        lambda colours: info(
+            splits={'train': json.loads((colours / 'dataset.json').read_text())['splits']['train']}
+        )(colours),
         ["no split 'validation', only train"],
     ),
     # Found when the batch is made: max_bad_records is 0.
     'label out of range': (rewrite(labels=[7]), ['class number [7] is not one of the 3 classes']),
     'negative label': (rewrite(labels=[-1]), ['class number [-1]']),
-    'several labels': (rewrite(labels=[0, 1]), ['several labels, [0, 1], in a dataset of one label']),
+    'several labels': (
+        rewrite(labels=[0, 1]),
+        ['several labels, [0, 1], in a dataset of one label'],
+    ),
     'no frames': (rewrite(frames=[b'']), ['frame 0']),
     'text as frames': (rewrite(frames=[b'no picture'] * 6), ['cannot be decoded as JPEG or PNG']),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('name', MISTAKES)
@@ -131,6 +156,10 @@ def test_one_line(name, places, filled, tmp_path):
     for index in data.rglob('*.index'):
         index.unlink()  # of the tests before; each makes its own
     change(data / 'colours')
-    line = check_mistake('run', filled(['--config={config}', f'--config.data_root={data}', '--workdir={new}']), parts)
+    line = check_mistake(
+        'run', filled(['--config={config}', f'--config.data_root={data}', '--workdir={new}']), parts
+    )
     assert re.search(r'colours', line)
-    assert not (tmp_path / 'new' / 'export').exists() and not list((tmp_path / 'new').glob('checkpoints/*'))
+    assert not (tmp_path / 'new' / 'export').exists() and not list(
+        (tmp_path / 'new').glob('checkpoints/*')
+    )

@@ -38,7 +38,7 @@ def load(name: str, config: MultiTrainConfig, datasets=()) -> MultiTrainModel:
 
 
 def random_model(build, *, seed: int = 0, scale: float = 0.3):
-    """``build()`` with every parameter drawn by NumPy: no initialiser has to be compiled."""
+    """`build()` with every parameter drawn by NumPy: no initialiser has to be compiled."""
     generator = np.random.default_rng(seed)
     graph, state = nnx.split(nnx.eval_shape(build))
     draw = lambda a: jnp.asarray(generator.normal(0, scale, a.shape), jnp.float32)  # noqa: E731

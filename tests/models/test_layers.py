@@ -21,7 +21,9 @@ def test_layer_norm_value_and_gradients(shape, parameters, dtype, tolerance):
     scale, bias = rng.normal(1, 0.5, parameters), rng.normal(size=parameters)
     normal, y = _plain(x, scale, bias)
     scaled = g * scale
-    inner = scaled - scaled.mean(-1, keepdims=True) - normal * (scaled * normal).mean(-1, keepdims=True)
+    inner = (
+        scaled - scaled.mean(-1, keepdims=True) - normal * (scaled * normal).mean(-1, keepdims=True)
+    )
     of_x = inner / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
     def summed(array):  # over all that a parameter is broadcast to
@@ -34,10 +36,14 @@ def test_layer_norm_value_and_gradients(shape, parameters, dtype, tolerance):
         y, backward = jax.vjp(lambda *args: layer_norm(*args, 1e-5), x, scale, bias)
         return y, *backward(g)
 
-    results = ours(jnp.asarray(x, dtype), jnp.float32(scale), jnp.float32(bias), jnp.asarray(g, dtype))
+    results = ours(
+        jnp.asarray(x, dtype), jnp.float32(scale), jnp.float32(bias), jnp.asarray(g, dtype)
+    )
     assert [r.dtype for r in results] == [dtype, dtype, jnp.float32, jnp.float32]
     for result, expected in zip(results, (y, of_x, summed(g * normal), summed(g)), strict=True):
-        np.testing.assert_allclose(np.float64(result), expected, atol=tolerance * np.abs(expected).max())
+        np.testing.assert_allclose(
+            np.float64(result), expected, atol=tolerance * np.abs(expected).max()
+        )
 
 
 def test_the_variance_of_layer_norm_survives_a_mean_far_from_zero():
@@ -46,9 +52,16 @@ def test_the_variance_of_layer_norm_survives_a_mean_far_from_zero():
     y = jax.jit(lambda x: layer_norm(x, ones, zeros, 1e-5))(x)
     _, expected = _plain(np.float64(x), 1, 0)
     np.testing.assert_allclose(np.float64(y).std(-1), expected.std(-1), atol=2e-6)
-    np.testing.assert_allclose(y, expected, atol=2e-3)  # float32 keeps the mean to 1e-3, which moves all of y
+    np.testing.assert_allclose(
+        y, expected, atol=2e-3
+    )  # float32 keeps the mean to 1e-3, which moves all of y
 
 
 def test_project_is_the_plain_product():
-    x, kernel = np.random.default_rng(0).normal(size=(2, 3, 4, 5)), np.random.default_rng(1).normal(size=(5, 6))
-    np.testing.assert_allclose(jax.jit(project)(jnp.float32(x), jnp.float32(kernel)), x @ kernel, atol=1e-5)
+    x, kernel = (
+        np.random.default_rng(0).normal(size=(2, 3, 4, 5)),
+        np.random.default_rng(1).normal(size=(5, 6)),
+    )
+    np.testing.assert_allclose(
+        jax.jit(project)(jnp.float32(x), jnp.float32(kernel)), x @ kernel, atol=1e-5
+    )

@@ -32,14 +32,18 @@ def test_equal_to_pyslowfast(class_token):
         head.output.kernel[...] = jnp.asarray(file['weight'].T, jnp.float32)
         head.output.bias[...] = jnp.asarray(file['bias'], jnp.float32)
         logits = head(_features(grid, class_token), jnp.asarray(boxes, jnp.float32))
-        np.testing.assert_allclose(np.asarray(logits)[image, np.arange(len(rows))], file['logits'], atol=3e-5)
+        np.testing.assert_allclose(
+            np.asarray(logits)[image, np.arange(len(rows))], file['logits'], atol=3e-5
+        )
 
 
 def test_context_reads_the_whole_clip_and_its_order_of_tokens_does_not_matter():
     rng = np.random.default_rng(0)
     grid = rng.normal(size=(1, 2, 4, 4, 8)).astype(np.float32)
     boxes = jnp.asarray([[[0.0, 0.0, 0.25, 0.25]]], jnp.float32)
-    head = LocalisationHead(8, 3, output_size=2, context=True, context_heads=2, init_std=0.5, rngs=nnx.Rngs(0))
+    head = LocalisationHead(
+        8, 3, output_size=2, context=True, context_heads=2, init_std=0.5, rngs=nnx.Rngs(0)
+    )
     plain = LocalisationHead(8, 3, output_size=2, init_std=0.5, rngs=nnx.Rngs(0))
     far = grid.copy()
     far[:, :, 3, 3] += 1.0  # beyond the box
@@ -58,7 +62,9 @@ def test_context_reads_the_whole_clip_and_its_order_of_tokens_does_not_matter():
         weight = np.exp(key[:, part] @ query[part] / 2)  # sqrt of the head width 4
         attended.append(weight @ value[:, part] / weight.sum())
     expected = box + dense(head.context.output, np.concatenate(attended))
-    found = head.context(jnp.asarray(box, jnp.float32)[None, None], jnp.asarray(tokens, jnp.float32)[None])
+    found = head.context(
+        jnp.asarray(box, jnp.float32)[None, None], jnp.asarray(tokens, jnp.float32)[None]
+    )
     np.testing.assert_allclose(found[0, 0], expected, atol=1e-4)
 
 
@@ -68,7 +74,9 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     boxes = jnp.asarray([[[0.1, 0.1, 0.9, 0.9]]], jnp.float32)
     certain = head(features, boxes)
     np.testing.assert_array_equal(certain, head(features, boxes))
-    many = jax.vmap(lambda key: head(features, boxes, key=key))(jax.random.split(jax.random.key(0), 4000))
+    many = jax.vmap(lambda key: head(features, boxes, key=key))(
+        jax.random.split(jax.random.key(0), 4000)
+    )
     np.testing.assert_allclose(many.mean(0), certain, atol=0.1)
     assert many.std(0).min() > 0.1
 

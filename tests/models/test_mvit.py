@@ -136,9 +136,16 @@ def test_rematerialisation_changes_no_gradient(field):
 def _attention_heavy(positions: str, remat: bool, blocks: int) -> tuple[MViTConfig, int]:
     """A model of 256 tokens, 4 wide per head, and the number of entries of one attention matrix of 2 clips."""
     config = _small(
-        num_frames=8, image_size=32, width=8, heads=2, stage_blocks=(blocks,), query_strides=STRIDES[:1],
-        kv_stride=(1, 1, 1), positions=positions, remat=remat,
-    )  # fmt: skip
+        num_frames=8,
+        image_size=32,
+        width=8,
+        heads=2,
+        stage_blocks=(blocks,),
+        query_strides=STRIDES[:1],
+        kv_stride=(1, 1, 1),
+        positions=positions,
+        remat=remat,
+    )
     return config, 2 * 2 * 256 * 256
 
 
@@ -154,8 +161,12 @@ def test_relative_positions_keep_no_bias_of_the_attentions_size_for_the_backward
     def kept(positions):
         config, matrix = _attention_heavy(positions, remat, blocks=3)
         embed, params, video = _embedding_of(config)
-        arrays = jax.tree.leaves(jax.eval_shape(lambda p, v: jax.vjp(embed, p, v)[1], params, video))
-        return sum(a.size // matrix for a in arrays if a.size >= matrix), sum(a.size for a in arrays) / matrix
+        arrays = jax.tree.leaves(
+            jax.eval_shape(lambda p, v: jax.vjp(embed, p, v)[1], params, video)
+        )
+        return sum(a.size // matrix for a in arrays if a.size >= matrix), sum(
+            a.size for a in arrays
+        ) / matrix
 
     (matrices, without), (with_positions, total) = kept('separate'), kept('relative')
     assert with_positions == matrices == (0 if remat else 3)  # one per block: the weights

@@ -36,11 +36,15 @@ def backbone_parameters(config: MViTConfig) -> int:
         # they are the same. At 312 pixels: 78, 39, 19, 9 and 19.
         (
             public_form(mvit_b_32x3_312()),
-            51_230_128 - 400 * 769
-            + 2 * 2 * 96 * (2 * (78 - 56) + 3 * (39 - 28) + 16 * (19 - 14) + (19 - 14) + 2 * (9 - 7)),
+            51_230_128
+            - 400 * 769
+            + 2
+            * 2
+            * 96
+            * (2 * (78 - 56) + 3 * (39 - 28) + 16 * (19 - 14) + (19 - 14) + 2 * (9 - 7)),
         ),
     ],
-)  # fmt: skip
+)
 def test_parameters(config, parameters):
     assert backbone_parameters(config) == parameters
 

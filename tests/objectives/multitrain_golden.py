@@ -26,7 +26,7 @@ def load():
 
 
 class MultiHeadCase:
-    """One ``multihead/<case>``, stacked over heads and padded to the most classes."""
+    """One `multihead/<case>`, stacked over heads and padded to the most classes."""
 
     def __init__(self, name: str):
         arrays, meta = load()
@@ -41,7 +41,9 @@ class MultiHeadCase:
             self.projected = self._stack_pairs('preds')
             self.grad_projected = self._stack_pairs('grad', padding=0.0)
         # How much of the projected logits is added to the heads' own, instead of a loss of their own.
-        self.add_projected = options['proj_loss_weight'] if options['cross_proj_add_to_pred'] else 0.0
+        self.add_projected = (
+            options['proj_loss_weight'] if options['cross_proj_add_to_pred'] else 0.0
+        )
         self.learned = options['use_mtl_weight']
         if self.learned:
             self.variances = arrays[f'{self._prefix}/sigma_sqs']
@@ -62,7 +64,9 @@ class MultiHeadCase:
         )
         self.datasets = tuple(
             # A learned weight is 1 / (2 s) there: ours starts from the fixed one, which is then 1/2.
-            DatasetObjective(d, classes, 0.5 if self.learned else weight, multi_label=d in options['multilabel'])
+            DatasetObjective(
+                d, classes, 0.5 if self.learned else weight, multi_label=d in options['multilabel']
+            )
             for d, classes, weight in zip(self.names, self.num_classes, options['loss_weights'])
         )
         softmax = [
@@ -71,7 +75,9 @@ class MultiHeadCase:
             if d not in options['multilabel']
         ]
         self.config = ObjectiveConfig(
-            lambda_proj=0.0 if self.add_projected or self.projected is None else options['proj_loss_weight'],
+            lambda_proj=0.0
+            if self.add_projected or self.projected is None
+            else options['proj_loss_weight'],
             lambda_inf=0.0,
             label_smoothing=0.0,  # already in the labels
             classification_loss=OUR_NAMES[softmax[0]],

@@ -44,7 +44,9 @@ def test_learned_weights_equal_to_the_reference():
 
     with jax.enable_x64(True):
         embedding = jnp.asarray(golden['inf/learned/emb'], jnp.float64)
-        value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(embedding, parameter_of(variances))
+        value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(
+            embedding, parameter_of(variances)
+        )
     np.testing.assert_allclose(value, golden['inf/learned/loss'], rtol=1e-12)
     np.testing.assert_allclose(gradients[0], golden['inf/learned/grad'], rtol=1e-12, atol=1e-14)
     expected = golden['inf/learned/grad_sigma_sqs'] * variance_by_parameter(variances)

@@ -19,14 +19,18 @@ def test_mean_over_boxes_that_exist_and_actions_that_the_dataset_has():
             if mask[b, m]:
                 losses.append(each[actions[b]].mean())
         expected.append(np.mean(losses) if losses else 0.0)
-    loss = localisation_loss(*(jnp.asarray(x, jnp.float32) for x in (logits, label, mask)), jnp.asarray(actions)[:, None])
+    loss = localisation_loss(
+        *(jnp.asarray(x, jnp.float32) for x in (logits, label, mask)), jnp.asarray(actions)[:, None]
+    )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_padding_cannot_spoil_anything():
     label, mask = jnp.zeros((1, 2, 3)), jnp.asarray([[1.0, 0.0]])
     logits = jnp.asarray([[[0.5, -1.0, 2.0], [3e38, -3e38, 1e30]]])
-    loss = jax.value_and_grad(lambda x: localisation_loss(x, label, mask, jnp.ones((1, 1, 3), bool)).sum())
+    loss = jax.value_and_grad(
+        lambda x: localisation_loss(x, label, mask, jnp.ones((1, 1, 3), bool)).sum()
+    )
     value, gradient = loss(logits)
     assert np.isfinite(value) and np.isfinite(gradient).all()
     assert not gradient[0, 1].any()

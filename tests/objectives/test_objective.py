@@ -12,7 +12,12 @@ from multitrain_jax.models.heads import add_projected
 from multitrain_jax.objectives.objective import DatasetObjective, ObjectiveConfig, objective
 from multitrain_jax.objectives.targets import Targets, make_targets
 from multitrain_jax.objectives.uncertainty import LIMIT, init_log_variances, learned_weight
-from tests.objectives.multitrain_golden import MultiHeadCase, load, parameter_of, variance_by_parameter
+from tests.objectives.multitrain_golden import (
+    MultiHeadCase,
+    load,
+    parameter_of,
+    variance_by_parameter,
+)
 
 evaluate = jax.jit(objective, static_argnums=(2, 3))
 
@@ -71,7 +76,9 @@ def test_learned_dataset_weights_equal_to_the_reference(name):
     def loss(logits, projected, parameter):
         outputs = Outputs(logits, projected, None)
         learned = {'dataset': parameter}
-        return objective(outputs, case.targets, case.config, case.datasets, log_variances=learned)[0]
+        return objective(outputs, case.targets, case.config, case.datasets, log_variances=learned)[
+            0
+        ]
 
     with jax.enable_x64(True):
         step = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
@@ -92,7 +99,9 @@ def test_learned_dataset_weights_equal_to_the_reference(name):
 def test_learned_weights_start_from_the_fixed_ones():
     params, features, targets = _problem(seed=3)
     outputs = _model(params, features)
-    config = dataclasses.replace(CONFIG, learned_dataset_weights=True, learned_informative_weights=True)
+    config = dataclasses.replace(
+        CONFIG, learned_dataset_weights=True, learned_informative_weights=True
+    )
     learned = init_log_variances(len(DATASETS), dataset=True, informative=True)
     fixed, _ = evaluate(outputs, targets, CONFIG, DATASETS)
     value, terms = evaluate(outputs, targets, config, DATASETS, log_variances=learned)
@@ -108,9 +117,7 @@ def test_learned_weights_settle_and_stay_finite():
         factor, penalty = learned_weight(weight, parameter)
         return jnp.sum(factor * losses + penalty)
 
-    parameter = jax.lax.fori_loop(
-        0, 3000, lambda _, p: p - 0.1 * jax.grad(total)(p), jnp.zeros(4)
-    )
+    parameter = jax.lax.fori_loop(0, 3000, lambda _, p: p - 0.1 * jax.grad(total)(p), jnp.zeros(4))
     factor, _ = learned_weight(weight, parameter)
     np.testing.assert_allclose((factor * losses)[:3], 0.5, rtol=1e-3)
     assert 0 < factor[3] <= np.exp(LIMIT)
@@ -144,7 +151,9 @@ def test_l1_of_projections_equal_to_the_reference():
         own = gradient[d, (source - d - 1) % count]
         expected.append(own[: numbers[source], : numbers[d]].T.ravel())
         assert not own[numbers[source] :].any() and not own[:, numbers[d] :].any()
-    np.testing.assert_allclose(np.concatenate(expected), golden['sparsity/grad_L1_concat'], rtol=1e-12)
+    np.testing.assert_allclose(
+        np.concatenate(expected), golden['sparsity/grad_L1_concat'], rtol=1e-12
+    )
 
 
 def test_total_equal_to_the_reference():
@@ -159,7 +168,9 @@ def test_total_equal_to_the_reference():
     config = dataclasses.replace(case.config, lambda_inf=0.1, projection_l1=1e-4)
     with jax.enable_x64(True):
         expanded = jnp.asarray(golden['inf/base/emb'], jnp.float64)
-        outputs = Outputs(jnp.asarray(case.logits), jnp.asarray(case.projected), expanded, jnp.asarray(kernel))
+        outputs = Outputs(
+            jnp.asarray(case.logits), jnp.asarray(case.projected), expanded, jnp.asarray(kernel)
+        )
         value, _ = evaluate(outputs, case.targets, config, case.datasets)
     np.testing.assert_allclose(value, golden['total/loss'], rtol=1e-12)
 

@@ -43,8 +43,10 @@ def test_objective_by_the_formula(accumulated, learned):
         **{f'datasets__{name}__batch_size': size for name, size in sizes.items()},
         **{f'datasets__{name}__loss_weight': weight for name, weight in weights.items()},
         schedule={'kind': 'accumulated'} if accumulated else {},
-        objective__lambda_proj=0.0, objective__label_smoothing=0.0, objective__learned_dataset_weights=learned,
-    )  # fmt: skip
+        objective__lambda_proj=0.0,
+        objective__label_smoothing=0.0,
+        objective__learned_dataset_weights=learned,
+    )
     source = tiny_boxes.BoxSource(config)
     rng = np.random.default_rng(0)
     share = dict(source.batch(0))
@@ -61,24 +63,37 @@ def test_objective_by_the_formula(accumulated, learned):
     has_boxes = np.isin(share['dataset'], [1, 2])
     np.testing.assert_array_equal(tasks.has_boxes(share['dataset']), has_boxes)
     targets = make_targets(
-        jnp.asarray(share['label']), tasks.head(share['dataset']), jnp.where(has_boxes, 0.0, share['weight']), tasks.max_classes
+        jnp.asarray(share['label']),
+        tasks.head(share['dataset']),
+        jnp.where(has_boxes, 0.0, share['weight']),
+        tasks.max_classes,
     )
-    log_variances = {'dataset': jnp.asarray(5 * np.arctanh(variance / 5), jnp.float32)} if learned else None
+    log_variances = (
+        {'dataset': jnp.asarray(5 * np.arctanh(variance / 5), jnp.float32)} if learned else None
+    )
     loss, terms = tasks.objective(
-        Outputs(jnp.zeros((16, 2)), jnp.asarray(logits), actions=actions), targets,
-        {name: jnp.asarray(array) for name, array in share.items() if name != 'video'}, log_variances=log_variances,
-    )  # fmt: skip
+        Outputs(jnp.zeros((16, 2)), jnp.asarray(logits), actions=actions),
+        targets,
+        {name: jnp.asarray(array) for name, array in share.items() if name != 'video'},
+        log_variances=log_variances,
+    )
 
     per_dataset = {name: [] for name in NAMES}
     for row, dataset in enumerate(share['dataset']):
         name, weight = NAMES[dataset], share['weight'][row]
         if dataset in (1, 2):
             label, count = share['box_label'][row], CLASSES[dataset]
-            own = box_loss(actions[dataset - 1][row].astype(np.float64), label[:, :count], share['box_mask'][row])
+            own = box_loss(
+                actions[dataset - 1][row].astype(np.float64),
+                label[:, :count],
+                share['box_mask'][row],
+            )
             counted = weight * share['box_mask'][row].any()
         else:
             head, count = {0: 0, 3: 1}[dataset], CLASSES[dataset]
-            own = cross_entropy(logits[head, row, :count].astype(np.float64), np.eye(count)[share['label'][row]])
+            own = cross_entropy(
+                logits[head, row, :count].astype(np.float64), np.eye(count)[share['label'][row]]
+            )
             counted = weight
         scaled = weights[name] * np.exp(-variance[dataset]) * own + variance[dataset] / 2
         per_dataset[name].append((counted * scaled, counted * own, counted))
@@ -89,10 +104,16 @@ def test_objective_by_the_formula(accumulated, learned):
         expected = sum(entry[0] for entry in sums.values()) / 16
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     found = means(terms)
-    for name, part in zip(NAMES, ('classification', 'localisation', 'localisation', 'classification')):
-        np.testing.assert_allclose(found[f'{part}/{name}'], sums[name][1] / sums[name][2], rtol=1e-5)
+    for name, part in zip(
+        NAMES, ('classification', 'localisation', 'localisation', 'classification')
+    ):
+        np.testing.assert_allclose(
+            found[f'{part}/{name}'], sums[name][1] / sums[name][2], rtol=1e-5
+        )
         clips = (share['dataset'] == NAMES.index(name)) & (share['weight'] > 0)
-        np.testing.assert_allclose(found[f'share/{name}'], clips.sum() / (share['weight'] > 0).sum(), rtol=1e-6)
+        np.testing.assert_allclose(
+            found[f'share/{name}'], clips.sum() / (share['weight'] > 0).sum(), rtol=1e-6
+        )
 
 
 @functools.cache
@@ -105,11 +126,17 @@ def gradients(devices, **changes):
     graphdef, abstract = train_step.abstract_model(config, specs)
     schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
     params = train_step.training_params(config, abstract)
-    tx = optax.chain(keep_gradients(), optimizer.build_optimizer(config.optimizer, schedule, params))
+    tx = optax.chain(
+        keep_gradients(), optimizer.build_optimizer(config.optimizer, schedule, params)
+    )
     state = jax.jit(lambda: train_step.init_state(config, specs, tx))()
     step = drivers.map_train_step(train_step.make_train_step(config, specs, graphdef, tx), mesh)
     state, terms = step(drivers.replicate(state, mesh), drivers.to_devices(source.batch(0), mesh))
-    return jax.device_get(state.opt_state[0]), means(jax.device_get(terms)), jax.device_get(state.params)
+    return (
+        jax.device_get(state.opt_state[0]),
+        means(jax.device_get(terms)),
+        jax.device_get(state.params),
+    )
 
 
 def test_one_device_is_eight():
@@ -117,7 +144,9 @@ def test_one_device_is_eight():
     assert_same(one[0], eight[0], rtol=2e-4)
     for name, value in one[1].items():
         np.testing.assert_allclose(eight[1][name], value, rtol=1e-3, err_msg=name)
-    assert {'localisation/scenes', 'localisation/scenes_more', 'classification/shades'} <= set(one[1])
+    assert {'localisation/scenes', 'localisation/scenes_more', 'classification/shades'} <= set(
+        one[1]
+    )
     for head in (0, 1):
         assert np.abs(one[0]['localisation_heads'][head]['output']['kernel']).max() > 0
 
@@ -129,13 +158,20 @@ def test_accumulation_in_two_passes_is_the_whole_batch():
     np.testing.assert_allclose(whole[1]['loss'], cut[1]['loss'], rtol=1e-4)
 
 
-
 def test_boxes_may_be_all_there_is():
     """A downstream-only baseline: no classification head, no projection."""
     config = tiny_boxes.config(
-        localisation={'max_boxes': 3, 'head': {'dropout': 0.0, 'context': True, 'context_heads': 2}},
-        objective__lambda_proj=0.0, model__projections=False,
-    )  # fmt: skip
+        localisation={
+            'max_boxes': 3,
+            'head': {'dropout': 0.0, 'context': True, 'context_heads': 2},
+        },
+        objective__lambda_proj=0.0,
+        model__projections=False,
+    )
     specs = tiny_boxes.BoxSource(config).datasets[1:2]
     graphdef, abstract = train_step.abstract_model(config, specs)
-    assert 'heads' not in abstract and 'projections' not in abstract and len(abstract['localisation_heads']) == 1
+    assert (
+        'heads' not in abstract
+        and 'projections' not in abstract
+        and len(abstract['localisation_heads']) == 1
+    )

@@ -14,7 +14,9 @@ from multitrain_jax.ops.attention import attention
 def _arrays(batch=2, queries=5, keys=7, heads=3, width=8, value_width=6):
     rng = np.random.default_rng(0)
     shapes = ((queries, width), (keys, width), (keys, value_width), (queries, value_width))
-    return [rng.normal(size=(batch, tokens, heads, channels)) for tokens, channels in shapes]  # q, k, v, gradient of the result
+    return [
+        rng.normal(size=(batch, tokens, heads, channels)) for tokens, channels in shapes
+    ]  # q, k, v, gradient of the result
 
 
 def _expected(q, k, v, g):
@@ -41,7 +43,10 @@ def _with_gradients(implementation, dtype, q, k, v, g, recompute=False):
 
 
 @pytest.mark.parametrize('recompute', [False, True])
-@pytest.mark.parametrize(('dtype', 'spread', 'tolerance'), [('float32', 1, 1e-5), ('float32', 100, 1e-3), ('bfloat16', 1, 4e-2)])
+@pytest.mark.parametrize(
+    ('dtype', 'spread', 'tolerance'),
+    [('float32', 1, 1e-5), ('float32', 100, 1e-3), ('bfloat16', 1, 4e-2)],
+)
 def test_xla_equals_the_formula(dtype, spread, tolerance, recompute):
     arrays = _arrays()
     arrays[0] *= spread  # 100: logits of some hundreds, most weights 0
@@ -51,7 +56,9 @@ def test_xla_equals_the_formula(dtype, spread, tolerance, recompute):
     expected, expected_grads = _expected(*arrays)
     assert out.dtype == dtype
     for found, wanted in zip((out, *grads), (expected, *expected_grads)):
-        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=tolerance * max(1.0, np.abs(wanted).max()))
+        np.testing.assert_allclose(
+            np.asarray(found, np.float64), wanted, atol=tolerance * max(1.0, np.abs(wanted).max())
+        )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,9 @@ def test_under_scan_and_recomputation(function):
         y, _ = jax.lax.scan(lambda q, v: (function(q, k, v), None), q, values)
         return (y * g).sum()
 
-    found = jax.jit(jax.grad(loss, (0, 1)))(*map(jnp.float32, (q, k)), jnp.stack([jnp.float32(v) for v in steps]))
+    found = jax.jit(jax.grad(loss, (0, 1)))(
+        *map(jnp.float32, (q, k)), jnp.stack([jnp.float32(v) for v in steps])
+    )
     queries = [q]
     for value in steps:
         queries.append(_expected(queries[-1], k, value, g)[0])
@@ -106,12 +115,16 @@ def test_widths_are_filled_up_for_cudnn(monkeypatch):
         return own(q, k, v, scale=scale, implementation='xla')
 
     monkeypatch.setattr(jax.nn, 'dot_product_attention', stand_in)
-    arrays = [np.asarray(jnp.asarray(x, 'bfloat16'), np.float64) for x in _arrays(width=11, value_width=6)]
+    arrays = [
+        np.asarray(jnp.asarray(x, 'bfloat16'), np.float64) for x in _arrays(width=11, value_width=6)
+    ]
     out, grads = _with_gradients('cudnn', 'bfloat16', *arrays)
     expected, expected_grads = _expected(*arrays)
     assert seen == [('cudnn', {16})]
     for found, wanted in zip((out, *grads), (expected, *expected_grads), strict=True):
-        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=6e-2 * np.abs(wanted).max())
+        np.testing.assert_allclose(
+            np.asarray(found, np.float64), wanted, atol=6e-2 * np.abs(wanted).max()
+        )
 
 
 @pytest.mark.skipif(jax.default_backend() != 'gpu', reason='needs an NVIDIA GPU')
@@ -122,4 +135,6 @@ def test_cudnn_equals_xla(widths):
     xla, cudnn = (_with_gradients(name, 'bfloat16', *arrays) for name in ('xla', 'cudnn'))
     for found, wanted in zip(jax.tree.leaves(cudnn), jax.tree.leaves(xla)):
         wanted = np.asarray(wanted, np.float64)
-        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=3e-2 * np.abs(wanted).max())
+        np.testing.assert_allclose(
+            np.asarray(found, np.float64), wanted, atol=3e-2 * np.abs(wanted).max()
+        )

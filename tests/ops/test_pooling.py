@@ -42,7 +42,7 @@ def _windows(size, kernel, stride):
 
 
 def _depthwise_loops(x, kernel, g_of, stride):
-    """Value, and gradients for the output gradient ``g_of(value)``."""
+    """Value, and gradients for the output gradient `g_of(value)`."""
     windows = list(_windows(x.shape[1:4], (3, 3, 3), stride))
     out = [n + 1 for n in windows[-1][0]]
     y = np.zeros((x.shape[0], *out, x.shape[-1]))
@@ -57,7 +57,9 @@ def _depthwise_loops(x, kernel, g_of, stride):
     return y, dx, dk
 
 
-@pytest.mark.parametrize('clips', [1, 2])  # 'shifted' loops over clips, a single one is computed in a branch
+@pytest.mark.parametrize(
+    'clips', [1, 2]
+)  # 'shifted' loops over clips, a single one is computed in a branch
 @pytest.mark.parametrize('grid, stride', POOLINGS)
 @pytest.mark.parametrize('implementation', IMPLEMENTATIONS)
 def test_depthwise_pool_value_and_gradients(clips, grid, stride, implementation):
@@ -115,7 +117,9 @@ def test_only_a_cpu_takes_the_branch_of_a_single_clip():
     conditions = {}  # comparisons of single numbers
     for platform in ('cpu', 'cuda', 'tpu'):
         program = f.trace(clip).lower(lowering_platforms=(platform,)).as_text()
-        conditions[platform] = len(re.findall(r'compare +NE.*\(tensor<f32>, tensor<f32>\)', program))
+        conditions[platform] = len(
+            re.findall(r'compare +NE.*\(tensor<f32>, tensor<f32>\)', program)
+        )
     assert conditions == {'cpu': 2, 'cuda': 0, 'tpu': 0}
 
 

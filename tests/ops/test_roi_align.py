@@ -11,7 +11,12 @@ import pytest
 from multitrain_jax.ops.roi_align import roi_align
 from tests.golden import reference_path
 
-GOLDEN = [('roi_align_a0', 1, 0), ('roi_align_a0', 0, 2), ('roi_align_a1', 1, 2), ('roi_align_a1', 0, 0)]
+GOLDEN = [
+    ('roi_align_a0', 1, 0),
+    ('roi_align_a0', 0, 2),
+    ('roi_align_a1', 1, 2),
+    ('roi_align_a1', 0, 0),
+]
 
 
 def _per_image(file):
@@ -22,7 +27,9 @@ def _per_image(file):
     most = np.bincount(image).max()
     boxes, place, used = np.zeros((image.max() + 1, most, 4)), [], [0] * (image.max() + 1)
     for i, row in zip(image, rows):
-        boxes[i, used[i]] = row[1:] * file['spatial_scale'] / np.array([width, height, width, height])
+        boxes[i, used[i]] = (
+            row[1:] * file['spatial_scale'] / np.array([width, height, width, height])
+        )
         place.append((i, used[i]))
         used[i] += 1
     return file['features_nchw'].transpose(0, 2, 3, 1), boxes, tuple(np.array(place).T)
@@ -34,17 +41,22 @@ def test_equal_to_the_reference_operator(name, aligned, ratio):
         features, boxes, place = _per_image(file)
         expected = file[f'out/aligned{aligned}_sr{ratio}']  # [K, C, P, P]
         run = functools.partial(
-            roi_align, output_size=int(file['output_size']), sampling_ratio=ratio, aligned=bool(aligned)
+            roi_align,
+            output_size=int(file['output_size']),
+            sampling_ratio=ratio,
+            aligned=bool(aligned),
         )
         out = jax.jit(run)(features.astype(np.float32), boxes.astype(np.float32))
-        np.testing.assert_allclose(np.asarray(out)[place].transpose(0, 3, 1, 2), expected, atol=2e-5)
+        np.testing.assert_allclose(
+            np.asarray(out)[place].transpose(0, 3, 1, 2), expected, atol=2e-5
+        )
         if not aligned:
             return
         cotangent = np.zeros(out.shape, np.float32)
         cotangent[place] = file['grad_out'].transpose(0, 2, 3, 1)
-        gradient = jax.jit(jax.grad(lambda f: (run(f, boxes.astype(np.float32)) * cotangent).sum()))(
-            features.astype(np.float32)
-        )
+        gradient = jax.jit(
+            jax.grad(lambda f: (run(f, boxes.astype(np.float32)) * cotangent).sum())
+        )(features.astype(np.float32))
         np.testing.assert_allclose(
             gradient, file[f'grad_features/aligned1_sr{ratio}'].transpose(0, 2, 3, 1), atol=1e-4
         )
@@ -82,12 +94,27 @@ def _loop(image, box, bins, ratio):
 def test_equal_to_a_loop_over_points(ratio):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(2, 9, 13, 3))
-    boxes = np.array([
-        [[0.11, 0.2, 0.52, 0.93], [-0.2, -0.31, 0.3, 0.4], [0.7, 0.6, 1.33, 1.21]],  # inside, across borders
-        [[0.0, 0.0, 1.0, 1.0], [1.2, 1.3, 1.4, 1.5], [0.4, 0.4, 0.4, 0.4]],  # all, outside, nothing
-    ])  # fmt: skip
+    boxes = np.array(
+        [
+            [
+                [0.11, 0.2, 0.52, 0.93],
+                [-0.2, -0.31, 0.3, 0.4],
+                [0.7, 0.6, 1.33, 1.21],
+            ],  # inside, across borders
+            [
+                [0.0, 0.0, 1.0, 1.0],
+                [1.2, 1.3, 1.4, 1.5],
+                [0.4, 0.4, 0.4, 0.4],
+            ],  # all, outside, nothing
+        ]
+    )
     expected = [[_loop(f, box, 3, ratio) for box in some] for f, some in zip(features, boxes)]
-    out = roi_align(jnp.asarray(features, jnp.float32), jnp.asarray(boxes, jnp.float32), output_size=3, sampling_ratio=ratio)
+    out = roi_align(
+        jnp.asarray(features, jnp.float32),
+        jnp.asarray(boxes, jnp.float32),
+        output_size=3,
+        sampling_ratio=ratio,
+    )
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 

@@ -14,7 +14,9 @@ def test_value_and_gradient(implementation, axes):
 
     @jax.jit
     def ours(a, b):
-        totals, backward = jax.vjp(lambda a, b: sums([a, a * b], axes, implementation=implementation), a, b)
+        totals, backward = jax.vjp(
+            lambda a, b: sums([a, a * b], axes, implementation=implementation), a, b
+        )
         return totals, backward([g[0].sum() * totals[0], totals[1]])
 
     totals, (of_a, of_b) = ours(a, b)
@@ -39,14 +41,18 @@ def test_product_only_in_programs_for_cpu():
     f = jax.jit(lambda a: sum_over(a, (0,)))
     shape = jax.ShapeDtypeStruct((3, 4), np.float32)
     assert 'stablehlo.dot_general' in f.lower(shape).as_text()
-    assert 'stablehlo.dot_general' not in f.trace(shape).lower(lowering_platforms=('tpu',)).as_text()
+    assert (
+        'stablehlo.dot_general' not in f.trace(shape).lower(lowering_platforms=('tpu',)).as_text()
+    )
 
 
 def test_one_reduction_only_in_programs_for_cpu():
     f = jax.jit(lambda a: sums([a, 2 * a], (0,)))
     shape = jax.ShapeDtypeStruct((3, 4), np.float32)
     assert f.lower(shape).as_text().count('stablehlo.reduce') == 1
-    assert f.trace(shape).lower(lowering_platforms=('tpu',)).as_text().count('stablehlo.reduce') == 2
+    assert (
+        f.trace(shape).lower(lowering_platforms=('tpu',)).as_text().count('stablehlo.reduce') == 2
+    )
 
 
 def test_refuses():

@@ -64,10 +64,12 @@ def own_programs():
     ('model', 'accumulation', 'remat', 'zero'),
     [
         case
-        for case in itertools.product((0, 1, 2, 4), ('none', 'plain', 'two_pass'), (False, True), (False, True))
+        for case in itertools.product(
+            (0, 1, 2, 4), ('none', 'plain', 'two_pass'), (False, True), (False, True)
+        )
         if case[0] or not case[3]  # pmap keeps the whole state everywhere
     ],
-)  # fmt: skip
+)
 def test_every_combination_gives_the_numbers_of_one_device(model, accumulation, remat, zero):
     reference = TWO_STAGES | dict(batch_size=32)
     changes = dict(model__backbone__remat=remat, parallel__shard_optimizer=zero)
@@ -81,7 +83,9 @@ def test_every_combination_gives_the_numbers_of_one_device(model, accumulation, 
 def bytes_of(tree) -> tuple[int, int]:
     """(on the first device, of the whole arrays)."""
     leaves = jax.tree.leaves(tree)
-    return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves), sum(leaf.nbytes for leaf in leaves)
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves), sum(
+        leaf.nbytes for leaf in leaves
+    )
 
 
 def test_replicas_divide_the_optimizer_state():
@@ -96,10 +100,17 @@ def test_replicas_divide_the_optimizer_state():
 def test_devices_of_a_replica_share_its_kernels():
     state = trained_state(8, model=4, **TWO_STAGES)[2]
     second = state.params['backbone']['stages'][1]['first']
-    for kernel in (second['attention']['qkv'], second['attention']['output'], second['mlp']['fc1'], second['mlp']['fc2']):
+    for kernel in (
+        second['attention']['qkv'],
+        second['attention']['output'],
+        second['mlp']['fc1'],
+        second['mlp']['fc2'],
+    ):
         own, whole = bytes_of(kernel['kernel'])
         assert own == whole / 4
-    moments = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.opt_state[1])]
+    moments = [
+        leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state.opt_state[1])
+    ]
     assert sum(moments) == 2 * bytes_of(state.params)[0] + 8  # and two counts of updates
 
 
@@ -118,8 +129,13 @@ def test_the_compiled_step_divides_the_work():
     source, mesh, step, state = prepared(8, model=4, **TWO_STAGES)
     shapes = jax.eval_shape(lambda: state)
     text = step.lower(shapes, jax.eval_shape(lambda: source.batch(0))).compile().as_text()
-    exponentials = set(re.findall(r'= (f32\[[\d,]*\])\S* exponential\(', text))  # of the softmax: [B, heads, queries, keys]
-    assert {'f32[8,2,32,8]', 'f32[8,1,8,8]'} <= exponentials  # both of stage 1's 2 heads; 1 of stage 2's 4
+    exponentials = set(
+        re.findall(r'= (f32\[[\d,]*\])\S* exponential\(', text)
+    )  # of the softmax: [B, heads, queries, keys]
+    assert {
+        'f32[8,2,32,8]',
+        'f32[8,1,8,8]',
+    } <= exponentials  # both of stage 1's 2 heads; 1 of stage 2's 4
     assert 'f32[8,4,8,8]' not in exponentials
     products = set(re.findall(r'= (f32\[[\d,]*\])\S* dot\(', text))  # [B * tokens, hidden units]
     assert {'f32[256,8]', 'f32[64,16]'} <= products  # a quarter of 32, a quarter of 64
@@ -134,7 +150,13 @@ def test_stages_whose_heads_do_not_divide_are_named():
 
 
 def test_a_mesh_that_does_not_divide_the_devices():
-    with pytest.raises(UserError, match='config.parallel.model=3 does not divide the 8 devices of a host; use a divisor'):
+    with pytest.raises(
+        UserError,
+        match='config.parallel.model=3 does not divide the 8 devices of a host; use a divisor',
+    ):
         drivers.grid_mesh(3)
-    with pytest.raises(UserError, match='batch_size=6 does not divide over 4 replicas of 2 devices; use a multiple of 4, such as 8'):
+    with pytest.raises(
+        UserError,
+        match='batch_size=6 does not divide over 4 replicas of 2 devices; use a multiple of 4, such as 8',
+    ):
         drivers.check_divides(6, drivers.grid_mesh(2), 'batch_size')

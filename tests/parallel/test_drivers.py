@@ -83,10 +83,14 @@ def test_a_cpu_counts_as_several_devices_with_threads_to_spare(given, least):
         'import os, jax; from multitrain_jax.parallel import drivers; drivers.use_cpu_devices(3); '
         'print(len(jax.devices()), os.environ["NPROC"])'
     )
-    environment = {name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'NPROC')}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ('XLA_FLAGS', 'NPROC')
+    }
     if given:
         environment['NPROC'] = given
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=True
+    )
     devices, threads = map(int, done.stdout.split())
     assert devices == 3 and threads >= least
     assert not given or threads == int(given)

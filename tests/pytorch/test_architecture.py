@@ -86,20 +86,30 @@ def test_tables_of_relative_positions_tell_strides_and_sizes(changes):
 def test_what_weights_cannot_tell_is_assumed_aloud_or_hinted():
     listing = listing_of(one_head(mvit_s_16x4()), 'multitrain')
     assert [line.split()[0] for line in recognise(listing, Hints()).assumptions] == [
-        'patch_stride', 'query_strides', 'kv_stride',
-    ]  # fmt: skip
+        'patch_stride',
+        'query_strides',
+        'kv_stride',
+    ]
     hints = Hints(
-        num_frames=17, image_size=226, patch_stride=(2, 4, 4), kv_stride=(1, 4, 4),
+        num_frames=17,
+        image_size=226,
+        patch_stride=(2, 4, 4),
+        kv_stride=(1, 4, 4),
         block_query_strides={0: (1, 1, 1), 1: (1, 2, 2), 2: (1, 1, 1), 14: (1, 2, 2)},
-    )  # fmt: skip
+    )
     found = recognise(listing, hints)
     assert not found.assumptions
     assert found.model.backbone == mvit_s_16x4(
-        num_frames=17, image_size=226, kv_stride=(1, 4, 4),
+        num_frames=17,
+        image_size=226,
+        kv_stride=(1, 4, 4),
         query_strides=((1, 1, 1), (1, 2, 2), (1, 1, 1), (1, 2, 2)),
-    )  # fmt: skip
+    )
     # A size of another grid is no size of this model.
-    assert recognise(listing, dataclasses.replace(hints, image_size=312)).model.backbone.image_size == 224
+    assert (
+        recognise(listing, dataclasses.replace(hints, image_size=312)).model.backbone.image_size
+        == 224
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,10 +119,26 @@ def test_what_weights_cannot_tell_is_assumed_aloud_or_hinted():
         (lambda s: s.pop('norm.bias'), {}, r'396 of 397 expected .* norm.bias is missing'),
         (lambda s: s.update({'pos_embed': (1, 9, 96)}), {}, 'pos_embed has no place'),
         (lambda s: s.update({'blocks.0.gamma_1': (96,)}), {}, 'blocks.0.gamma_1 has no place'),
-        (lambda s: s.update({'blocks.5.attn.rel_pos_h': (30, 96)}), {}, 'none of the usual strides agree'),
-        (lambda s: None, dict(kv_stride=(1, 2, 2), query_strides=((1, 1, 1),) * 4), 'the given strides do not'),
-        (lambda s: None, dict(block_query_strides={4: (1, 2, 2)}), 'block 4 pools its queries inside a stage'),
-        (lambda s: s.update({'blocks.1.attn.qkv.weight': (3 * 96, 96)}), {}, 'double with every stage|heads'),
+        (
+            lambda s: s.update({'blocks.5.attn.rel_pos_h': (30, 96)}),
+            {},
+            'none of the usual strides agree',
+        ),
+        (
+            lambda s: None,
+            dict(kv_stride=(1, 2, 2), query_strides=((1, 1, 1),) * 4),
+            'the given strides do not',
+        ),
+        (
+            lambda s: None,
+            dict(block_query_strides={4: (1, 2, 2)}),
+            'block 4 pools its queries inside a stage',
+        ),
+        (
+            lambda s: s.update({'blocks.1.attn.qkv.weight': (3 * 96, 96)}),
+            {},
+            'double with every stage|heads',
+        ),
         (lambda s: s.pop('head.projection.weight'), {}, 'no classifier'),
     ],
 )

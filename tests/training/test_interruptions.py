@@ -42,10 +42,17 @@ def recorder(monkeypatch):
 
 def life(workdir, *, signal_at=None, in_evaluation=False, devices=1, **changes):
     """One life of a run of 8 steps; a signal comes with the batch of a step, or with an evaluation's after it."""
-    settings = dict(evaluation__every_epochs=2.0, checkpoint__every_steps=3)  # evaluates every 4 steps
+    settings = dict(
+        evaluation__every_epochs=2.0, checkpoint__every_steps=3
+    )  # evaluates every 4 steps
     config = tiny.config(**settings | changes)
     source = tiny.ArraySource(config, steps_per_epoch=2)
-    batch, evaluation_batches, train_batches, taken = source.batch, source.evaluation_batches, source.train_batches, []
+    batch, evaluation_batches, train_batches, taken = (
+        source.batch,
+        source.evaluation_batches,
+        source.train_batches,
+        [],
+    )
 
     def interrupt():
         if not taken:
@@ -80,7 +87,10 @@ def exported(workdir):
 
 def without_speed(written):
     timed = ('clips_per_second', 'data_wait_share')
-    return {step: {name: x for name, x in of.items() if name not in timed} for step, of in written.items()}
+    return {
+        step: {name: x for name, x in of.items() if name not in timed}
+        for step, of in written.items()
+    }
 
 
 @pytest.mark.parametrize('in_evaluation', [False, True])
@@ -88,20 +98,27 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(in_evaluation, tmp_path, recor
     before = signal.getsignal(signal.SIGTERM)
     outcome = life(tmp_path / 'whole')
     whole, recorder.written = without_speed(recorder.written), {}
-    with pytest.raises(Interrupted, match=r'SIGTERM after step \d of 8, saved in .*/checkpoints; the same command goes on') as stopped:
+    with pytest.raises(
+        Interrupted,
+        match=r'SIGTERM after step \d of 8, saved in .*/checkpoints; the same command goes on',
+    ) as stopped:
         life(tmp_path / 'stopped', signal_at=5, in_evaluation=in_evaluation)
     assert signal.getsignal(signal.SIGTERM) is before
     assert '\n' not in str(stopped.value)
     at = int(str(stopped.value).split()[3])
     assert at == 4 if in_evaluation else at < STEPS
-    assert (4 in recorder.written and 'evaluation/average' in recorder.written[4]) == (not in_evaluation and at >= 4)
+    assert (4 in recorder.written and 'evaluation/average' in recorder.written[4]) == (
+        not in_evaluation and at >= 4
+    )
     assert (tmp_path / 'stopped' / 'checkpoints' / str(at)).is_dir()
     assert not (tmp_path / 'stopped' / 'results.json').exists()
 
     again = life(tmp_path / 'stopped')
     assert again.accuracy == outcome.accuracy
     assert without_speed(recorder.written) == whole
-    for one, other in zip(exported(tmp_path / 'whole'), exported(tmp_path / 'stopped'), strict=True):
+    for one, other in zip(
+        exported(tmp_path / 'whole'), exported(tmp_path / 'stopped'), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -166,11 +183,15 @@ def test_all_processes_stop_at_the_same_step():
     environment = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
     processes = [
         subprocess.Popen(
-            [sys.executable, '-c', PROCESS, address, str(number)], cwd=ROOT, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, '-c', PROCESS, address, str(number)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for number in range(2)
-    ]  # fmt: skip
+    ]
     ends = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     assert [out.splitlines()[-1] for out, _ in ends] == ['8 None', '8 SIGTERM']

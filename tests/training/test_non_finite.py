@@ -60,7 +60,10 @@ def test_the_update_is_left_out(devices):
     state, terms = step(state, share(source.batch(1)))
     assert np.isfinite(float(terms['loss'][0])) and (int(state.step), int(state.skipped)) == (2, 1)
     changed = numbers(state)
-    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(changed), jax.tree.leaves(before), strict=True))
+    assert any(
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(changed), jax.tree.leaves(before), strict=True)
+    )
 
     for batch in (bad(source.batch(2)), source.batch(3)):  # one too many: nothing changes any more
         state, terms = step(state, share(batch))
@@ -73,8 +76,12 @@ def test_norms_of_the_parts_make_up_the_norm():
     state = drivers.replicate(jax.tree.map(jax.numpy.copy, state), mesh)
     _, terms = step(state, drivers.to_devices(source.batch(0), mesh))
     parts = {name: float(x) for name, (x, _) in terms.items() if name.startswith('gradient_norm/')}
-    assert parts.keys() == {f'gradient_norm/{part}' for part in ('backbone', 'heads', 'projections', 'expander')}
-    np.testing.assert_allclose(sum(x**2 for x in parts.values()), float(terms['gradient_norm'][0]) ** 2, rtol=1e-4)
+    assert parts.keys() == {
+        f'gradient_norm/{part}' for part in ('backbone', 'heads', 'projections', 'expander')
+    }
+    np.testing.assert_allclose(
+        sum(x**2 for x in parts.values()), float(terms['gradient_norm'][0]) ** 2, rtol=1e-4
+    )
 
 
 @pytest.fixture(scope='module')
@@ -91,10 +98,18 @@ def test_stopping_tells_and_keeps_what_helps(stopped):
     text = str(error.value)
     file = tmp_path / 'non_finite' / 'step_5.npz'
     for part in (
-        'the loss of step 5 is not finite (nan); terms that are not: ', 'loss', 'clips: colours ', '%, shades ',
-        'gradient norms: backbone nan, ', 'heads nan', 'projections nan', 'expander ',
-        f'the last good checkpoint is step 4 in {tmp_path}/checkpoints', f'--config.replay={file}', '--config.non_finite.action=skip',
-    ):  # fmt: skip
+        'the loss of step 5 is not finite (nan); terms that are not: ',
+        'loss',
+        'clips: colours ',
+        '%, shades ',
+        'gradient norms: backbone nan, ',
+        'heads nan',
+        'projections nan',
+        'expander ',
+        f'the last good checkpoint is step 4 in {tmp_path}/checkpoints',
+        f'--config.replay={file}',
+        '--config.non_finite.action=skip',
+    ):
         assert part in text
     assert '\n' not in text
     step, batch = non_finite.load_batch(file)
@@ -143,7 +158,9 @@ def test_the_step_is_taken_again(stopped, monkeypatch):
     assert again[1:] == report[1:]
     with pytest.raises(UserError, match='model.head_hidden was 8, is 16 now'):
         replay.replay(
-            tiny.config(replay=str(file), model__head_hidden=16), workdir, source=tiny.ArraySource(tiny.config())
+            tiny.config(replay=str(file), model__head_hidden=16),
+            workdir,
+            source=tiny.ArraySource(tiny.config()),
         )
 
 
@@ -154,7 +171,12 @@ def test_the_operation_where_it_begins():
     batch = {'video': np.array([1, 2, 3, -4], np.float32), 'dataset': np.zeros(4, np.int32)}
 
     def step(state, share):
-        return state, {'loss': (jax.lax.psum(jax.numpy.log(share['video']).sum(), 'data') * state.params['scale'], 1.0)}
+        return state, {
+            'loss': (
+                jax.lax.psum(jax.numpy.log(share['video']).sum(), 'data') * state.params['scale'],
+                1.0,
+            )
+        }
 
     (line,) = replay._first_nan(step, state, batch, devices)
     assert line.startswith('first NaN, replica 1: log at ')
@@ -167,7 +189,9 @@ def test_the_operation_where_it_begins():
 def test_the_operation_in_the_model(stopped):
     workdir, _ = stopped
     place = replayed(workdir, workdir / 'non_finite' / 'step_5.npz')[-1]
-    assert re.fullmatch(r'first NaN, replica 0: \w+ at multitrain_jax/\w+(/\w+)*\.py:\d+ \(\w+\): .*weight.*', place), place
+    assert re.fullmatch(
+        r'first NaN, replica 0: \w+ at multitrain_jax/\w+(/\w+)*\.py:\d+ \(\w+\): .*weight.*', place
+    ), place
 
 
 def test_the_steps_before_it_are_those_of_the_run(tmp_path):
@@ -204,11 +228,20 @@ def test_skipping_is_counted_and_bounded(tmp_path, caplog, monkeypatch):
         outcome = run(tmp_path / 'two', {2, 5}, non_finite__action='skip', non_finite__max_skips=2)
     assert outcome.steps == 8
     told = [record.getMessage() for record in caplog.records if record.name == 'multitrain_jax']
-    assert len(told) == 2 and told[0].startswith('the loss of step 2 ') and told[1].endswith('passed over, 2 of at most 2')
-    assert sorted(path.name for path in (tmp_path / 'two' / 'non_finite').iterdir()) == ['step_2.npz', 'step_5.npz']
+    assert (
+        len(told) == 2
+        and told[0].startswith('the loss of step 2 ')
+        and told[1].endswith('passed over, 2 of at most 2')
+    )
+    assert sorted(path.name for path in (tmp_path / 'two' / 'non_finite').iterdir()) == [
+        'step_2.npz',
+        'step_5.npz',
+    ]
     assert [written[step]['skipped_updates'] for step in (3, 6, 8)] == [1, 2, 2]
     assert all(np.isfinite(value) for values in written.values() for value in values.values())
-    with pytest.raises(UserError, match='the loss of step 7 .* or raise config.non_finite.max_skips=2'):
+    with pytest.raises(
+        UserError, match='the loss of step 7 .* or raise config.non_finite.max_skips=2'
+    ):
         run(tmp_path / 'three', {2, 5, 7}, non_finite__action='skip', non_finite__max_skips=2)
 
 

@@ -19,9 +19,16 @@ class Pending:
 def test_one_step_waits_behind_the_one_that_runs():
     waited_for = []
     log = StepLog(
-        types.SimpleNamespace(log_every_steps=100), None, 1, first_step=0, total_steps=9, schedule=lambda step: 0.1,
-        workdir=None, saved=None, writer=None,
-    )  # fmt: skip
+        types.SimpleNamespace(log_every_steps=100),
+        None,
+        1,
+        first_step=0,
+        total_steps=9,
+        schedule=lambda step: 0.1,
+        workdir=None,
+        saved=None,
+        writer=None,
+    )
     for step in range(4):
         log.add(step, {'loss': Pending(step, waited_for)})
         assert waited_for == list(range(step))  # Those before it, but not itself.

@@ -4,7 +4,10 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.weights.parameters import merge, split
 
 PARAMS = {
-    'backbone': {'stages': {0: {'first': {'kernel': 1}}, 1: {'first': {'kernel': 2}, 'rest': {'kernel': 3}}}, 'norm': 4},
+    'backbone': {
+        'stages': {0: {'first': {'kernel': 1}}, 1: {'first': {'kernel': 2}, 'rest': {'kernel': 3}}},
+        'norm': 4,
+    },
     'heads': {'kernel': 5},
 }
 
@@ -34,7 +37,9 @@ def test_the_later_one_wins_where_both_have_a_leaf():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(UserError, match="frozen: 'backbon' matches no parameter; names begin with backbone, heads"):
+    with pytest.raises(
+        UserError, match="frozen: 'backbon' matches no parameter; names begin with backbone, heads"
+    ):
         split(PARAMS, ('heads', 'backbon'))
     with pytest.raises(UserError, match='leaves nothing to train'):
         split(PARAMS, ('*',))

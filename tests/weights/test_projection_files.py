@@ -9,9 +9,16 @@ from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
 from multitrain_jax.weights.projection_files import start_projections
 
-DATASETS = tuple(DatasetSpec(name, tuple(map(str, range(count)))) for name, count in (('a', 3), ('b', 5), ('c', 2)))
+DATASETS = tuple(
+    DatasetSpec(name, tuple(map(str, range(count))))
+    for name, count in (('a', 3), ('b', 5), ('c', 2))
+)
 RNG = np.random.default_rng(0)
-MATRICES = {'a->b': RNG.normal(size=(3, 5)), 'c->a': RNG.normal(size=(2, 3)), 'x->a': np.zeros((4, 3))}
+MATRICES = {
+    'a->b': RNG.normal(size=(3, 5)),
+    'c->a': RNG.normal(size=(2, 3)),
+    'x->a': np.zeros((4, 3)),
+}
 START = RNG.normal(size=(3, 2, 5, 5)).astype(np.float32)
 
 

@@ -29,9 +29,13 @@ CLASSES = {'animals': ('cat', 'dog', 'eel'), 'tools': ('axe', 'saw'), 'fruit': (
 
 def backbone(**changes) -> MViTConfig:
     config = MViTConfig(
-        num_frames=4, image_size=16, width=4, stage_blocks=(1, 3), kv_stride=(1, 2, 2),
+        num_frames=4,
+        image_size=16,
+        width=4,
+        stage_blocks=(1, 3),
+        kv_stride=(1, 2, 2),
         query_strides=((1, 1, 1), (1, 2, 2)),
-    )  # fmt: skip
+    )
     return dataclasses.replace(config, **changes)
 
 
@@ -71,9 +75,7 @@ def start(weights, classes=CLASSES, **changes):
     fresh = nnx.to_pure_dict(nnx.state(new))
     datasets = [DatasetSpec(name, names) for name, names in classes.items()]
     before = jax.tree.map(np.array, fresh)
-    params, report = warm_start.initialise(
-        fresh, model, datasets, weights, mean=GREY, std=WHITE
-    )
+    params, report = warm_start.initialise(fresh, model, datasets, weights, mean=GREY, std=WHITE)
     jax.tree.map(np.testing.assert_array_equal, before, fresh)  # not written to
     assert jax.tree.structure(params) == jax.tree.structure(fresh)
     return flat(new), warm_start.flatten(params), report, {row.name: row for row in report.rows}
@@ -144,7 +146,10 @@ def test_classes_are_known_by_name():
         np.testing.assert_array_equal(params[path][1], fresh[path][1])
         np.testing.assert_array_equal(params[path][2][..., :2], old[path][0][..., [2, 0]])
     assert [rows[f'heads/{name}'].outcome for name in ours] == ['used', 'fresh', 'used']
-    assert rows['heads/tools'].note == "2 of 3 classes, the others fresh, such as 'pen'; in another order"
+    assert (
+        rows['heads/tools'].note
+        == "2 of 3 classes, the others fresh, such as 'pen'; in another order"
+    )
     assert rows['heads/animals'].note == (
         '2 of 2 classes; 1 classes of the source ignored; in another order'
     )
@@ -211,11 +216,18 @@ def test_another_kind_of_positions_is_fresh_and_said_aloud():
     assert rows['backbone/spatial_positions'].outcome == 'fresh'
     assert rows['backbone/class_token'].outcome == 'ignored'
     assert rows['backbone/stages/0/first/attention/relative_h'].outcome == 'ignored'
-    assert any("skip_input is 'raw' here and was 'normalised' there" in d for d in report.differences)
+    assert any(
+        "skip_input is 'raw' here and was 'normalised' there" in d for d in report.differences
+    )
     assert str(report).count('note: ') == len(report.differences) - 1 == 4
     assert report.differences[-1].split(': ')[1] == ' '.join(
         f'--config.model.backbone.{field}'
-        for field in ('positions=relative', 'class_token=True', 'skip_input=normalised', 'pool_norm_epsilon=1e-06')
+        for field in (
+            'positions=relative',
+            'class_token=True',
+            'skip_input=normalised',
+            'pool_norm_epsilon=1e-06',
+        )
     )
     assert 'backbone/norm/scale ' in str(report)
 
@@ -235,7 +247,9 @@ def test_another_kind_of_positions_is_fresh_and_said_aloud():
 )
 def test_another_backbone_is_refused(changes):
     for old, new in ((backbone(), backbone(**changes)), (backbone(**changes), backbone())):
-        with pytest.raises(UserError, match='init_from=SOURCE: a backbone of another arch') as error:
+        with pytest.raises(
+            UserError, match='init_from=SOURCE: a backbone of another arch'
+        ) as error:
             start(source(shape=old), shape=new)
         assert '\n' not in str(error.value) and ' there and ' in str(error.value)
 
@@ -263,9 +277,11 @@ def first_state(config, source, workdir):
 def test_a_run_starts_from_another_and_keeps_the_table(finished_run, tmp_path, caplog):
     _, source, workdir = finished_run
     config = tiny.config(
-        init_from=str(workdir), model__backbone__image_size=24, input__short_side=(24, 24),
+        init_from=str(workdir),
+        model__backbone__image_size=24,
+        input__short_side=(24, 24),
         evaluation__short_side=24,
-    )  # fmt: skip
+    )
     with caplog.at_level(logging.INFO, 'multitrain_jax'):
         state = first_state(config, source, tmp_path)
     old = warm_start.read_weights(workdir).params
@@ -285,8 +301,10 @@ def test_resuming_does_not_ask_for_the_source_again(finished_run, tmp_path):
     _, _, workdir = finished_run
     config = tiny.config(init_from=str(workdir), epochs=1.0)
     data = tiny.ArraySource(config, steps_per_epoch=2)
-    run = lambda config: train.train_and_evaluate(  # noqa: E731
-        config, tmp_path, source=data, devices=jax.devices()[:1]
+    run = (
+        lambda config: train.train_and_evaluate(  # noqa: E731
+            config, tmp_path, source=data, devices=jax.devices()[:1]
+        )
     )
     run(config)
     gone = dataclasses.replace(config, init_from=str(tmp_path / 'gone'), epochs=2.0)
@@ -298,7 +316,10 @@ def test_resuming_does_not_ask_for_the_source_again(finished_run, tmp_path):
     [
         (lambda path: None, 'neither an export'),
         (lambda path: path.write_text('PK'), 'multitrain_jax.import_torch --checkpoint='),
-        (lambda path: (path / 'checkpoints').mkdir(parents=True), 'init_from=.*no checkpoint in it yet'),
+        (
+            lambda path: (path / 'checkpoints').mkdir(parents=True),
+            'init_from=.*no checkpoint in it yet',
+        ),
     ],
 )
 def test_no_source(tmp_path, make_source, message):

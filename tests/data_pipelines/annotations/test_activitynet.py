@@ -74,17 +74,25 @@ def changed(change):
         ({'database': {'a': {'subset': 'train'}}}, "video 'a': the subset is 'train', wanted tra"),
         ({'database': {'a': 7}}, "video 'a': the subset is None"),
         (changed(lambda d: d['ABBQqwPOxw4'].update(annotations=7)), '"annotations" is no list'),
-        (changed(lambda d: d['ABBQqwPOxw4']['annotations'][1].pop('label')),
-         "video 'ABBQqwPOxw4', annotation 2: no \"label\""),
-        (changed(lambda d: d['ABBQqwPOxw4']['annotations'][0].update(segment=[1])),
-         r'annotation 1: "segment" is \[1\], wanted'),
-        (changed(lambda d: d['ABBQqwPOxw4']['annotations'][0].update(segment=[1, 'end'])),
-         "annotation 1: wanted a time in seconds, got 'end'"),
-        (changed(lambda d: d['ABBQqwPOxw4']['annotations'].pop()),
-         "validation: no clip of the class 'Making a sandwich', which .*, train has"),
+        (
+            changed(lambda d: d['ABBQqwPOxw4']['annotations'][1].pop('label')),
+            'video \'ABBQqwPOxw4\', annotation 2: no "label"',
+        ),
+        (
+            changed(lambda d: d['ABBQqwPOxw4']['annotations'][0].update(segment=[1])),
+            r'annotation 1: "segment" is \[1\], wanted',
+        ),
+        (
+            changed(lambda d: d['ABBQqwPOxw4']['annotations'][0].update(segment=[1, 'end'])),
+            "annotation 1: wanted a time in seconds, got 'end'",
+        ),
+        (
+            changed(lambda d: d['ABBQqwPOxw4']['annotations'].pop()),
+            "validation: no clip of the class 'Making a sandwich', which .*, train has",
+        ),
         (changed(lambda d: d.update({'a/../../b': d['ABBQqwPOxw4']})), 'is no path inside'),
     ],
-)  # fmt: skip
+)
 def test_mistakes(file, videos, content, message):
     file.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f'activity_net.v1-3.min.json.*{message}'):

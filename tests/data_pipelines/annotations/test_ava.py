@@ -12,9 +12,7 @@ def files(tmp_path_factory):
 
 def read(files, **arguments):
     splits = {split: [files[split]] for split in ('train', 'validation')}
-    return read_ava(
-        splits, files['actions'], files['videos'], **{'video_start': 900, **arguments}
-    )
+    return read_ava(splits, files['actions'], files['videos'], **{'video_start': 900, **arguments})
 
 
 def test_one_clip_per_key_frame(files):
@@ -53,8 +51,13 @@ def test_videos_may_be_named_with_their_suffix(files, tmp_path):
     boxes = tmp_path / 'train.csv'
     boxes.write_text('movie_B.mkv,0902,0,0,1,0.5,1,7\nmovie_B.v2,0902,0,0,1,0.5,1,7\n')
     first, second = read({**files, 'train': boxes}).splits['train']
-    assert (first.path, first.key) == (str(files['videos'] / 'trainval' / 'movie_B.mkv'), 'movie_B.mkv,0902')
-    assert second.path == str(files['videos'] / 'movie_B.v2.mp4')  # not a suffix: there is no such video
+    assert (first.path, first.key) == (
+        str(files['videos'] / 'trainval' / 'movie_B.mkv'),
+        'movie_B.mkv,0902',
+    )
+    assert second.path == str(
+        files['videos'] / 'movie_B.v2.mp4'
+    )  # not a suffix: there is no such video
 
 
 def test_clips_are_clamped_to_the_start_of_the_video(files):
@@ -135,10 +138,14 @@ def test_bad_arguments(files, arguments, message):
 
 
 def test_files_that_do_not_belong_together(files, tmp_path):
-    with pytest.raises(ValueError, match='train.csv, line 1: the key frame movie_A,0902 is in .* already'):
+    with pytest.raises(
+        ValueError, match='train.csv, line 1: the key frame movie_A,0902 is in .* already'
+    ):
         read_ava({'train': [files['train']] * 2}, files['actions'], files['videos'])
     (tmp_path / 'timestamps.txt').write_text('0902\n0903\n')
-    with pytest.raises(ValueError, match='train.csv, line 4: the timestamp 0904 is not in the list'):
+    with pytest.raises(
+        ValueError, match='train.csv, line 4: the timestamp 0904 is not in the list'
+    ):
         read(files, timestamps=tmp_path / 'timestamps.txt')
     (tmp_path / 'proposals.csv').write_text('movie_Z,0902,0.1,0.2,0.3,0.4,,0.9\n')
     with pytest.raises(ValueError, match='proposals.csv: no proposal for any key frame'):

@@ -59,7 +59,7 @@ def test_action_name_with_quotes_and_braces(write):
         (LABELS + LABELS, "line 16: the action 'bend/bow .* listed already"),
         ('item {\n name: "a"\n}', 'line 1: wanted a name and an id'),
         ('item {\n name: "a" id: 1', 'line 2: .*the end of the file'),
-        ('item {\n name: "a\n id: 1 }', "line 2: not an action list"),
+        ('item {\n name: "a\n id: 1 }', 'line 2: not an action list'),
         ('thing { name: "a" id: 1 }', 'wanted label { name: "wave" label_id: 1 } or item'),
         ('video,0902,0.1,0.1,0.2,0.2,1,2', 'not an action list'),
         ('item { name: "a" id: -1 }', 'wanted a name and an id'),
@@ -152,8 +152,14 @@ def test_empty_and_missing_files(write, tmp_path):
 
 
 def test_timestamps(write):
-    assert ava_files.read_timestamps(write('0902\n903\n')) == {902_000_000: '0902', 903_000_000: '903'}
-    assert ava_files.read_excluded(write('v,0902\nw,1798\n')) == {('v', 902_000_000), ('w', 1_798_000_000)}
+    assert ava_files.read_timestamps(write('0902\n903\n')) == {
+        902_000_000: '0902',
+        903_000_000: '903',
+    }
+    assert ava_files.read_excluded(write('v,0902\nw,1798\n')) == {
+        ('v', 902_000_000),
+        ('w', 1_798_000_000),
+    }
     with pytest.raises(ValueError, match='line 1: 1 columns, wanted video,timestamp'):
         ava_files.read_excluded(write('0902\n'))
     with pytest.raises(ValueError, match="line 2: timestamp 'x'"):

@@ -15,10 +15,17 @@ def make(root, *names):
 
 def test_splits(tmp_path):
     make(
-        tmp_path, 'train/b run/2.mp4', 'train/b run/10.AVI', 'train/a/x.webm', 'train/a/notes.txt',
-        'train/a/.hidden.mp4', 'train/.cache/x.mp4', 'validation/a/x.webm',
-        'validation/b run/', 'readme.mp4',
-    )  # fmt: skip
+        tmp_path,
+        'train/b run/2.mp4',
+        'train/b run/10.AVI',
+        'train/a/x.webm',
+        'train/a/notes.txt',
+        'train/a/.hidden.mp4',
+        'train/.cache/x.mp4',
+        'validation/a/x.webm',
+        'validation/b run/',
+        'readme.mp4',
+    )
     annotations = read_folder(tmp_path)
     assert annotations.classes == ('a', 'b run')
     assert not annotations.multi_label

@@ -30,15 +30,15 @@ def test_folds(root):
             for label, name, n in wanted
         ]
 
-    assert summary(first, 'train', videos) == rows(
-        ('brush_hair', HAIR, 0), ('cartwheel', WHEEL, 0)
-    )
+    assert summary(first, 'train', videos) == rows(('brush_hair', HAIR, 0), ('cartwheel', WHEEL, 0))
     assert summary(first, 'test', videos) == rows(('brush_hair', HAIR, 1), ('cartwheel', WHEEL, 1))
     second = read_hmdb51(lists, videos, 2)
     assert summary(second, 'train', videos) == rows(
-        ('brush_hair', HAIR, 1), ('brush_hair', HAIR, 2),
-        ('cartwheel', WHEEL, 1), ('cartwheel', WHEEL, 2),
-    )  # fmt: skip
+        ('brush_hair', HAIR, 1),
+        ('brush_hair', HAIR, 2),
+        ('cartwheel', WHEEL, 1),
+        ('cartwheel', WHEEL, 2),
+    )
     with pytest.raises(ValueError, match='no file CLASS_test_split3.txt in it'):
         read_hmdb51(lists, videos, 3)
 

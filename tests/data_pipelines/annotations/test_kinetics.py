@@ -38,21 +38,46 @@ def test_files_as_found_in_practice(files, tmp_path):
     annotations = read_kinetics(files, videos)
     assert annotations.classes == ('air drumming', 'testifying') and not annotations.multi_label
     assert summary(annotations, 'train', videos) == [
-        ('---QUuC4vJs_000084_000094', 'train/testifying/---QUuC4vJs_000084_000094.mp4',
-         'testifying', None, None),
-        ('--3ouPhoy2A_000020_000030', 'train/air_drumming/--3ouPhoy2A.mkv',
-         'air drumming', None, None),
-        ('_dbcJuKJQNs_000040_000050', 'train/air drumming/_dbcJuKJQNs_000040_000050.mp4',
-         'air drumming', None, None),
-        ('-0_a1b2C3d4_000000_000010', '-0_a1b2C3d4_000000_000010.mp4',  # missing
-         'testifying', None, None),
-    ]  # fmt: skip
+        (
+            '---QUuC4vJs_000084_000094',
+            'train/testifying/---QUuC4vJs_000084_000094.mp4',
+            'testifying',
+            None,
+            None,
+        ),
+        (
+            '--3ouPhoy2A_000020_000030',
+            'train/air_drumming/--3ouPhoy2A.mkv',
+            'air drumming',
+            None,
+            None,
+        ),
+        (
+            '_dbcJuKJQNs_000040_000050',
+            'train/air drumming/_dbcJuKJQNs_000040_000050.mp4',
+            'air drumming',
+            None,
+            None,
+        ),
+        (
+            '-0_a1b2C3d4_000000_000010',
+            '-0_a1b2C3d4_000000_000010.mp4',  # missing
+            'testifying',
+            None,
+            None,
+        ),
+    ]
     # _dbcJuKJQNs.mp4 might be either of two clips: it is taken for neither.
     assert summary(annotations, 'validation', videos) == [
         ('_dbcJuKJQNs_000100_000110', '_dbcJuKJQNs_000100_000110.mp4', 'air drumming', None, None),
-        ('zzzzzzzzzzz_000012_000022', 'val/zzzzzzzzzzz_000012_000022.webm',
-         'testifying', None, None),
-    ]  # fmt: skip
+        (
+            'zzzzzzzzzzz_000012_000022',
+            'val/zzzzzzzzzzz_000012_000022.webm',
+            'testifying',
+            None,
+            None,
+        ),
+    ]
 
 
 def test_untrimmed(files, tmp_path):
@@ -63,8 +88,11 @@ def test_untrimmed(files, tmp_path):
         ('zzzzzzzzzzz_000012_000022', 'zzzzzzzzzzz.mp4', 'testifying', 12.6, 22.6),
     ]
     assert summary(annotations, 'train', videos)[2][1:] == (
-        '_dbcJuKJQNs.mp4', 'air drumming', 40, 50,
-    )  # fmt: skip
+        '_dbcJuKJQNs.mp4',
+        'air drumming',
+        40,
+        50,
+    )
 
 
 def test_every_line_is_a_clip(tmp_path):

@@ -8,7 +8,13 @@ from tests.data_pipelines.annotations.tree import make_files
 
 def test_any_folder_and_container(tmp_path):
     make_files(
-        tmp_path, 'a.mp4', 'train/riding a bike/b.MKV', 'train/c.webm', 'c.txt', '.d.mp4', 'e.mp4.part'
+        tmp_path,
+        'a.mp4',
+        'train/riding a bike/b.MKV',
+        'train/c.webm',
+        'c.txt',
+        '.d.mp4',
+        'e.mp4.part',
     )
     videos = VideoFiles(tmp_path)
     assert videos.find('a') == str(tmp_path / 'a.mp4')

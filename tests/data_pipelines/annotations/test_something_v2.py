@@ -76,15 +76,21 @@ def test_test_set_without_answers(root):
         ('train.json', '{}', 'not a list of videos'),
         ('train.json', '[]', 'no video in it'),
         ('train.json', '["1"]', 'entry 1: wanted an object with "id" and "template"'),
-        ('train.json', '[{"id": "1", "template": "Eating [something]"}]',
-         "entry 1: .*labels.json has no class 'Eating something'"),
-        ('train.json', '[{"id": "../1", "template": "Holding [something] next to [something]"}]',
-         'entry 1: .* is no path inside'),
+        (
+            'train.json',
+            '[{"id": "1", "template": "Eating [something]"}]',
+            "entry 1: .*labels.json has no class 'Eating something'",
+        ),
+        (
+            'train.json',
+            '[{"id": "../1", "template": "Holding [something] next to [something]"}]',
+            'entry 1: .* is no path inside',
+        ),
         ('labels.json', '{"x": "first"}', "'x': wanted a class number, got 'first'"),
         ('labels.json', '{"x": "1"}', 'none of them has the number 0'),
         ('labels.json', '[' * 100_000, 'JSON nested too deeply|not JSON'),
     ],
-)  # fmt: skip
+)
 def test_mistakes(root, file, text, message):
     (root / file).write_text(text)
     with pytest.raises(ValueError, match=f'{file}.*({message})'):

@@ -4,7 +4,7 @@ import pathlib
 
 
 def make_files(root: pathlib.Path, *paths: str) -> pathlib.Path:
-    """Makes files (videos that nobody will read) and folders for them; returns ``root``."""
+    """Makes files (videos that nobody will read) and folders for them; returns `root`."""
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(b'a video')
@@ -12,7 +12,7 @@ def make_files(root: pathlib.Path, *paths: str) -> pathlib.Path:
 
 
 def summary(annotations, split, root):
-    """(key, path relative to ``root``, class name, start, end) of each clip."""
+    """(key, path relative to `root`, class name, start, end) of each clip."""
     return [
         (
             clip.key,

@@ -17,7 +17,9 @@ def regions(annotated, labels=None, proposals=(), scores=()):
         key_frame=0,
         timestamp=0,
         boxes=np.array(annotated, np.float32).reshape(-1, 4),
-        labels=np.eye(max(count, 1), dtype=np.float32)[:count] if labels is None else np.array(labels, np.float32),
+        labels=np.eye(max(count, 1), dtype=np.float32)[:count]
+        if labels is None
+        else np.array(labels, np.float32),
         persons=np.arange(count),
         proposals=np.array(proposals, np.float32).reshape(-1, 4),
         scores=np.array(scores, np.float32),
@@ -54,14 +56,18 @@ def test_overlaps_and_visible_parts():
         for j, b in enumerate(theirs):
             assert got[i, j] == pytest.approx(plain_overlap(a, b), abs=1e-12)
     shifted = ours + [0.4, -0.3, 0.4, -0.3]
-    inside = [max(0, min(b[2], 1) - max(b[0], 0)) * max(0, min(b[3], 1) - max(b[1], 0)) for b in shifted]
+    inside = [
+        max(0, min(b[2], 1) - max(b[0], 0)) * max(0, min(b[3], 1) - max(b[1], 0)) for b in shifted
+    ]
     whole = [(b[2] - b[0]) * (b[3] - b[1]) for b in shifted]
     np.testing.assert_allclose(boxes.visible(shifted), np.array(inside) / whole, atol=1e-12)
 
 
 def test_boxes_that_the_crop_leaves_too_little_of_are_dropped():
     # The window is the left half of the picture; the boxes are inside, 60 %, 40 % and 0 % in it.
-    found = regions([(0.1, 0.2, 0.3, 0.6), (0.35, 0, 0.6, 1), (0.4, 0, 0.65, 1), (0.6, 0.1, 0.9, 0.9)])
+    found = regions(
+        [(0.1, 0.2, 0.3, 0.6), (0.35, 0, 0.6, 1), (0.4, 0, 0.65, 1), (0.6, 0.1, 0.9, 0.9)]
+    )
     window = Window(0, 0, 100, 100)
 
     def kept(min_visible):
@@ -73,7 +79,9 @@ def test_boxes_that_the_crop_leaves_too_little_of_are_dropped():
     np.testing.assert_array_equal(clip.labels, np.eye(4)[:2])
     assert clip.boxes.dtype == clip.labels.dtype == np.float32
     np.testing.assert_array_equal(kept(0.3).labels, np.eye(4)[:3])
-    np.testing.assert_array_equal(kept(0.0).labels, np.eye(4)[:3])  # what is not seen at all never counts
+    np.testing.assert_array_equal(
+        kept(0.0).labels, np.eye(4)[:3]
+    )  # what is not seen at all never counts
     assert kept(1.0).boxes.shape == (1, 4)
     nothing = boxes.training_boxes(
         np.random.default_rng(0), found, Window(0, 190, 10, 10), SIZE, True, BoxOptions()
@@ -99,7 +107,9 @@ def test_jitter_comes_from_the_clips_generator():
     options = BoxOptions(jitter=0.1, min_visible=0)
 
     def clip(seed, options=options):
-        return boxes.training_boxes(np.random.default_rng(seed), found, Window(0, 0, 100, 200), SIZE, False, options)
+        return boxes.training_boxes(
+            np.random.default_rng(seed), found, Window(0, 0, 100, 200), SIZE, False, options
+        )
 
     np.testing.assert_array_equal(clip(0).boxes, clip(0).boxes)
     assert (clip(0).boxes != clip(1).boxes).any()
@@ -126,7 +136,9 @@ def test_proposals_that_overlap_enough_train_with_the_labels_of_the_best():
     def trained(on_proposals):
         options = BoxOptions(max_boxes=500, train_on_proposals=on_proposals, proposal_iou=0.5)
         whole = Window(0, 0, 100, 200)
-        return boxes.training_boxes(np.random.default_rng(0), found, whole, SIZE, False, options).boxes
+        return boxes.training_boxes(
+            np.random.default_rng(0), found, whole, SIZE, False, options
+        ).boxes
 
     assert len(trained(False)) == 7
     np.testing.assert_allclose(trained(True), np.clip(got.boxes, 0, 1), atol=1e-6)
@@ -136,7 +148,12 @@ def test_of_too_many_boxes_training_takes_a_random_subset():
     found = regions(random_boxes(10))
     taken = [
         boxes.training_boxes(
-            np.random.default_rng(seed), found, Window(0, 0, 100, 200), SIZE, False, BoxOptions(max_boxes=3)
+            np.random.default_rng(seed),
+            found,
+            Window(0, 0, 100, 200),
+            SIZE,
+            False,
+            BoxOptions(max_boxes=3),
         )
         for seed in range(300)
     ]
@@ -144,12 +161,16 @@ def test_of_too_many_boxes_training_takes_a_random_subset():
         numbers = clip.labels.argmax(1)
         assert len(set(numbers)) == 3
         np.testing.assert_allclose(clip.boxes, found.boxes[numbers], atol=1e-6)
-    shares = np.bincount(np.concatenate([clip.labels.argmax(1) for clip in taken]), minlength=10) / 300
+    shares = (
+        np.bincount(np.concatenate([clip.labels.argmax(1) for clip in taken]), minlength=10) / 300
+    )
     assert (abs(shares - 0.3) < 0.12).all()
 
 
 def test_candidates_are_the_best_proposals_or_the_annotation():
-    found = regions(random_boxes(3), proposals=random_boxes(6, 5), scores=[0.5, 0.9, 0.8, 0.95, 0.2, 0.85])
+    found = regions(
+        random_boxes(3), proposals=random_boxes(6, 5), scores=[0.5, 0.9, 0.8, 0.95, 0.2, 0.85]
+    )
     got = boxes.candidates(found, BoxOptions(min_candidate_score=0.8))
     np.testing.assert_array_equal(got.boxes, found.proposals[[3, 1, 5, 2]])
     np.testing.assert_allclose(got.scores, [0.95, 0.9, 0.85, 0.8])
@@ -170,7 +191,8 @@ def test_candidates_count_in_views_that_show_half_of_them():
         (Window(0, 50, 100, 100), SIZE, True),
     ]
     given = np.array(
-        [(0.1, 0.2, 0.3, 0.4), (0.45, 0, 0.55, 1), (0.6, 0, 0.9, 1), (0.0, 0.1, 0.99, 0.2)], np.float32
+        [(0.1, 0.2, 0.3, 0.4), (0.45, 0, 0.55, 1), (0.6, 0, 0.9, 1), (0.0, 0.1, 0.99, 0.2)],
+        np.float32,
     )
     moved, mask = boxes.in_views(given, views)
     # The last one is half visible in the left and the middle view only (0.5 / 0.99, 0.49 / 0.99).
@@ -193,7 +215,14 @@ def test_views_of_nothing():
 
 
 @pytest.mark.parametrize(
-    'wrong', [dict(max_boxes=0), dict(jitter=-1), dict(min_visible=2), dict(proposal_iou=0), dict(candidates='all')]
+    'wrong',
+    [
+        dict(max_boxes=0),
+        dict(jitter=-1),
+        dict(min_visible=2),
+        dict(proposal_iou=0),
+        dict(candidates='all'),
+    ],
 )
 def test_options_that_make_no_sense(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -111,7 +111,9 @@ def test_colour_is_repeated_in_training_and_interpolated_in_testing():
     window, view = np.empty((2, 1, 32, 32, 3), np.uint8)
     decode.decode_window(stored, np.array([0]), Window(0, 0, 32, 32), window)
     decode.decode_views(stored, np.array([[0]]), (32, 32), [(0, 0)], [view])
-    edge = np.abs(np.stack([window, view])[:, 0, :, 6:10].astype(int) - image[:, 6:10]).max(axis=(1, 2, 3))
+    edge = np.abs(np.stack([window, view])[:, 0, :, 6:10].astype(int) - image[:, 6:10]).max(
+        axis=(1, 2, 3)
+    )
     assert edge[0] <= 12 and edge[1] >= 25, edge
 
 

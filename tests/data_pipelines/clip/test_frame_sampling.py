@@ -52,7 +52,9 @@ def test_random_uniform_frames_fill_the_reference_ranges(golden):
             continue  # 300 draws must reach both ends.
         draws = np.stack(
             [
-                frame_sampling.random_uniform_frames(rng, case['num_video_frames'], case['num_frames'])
+                frame_sampling.random_uniform_frames(
+                    rng, case['num_video_frames'], case['num_frames']
+                )
                 for _ in range(300)
             ]
         )
@@ -110,7 +112,9 @@ def test_span_counts_time_or_stored_frames():
 @pytest.mark.parametrize('height, width', [(256, 340), (340, 256), (60, 60), (41, 397)])
 def test_random_window_shows_the_asked_part_of_the_frame(height, width):
     rng = np.random.default_rng(0)
-    windows = [frame_sampling.random_window(rng, height, width, (256, 320), 224) for _ in range(2000)]
+    windows = [
+        frame_sampling.random_window(rng, height, width, (256, 320), 224) for _ in range(2000)
+    ]
     short = min(height, width)
     tops, lefts, heights, widths = np.array(windows).T
     assert tops.min() == 0 and lefts.min() == 0

@@ -11,9 +11,17 @@ from data_pipelines.clip.frame_sampling import Window
 from tests.data_pipelines.tiny_records import smooth_image
 
 SAMPLINGS = {
-    name: getattr(cv2, f'IMWRITE_JPEG_SAMPLING_FACTOR_{name}') for name in ('411', '420', '422', '440', '444')
+    name: getattr(cv2, f'IMWRITE_JPEG_SAMPLING_FACTOR_{name}')
+    for name in ('411', '420', '422', '440', '444')
 }
-MCUS = {'411': (8, 32), '420': (16, 16), '422': (8, 16), '440': (16, 8), '444': (8, 8), 'gray': (8, 8)}
+MCUS = {
+    '411': (8, 32),
+    '420': (16, 16),
+    '422': (8, 16),
+    '440': (16, 8),
+    '444': (8, 8),
+    'gray': (8, 8),
+}
 
 
 def noisy_image(height, width, phase):
@@ -27,7 +35,9 @@ def encode(image, interval, sampling='420', *options):
         image = image[..., :1]
     else:
         options = (*options, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLINGS[sampling])
-    return cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_RST_INTERVAL, interval, *options])[1].tobytes()
+    return cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_RST_INTERVAL, interval, *options])[
+        1
+    ].tobytes()
 
 
 def clip_of(height, width, interval, sampling='420', count=3):
@@ -68,12 +78,17 @@ def test_a_cut_has_the_pixels_of_the_whole_frame(sampling, height, width, monkey
         frames = clip_of(height, width, interval, sampling)
         whole = np.stack([simplejpeg.decode_jpeg(frame, fastupsample=True) for frame in frames])
         for number, window in enumerate(windows(height, width)):
-            monkeypatch.setattr(jpeg_cut, '_MAX_PIXELS', (0, 1 << 18, 2 * height * width)[number % 3])
+            monkeypatch.setattr(
+                jpeg_cut, '_MAX_PIXELS', (0, 1 << 18, 2 * height * width)[number % 3]
+            )
             cut = jpeg_cut.cut(frames, (height, width), window)
             if cut is None:
                 continue
             top, left, part_height, part_width = cut.part
-            assert 0 <= window.top - top < mcu_height and 0 <= window.left - left < interval * mcu_width
+            assert (
+                0 <= window.top - top < mcu_height
+                and 0 <= window.left - left < interval * mcu_width
+            )
             below = top + part_height - window.top - window.height
             behind = left + part_width - window.left - window.width
             assert 0 <= below < mcu_height and 0 <= behind < interval * mcu_width
@@ -93,7 +108,10 @@ def test_another_decoder_reads_a_cut_alike():
 
 def test_gray_frames_with_factors_of_colour_are_cut_too():
     """A single component is coded block by block whatever its factors (T.81, A.2.2)."""
-    frames = [frame.replace(b'\x01\x01\x11\x00', b'\x01\x01\x22\x00') for frame in clip_of(61, 77, 2, 'gray')]
+    frames = [
+        frame.replace(b'\x01\x01\x11\x00', b'\x01\x01\x22\x00')
+        for frame in clip_of(61, 77, 2, 'gray')
+    ]
     whole = np.stack([simplejpeg.decode_jpeg(frame) for frame in frames])
     cut = jpeg_cut.cut(frames, (61, 77), Window(10, 20, 30, 30))
     np.testing.assert_array_equal(stacked(cut), whole[:, 8:40, 16:64])
@@ -135,9 +153,16 @@ def test_only_the_window_is_decoded(monkeypatch):
 
 def _uncut():
     good = clip_of(96, 160, 2)
-    markers = [place for place in range(len(good[1])) if good[1][place] == 0xFF and 0xD0 <= good[1][place + 1] < 0xD8]
+    markers = [
+        place
+        for place in range(len(good[1]))
+        if good[1][place] == 0xFF and 0xD0 <= good[1][place + 1] < 0xD8
+    ]
     swapped, missing, foreign = bytearray(good[1]), bytearray(good[1]), bytearray(good[1])
-    swapped[markers[3] + 1], swapped[markers[4] + 1] = swapped[markers[4] + 1], swapped[markers[3] + 1]
+    swapped[markers[3] + 1], swapped[markers[4] + 1] = (
+        swapped[markers[4] + 1],
+        swapped[markers[3] + 1],
+    )
     del missing[markers[5] : markers[5] + 2]
     foreign[markers[6] + 1] = 0xFE
     other = encode(noisy_image(96, 160, 0), 2, '420', cv2.IMWRITE_JPEG_QUALITY, 50)

@@ -29,7 +29,9 @@ def tiny(tmp_path, monkeypatch):
 
 
 def _evaluate(source, **changes):
-    return list(evaluation_batches(source, **{**SPEC, 'short_side': 16, 'batch_size': 4, **changes}))
+    return list(
+        evaluation_batches(source, **{**SPEC, 'short_side': 16, 'batch_size': 4, **changes})
+    )
 
 
 @with_dmvr

@@ -172,7 +172,9 @@ def test_mistakes(prepare, tmp_path):
 
 def test_boxes_are_not_overlooked(prepare):
     source = Source(prepare(TinyBoxes), 'boxes', 'train')
-    with pytest.raises(ValueError, match='has boxes, which are only read from directories of records'):
+    with pytest.raises(
+        ValueError, match='has boxes, which are only read from directories of records'
+    ):
         list(train_batches([source], **SPEC, short_side=(16, 20), batch_size=4, num_steps=1))
     whole = dataclasses.replace(source, task='classification')
     (batch,) = train_batches([whole], **SPEC, short_side=(16, 20), batch_size=4, num_steps=1)

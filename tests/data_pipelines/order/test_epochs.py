@@ -48,9 +48,7 @@ def test_every_epoch_visits_every_record_once(drawn):
 @given(_orders, st.sampled_from([1, 2, 3, 6]), st.integers(0, 50))
 def test_the_global_batch_does_not_depend_on_the_number_of_hosts(drawn, num_hosts, step):
     sizes, repeats, groups, seed = drawn
-    order = epochs.TrainingOrder(
-        sizes, batch_size=6 * groups * repeats, repeats=repeats, seed=seed
-    )
+    order = epochs.TrainingOrder(sizes, batch_size=6 * groups * repeats, repeats=repeats, seed=seed)
     shares = [order.batch(step, host, num_hosts) for host in range(num_hosts)]
     assert len({len(share) for share in shares}) == 1
     assert sum(shares, []) == order.batch(step)
@@ -77,7 +75,11 @@ def test_streams_are_philox_of_key_and_counter():
     key, counter = np.array([2**64 - 1, 5], np.uint64), np.array([0, 1, 2, 2**63], np.uint64)
     expected = np.random.Generator(np.random.Philox(key=key, counter=counter))
     got = np.random.Generator(epochs.generator(5, 2**64 - 1, (1, 2, 2**63)))
-    for draw in (lambda rng: rng.random(5), lambda rng: rng.integers(7, size=9), lambda rng: rng.normal(size=3)):
+    for draw in (
+        lambda rng: rng.random(5),
+        lambda rng: rng.integers(7, size=9),
+        lambda rng: rng.normal(size=3),
+    ):
         np.testing.assert_array_equal(draw(got), draw(expected))
 
 

@@ -61,7 +61,12 @@ def test_hosts_share_each_batch(name, hosts):
 
 def test_alternating_takes_turns_and_accumulated_takes_all():
     order = ScheduledOrder(SIZES, ALL['alternating'])
-    assert [{sample.dataset for sample in order.batch(step)} for step in range(4)] == [{0}, {1}, {2}, {0}]
+    assert [{sample.dataset for sample in order.batch(step)} for step in range(4)] == [
+        {0},
+        {1},
+        {2},
+        {0},
+    ]
     assert [len(order.batch(step)) for step in range(4)] == [4, 8, 6, 4]
     order = ScheduledOrder(SIZES, ALL['accumulated'])
     assert collections.Counter(sample.dataset for sample in order.batch(5)) == {0: 4, 1: 8, 2: 6}
@@ -77,7 +82,9 @@ def test_task_by_task_is_one_after_the_other():
 def test_shares_are_the_weights_in_every_block_and_order_is_random(name):
     schedule = ALL[name]
     per_step = 1 if 'batch' in name else 8
-    drawn = np.concatenate([schedule(step).datasets[:per_step] for step in range(2 * BLOCK // per_step)])
+    drawn = np.concatenate(
+        [schedule(step).datasets[:per_step] for step in range(2 * BLOCK // per_step)]
+    )
     for block in (drawn[:BLOCK], drawn[BLOCK:]):
         np.testing.assert_array_equal(np.bincount(block), BLOCK * np.array(WEIGHTS))
     assert not np.array_equal(drawn[:BLOCK], drawn[BLOCK:])
@@ -85,7 +92,9 @@ def test_shares_are_the_weights_in_every_block_and_order_is_random(name):
     same = (drawn[1:] == drawn[:-1]).mean()
     assert abs(same - np.square(WEIGHTS).sum()) < 0.05
     other = schedules.weighted_by_batch(WEIGHTS, BATCHES, seed=4)
-    assert any(other(step).datasets[0] != ALL['weighted by batch'](step).datasets[0] for step in range(50))
+    assert any(
+        other(step).datasets[0] != ALL['weighted by batch'](step).datasets[0] for step in range(50)
+    )
 
 
 def test_uneven_weights_round_to_a_thousandth():
@@ -103,7 +112,9 @@ def test_proportions():
 def test_a_stand_in_is_of_the_same_dataset():
     order = ScheduledOrder(SIZES, ALL['alternating'], seed=5)
     sample = order.batch(4)[2]
-    stand_ins = [order.sample(sample.dataset, sample.position, skipped) for skipped in range(SIZES[1])]
+    stand_ins = [
+        order.sample(sample.dataset, sample.position, skipped) for skipped in range(SIZES[1])
+    ]
     assert stand_ins[0] == sample
     assert {stand_in.dataset for stand_in in stand_ins} == {1}
     assert {stand_in.record for stand_in in stand_ins} == set(range(SIZES[1]))

@@ -22,7 +22,9 @@ ALL = {
     'concatenate': None,
     'weighted': ScheduleOptions('weighted', BATCHES, weights=(3, 1, 4)),
     'weighted by size': ScheduleOptions('weighted', BATCHES, size_power=0.5),
-    'weighted by batch': ScheduleOptions('weighted', BATCHES, by='batch', weights=(0.5, 0.25, 0.25)),
+    'weighted by batch': ScheduleOptions(
+        'weighted', BATCHES, by='batch', weights=(0.5, 0.25, 0.25)
+    ),
     'alternating': ScheduleOptions('alternating', BATCHES),
     'uniform': ScheduleOptions('uniform', BATCHES),
     'accumulated': ScheduleOptions('accumulated', BATCHES),
@@ -79,7 +81,9 @@ def test_shares_and_epochs(name):
             epochs = sorted(epoch for number, epoch in records if number == dataset)
             assert epochs == list(range(len(epochs)))
             assert all(records[dataset, epoch] == size for epoch in epochs[:-1])
-    counts = np.array([sum(n for (d, _), n in records.items() if d == dataset) for dataset in range(3)])
+    counts = np.array(
+        [sum(n for (d, _), n in records.items() if d == dataset) for dataset in range(3)]
+    )
     tolerance = {'concatenate': 0.001, 'weighted by size': 0.001, 'uniform': 0.001}.get(name, 1e-9)
     np.testing.assert_allclose(counts / counts.sum(), SHARES[name], atol=tolerance)
     assert given / steps == pytest.approx(clips, rel=0.001)
@@ -90,9 +94,13 @@ def test_task_by_task_takes_its_order_and_visits_each_record_in_every_epoch():
     samples = make('task by task')
     tasks = [samples.batch(step)[0].dataset for step in range(60)]
     assert tasks == [1] * 20 + [2] * 12 + [0] * 28
-    seen = collections.Counter((s.dataset, s.record) for step in range(44) for s in samples.batch(step))
+    seen = collections.Counter(
+        (s.dataset, s.record) for step in range(44) for s in samples.batch(step)
+    )
     assert set(seen.values()) == {4} and len(seen) == 48
-    assert training_order.clips_per_step(SIZES, ALL['task by task'], batch_size=8) * 44 == pytest.approx(48 * 4)
+    assert training_order.clips_per_step(
+        SIZES, ALL['task by task'], batch_size=8
+    ) * 44 == pytest.approx(48 * 4)
 
 
 def test_steps_of_tasks_are_those_of_the_run_whatever_rounding_does():
@@ -109,7 +117,9 @@ def test_batches_from_any_step_are_those_of_an_uninterrupted_run(name, sources):
     options = dict(**SPEC, batch_size=8, seed=5, schedule=ALL[name])
     whole = list(train_batches(sources, **options, num_steps=9, num_threads=1))
     for start in (1, 4, 8):
-        resumed = list(train_batches(sources, **options, start_step=start, num_steps=9 - start, num_threads=2))
+        resumed = list(
+            train_batches(sources, **options, start_step=start, num_steps=9 - start, num_threads=2)
+        )
         for batch, other in zip(whole[start:], resumed, strict=True):
             assert batch.keys() == other.keys()
             for key in batch:
@@ -183,9 +193,17 @@ def test_no_schedule_is_the_order_of_the_union():
     ('schedule', 'changes', 'message'),
     [
         (ScheduleOptions('alternating', (4, 6)), {}, 'one batch size for each dataset'),
-        (ScheduleOptions('alternating', BATCHES), dict(repeats=4), 'batch_size=6 must be a positive multiple of repeats=4'),
+        (
+            ScheduleOptions('alternating', BATCHES),
+            dict(repeats=4),
+            'batch_size=6 must be a positive multiple of repeats=4',
+        ),
         (ScheduleOptions('uniform', BATCHES), dict(num_hosts=4), 'num_hosts=4'),
-        (ScheduleOptions('task_by_task', BATCHES, order=(0, 0, 1)), {}, 'name each of 3 datasets once'),
+        (
+            ScheduleOptions('task_by_task', BATCHES, order=(0, 0, 1)),
+            {},
+            'name each of 3 datasets once',
+        ),
         (ScheduleOptions('task_by_task', (4, 6, 2000)), {}, 'no step is left for dataset 2'),
         (ScheduleOptions('weighted', BATCHES, weights=(1, 1, -1)), {}, 'not negative'),
         (ScheduleOptions('weighted', BATCHES), dict(batch_size=7, repeats=2), 'batch_size=7'),

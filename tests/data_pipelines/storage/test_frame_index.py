@@ -77,7 +77,9 @@ def test_batches_are_those_of_whole_records(source, monkeypatch, max_gap):
     monkeypatch.setattr(frame_index, '_MAX_GAP', max_gap)
     whole = []
     read = ShardReader.read
-    monkeypatch.setattr(ShardReader, 'read', lambda self, number: whole.append(number) or read(self, number))
+    monkeypatch.setattr(
+        ShardReader, 'read', lambda self, number: whole.append(number) or read(self, number)
+    )
     assert_equal(batches(source), expected)
     assert set(whole) == {3}  # Only the one without places is read as a whole.
 
@@ -91,7 +93,9 @@ def test_only_the_asked_frames_are_read(source, monkeypatch, max_gap, requests):
     counts, read_part = [], clip.frames._read
     clip.frames._read = lambda start, count: counts.append(count) or read_part(start, count)
     frames = clip.encoded(np.array([4, 0, 2, 2]))
-    assert {number: bytes(frame) for number, frame in frames.items()} == {n: flat_frame(1, n) for n in (0, 2, 4)}
+    assert {number: bytes(frame) for number, frame in frames.items()} == {
+        n: flat_frame(1, n) for n in (0, 2, 4)
+    }
     assert len(counts) == requests
     if max_gap == 0:
         assert sum(counts) == sum(len(flat_frame(1, n)) for n in (0, 2, 4))
@@ -106,7 +110,9 @@ def test_damage_is_met_where_it_is_used(source):
     flip_byte(source.path, 1, places[3][0])  # the first byte of frame 2
     frames = reader.read_clip(1).feature_lists[IMAGE_ENCODED]
     assert bytes(frames[1]) == flat_frame(1, 1)
-    with pytest.raises(RecordError, match=r'train-00000-of-00002: record at byte .*damaged frame 2 .*checksum'):
+    with pytest.raises(
+        RecordError, match=r'train-00000-of-00002: record at byte .*damaged frame 2 .*checksum'
+    ):
         frames.read([1, 2])
     flip_byte(source.path, 1, places[0][0])
     with pytest.raises(RecordError, match='train-00000-of-00002: .*damaged context .*checksum'):
@@ -119,7 +125,9 @@ def test_damaged_records_get_no_places(source):
     index.main([str(source.path)])
     reader = RecordReader(source.path, 'train')
     assert [len(reader._frames.places(number)) for number in range(4)] == [0, 9, 9, 0]
-    with pytest.raises(RecordError, match='damaged data .checksum differs. of the record at byte 0'):
+    with pytest.raises(
+        RecordError, match='damaged data .checksum differs. of the record at byte 0'
+    ):
         reader.read_clip(0)
     reader.close()
 
@@ -154,13 +162,19 @@ def _deal_anew(path):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (_deal_anew, 'out of date: it is the frame index of other shards; delete it, or .*data_pipelines.index /'),
+        (
+            _deal_anew,
+            'out of date: it is the frame index of other shards; delete it, or .*data_pipelines.index /',
+        ),
         (lambda path: _rewrite_header(path, version=2), 'version 2, wanted 1'),
         (lambda path: _rewrite_header(path, format='other'), 'version 1, wanted 1|frame index'),
         (lambda path: path.write_bytes(b'\x00' * 100), 'not a frame index'),
         (lambda path: _rewrite_header(path, places=float('inf')), 'not a frame index'),
         (lambda path: os.truncate(path, path.stat().st_size - 4), 'not of the size that it states'),
-        (lambda path: path.write_bytes(path.read_bytes()[:-4] + b'\x01\0\0\0'), 'not of as many places'),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-4] + b'\x01\0\0\0'),
+            'not of as many places',
+        ),
         (_point_past_the_end, 'record at byte 0 .*points past the end of the record'),
     ],
 )

@@ -37,9 +37,7 @@ def test_equal_to_a_full_parse(images, others):
 @given(_FRAMES, st.data())
 def test_damaged_bytes_never_give_other_frames_than_a_full_parse(images, data):
     """Whatever is read from bytes with one change is what protobuf reads, or an error."""
-    content = bytearray(
-        encode_sequence_example({'a': [1]}, {IMAGE_ENCODED: images})
-    )
+    content = bytearray(encode_sequence_example({'a': [1]}, {IMAGE_ENCODED: images}))
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
         found = encoded_frames(decode_clip(memoryview(content).toreadonly()))
@@ -56,8 +54,7 @@ def test_damaged_bytes_never_give_other_frames_than_a_full_parse(images, data):
 def test_unusual_layouts_are_parsed_in_full():
     """Context after the feature lists, and a feature list given in two parts."""
     first, second = (
-        encode_sequence_example({'a': [1]}, {IMAGE_ENCODED: [image]})
-        for image in (b'one', b'two')
+        encode_sequence_example({'a': [1]}, {IMAGE_ENCODED: [image]}) for image in (b'one', b'two')
     )
     example = decode_clip(memoryview(first + second))
     assert encoded_frames(example) == [b'two']  # As protobuf merges maps.

@@ -194,8 +194,7 @@ def test_crc32c_known_value():
     # CRC32C of "123456789" is 0xE3069283 (RFC 3720, appendix B.4), masked as TFRecord says.
     crc = 0xE3069283
     assert (
-        masked_crc32c(b'123456789')
-        == ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
+        masked_crc32c(b'123456789') == ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
     )
 
 
@@ -378,9 +377,7 @@ def test_shard_dealt_anew_in_the_same_size(three_shards):
     reader = RecordReader(directory, 'train')
     write_shards(directory, 'train', [[b'00', b'1'], [], [b'', b'4' * 1000, b'5']])
     reader = RecordReader(directory, 'train')
-    with pytest.raises(
-        RecordError, match='cut short|another length than the index says|damaged'
-    ):
+    with pytest.raises(RecordError, match='cut short|another length than the index says|damaged'):
         reader.read(0)
 
 
@@ -389,8 +386,6 @@ def test_damaged_record_does_not_hide_the_others(three_shards):
     RecordReader(directory, 'train')
     flip_byte(directory / 'train-00002-of-00003', 16 + 12 + 500)
     reader = RecordReader(directory, 'train')
-    with pytest.raises(
-        RecordError, match=r'train-00002-of-00003: damaged data .* at byte 16'
-    ):
+    with pytest.raises(RecordError, match=r'train-00002-of-00003: damaged data .* at byte 16'):
         reader.read(3)
     assert reader.read(4) == contents[4]

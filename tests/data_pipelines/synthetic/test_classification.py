@@ -22,8 +22,11 @@ def rendered(tmp_path_factory):
 
 
 def contents(root):
-    return {path.relative_to(root).as_posix(): path.read_bytes()
-            for path in sorted(root.rglob('*')) if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
 
 
 def decode(path):
@@ -40,7 +43,8 @@ def test_a_folder_reader_finds_the_motions(rendered):
     for split, size in (('train', 20), ('validation', 10)):
         clips = found.splits[split]
         assert collections.Counter(clip.labels for clip in clips) == {
-            (label,): size // 10 for label in range(10)}
+            (label,): size // 10 for label in range(10)
+        }
         video = classification.Video('motions', split, 7, seed=0)
         (clip,) = (clip for clip in clips if clip.path.endswith('_00007.mp4'))
         assert pathlib.Path(clip.path) == root / video.path and clip.labels == (video.label,)
@@ -50,8 +54,10 @@ def test_a_pyslowfast_reader_finds_the_directions(rendered):
     root, paths = rendered
     paths = paths['directions']
     found = pyslowfast.read_pyslowfast(
-        {split: paths[split] for split in ('train', 'validation')}, classes_file=paths['classes'],
-        path_prefix=paths['train'].parent)
+        {split: paths[split] for split in ('train', 'validation')},
+        classes_file=paths['classes'],
+        path_prefix=paths['train'].parent,
+    )
     assert found.classes == tuple(classification.DATASETS['directions'].actions)
     for split, size in (('train', 20), ('validation', 10)):
         for index, clip in enumerate(found.splits[split]):
@@ -60,8 +66,9 @@ def test_a_pyslowfast_reader_finds_the_directions(rendered):
             assert clip.labels == (video.label,)
         assert index == size - 1
     # A path must not tell the class.
-    assert not any(name.split()[0] in clip.key
-                   for name in found.classes for clip in found.splits['train'])
+    assert not any(
+        name.split()[0] in clip.key for name in found.classes for clip in found.splits['train']
+    )
 
 
 @pytest.mark.parametrize('dataset', ['motions', 'directions'])
@@ -84,17 +91,23 @@ def test_relations(rendered):
     assert to_directions['star growing'] == to_directions['ring growing'] == ['approaching']
     assert to_directions['ring falling'] == ['moving down']
     assert to_directions['star sliding'] == [
-        'moving left', 'moving right', 'left then right', 'right then left']
+        'moving left',
+        'moving right',
+        'left then right',
+        'right then left',
+    ]
     assert to_motions['receding'] == ['ring shrinking', 'star shrinking']
     assert to_motions['moving up'] == ['ring rising', 'star rising']
     assert to_motions['turning clockwise'] == to_motions['turning counter-clockwise'] == []
     assert {(a, b) for a, found in to_directions.items() for b in found} == {
-        (a, b) for b, found in to_motions.items() for a in found}
+        (a, b) for b, found in to_motions.items() for a in found
+    }
 
 
 def test_number_of_workers_and_of_videos_does_not_matter(rendered, tmp_path):
-    classification.render_datasets(tmp_path, train_videos=10, validation_videos=10, workers=2,
-                              progress=False)
+    classification.render_datasets(
+        tmp_path, train_videos=10, validation_videos=10, workers=2, progress=False
+    )
     other = contents(tmp_path)
     videos = [name for name in other if name.endswith('.mp4')]
     assert len(videos) == 40
@@ -103,9 +116,16 @@ def test_number_of_workers_and_of_videos_does_not_matter(rendered, tmp_path):
 
 
 def test_seed_split_dataset_and_index_give_different_videos():
-    scenes = [classification.Video(*arguments).scene() for arguments in [
-        ('motions', 'train', 0, 0), ('motions', 'train', 0, 1), ('motions', 'validation', 0, 0),
-        ('directions', 'train', 0, 0), ('motions', 'train', 10, 0)]]
+    scenes = [
+        classification.Video(*arguments).scene()
+        for arguments in [
+            ('motions', 'train', 0, 0),
+            ('motions', 'train', 0, 1),
+            ('motions', 'validation', 0, 0),
+            ('directions', 'train', 0, 0),
+            ('motions', 'train', 10, 0),
+        ]
+    ]
     assert len({float(scene.actor.diameter[0]) for scene in scenes}) == len(scenes)
 
 
@@ -160,7 +180,9 @@ def test_other_videos_in_the_directory_are_an_error(rendered, tmp_path):
     with pytest.raises(ValueError, match='seed=0, not 1: choose another directory'):
         classification.render_datasets(rendered[0], **SIZES, seed=1, workers=1, progress=False)
     with pytest.raises(ValueError, match='train_videos=20, not 21'):
-        classification.render_datasets(rendered[0], train_videos=21, validation_videos=10, workers=1)
+        classification.render_datasets(
+            rendered[0], train_videos=21, validation_videos=10, workers=1
+        )
     (tmp_path / 'motions').mkdir()
     with pytest.raises(ValueError, match='motions exists but was not rendered here'):
         classification.render_datasets(tmp_path, **SIZES)
@@ -172,8 +194,13 @@ def test_other_videos_in_the_directory_are_an_error(rendered, tmp_path):
 
 
 def test_command(tmp_path, capsys):
-    arguments = [f'--output={tmp_path / "out"}', '--train_videos=2', '--validation_videos=1',
-                 '--workers=1', f'--sheet={tmp_path / "sheet.png"}']
+    arguments = [
+        f'--output={tmp_path / "out"}',
+        '--train_videos=2',
+        '--validation_videos=1',
+        '--workers=1',
+        f'--sheet={tmp_path / "sheet.png"}',
+    ]
     assert classification.main(arguments) == 0
     printed = capsys.readouterr()
     assert '6/6' in printed.err  # the progress bar
@@ -181,8 +208,12 @@ def test_command(tmp_path, capsys):
     assert f'--path_prefix={tmp_path / "out" / "directions"}' in printed.out
     assert (tmp_path / 'sheet.png').read_bytes().startswith(b'\x89PNG')
 
-    for wrong in (['--seed=1'], ['--sheet=sheet.unknown'], ['--workers=0'],
-                  [f'--sheet={tmp_path}/nowhere/sheet.png']):
+    for wrong in (
+        ['--seed=1'],
+        ['--sheet=sheet.unknown'],
+        ['--workers=0'],
+        [f'--sheet={tmp_path}/nowhere/sheet.png'],
+    ):
         assert classification.main([*arguments, *wrong]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith('error: ')

@@ -10,15 +10,29 @@ from data_pipelines.synthetic import classification, rendering
 from data_pipelines.synthetic.layers import PATHS, SceneConfig, draw_scene, render
 
 # Nothing but the actor: a plain dark background, no camera shake, no noise.
-PLAIN = SceneConfig(background_texture=(0, 0), tint=0, texture=0, background_drift=(0, 0),
-                    shake=(0, 0), shake_degrees=(0, 0), uneven=(0, 0), centre_jitter=(0, 0),
-                    off_square=(0, 0))
+PLAIN = SceneConfig(
+    background_texture=(0, 0),
+    tint=0,
+    texture=0,
+    background_drift=(0, 0),
+    shake=(0, 0),
+    shake_degrees=(0, 0),
+    uneven=(0, 0),
+    centre_jitter=(0, 0),
+    off_square=(0, 0),
+)
 TINY = dataclasses.replace(PLAIN, short_side=(16, 16))
 
 
 def scene_of(seed, variable, path, config=PLAIN, shape='disc', distractor_shapes=()):
-    return draw_scene(np.random.default_rng(seed), shapes=(shape,), variable=variable, path=path,
-                      distractor_shapes=distractor_shapes, config=config)
+    return draw_scene(
+        np.random.default_rng(seed),
+        shapes=(shape,),
+        variable=variable,
+        path=path,
+        distractor_shapes=distractor_shapes,
+        config=config,
+    )
 
 
 def brightness_above_background(frames):
@@ -29,14 +43,20 @@ def brightness_above_background(frames):
 
 def centres(weight):
     """Weighted mean of x and y in each frame, f64[T, 2]."""
-    ys, xs = np.mgrid[:weight.shape[1], :weight.shape[2]]
+    ys, xs = np.mgrid[: weight.shape[1], : weight.shape[2]]
     total = weight.sum(axis=(1, 2))
     return np.stack([(weight * along).sum(axis=(1, 2)) / total for along in (xs, ys)], axis=1)
 
 
-@pytest.mark.parametrize('variable, path, axis, sign', [
-    ('x', 'forward', 0, 1), ('x', 'backward', 0, -1),
-    ('y', 'forward', 1, 1), ('y', 'backward', 1, -1)])
+@pytest.mark.parametrize(
+    'variable, path, axis, sign',
+    [
+        ('x', 'forward', 0, 1),
+        ('x', 'backward', 0, -1),
+        ('y', 'forward', 1, 1),
+        ('y', 'backward', 1, -1),
+    ],
+)
 def test_moving_shape_moves_in_the_pixels(variable, path, axis, sign):
     small = dataclasses.replace(PLAIN, diameter=(0.15, 0.15), travel=(0.4, 0.4))
     for seed in range(4):
@@ -56,7 +76,7 @@ def test_there_and_back():
         x = centres((brightness_above_background(frames) > 30).astype(np.float64))[:, 0]
         turn = np.argmax(sign * x)
         assert 0.35 * len(x) < turn < 0.65 * len(x)
-        assert np.all(sign * np.diff(x[:turn]) > 0) and np.all(sign * np.diff(x[turn + 1:]) < 0)
+        assert np.all(sign * np.diff(x[:turn]) > 0) and np.all(sign * np.diff(x[turn + 1 :]) < 0)
         assert x[0] == pytest.approx(x[-1], abs=0.5)
 
 
@@ -77,8 +97,9 @@ def test_growing_shape_covers_more_pixels(path, sign):
 @pytest.mark.parametrize('path, sign', [('forward', 1), ('backward', -1)])
 def test_turning_shape_turns_in_the_pixels(shape, path, sign):
     """From the middle of the shape, its bright half lies in a direction that is followed."""
-    large = dataclasses.replace(PLAIN, diameter=(0.6, 0.6), growth=(1, 1), travel=(0.05, 0.05),
-                                turn=(150, 150))
+    large = dataclasses.replace(
+        PLAIN, diameter=(0.6, 0.6), growth=(1, 1), travel=(0.05, 0.05), turn=(150, 150)
+    )
     scene = scene_of(2, 'angle', path, large, shape)
     weight = brightness_above_background(render(scene))
     arm = centres(weight) - centres((weight > 30).astype(np.float64))
@@ -101,11 +122,19 @@ def test_opposite_motion_is_the_same_motion_played_backwards(variable):
 
 def test_a_frame_at_a_random_moment_is_distributed_equally_for_all_motions():
     """Two-sample Kolmogorov-Smirnov distance of x, y and size between every two motions."""
-    config = dataclasses.replace(TINY, uneven=SceneConfig().uneven,
-                                 centre_jitter=SceneConfig().centre_jitter)
+    config = dataclasses.replace(
+        TINY, uneven=SceneConfig().uneven, centre_jitter=SceneConfig().centre_jitter
+    )
     states = {}
-    for number, motion in enumerate([('x', 'forward'), ('x', 'backward then forward'),
-                                     ('y', 'backward'), ('size', 'forward'), ('angle', 'forward')]):
+    for number, motion in enumerate(
+        [
+            ('x', 'forward'),
+            ('x', 'backward then forward'),
+            ('y', 'backward'),
+            ('size', 'forward'),
+            ('angle', 'forward'),
+        ]
+    ):
         rng = np.random.default_rng(number)
         rows = []
         for seed in range(200):
@@ -119,8 +148,10 @@ def test_a_frame_at_a_random_moment_is_distributed_equally_for_all_motions():
             for column in range(4):
                 a, b = np.sort(states[one][:, column]), np.sort(states[other][:, column])
                 values = np.concatenate([a, b])
-                distance = np.abs(np.searchsorted(a, values, 'right') / len(a)
-                                  - np.searchsorted(b, values, 'right') / len(b)).max()
+                distance = np.abs(
+                    np.searchsorted(a, values, 'right') / len(a)
+                    - np.searchsorted(b, values, 'right') / len(b)
+                ).max()
                 assert distance < limit, (one, other, column)
 
 
@@ -130,8 +161,10 @@ def fit_and_test(features, labels):
     half = len(features) // 2
     kernel = features @ features.T
     target = np.eye(labels.max() + 1)[labels]
-    weight = np.linalg.solve(kernel[:half, :half] + 0.1 * np.trace(kernel) / half * np.eye(half),
-                             target[:half] - target[:half].mean(0))
+    weight = np.linalg.solve(
+        kernel[:half, :half] + 0.1 * np.trace(kernel) / half * np.eye(half),
+        target[:half] - target[:half].mean(0),
+    )
     return np.mean((kernel[half:, :half] @ weight).argmax(1) == labels[half:])
 
 
@@ -139,22 +172,41 @@ def fit_and_test(features, labels):
 def test_a_frame_does_not_tell_the_motion_but_a_difference_does(pair):
     """On the shipped scenes: background, shake and distractors are on."""
     actions = classification.DATASETS['motions'].actions
-    small = dataclasses.replace(classification.DATASETS['motions'].config, short_side=(32, 32),
-                                seconds=(1.0, 1.0), frame_rates=('12',), aspect_ratios=((1, 1),))
+    small = dataclasses.replace(
+        classification.DATASETS['motions'].config,
+        short_side=(32, 32),
+        seconds=(1.0, 1.0),
+        frame_rates=('12',),
+        aspect_ratios=((1, 1),),
+    )
     frames, differences, labels = [], [], []
     for index in range(320):
         label = index % 2
         action = actions[f'star {pair[label]}']
-        scene = draw_scene(np.random.default_rng([5, index]), shapes=action.shapes,
-                           variable=action.variable, path=action.path, config=small,
-                           distractor_shapes=classification.DATASETS['motions'].distractor_shapes)
+        scene = draw_scene(
+            np.random.default_rng([5, index]),
+            shapes=action.shapes,
+            variable=action.variable,
+            path=action.path,
+            config=small,
+            distractor_shapes=classification.DATASETS['motions'].distractor_shapes,
+        )
         t = np.random.default_rng([6, index]).integers(scene.num_frames)
         some = dataclasses.replace(
-            scene, drift=scene.drift[[0, t, -1]], shake=scene.shake[[0, t, -1]],
+            scene,
+            drift=scene.drift[[0, t, -1]],
+            shake=scene.shake[[0, t, -1]],
             shake_angle=scene.shake_angle[[0, t, -1]],
-            layers=tuple(dataclasses.replace(
-                layer, centre=layer.centre[[0, t, -1]], diameter=layer.diameter[[0, t, -1]],
-                angle=layer.angle[[0, t, -1]]) for layer in scene.layers))
+            layers=tuple(
+                dataclasses.replace(
+                    layer,
+                    centre=layer.centre[[0, t, -1]],
+                    diameter=layer.diameter[[0, t, -1]],
+                    angle=layer.angle[[0, t, -1]],
+                )
+                for layer in scene.layers
+            ),
+        )
         blocks = brightness_above_background(render(some)).reshape(3, 8, 4, 8, 4).mean(axis=(2, 4))
         frames.append(blocks[1])
         differences.append(blocks[2] - blocks[0])
@@ -197,8 +249,10 @@ def test_camera_shakes_smoothly_and_background_is_slower_than_the_motion():
 
 
 def test_either_goes_both_ways():
-    ways = [np.sign(np.diff(scene_of(seed, 'x', 'either', TINY).actor.centre[:, 0]).sum())
-            for seed in range(40)]
+    ways = [
+        np.sign(np.diff(scene_of(seed, 'x', 'either', TINY).actor.centre[:, 0]).sum())
+        for seed in range(40)
+    ]
     assert 8 < ways.count(1) < 32 and ways.count(1) + ways.count(-1) == 40
 
 
@@ -232,5 +286,7 @@ def test_pixels_are_those_of_this_renderer_version():
 
 
 def test_every_path_is_used():
-    used = {action.path for data in classification.DATASETS.values() for action in data.actions.values()}
+    used = {
+        action.path for data in classification.DATASETS.values() for action in data.actions.values()
+    }
     assert used == set(PATHS)

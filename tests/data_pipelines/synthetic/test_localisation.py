@@ -32,7 +32,7 @@ def test_boxes_are_where_the_pixels_of_their_shape_are():
         scene = crowd.scene
         t = round(float(scene.frame_rate))
         boxes = crowd.boxes()
-        layers = scene.layers[-len(crowd.actions):]
+        layers = scene.layers[-len(crowd.actions) :]
         assert len(boxes) == len(layers)
         empty = layers.render(dataclasses.replace(scene, layers=()))[t].astype(int)
         for box, layer in zip(boxes, layers):
@@ -49,10 +49,13 @@ def test_movements_are_those_of_the_actions():
     seen = set()
     for index in range(60):
         crowd = Video('train', index, 1).crowd()
-        for actions, layer in zip(crowd.actions, crowd.scene.layers[-len(crowd.actions):]):
+        for actions, layer in zip(crowd.actions, crowd.scene.layers[-len(crowd.actions) :]):
             way = {
-                'x': layer.centre[:, 0], 'y': layer.centre[:, 1], 'size': np.log(layer.diameter), 'angle': layer.angle,
-            }  # fmt: skip
+                'x': layer.centre[:, 0],
+                'y': layer.centre[:, 1],
+                'size': np.log(layer.diameter),
+                'angle': layer.angle,
+            }
             moving = {name for name, values in way.items() if np.ptp(values) > 1e-9}
             assert moving == {ACTIONS[name].variable for name in actions} - {None}
             for name in actions:
@@ -78,7 +81,9 @@ def test_training_is_long_tailed_and_validation_is_not():
     weights = np.array([action.weight for action in MOVEMENTS.values()])
     expected = boxes['train'] * weights / weights.sum()
     found = np.array([counts['train'][name] for name in MOVEMENTS])
-    np.testing.assert_array_less(np.abs(found - expected), 4 * np.sqrt(expected) + 1)  # 4 deviations
+    np.testing.assert_array_less(
+        np.abs(found - expected), 4 * np.sqrt(expected) + 1
+    )  # 4 deviations
     for name, action in TURNS.items():
         share = counts['train'][name] / boxes['train']
         assert abs(share - action.weight) < 4 * np.sqrt(action.weight / boxes['train'])
@@ -90,7 +95,10 @@ def test_files_are_complete_and_in_the_official_form(rendered):
     root, paths = rendered
     text = paths['action_list'].read_text()
     for number, name in enumerate(ACTIONS, 1):
-        assert f'label {{\n  name: "{name}"\n  label_id: {number}\n  label_type: PERSON_MOVEMENT\n}}\n' in text
+        assert (
+            f'label {{\n  name: "{name}"\n  label_id: {number}\n  label_type: PERSON_MOVEMENT\n}}\n'
+            in text
+        )
     for split, videos in (('train', 6), ('validation', 3)):
         truth = _rows(paths[split])
         expected = [
@@ -123,7 +131,8 @@ def test_proposals_find_most_boxes():
             low, high = np.array(box.corners[:2]), np.array(box.corners[2:])
             total += 1
             found += any(
-                np.abs(np.array(corners) - np.concatenate([low, high])).max() < 0.1 for corners, _ in proposals
+                np.abs(np.array(corners) - np.concatenate([low, high])).max() < 0.1
+                for corners, _ in proposals
             )
     assert 0.85 < found / total <= 1
 
@@ -140,7 +149,9 @@ def test_relations_name_classes_of_the_other_datasets(rendered):
 
 
 def test_neither_workers_nor_numbers_change_a_video(rendered, tmp_path):
-    localisation.render_scenes(tmp_path, train_videos=17, validation_videos=1, progress=False, workers=2)
+    localisation.render_scenes(
+        tmp_path, train_videos=17, validation_videos=1, progress=False, workers=2
+    )
     for video in (Video('train', 5, 0), Video('validation', 0, 0)):
         assert (tmp_path / video.path).read_bytes() == (rendered[0] / video.path).read_bytes()
 

@@ -58,7 +58,10 @@ def test_scenes_become_records_with_the_boxes_that_were_drawn(tmp_path):
     directory = prepare.prepare_scenes(tmp_path, train_videos=5, validation_videos=3, seed=0)
     info = dataset_info.load_dataset_info(directory)
     assert info.localisation and info.classes == tuple(localisation.ACTIONS)
-    assert {split: part.records for split, part in info.splits.items()} == {'train': 5, 'validation': 3}
+    assert {split: part.records for split, part in info.splits.items()} == {
+        'train': 5,
+        'validation': 3,
+    }
     reader = RecordReader(directory, 'train')
     names = list(localisation.ACTIONS)
     for number in range(5):

@@ -118,7 +118,9 @@ def test_wrong_seek_is_noticed(video, monkeypatch):
             self._container.seek(int(1.6 / stream.time_base), stream=stream)
 
     opened = video_file.av.open
-    monkeypatch.setattr(video_file.av, 'open', lambda path, **options: Container(opened(path, **options)))
+    monkeypatch.setattr(
+        video_file.av, 'open', lambda path, **options: Container(opened(path, **options))
+    )
     assert numbers_of(read_frames(video, start=1.2, end=1.4).frames) == list(range(30, 35))
 
 
@@ -220,10 +222,16 @@ def test_rotation():
 @pytest.mark.parametrize(
     'matrix',
     [
-        (1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
-        (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0), (0, -1, -1, 0),
+        (1, 0, 0, 1),
+        (-1, 0, 0, 1),
+        (1, 0, 0, -1),
+        (-1, 0, 0, -1),
+        (0, 1, 1, 0),
+        (0, -1, 1, 0),
+        (0, 1, -1, 0),
+        (0, -1, -1, 0),
     ],
-)  # fmt: skip
+)
 def test_turned_and_mirrored(tmp_path, matrix):
     image = np.full((64, 80, 3), 40, np.uint8)
     image[:32, :40], image[:32, 40:], image[32:, :40] = 220, 160, 100

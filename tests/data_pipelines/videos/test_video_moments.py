@@ -31,7 +31,11 @@ def test_times(video):
 def test_clips_are_those_around_key_frames_in_order_of_time(video):
     sizes = dict(num_frames=4, crop_size=32, short_side=32, spatial_views=3)
     moments = [3.0, 0.05, 2.0, 4.4, 2.04]
-    found = list(video_moments(video, video_times(video), moments, stride=3, target_frame_rate=float(RATE), **sizes))
+    found = list(
+        video_moments(
+            video, video_times(video), moments, stride=3, target_frame_rate=float(RATE), **sizes
+        )
+    )
     assert [moment.seconds for moment in found] == sorted(moments)
     for moment in found:
         assert moment.clips.shape == (3, 4, 32, 32, 3)
@@ -47,4 +51,6 @@ def test_clips_are_those_around_key_frames_in_order_of_time(video):
 
 def test_no_moments_no_clips(video):
     sizes = dict(num_frames=4, crop_size=32, short_side=32, spatial_views=1)
-    assert not list(video_moments(video, video_times(video), [], stride=3, target_frame_rate=None, **sizes))
+    assert not list(
+        video_moments(video, video_times(video), [], stride=3, target_frame_rate=None, **sizes)
+    )

@@ -78,10 +78,15 @@ def test_equal_to_the_views_of_the_records(
 
 def test_damage_is_told_and_unreadable_files_are_errors():
     sizes = dict(
-        sampling='uniform', stride=1, target_frame_rate=None, num_frames=4, crop_size=32,
+        sampling='uniform',
+        stride=1,
+        target_frame_rate=None,
+        num_frames=4,
+        crop_size=32,
         short_side=32,
-        temporal_views=1, spatial_views=1,
-    )  # fmt: skip
+        temporal_views=1,
+        spatial_views=1,
+    )
     views, damage = video_views.video_views(
         golden.shared_path('videos/bad/truncated_faststart.mp4'), **sizes
     )
