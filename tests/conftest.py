@@ -40,7 +40,7 @@ def forget_programs_when_there_are_many():
 @pytest.fixture(scope='session')
 def finished_run(tmp_path_factory):
     """A short run that has finished: (config, source, workdir)."""
-    from tests import tiny
+    from tests.helpers import tiny
 
     workdir = tmp_path_factory.mktemp('finished_run')
     return *tiny.finish_run(workdir), workdir

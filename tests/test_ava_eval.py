@@ -7,7 +7,7 @@ import pytest
 from multitrain_jax import ava_eval
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation.box_metrics import PYSLOWFAST
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
 
 TRUTH = 'v,0902,0.1,0.1,0.5,0.5,1,0\nv,0902,0.1,0.1,0.5,0.5,3,0\nv,0903,0.2,0.2,0.6,0.9,1,1\nw,0902,0.2,0.2,0.6,0.9,1,1\n'
 DETECTIONS = 'v,902.000000,0.1,0.1,0.5,0.52,1.0,0.9\nv,0902,0.1,0.1,0.5,0.52,3,0.2\nv,0903,0.6,0.1,0.9,0.5,1,0.95\nw,902,0.2,0.2,0.6,0.9,2,0.5\n'

@@ -5,7 +5,7 @@ import pytest
 
 from multitrain_jax.batch import check_batch
 from multitrain_jax.errors import UserError
-from tests import tiny, tiny_boxes
+from tests.helpers import tiny, tiny_boxes
 
 
 def check(change=None, multi_label=None, drop=()):

@@ -14,9 +14,9 @@ from multitrain_jax import evaluate as evaluate_command
 from multitrain_jax import projections, train
 from multitrain_jax.errors import UserError
 from multitrain_jax.weights import warm_start
-from tests import tiny
-from tests.data_pipelines.tiny_boxes import write_scenes
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.box_records import write_scenes
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 SCENES = {
     'path': 'scenes',

@@ -13,8 +13,8 @@ from multitrain_jax.config import read_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.parallel import drivers
 from multitrain_jax.training import train_step
-from tests import tiny, tiny_config
-from tests.shipped_configs import CONFIGS, load
+from tests.helpers import tiny, tiny_config
+from tests.helpers.shipped_configs import CONFIGS, load
 
 
 @pytest.mark.parametrize('name', CONFIGS)

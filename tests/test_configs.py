@@ -19,9 +19,9 @@ from multitrain_jax.config import Config, read_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import MultiTrainModel, count_parameters
 from multitrain_jax.training import train_step
-from tests.data_pipelines import tiny_records
-from tests.shipped_configs import CONFIGS, DIRECTORY, load
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny_records
+from tests.helpers.shipped_configs import CONFIGS, DIRECTORY, load
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 CLASSES = ('up', 'down', 'still')
 

@@ -12,8 +12,8 @@ from data_pipelines.clip import decode
 from multitrain_jax import doctor
 from multitrain_jax.diagnosis import experiment, machine
 from multitrain_jax.reporting import metrics
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 CONFIG = f'--config={tiny.CONFIG_FILE}'
 

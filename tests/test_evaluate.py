@@ -14,9 +14,8 @@ import multitrain_jax as mt
 from multitrain_jax import evaluate
 from multitrain_jax.errors import run_command
 from multitrain_jax.evaluation import predictions
-from tests import tiny
-from tests.data_pipelines import tiny_records
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny, tiny_records
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 CONFIG = f'--config={tiny.CONFIG_FILE}'
 

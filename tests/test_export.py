@@ -16,8 +16,8 @@ from multitrain_jax.augment.normalize import normalize
 from multitrain_jax.checkpoints import runs
 from multitrain_jax.errors import UserError
 from multitrain_jax.training import train_step
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 
 def trained_outputs(finished_run, step, clips):

@@ -10,9 +10,9 @@ from multitrain_jax import optimizer
 from multitrain_jax.optimizer import LearningRateFactors, OptimizerConfig
 from multitrain_jax.parallel import drivers
 from multitrain_jax.training import train_step
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
-from tests.tiny_training import STEPS, prepared, trained
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
+from tests.helpers.tiny_training import STEPS, prepared, trained
 
 DEEP = {
     'model__backbone__stage_blocks': (2, 3),

@@ -15,11 +15,11 @@ from multitrain_jax.pytorch import naming
 from multitrain_jax.pytorch.checkpoint import read_settings, read_torch
 from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.positions import resize_positions
-from tests import image_mvit
-from tests.golden import reference_path
-from tests.models.golden_models import channels_last, flat, golden
-from tests.tiny import quick_compile  # noqa: F401
-from tests.weights.test_warm_start import architecture, backbone, make
+from tests.helpers import image_mvit
+from tests.helpers.golden import reference_path
+from tests.helpers.golden_models import channels_last, flat, golden
+from tests.helpers.small_models import architecture, backbone, make
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 CFG = """
 DATA:

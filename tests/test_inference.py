@@ -5,7 +5,7 @@ import pytest
 
 import multitrain_jax as mt
 from multitrain_jax.errors import UserError
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 
 @pytest.fixture(scope='module')

@@ -14,11 +14,10 @@ import time
 
 import jax
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
-from tensorboard.util import tensor_util
 
 from multitrain_jax.evaluation import results
-from tests import tiny
+from tests.helpers import tiny
+from tests.helpers.event_files import scalars
 
 ROOT = pathlib.Path(__file__).parent.parent
 CHANGES = (
@@ -65,19 +64,6 @@ def life_until(workdir, data, moment, pause=0.0):
         process.kill()
         process.communicate()
     return process.returncode, file.read_text(encoding='utf-8')
-
-
-def scalars(workdir):
-    """{tag: {step: value}} of all event files; where a step was taken twice, of both times."""
-    values = {}
-    for file in sorted(pathlib.Path(workdir).glob('events.*'), key=os.path.getmtime):
-        events = event_accumulator.EventAccumulator(str(file), size_guidance={'tensors': 0})
-        events.Reload()
-        for tag in events.Tags()['tensors']:
-            for event in events.Tensors(tag):
-                value = tensor_util.make_ndarray(event.tensor_proto).item()
-                values.setdefault(tag, {}).setdefault(event.step, []).append(value)
-    return values
 
 
 @pytest.fixture(scope='module')

@@ -11,8 +11,8 @@ from multitrain_jax import train
 from multitrain_jax.parallel import drivers
 from multitrain_jax.reporting import metrics
 from multitrain_jax.training import step_log
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from multitrain_jax import export
-from tests import tiny
-from tests.data_pipelines.tiny_boxes import write_scenes
-from tests.test_kill_and_resume import scalars
+from tests.helpers import tiny
+from tests.helpers.box_records import write_scenes
+from tests.helpers.event_files import scalars
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCHER = str(ROOT / 'scripts' / 'local_processes.sh')
 CONFIG = """
-from tests import tiny_config
+from tests.helpers import tiny_config
 
 def get_config():
     config = tiny_config.get_config()

@@ -14,7 +14,7 @@ from multitrain_jax.optimizer import (
     decay_mask,
     learning_rate_schedule,
 )
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
 
 SCHEDULES = ['multi_dataset', 'multi_dataset_2shards', 'k400_pretrain', 'ssv2_single']
 

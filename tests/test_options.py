@@ -14,8 +14,8 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.export import export_run, read_export
 from multitrain_jax.training import train_step
 from multitrain_jax.weights.projection_files import start_projections
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 MATRICES = {
     'colours->shades': np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32),

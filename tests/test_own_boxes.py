@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.videos import video_file
-from tests.data_pipelines.video_writer import write_video
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers.tiny import quick_compile  # noqa: F401
+from tests.helpers.video_writer import write_video
 
 ROOT = pathlib.Path(__file__).parent.parent
 ACTIONS = 'label { name: "be red" label_id: 1 }\nlabel { name: "be blue" label_id: 3 }\n'

@@ -7,8 +7,8 @@ import pytest
 
 from multitrain_jax import predict
 from multitrain_jax.errors import run_command
-from tests import golden, tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import golden, tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from multitrain_jax.projections import (
     read_relations,
 )
 from multitrain_jax.training.train_step import build_model
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 PETS = Projection(
     'pets',

@@ -13,9 +13,8 @@ from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.evaluation import metrics, views
 from multitrain_jax.parallel import drivers
 from multitrain_jax.record_data import EvaluationData, RecordData
-from tests import tiny
-from tests.data_pipelines import tiny_records
-from tests.tiny import quick_compile  # noqa: F401 (a fixture)
+from tests.helpers import tiny, tiny_records
+from tests.helpers.tiny import quick_compile  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope='module')
@@ -180,7 +179,7 @@ def _train_briefly(config, workdir):
 
 def test_training_on_a_tfds_dataset_beside_records(root, tmp_path):
     pytest.importorskip('tensorflow_datasets')
-    from tests.data_pipelines.datasets.test_tfds import TinyVideos
+    from tests.helpers.tiny_tfds import TinyVideos
 
     builder = TinyVideos(data_dir=tmp_path / 'tfds')
     builder.download_and_prepare()
@@ -205,7 +204,7 @@ def test_training_on_a_dmvr_dataset_beside_records(root, tmp_path, monkeypatch):
         tiny_records.write_records(
             tmp_path / 'd', clips, [[r] for r in range(5)], num_classes=5, split=split
         )
-    path = 'dmvr:tests.data_pipelines.dmvr_factories:plain'
+    path = 'dmvr:tests.helpers.dmvr_factories:plain'
     config = tiny.config(
         data_root=str(root),
         datasets__shades__path=path,

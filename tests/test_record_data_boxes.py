@@ -8,8 +8,8 @@ import pytest
 from data_pipelines.datasets import dataset_info
 from multitrain_jax.batch import DatasetSpec, check_batch
 from multitrain_jax.record_data import EvaluationData, RecordData
-from tests import tiny
-from tests.data_pipelines.tiny_boxes import box_dataset, normalised
+from tests.helpers import tiny
+from tests.helpers.box_records import box_dataset, normalised
 
 RECTANGLES = [[(10, 10, 60, 50), (90, 60, 150, 110)], [(20, 0, 60, 120)], []]
 SCENES = dict(path='scenes', sampling='key_frame', stride=1, target_frame_rate=None, flip=True)

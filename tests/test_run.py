@@ -8,8 +8,8 @@ import sys
 from absl import flags
 import pytest
 
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -24,7 +24,7 @@ from multitrain_jax import npz
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import predictions
-from tests.data_pipelines import tiny_records, video_writer
+from tests.helpers import tiny_records, video_writer
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = [

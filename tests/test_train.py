@@ -17,9 +17,9 @@ import pytest
 from multitrain_jax import train
 from multitrain_jax.errors import UserError
 from multitrain_jax.parallel import drivers
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
-from tests.tiny_training import STEPS, assert_same, means, prepared, trained
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
+from tests.helpers.tiny_training import STEPS, assert_same, means, prepared, trained
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -154,7 +154,7 @@ def find_spec(name, package=None):
 importlib.util.find_spec = find_spec
 import jax
 from multitrain_jax import config, train
-from tests import tiny_config
+from tests.helpers import tiny_config
 import numpy as np
 from multitrain_jax.batch import DatasetSpec
 

@@ -8,7 +8,7 @@ import pytest
 from multitrain_jax.augment.erasing import Box
 from multitrain_jax.augment.mixing import Mix, cutmix_box, draw_mix, lambda_of_box, mix_group
 from multitrain_jax.objectives.targets import Targets, make_targets
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
 
 GOLDEN = 'mixup_targets.npz'
 NAMES = ('kinetics', 'mit', 'ssv2')

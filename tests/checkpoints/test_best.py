@@ -12,8 +12,8 @@ from multitrain_jax.checkpoints.best import BestCheckpoint
 from multitrain_jax.checkpoints.trained_model import read_run
 from multitrain_jax.evaluation import in_training
 from multitrain_jax.evaluation.metrics import DatasetResult
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 
 def accuracy(**top1):

@@ -10,14 +10,14 @@ from data_pipelines.clip.boxes import BoxOptions, overlaps
 from data_pipelines.datasets.base import TestSpec
 from data_pipelines.datasets.open import RecordDataset
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
-from tests.data_pipelines.tiny_boxes import (
+from tests.helpers.box_records import (
     SIZE,
     box_dataset,
     normalised,
     picture,
     seen_rectangle,
 )
-from tests.data_pipelines.tiny_records import flat_dataset
+from tests.helpers.tiny_records import flat_dataset
 
 RECORDS = [
     [(10, 10, 60, 50), (90, 60, 150, 110)],

@@ -26,8 +26,8 @@ from data_pipelines.storage.sequence_example import (
     encoded_frames,
     label_indices,
 )
-from tests.data_pipelines.video_writer import numbers_of, write_numbered
-from tests.golden import shared_path
+from tests.helpers.golden import shared_path
+from tests.helpers.video_writer import numbers_of, write_numbered
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 

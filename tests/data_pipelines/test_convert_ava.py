@@ -16,9 +16,9 @@ from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.regions import regions
 from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames
-from tests.data_pipelines import tiny_ava
-from tests.data_pipelines.video_writer import number_image, numbers_of, write_numbered, write_video
-from tests.golden import reference_path
+from tests.helpers import tiny_ava
+from tests.helpers.golden import reference_path
+from tests.helpers.video_writer import number_image, numbers_of, write_numbered, write_video
 
 
 @pytest.fixture(scope='module')

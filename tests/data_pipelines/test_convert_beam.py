@@ -9,7 +9,7 @@ import pytest
 from data_pipelines.conversion import beam
 from data_pipelines.convert import main
 from data_pipelines.datasets.dataset_info import load_dataset_info
-from tests.data_pipelines.video_writer import write_numbered
+from tests.helpers.video_writer import write_numbered
 
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec('apache_beam') is None, reason='Apache Beam is not installed'

@@ -16,7 +16,7 @@ from data_pipelines.storage.sequence_example import (
     encoded_frames,
     label_indices,
 )
-from tests.data_pipelines.video_writer import numbers_of, write_numbered
+from tests.helpers.video_writer import numbers_of, write_numbered
 
 
 def stored(directory, split):

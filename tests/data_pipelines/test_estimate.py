@@ -7,7 +7,7 @@ from data_pipelines.conversion import estimate as estimating
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.estimate import describe, estimate
 from data_pipelines.convert import main
-from tests.data_pipelines.video_writer import write_numbered
+from tests.helpers.video_writer import write_numbered
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ from data_pipelines.pipeline import Source, evaluation_batches, train_batches
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import find_shards
 from data_pipelines.storage.sequence_example import RecordError
-from tests.data_pipelines.tiny_records import flat_dataset
+from tests.helpers.tiny_records import flat_dataset
 
 
 @pytest.fixture(params=['fsspec', 'tensorflow'])

@@ -30,8 +30,8 @@ from data_pipelines.storage.sequence_example import (
     encode_sequence_example,
 )
 from data_pipelines.storage.tfrecord import RecordWriter, scan_records
-from tests.data_pipelines.tiny_records import jpeg, smooth_image
-from tests.golden import shared_path
+from tests.helpers.golden import shared_path
+from tests.helpers.tiny_records import jpeg, smooth_image
 
 
 def frame(height=40, width=60, phase=0.0):

@@ -7,7 +7,7 @@ import pytest
 from data_pipelines.clip import jpeg_cut
 from data_pipelines.clip.frame_sampling import Window
 from data_pipelines.conversion.jpeg import encode_jpeg
-from tests.data_pipelines.tiny_records import smooth_image
+from tests.helpers.tiny_records import smooth_image
 
 
 @pytest.mark.parametrize('quality', [50, 90, 100])

@@ -16,7 +16,8 @@ from data_pipelines.storage import regions
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import VIDEO_FILENAME, RecordError
-from tests.data_pipelines.tiny_records import (
+from tests.helpers.golden import shared_path
+from tests.helpers.tiny_records import (
     flat_dataset,
     flat_frame,
     jpeg,
@@ -24,7 +25,6 @@ from tests.data_pipelines.tiny_records import (
     video_name,
     write_records,
 )
-from tests.golden import shared_path
 
 SPEC = dict(num_frames=3, crop_size=16, short_side=(16, 20))
 TEST_SPEC = dict(num_frames=3, crop_size=16, short_side=16)

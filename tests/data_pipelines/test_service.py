@@ -16,8 +16,8 @@ from data_pipelines.order.training_order import ScheduleOptions
 from data_pipelines.pipeline import train_batches
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import RecordError
-from tests.data_pipelines.tiny_boxes import box_dataset
-from tests.data_pipelines.tiny_records import flat_dataset
+from tests.helpers.box_records import box_dataset
+from tests.helpers.tiny_records import flat_dataset
 
 pytest.importorskip('tensorflow')
 

@@ -6,8 +6,8 @@ import pytest
 from data_pipelines.order.training_order import ScheduleOptions
 from data_pipelines.pipeline import evaluation_batches, train_batches
 from data_pipelines.tf_dataset import as_tf_dataset
-from tests.data_pipelines.tiny_boxes import box_dataset
-from tests.data_pipelines.tiny_records import flat_dataset
+from tests.helpers.box_records import box_dataset
+from tests.helpers.tiny_records import flat_dataset
 
 pytest.importorskip('tensorflow')
 

@@ -16,9 +16,9 @@ from multitrain_jax.evaluation.metrics import accuracy_table
 from multitrain_jax.evaluation.results import scalars
 from multitrain_jax.parallel import drivers
 from multitrain_jax.training import train_step
-from tests import tiny_boxes
-from tests.evaluation.test_box_metrics import _loops as average_precision_by_loops
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny_boxes
+from tests.helpers.average_precision import average_precision_by_loops
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 RECORDS, VIEWS = 6, 2  # the loops know six key frames
 

@@ -14,8 +14,8 @@ from multitrain_jax.evaluation.metrics import Scores, summarise
 from multitrain_jax.parallel import drivers
 from multitrain_jax.parallel import gather as gather_hosts
 from multitrain_jax.training import train_step
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 
 @functools.cache

@@ -32,9 +32,9 @@ from data_pipelines.storage.sequence_example import (
 )
 from data_pipelines.storage.tfrecord import read_records
 from multitrain_jax.ava_eval import evaluate_files
-from tests.data_pipelines import tiny_ava, tiny_records, video_writer
-from tests.fuzz.mutation import mutate
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny_ava, tiny_records, video_writer
+from tests.helpers.mutation import mutate
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 COUNTS = [150, pytest.param(20_000, marks=pytest.mark.slow)]  # inputs of each kind

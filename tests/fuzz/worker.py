@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 
-from tests.fuzz.mutation import mutate
+from tests.helpers.mutation import mutate
 
 _MEMORY = 12 << 30  # of addresses: an allocation of absurd size fails instead of being killed later
 

@@ -4,8 +4,7 @@ import pathlib
 
 import pytest
 
-from tests import tiny
-from tests.data_pipelines import tiny_ava, video_writer
+from tests.helpers import tiny, tiny_ava, video_writer
 
 
 @pytest.fixture(scope='session')
@@ -39,14 +38,3 @@ def filled(places, tmp_path):
     (tmp_path / 'tmp').mkdir()
     own = {**places, 'new': tmp_path / 'new', 'tmp': tmp_path / 'tmp'}
     return lambda arguments: [argument.format_map(own) for argument in arguments]
-
-
-def snapshot(*roots: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change of every file under some places, but for indexes: whoever reads records first makes them."""
-    paths = [
-        path
-        for root in roots
-        for path in root.rglob('*')
-        if path.is_file() and path.suffix != '.index'
-    ]
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.mistakes.calling import check_mistake
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers.calling import check_mistake
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 VIDEOS = ['--videos={videos}', '--output={new}']
 KINETICS = 'label,youtube_id,time_start,time_end,split,is_cc\n'

@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.mistakes.calling import check_mistake
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers.calling import check_mistake
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 
 def edited(change):

@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from tests.mistakes.calling import ROOT, check_mistake
-from tests.mistakes.conftest import snapshot
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers.calling import ROOT, check_mistake, snapshot
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 EXPORT = ['--workdir={run}', '--output={new}']
 PREDICT = ['--checkpoint={export}', '{video}']

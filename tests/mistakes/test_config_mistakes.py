@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.mistakes.calling import ROOT, check_mistake
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers.calling import ROOT, check_mistake
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 # (override without --config., parts of the line)
 VALUES = [

@@ -10,9 +10,9 @@ import pytest
 
 from data_pipelines.datasets import dataset_info
 from data_pipelines.storage.reader import RecordReader
-from tests.data_pipelines import tiny_records
-from tests.mistakes.calling import check_mistake
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny_records
+from tests.helpers.calling import check_mistake
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 SHARD = 'train-00000-of-00002'
 

@@ -8,7 +8,7 @@ import numpy as np
 from multitrain_jax.models.heads import Projections, class_mask
 from multitrain_jax.models.multitrain import MultiTrainConfig, count_parameters
 from multitrain_jax.models.mvit import MViTConfig
-from tests.models.golden_models import flat, shapes_of
+from tests.helpers.golden_models import flat, shapes_of
 
 CLASSES = (3, 5, 2)
 

@@ -8,7 +8,7 @@ import pytest
 
 from multitrain_jax.models.localisation_head import LocalisationHead
 from multitrain_jax.models.mvit import Features
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
 
 
 def _features(grid, class_token=False):

@@ -14,7 +14,8 @@ from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel, 
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.models.variants import mvit_b_32x3, mvit_l_40x3, mvit_s_16x4, public_form
 from multitrain_jax.pytorch import naming
-from tests.models.golden_models import (
+from tests.helpers.golden_models import (
+    FORMS,
     channels_last,
     flat,
     golden,
@@ -22,7 +23,6 @@ from tests.models.golden_models import (
     random_model,
     shapes_of,
 )
-from tests.models.test_mvit import FORMS
 
 CLASSES = (3, 5, 2)
 

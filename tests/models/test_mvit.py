@@ -8,35 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
+from multitrain_jax.models.multitrain import MultiTrainModel
 from multitrain_jax.models.mvit import MViT, MViTConfig, Stage
 from multitrain_jax.models.variants import public_form
-from tests.models.golden_models import channels_last, golden, load, random_model
-
-STRIDES = ((1, 1, 1), (1, 2, 2), (1, 2, 2))
-TINY = MViTConfig(num_frames=8, image_size=64, width=12, stage_blocks=(1, 2, 2, 1))
-K400 = MViTConfig(
-    num_frames=8, image_size=64, width=16, stage_blocks=(1, 2, 1), query_strides=STRIDES
+from tests.helpers.golden_models import (
+    FORMS,
+    STRIDES,
+    channels_last,
+    golden,
+    load,
+    random_model,
 )
-DATASETS = ('kinetics', 'mit', 'ssv2')
-FORMS = {
-    'mvit_multitrain_tiny': (
-        MultiTrainConfig(TINY, (7, 5, 9), expander_hidden=4096),
-        DATASETS,
-    ),
-    'mvit_multitrain_k400head': (
-        MultiTrainConfig(K400, (11,), head_hidden=0, projections=False, expander=False),
-        (),
-    ),
-    'mvit_v2_pyslowfast_tiny': (
-        MultiTrainConfig(public_form(TINY), (10,), head_hidden=0, expander=False),
-        (),
-    ),
-    'mvit_v2_torchvision_tiny': (
-        MultiTrainConfig(public_form(TINY), (10,), head_hidden=0, expander=False),
-        (),
-    ),
-}
 
 
 def _activations(model: MultiTrainModel, video: jax.Array) -> dict[str, jax.Array]:

@@ -13,7 +13,7 @@ from multitrain_jax.models.variants import (
     mvit_s_16x4,
     public_form,
 )
-from tests.models.golden_models import shapes_of
+from tests.helpers.golden_models import shapes_of
 
 
 def backbone_parameters(config: MViTConfig) -> int:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from multitrain_jax.objectives import classification
-from tests.golden import reference_path
-from tests.objectives.multitrain_golden import OUR_NAMES, PADDING, load
+from tests.helpers.golden import reference_path
+from tests.helpers.golden_losses import OUR_NAMES, PADDING, load
 
 
 def _padded(array, value):

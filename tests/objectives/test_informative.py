@@ -5,7 +5,7 @@ import pytest
 
 from multitrain_jax.objectives.informative import informative_terms
 from multitrain_jax.objectives.objective import ObjectiveConfig, batch_objective
-from tests.objectives.multitrain_golden import load, parameter_of, variance_by_parameter
+from tests.helpers.golden_losses import load, parameter_of, variance_by_parameter
 
 CASES = ['base', 'low_variance', 'high_variance', 'batch_smaller_than_dim', 'other_weights']
 

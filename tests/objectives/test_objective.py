@@ -12,7 +12,7 @@ from multitrain_jax.models.heads import add_projected
 from multitrain_jax.objectives.objective import DatasetObjective, ObjectiveConfig, objective
 from multitrain_jax.objectives.targets import Targets, make_targets
 from multitrain_jax.objectives.uncertainty import LIMIT, init_log_variances, learned_weight
-from tests.objectives.multitrain_golden import (
+from tests.helpers.golden_losses import (
     MultiHeadCase,
     load,
     parameter_of,

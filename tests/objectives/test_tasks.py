@@ -14,9 +14,9 @@ from multitrain_jax.objectives.targets import make_targets
 from multitrain_jax.objectives.tasks import Tasks
 from multitrain_jax.parallel import drivers
 from multitrain_jax.training import train_step
-from tests import tiny_boxes
-from tests.tiny import keep_gradients, quick_compile  # noqa: F401
-from tests.tiny_training import assert_same, means
+from tests.helpers import tiny_boxes
+from tests.helpers.tiny import keep_gradients, quick_compile  # noqa: F401
+from tests.helpers.tiny_training import assert_same, means
 
 NAMES = ('colours', 'scenes', 'scenes_more', 'shades')
 CLASSES = (3, 3, 4, 5)

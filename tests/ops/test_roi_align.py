@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.ops.roi_align import roi_align
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
 
 GOLDEN = [
     ('roi_align_a0', 1, 0),

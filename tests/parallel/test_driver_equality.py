@@ -9,9 +9,9 @@ import pytest
 
 from multitrain_jax.errors import UserError
 from multitrain_jax.parallel import drivers, layout
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
-from tests.tiny_training import STEPS, assert_same, means, prepared, trained, trained_state
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
+from tests.helpers.tiny_training import STEPS, assert_same, means, prepared, trained, trained_state
 
 # Two stages of 2 and 4 heads, the second with a scan: 4 devices share the heads of the second stage only.
 TWO_STAGES = dict(

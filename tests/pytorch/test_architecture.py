@@ -18,8 +18,8 @@ from multitrain_jax.models.variants import (
 )
 from multitrain_jax.pytorch import naming
 from multitrain_jax.pytorch.architecture import Hints, recognise
-from tests.golden import reference_path
-from tests.models.golden_models import flat, shapes_of
+from tests.helpers.golden import reference_path
+from tests.helpers.golden_models import flat, shapes_of
 
 
 def one_head(backbone, classes=400) -> MultiTrainConfig:

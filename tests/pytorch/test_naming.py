@@ -8,9 +8,8 @@ import pytest
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.models.variants import mvit_b_32x3, mvit_l_40x3, mvit_s_16x4, public_form
 from multitrain_jax.pytorch import naming
-from tests.golden import reference_path
-from tests.models.golden_models import flat, shapes_of
-from tests.models.test_mvit import FORMS
+from tests.helpers.golden import reference_path
+from tests.helpers.golden_models import FORMS, flat, shapes_of
 
 
 def _one_head(backbone) -> MultiTrainConfig:

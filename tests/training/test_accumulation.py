@@ -10,8 +10,8 @@ import pytest
 from multitrain_jax.objectives.objective import ObjectiveConfig, Term, batch_objective
 from multitrain_jax.parallel import drivers
 from multitrain_jax.training import accumulation
-from tests.tiny import quick_compile  # noqa: F401
-from tests.tiny_training import means, prepared
+from tests.helpers.tiny import quick_compile  # noqa: F401
+from tests.helpers.tiny_training import means, prepared
 
 # A scan over blocks, rematerialised, with mixup, erasing and colour jitter on.
 SETTINGS = {

@@ -16,8 +16,8 @@ from multitrain_jax import train
 from multitrain_jax.errors import Interrupted
 from multitrain_jax.reporting import metrics
 from multitrain_jax.training import interruptions
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 8

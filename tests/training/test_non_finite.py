@@ -15,9 +15,9 @@ from multitrain_jax.parallel import drivers
 from multitrain_jax.reporting import metrics
 from multitrain_jax.training import non_finite, replay
 from multitrain_jax.training.train_step import TrainState
-from tests import tiny
-from tests.tiny import quick_compile  # noqa: F401
-from tests.tiny_training import prepared
+from tests.helpers import tiny
+from tests.helpers.tiny import quick_compile  # noqa: F401
+from tests.helpers.tiny_training import prepared
 
 
 def bad(batch):

@@ -12,54 +12,18 @@ import pytest
 from multitrain_jax import optimizer, train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
-from multitrain_jax.models.heads import Projections, class_mask
-from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
-from multitrain_jax.models.mvit import MViTConfig
+from multitrain_jax.models.heads import Projections
+from multitrain_jax.models.multitrain import MultiTrainModel
 from multitrain_jax.models.variants import public_form
 from multitrain_jax.training import run_start, train_step
 from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.positions import is_positions, resize_positions
-from tests import tiny
-from tests.models.golden_models import flat, random_model
-from tests.tiny import quick_compile  # noqa: F401
+from tests.helpers import tiny
+from tests.helpers.golden_models import flat
+from tests.helpers.small_models import CLASSES, architecture, backbone, make
+from tests.helpers.tiny import quick_compile  # noqa: F401
 
 GREY, WHITE = (0.45,) * 3, (0.225,) * 3
-CLASSES = {'animals': ('cat', 'dog', 'eel'), 'tools': ('axe', 'saw'), 'fruit': ('fig', 'kiwi')}
-
-
-def backbone(**changes) -> MViTConfig:
-    config = MViTConfig(
-        num_frames=4,
-        image_size=16,
-        width=4,
-        stage_blocks=(1, 3),
-        kv_stride=(1, 2, 2),
-        query_strides=((1, 1, 1), (1, 2, 2)),
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def architecture(classes=CLASSES, shape=None, **changes) -> MultiTrainConfig:
-    config = MultiTrainConfig(
-        shape or backbone(), tuple(map(len, classes.values())), head_hidden=6, expander_hidden=7
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def make(model: MultiTrainConfig, seed: int) -> MultiTrainModel:
-    """A model of random parameters whose padding is zero, as it always is."""
-    made = random_model(lambda: MultiTrainModel(model, rngs=nnx.Rngs(0)), seed=seed)
-    mask = class_mask(model.num_classes)  # [N, C]
-    made.heads.kernel[...] *= mask[:, None]
-    made.heads.bias[...] *= mask
-    if made.projections is not None:
-        rows = np.stack([mask[Projections.sources(len(mask), d)] for d in range(len(mask))])
-        if model.projection_rank:
-            made.projections.left[...] *= rows[..., None]
-            made.projections.right[...] *= mask[:, None, None]
-        else:
-            made.projections.kernel[...] *= rows[..., None] * mask[:, None, None]
-    return made
 
 
 def source(classes=CLASSES, **changes) -> warm_start.Weights:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from data_pipelines.annotations.activitynet import read_activitynet
-from tests.data_pipelines.annotations.tree import make_files, summary
+from tests.helpers.file_tree import make_files, summary
 
 CONTENT = """\
 {"database": {

@@ -2,7 +2,7 @@ import pytest
 
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.annotations.ava import read_ava
-from tests.data_pipelines import tiny_ava
+from tests.helpers import tiny_ava
 
 
 @pytest.fixture(scope='module')

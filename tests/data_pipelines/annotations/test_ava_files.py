@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.annotations import ava_files
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
 
 ACTIONS = {1: 'bend/bow (at the waist)', 3: 'crouch/kneel', 80: 'watch (a person)'}
 

@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.annotations.hmdb51 import read_hmdb51
-from tests.data_pipelines.annotations.tree import make_files, summary
+from tests.helpers.file_tree import make_files, summary
 
 HAIR = 'April_09_brush_hair_u_nm_np1_ba_goo_{}.avi'
 WHEEL = '(Rad)Schlag_die_Bank!_cartwheel_f_cm_np1_le_med_{}.avi'

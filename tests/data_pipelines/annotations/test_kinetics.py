@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.annotations.kinetics import read_kinetics
-from tests.data_pipelines.annotations.tree import make_files, summary
+from tests.helpers.file_tree import make_files, summary
 
 # As in the release of Kinetics-400: some labels are quoted.
 TRAIN = """\

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from data_pipelines.annotations.locate import VideoFiles
-from tests.data_pipelines.annotations.tree import make_files
+from tests.helpers.file_tree import make_files
 
 
 def test_any_folder_and_container(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.annotations.moments_in_time import read_moments_in_time
-from tests.data_pipelines.annotations.tree import make_files, summary
+from tests.helpers.file_tree import make_files, summary
 
 # The official order is alphabetical, but nothing promises that.
 CATEGORIES = 'clapping,1\nadult+female+singing,0\nblocking,2\n\n'

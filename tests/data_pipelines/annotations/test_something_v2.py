@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.annotations.something_v2 import read_something_v2
-from tests.data_pipelines.annotations.tree import make_files, summary
+from tests.helpers.file_tree import make_files, summary
 
 LABELS = """\
 {"Holding something next to something":"1",

@@ -1,7 +1,7 @@
 import pytest
 
 from data_pipelines.annotations.ucf101 import read_ucf101
-from tests.data_pipelines.annotations.tree import make_files, summary
+from tests.helpers.file_tree import make_files, summary
 
 CLASSES = '1 ApplyEyeMakeup\r\n2 YoYo\r\n3 Archery\r\n'
 TRAIN = 'ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\nYoYo/v_YoYo_g25_c05.avi 2\n'

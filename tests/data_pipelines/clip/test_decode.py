@@ -11,8 +11,8 @@ from data_pipelines.clip.frame_sampling import Window
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames
-from tests.data_pipelines.tiny_records import jpeg, smooth_image
-from tests.golden import shared_path
+from tests.helpers.golden import shared_path
+from tests.helpers.tiny_records import jpeg, smooth_image
 
 
 def _bilinear(image, window, height, width):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.clip import frame_sampling
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ import simplejpeg
 
 from data_pipelines.clip import decode, jpeg_cut
 from data_pipelines.clip.frame_sampling import Window
-from tests.data_pipelines.tiny_records import smooth_image
+from tests.helpers.tiny_records import smooth_image
 
 SAMPLINGS = {
     name: getattr(cv2, f'IMWRITE_JPEG_SAMPLING_FACTOR_{name}')

@@ -8,8 +8,8 @@ import pytest
 from data_pipelines.datasets.base import Source
 from data_pipelines.pipeline import evaluation_batches, train_batches
 from data_pipelines.storage.sequence_example import RecordError
-from tests.data_pipelines.tiny_records import flat_dataset
-from tests.golden import shared_path
+from tests.helpers.golden import shared_path
+from tests.helpers.tiny_records import flat_dataset
 
 pytest.importorskip('tensorflow')
 with_dmvr = pytest.mark.skipif(
@@ -19,7 +19,7 @@ SPEC = dict(num_frames=3, crop_size=16)
 
 
 def _source(function='plain', split='train'):
-    return Source(f'dmvr:tests.data_pipelines.dmvr_factories:{function}', 'theirs', split)
+    return Source(f'dmvr:tests.helpers.dmvr_factories:{function}', 'theirs', split)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def _evaluate(source, **changes):
 @pytest.mark.parametrize('views', [1, 3])
 def test_clips_are_those_of_dmvr_itself(monkeypatch, views):
     """Pixel for pixel, on DMVR's own records; and those of the golden file."""
-    from tests.data_pipelines import dmvr_factories
+    from tests.helpers import dmvr_factories
 
     monkeypatch.setenv('DMVR_TEST_DATA', str(shared_path('dmvr')))
     spec = dict(num_frames=8, crop_size=112, short_side=128, temporal_views=views)

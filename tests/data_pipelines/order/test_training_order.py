@@ -11,8 +11,8 @@ from data_pipelines.order.epochs import TrainingOrder
 from data_pipelines.order.training_order import ScheduleOptions
 from data_pipelines.pipeline import TrainingPlan, train_batches
 from data_pipelines.storage.reader import RecordReader
-from tests.data_pipelines.tiny_boxes import box_dataset
-from tests.data_pipelines.tiny_records import flat_dataset
+from tests.helpers.box_records import box_dataset
+from tests.helpers.tiny_records import flat_dataset
 
 SIZES = (12, 30, 6)
 BATCHES = (4, 6, 2)

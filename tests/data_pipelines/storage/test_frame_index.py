@@ -25,8 +25,8 @@ from data_pipelines.storage.sequence_example import (
     encoded_frames,
 )
 from data_pipelines.storage.tfrecord import RecordWriter, read_records
-from tests.data_pipelines.tiny_records import flat_frame, write_records
-from tests.golden import shared_path
+from tests.helpers.golden import shared_path
+from tests.helpers.tiny_records import flat_frame, write_records
 
 NUM_FRAMES = 8
 SPEC = dict(num_frames=3, crop_size=8, short_side=(10, 16))

@@ -19,7 +19,7 @@ from data_pipelines.storage.sequence_example import (
     label_indices,
 )
 from data_pipelines.storage.tfrecord import RecordWriter, masked_crc32c, read_records
-from tests.golden import shared_path
+from tests.helpers.golden import shared_path
 
 
 def write_shards(directory, split, shards):

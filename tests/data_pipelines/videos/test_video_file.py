@@ -8,8 +8,8 @@ import pytest
 
 from data_pipelines.videos import video_file
 from data_pipelines.videos.video_file import VideoError, read_frames
-from tests.data_pipelines.video_writer import number_image, numbers_of, write_numbered, write_video
-from tests.golden import shared_path
+from tests.helpers.golden import shared_path
+from tests.helpers.video_writer import number_image, numbers_of, write_numbered, write_video
 
 
 @pytest.fixture(scope='module')

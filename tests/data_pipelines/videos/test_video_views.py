@@ -8,8 +8,7 @@ from data_pipelines.annotations import folder
 from data_pipelines.datasets.base import Source
 from data_pipelines.videos import video_views
 from data_pipelines.videos.video_file import VideoError
-from tests import golden
-from tests.data_pipelines import tiny_records, video_writer
+from tests.helpers import golden, tiny_records, video_writer
 
 FRAMES, RATE = 23, 10
 

@@ -9,7 +9,7 @@ import pathlib
 
 import pytest
 
-_TESTS = pathlib.Path(__file__).parent
+_TESTS = pathlib.Path(__file__).parent.parent
 
 
 def _first_existing(name: str, folders: list[pathlib.Path]) -> pathlib.Path:

@@ -11,7 +11,7 @@ from multitrain_jax import optimizer
 from multitrain_jax.config import with_datasets
 from multitrain_jax.parallel import drivers, layout
 from multitrain_jax.training import train_step
-from tests import tiny
+from tests.helpers import tiny
 
 STEPS = 3
 

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from tests.data_pipelines.video_writer import write_numbered
+from tests.helpers.video_writer import write_numbered
 
 ACTIONS = """label {
   name: "stand"

@@ -15,8 +15,7 @@ from data_pipelines.datasets import dataset_info
 from multitrain_jax import config as configs
 from multitrain_jax import train
 from multitrain_jax.batch import Batch, DatasetSpec
-from tests import tiny_config
-from tests.data_pipelines import tiny_records
+from tests.helpers import tiny_config, tiny_records
 
 CONFIG_FILE = pathlib.Path(tiny_config.__file__)
 CLASSES = {

@@ -6,7 +6,7 @@ import ml_collections
 
 from multitrain_jax import config_file
 
-DIRECTORY = pathlib.Path(__file__).parent.parent / 'configs'
+DIRECTORY = pathlib.Path(__file__).parent.parent.parent / 'configs'
 CONFIGS = (
     'quickstart.py', 'multitrain.py', 'multitrain.py:k700', 'multitrain.py:312p', 'multitrain.py:16x4',
     'kinetics_pretrain.py', 'kinetics_pretrain.py:imagenet', 'quickstart_cofinetune.py',

@@ -7,7 +7,7 @@ import numpy as np
 
 from multitrain_jax import config as configs
 from multitrain_jax.batch import Batch, DatasetSpec
-from tests import tiny
+from tests.helpers import tiny
 
 ACTIONS = {'scenes': ('stand', 'sit', 'wave'), 'scenes_more': ('walk', 'run', 'jump', 'talk')}
 SCENES, SCENES_MORE = 1, 2  # their numbers among the datasets

@@ -9,7 +9,7 @@ from data_pipelines.annotations import KeyFrame
 from data_pipelines.datasets import dataset_info
 from data_pipelines.pipeline import Source
 from data_pipelines.storage import regions
-from tests.data_pipelines.tiny_records import jpeg, write_records
+from tests.helpers.tiny_records import jpeg, write_records
 
 COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)], np.uint8)
 SIZE = (120, 160)  # height, width

@@ -7,7 +7,7 @@ import numpy as np
 from multitrain_jax.objectives.objective import DatasetObjective, ObjectiveConfig
 from multitrain_jax.objectives.targets import Targets
 from multitrain_jax.objectives.uncertainty import LIMIT
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
 
 # The reference's names of its losses.
 OUR_NAMES = {

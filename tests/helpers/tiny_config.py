@@ -1,4 +1,4 @@
-"""The smallest experiment that has every part: `--config=tests/tiny_config.py`."""
+"""The smallest experiment that has every part: `--config=tests/helpers/tiny_config.py`."""
 
 import ml_collections
 from ml_collections.config_dict import placeholder  # None, until the command line gives a value

@@ -60,3 +60,14 @@ def check_mistake(command: str, arguments: list[str], parts: list[str]) -> str:
     for part in parts:
         assert part in lines[0], lines[0]
     return lines[0]
+
+
+def snapshot(*roots: pathlib.Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file under some places, but for indexes: whoever reads records first makes them."""
+    paths = [
+        path
+        for root in roots
+        for path in root.rglob('*')
+        if path.is_file() and path.suffix != '.index'
+    ]
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}

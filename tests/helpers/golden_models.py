@@ -6,8 +6,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
+from multitrain_jax.models.mvit import MViTConfig
+from multitrain_jax.models.variants import public_form
 from multitrain_jax.pytorch import naming
-from tests.golden import reference_path
+from tests.helpers.golden import reference_path
+
+STRIDES = ((1, 1, 1), (1, 2, 2), (1, 2, 2))
+TINY = MViTConfig(num_frames=8, image_size=64, width=12, stage_blocks=(1, 2, 2, 1))
+K400 = MViTConfig(
+    num_frames=8, image_size=64, width=16, stage_blocks=(1, 2, 1), query_strides=STRIDES
+)
+DATASETS = ('kinetics', 'mit', 'ssv2')
+FORMS = {
+    'mvit_multitrain_tiny': (
+        MultiTrainConfig(TINY, (7, 5, 9), expander_hidden=4096),
+        DATASETS,
+    ),
+    'mvit_multitrain_k400head': (
+        MultiTrainConfig(K400, (11,), head_hidden=0, projections=False, expander=False),
+        (),
+    ),
+    'mvit_v2_pyslowfast_tiny': (
+        MultiTrainConfig(public_form(TINY), (10,), head_hidden=0, expander=False),
+        (),
+    ),
+    'mvit_v2_torchvision_tiny': (
+        MultiTrainConfig(public_form(TINY), (10,), head_hidden=0, expander=False),
+        (),
+    ),
+}
 
 
 def flat(tree: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
