@@ -14,7 +14,8 @@ from absl import flags
 from multitrain_jax.errors import run_command
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-_OF_DATA = ('convert', 'inspect', 'index', 'synthetic', 'service')
+_OF_DATA = {name: name for name in ('convert', 'inspect', 'index', 'service')}
+_OF_DATA['synthetic'] = 'synthetic.__main__'
 # Progress: a clock in brackets, or a bar.
 _PROGRESS = re.compile(r'\[\d\d:\d\d:\d\d\]|.*(\d%\||[a-z]/s[],])')
 
@@ -40,7 +41,7 @@ def _run(command: str) -> int:
         if command == 'run':
             runpy.run_path(str(ROOT / 'run.py'), run_name='__main__')
         elif command in _OF_DATA:
-            return importlib.import_module(f'data_pipelines.{command}').main(sys.argv[1:])
+            return importlib.import_module(f'data_pipelines.{_OF_DATA[command]}').main(sys.argv[1:])
         else:
             run_command(importlib.import_module(f'multitrain_jax.{command}').main)
     except SystemExit as end:
