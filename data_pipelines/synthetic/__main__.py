@@ -1,7 +1,7 @@
 """Renders two labelled action datasets as MP4 files: the command."""
 
 import argparse
-import concurrent.futures
+from concurrent.futures.process import BrokenProcessPool
 import sys
 
 import cv2
@@ -56,7 +56,7 @@ def _render(flags: argparse.Namespace) -> int:
         )
         if flags.sheet and not cv2.imwrite(flags.sheet, contact_sheet(seed=flags.seed)[..., ::-1]):
             raise ValueError(f'cannot write {flags.sheet}')
-    except concurrent.futures.process.BrokenProcessPool as error:
+    except BrokenProcessPool as error:
         raise OSError(
             'a worker process was killed (out of memory?); run the same command again, '
             'it goes on where it stopped'
