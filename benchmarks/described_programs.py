@@ -110,7 +110,10 @@ def _train(config: Config, datasets, mesh) -> jax.stages.Lowered:
         config.optimizer, steps_per_epoch=2000, total_steps=100_000
     )
     tx = optimizer.build_optimizer(
-        config.optimizer, schedule, train_step.training_params(config, params)
+        config.optimizer,
+        schedule,
+        train_step.training_params(config, params),
+        config.model.backbone,
     )
     state = jax.eval_shape(lambda: train_step.init_state(config, datasets, tx))
     shardings = layout.state_shardings(state, mesh, with_datasets(config, datasets))

@@ -49,7 +49,10 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
         config.optimizer, steps_per_epoch=100, total_steps=5000
     )
     tx = optimizer.build_optimizer(
-        config.optimizer, schedule, train_step.training_params(config, params)
+        config.optimizer,
+        schedule,
+        train_step.training_params(config, params),
+        config.model.backbone,
     )
     rng = np.random.default_rng(0)
 

@@ -127,7 +127,7 @@ def main() -> None:
         synthetic_step.take_turns([side[part] for side in sides.values()], args.rounds)
         for part in ('forward', 'step')
     )
-    flops = 6 * args.batch * variants.multiplications(next(iter(config.values())).model.backbone)
+    flops = 6 * args.batch * next(iter(config.values())).model.backbone.multiplications()
     print(
         f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.model}, batch {args.batch}, {dtype}; '
         f'matrix product {rate / 1e12:.3g} TFLOP/s, step {flops / 1e12:.3g} TFLOP'

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from multitrain_jax.models.backbone import BackboneConfig
 from multitrain_jax.weights.parameters import split
 
 # Added to the norm before dividing by it, as torch.nn.utils.clip_grad_norm_ does.
@@ -183,7 +184,9 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def learning_rate_factors(config: OptimizerConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+def learning_rate_factors(
+    config: OptimizerConfig, params: Mapping[str, Any], backbone: BackboneConfig
+) -> dict[str, Any]:
     """The factor of every parameter's learning rate, to be multiplied with it: f32[] or f32[blocks, 1, ...].
 
     The factor of the parameter's group, times layer_decay^(L + 1 - l) in the backbone: with L blocks, l is
@@ -193,32 +196,20 @@ def learning_rate_factors(config: OptimizerConfig, params: Mapping[str, Any]) ->
 
     Args:
         config: factors.
-        params: all parameters of the run, or their shapes; frozen ones too, since blocks are counted.
+        params: all parameters of the run, or their shapes.
+        backbone: says how deep its parameters lie.
     """
-    flat = traverse_util.flatten_dict(params)
-    blocks = {}  # of each stage
-    for path, leaf in flat.items():
-        if path[:2] == ('backbone', 'stages'):
-            number = 1 + leaf.shape[0] if path[3] == 'rest' else 1
-            blocks[path[2]] = max(number, blocks.get(path[2], 0))
-    depth = sum(blocks.values())
 
     def layer(path: tuple, shape: tuple[int, ...]) -> int | np.ndarray:
-        if path[0] != 'backbone' or path[1] == 'norm':
-            return depth + 1
-        if path[1] != 'stages':
-            return 0
-        first = 1 + sum(number for stage, number in blocks.items() if stage < path[2])
-        if path[3] == 'first':
-            return first
-        return (first + 1 + np.arange(shape[0])).reshape(-1, *[1] * (len(shape) - 1))
+        return backbone.layer(path[1:], shape) if path[0] == 'backbone' else backbone.depth + 1
 
     def factor(path: tuple, shape: tuple[int, ...]) -> np.ndarray:
         group = getattr(config.learning_rate_factors, path[0])
         return np.asarray(
-            group * config.layer_decay ** (depth + 1.0 - layer(path, shape)), np.float32
+            group * config.layer_decay ** (backbone.depth + 1.0 - layer(path, shape)), np.float32
         )
 
+    flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict(
         {path: factor(path, leaf.shape) for path, leaf in flat.items()}
     )
@@ -235,7 +226,10 @@ def _scale_by(factors: Any) -> optax.GradientTransformation:
 
 
 def build_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule, params: Any
+    config: OptimizerConfig,
+    schedule: optax.Schedule,
+    params: Any,
+    backbone: BackboneConfig | None = None,
 ) -> optax.GradientTransformation:
     """Clipping, then AdamW (arXiv 1711.05101) with decay where `decay_mask` says so.
 
@@ -246,6 +240,7 @@ def build_optimizer(
         config: constants.
         schedule: learning rate by step, from `learning_rate_schedule`.
         params: all parameters of the run (or their shapes); only names and shapes are read.
+        backbone: of the model; needed where parameters have factors of the learning rate.
 
     Raises:
         UserError: `frozen` does not fit the parameters.
@@ -262,7 +257,8 @@ def build_optimizer(
     steps = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     steps.append(adamw)
     if config.layer_decay != 1.0 or config.learning_rate_factors != LearningRateFactors():
-        steps.append(_scale_by(split(learning_rate_factors(config, params), config.frozen)[0]))
+        factors = learning_rate_factors(config, params, backbone)
+        steps.append(_scale_by(split(factors, config.frozen)[0]))
     return optax.chain(*steps)
 
 

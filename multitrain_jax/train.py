@@ -88,7 +88,10 @@ def train_and_evaluate(
     total_steps, schedule = plan_steps(config, source)
     graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
     tx = build_optimizer(
-        config.optimizer, schedule, train_step.training_params(config, abstract_params)
+        config.optimizer,
+        schedule,
+        train_step.training_params(config, abstract_params),
+        config.model.backbone,
     )
     _describe(
         config, source, mesh, total_steps, count_parameters(nnx.merge(graphdef, abstract_params))
@@ -374,13 +377,13 @@ def _describe(
         device.platform,
         jax.process_count(),
     )
-    undivided = layout.undivided_stages(config.model, mesh)
+    undivided = config.model.backbone.undivided(config.parallel.model)
     if undivided:
         _log.info(
-            'parallel.model=%d does not divide the attention heads of stage %s: each device computes all of that '
+            'parallel.model=%d does not divide the attention heads of %s: each device computes all of that '
             'attention, and shares the rest',
             config.parallel.model,
-            ', '.join(map(str, undivided)),
+            undivided,
         )
     _log.info(
         'model: %s parameters (%s)',

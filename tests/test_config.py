@@ -55,7 +55,7 @@ def test_the_training_step_has_shapes_that_fit(name):
     schedule = optimizer.learning_rate_schedule(
         config.optimizer, steps_per_epoch=100, total_steps=100 * config.epochs
     )
-    tx = optimizer.build_optimizer(config.optimizer, schedule, params)
+    tx = optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone)
     state = jax.eval_shape(functools.partial(train_step.init_state, config, datasets, tx))
     mesh = drivers.data_mesh(jax.devices()[:8])
     clips = drivers.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)

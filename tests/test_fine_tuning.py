@@ -20,14 +20,16 @@ DEEP = {
 }
 
 
-def deep_params():
+def deep():
+    """(parameters, backbone)."""
     config = tiny.config(**DEEP)
-    return train_step.abstract_model(config, tiny.ArraySource(config).datasets)[1]
+    params = train_step.abstract_model(config, tiny.ArraySource(config).datasets)[1]
+    return params, config.model.backbone
 
 
 def test_layer_wise_decay_by_hand():
     """decay^(L + 1 - l) with L = 5 blocks: 0 what makes tokens, 1 to 5 the blocks, 6 what follows."""
-    factors = optimizer.learning_rate_factors(OptimizerConfig(layer_decay=0.7), deep_params())
+    factors = optimizer.learning_rate_factors(OptimizerConfig(layer_decay=0.7), *deep())
     stages = factors['backbone']['stages']
     power = {
         6: [factors['backbone'][name] for name in ('patch_kernel', 'patch_bias')]
@@ -89,7 +91,8 @@ def test_updates_with_factors_against_numpy():
         lambda shape: rng.normal(size=shape).astype(np.float32), shapes, is_leaf=is_shape
     )
     params, gradients = draw(), [draw(), draw()]
-    tx = optimizer.build_optimizer(config, lambda step: 0.01, params)
+    backbone = tiny.config(**DEEP).model.backbone
+    tx = optimizer.build_optimizer(config, lambda step: 0.01, params, backbone)
     new, state = jax.tree.map(jnp.asarray, params), tx.init(params)
     update = jax.jit(tx.update)
     for g in gradients:

@@ -175,7 +175,10 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
     listed = ', '.join(f'{name} {number:,}' for name, number in parts.items())
     yield Check('ok', 'parameters', f'{sum(parts.values()):,} ({listed}){assumed}')
     tx = build_optimizer(
-        config.optimizer, lambda step: 0.0, train_step.training_params(config, params)
+        config.optimizer,
+        lambda step: 0.0,
+        train_step.training_params(config, params),
+        config.model.backbone,
     )
     state = jax.eval_shape(functools.partial(train_step.init_state, config, specs, tx))
     trainable, _ = split(state.params, config.optimizer.frozen)

@@ -380,7 +380,12 @@ def training_step() -> Iterator[Check]:
     mesh = train.mesh_of(config)
     graphdef, params = train_step.abstract_model(config, datasets)
     schedule = learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
-    tx = build_optimizer(config.optimizer, schedule, train_step.training_params(config, params))
+    tx = build_optimizer(
+        config.optimizer,
+        schedule,
+        train_step.training_params(config, params),
+        config.model.backbone,
+    )
     state = drivers.replicate(jax.jit(lambda: train_step.init_state(config, datasets, tx))(), mesh)
     step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
     rng, local = np.random.default_rng(0), clips // jax.process_count()

@@ -6,9 +6,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from multitrain_jax.models.backbone import Features
 from multitrain_jax.models.layers import LayerNorm, dropout, linear
-from multitrain_jax.models.mvit import Features
-from multitrain_jax.models.pooling_attention import split_class_token
 from multitrain_jax.ops.roi_align import roi_align
 
 
@@ -109,8 +108,7 @@ class LocalisationHead(nnx.Module):
           f32[B, M, A].
         """
         t, h, w = features.thw
-        class_token = features.tokens.shape[1] != t * h * w
-        tokens = split_class_token(features.tokens, class_token)[1].astype(jnp.float32)
+        tokens = features.grid_tokens.astype(jnp.float32)
         grid = tokens.reshape(tokens.shape[0], t, h, w, -1).mean(1)  # [B, h, w, D]
         regions = roi_align(
             grid, boxes, output_size=self.output_size, sampling_ratio=self.sampling_ratio

@@ -12,7 +12,7 @@ import numpy as np
 from multitrain_jax.models.heads import Heads, Projections, add_projected
 from multitrain_jax.models.layers import MLP
 from multitrain_jax.models.localisation_head import LocalisationHead, LocalisationHeadConfig
-from multitrain_jax.models.mvit import MViT, MViTConfig
+from multitrain_jax.models.mvit import MViTConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class MultiTrainModel(nnx.Module):
 
     def __init__(self, config: MultiTrainConfig, *, rngs: nnx.Rngs):
         width, init_std = config.backbone.embedding_width, config.backbone.init_std
-        self.backbone = MViT(config.backbone, rngs=rngs)
+        self.backbone = config.backbone.build(rngs)
         self.heads = (
             Heads(
                 width,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import dataclasses
 import math
+from typing import ClassVar
 
 from flax import nnx
 import jax
@@ -10,25 +11,23 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from multitrain_jax.models.backbone import BackboneConfig, Features
 from multitrain_jax.models.layers import LayerNorm, torch_conv_init
 from multitrain_jax.models.pooling_attention import BlockOptions, BlockShape, MViTBlock
-from multitrain_jax.ops.attention import CUDNN_WIDTH, IMPLEMENTATIONS
+from multitrain_jax.ops.attention import CUDNN_WIDTH
 from multitrain_jax.ops.patch_conv import patch_conv
 from multitrain_jax.ops.windows import Triple, pooled_size
 
 POSITIONS = ('separate', 'relative')
 SKIP_INPUTS = ('raw', 'normalised')
-DTYPES = ('float32', 'bfloat16')
 _MOST_BLOCKS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
-class MViTConfig:
+class MViTConfig(BackboneConfig):
     """Architecture of one MViTv2. The defaults are MultiTrain's S 16x4.
 
     Attributes:
-      num_frames: frames for which temporal positions are learned.
-      image_size: pixels along a side for which spatial positions are learned.
       width: of stage 1; doubles with every stage.
       heads: of stage 1; doubles with every stage.
       stage_blocks: blocks per stage.
@@ -37,8 +36,6 @@ class MViTConfig:
       patch_kernel: (t, h, w) of the convolution that makes tokens; odd, padded by half.
       patch_stride: its stride.
       mlp_ratio: hidden width of the MLPs over their width.
-      stochastic_depth: probability of dropping a branch in the last block; linear from 0 in the
-        first.
       positions: 'separate', learned spatial and temporal vectors added to the patch tokens; or
         'relative', decomposed relative positions in every attention.
       class_token: whether a learned token is put first and gives the clip embedding; without
@@ -46,19 +43,19 @@ class MViTConfig:
       skip_input: what the linear layer on a widening skip path reads: the block's 'raw' input
         (MultiTrain) or the 'normalised' one (PySlowFast, torchvision).
       pool_norm_epsilon: of the LayerNorms after the poolings: 1e-5 in MultiTrain, 1e-6 elsewhere.
-      init_std: deviation of the initial linear kernels, positions and class token. The reference
-        takes 0.02; narrow models train faster from about 1 / sqrt(width).
-      dtype: of the activations, 'float32' or 'bfloat16'. Parameters, softmax, LayerNorm statistics
-        and the embedding are float32.
-      attention: 'xla', or 'cudnn': NVIDIA's fused kernel, which stores no attention matrix; for bfloat16 on GPUs of
-        the Ampere generation or newer.
-      remat: recompute every block in the backward pass instead of keeping its activations.
-      remat_attention: recompute only the attention matrices, which are most of what is kept, from
-        queries and keys. Beside `remat`: once more still, for the least memory. Of no effect with 'cudnn'.
     """
 
-    num_frames: int = 16
-    image_size: int = 224
+    MEANING: ClassVar = (
+        'positions',
+        'class_token',
+        'skip_input',
+        'pool_norm_epsilon',
+        'patch_stride',
+        'query_strides',
+        'kv_stride',
+    )
+    OPTIONAL: ClassVar = ('class_token', 'class_position')
+
     width: int = 96
     heads: int = 1
     stage_blocks: tuple[int, ...] = (1, 2, 11, 2)
@@ -67,26 +64,13 @@ class MViTConfig:
     patch_kernel: Triple = (3, 7, 7)
     patch_stride: Triple = (2, 4, 4)
     mlp_ratio: float = 4.0
-    stochastic_depth: float = 0.0
     positions: str = 'separate'
     class_token: bool = False
     skip_input: str = 'raw'
     pool_norm_epsilon: float = 1e-5
-    init_std: float = 0.02
-    dtype: str = 'float32'
-    attention: str = 'xla'
-    remat: bool = False
-    remat_attention: bool = False
 
     def __post_init__(self):
-        for name, allowed in (
-            ('positions', POSITIONS),
-            ('skip_input', SKIP_INPUTS),
-            ('dtype', DTYPES),
-            ('attention', IMPLEMENTATIONS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f'{name} = {getattr(self, name)!r}: use one of {allowed}')
+        self._check_choices(positions=POSITIONS, skip_input=SKIP_INPUTS)
         if not self.stage_blocks or min(self.stage_blocks) < 1:
             raise ValueError(f'stage_blocks = {self.stage_blocks}: every stage needs a block')
         if self.depth > _MOST_BLOCKS:
@@ -103,20 +87,10 @@ class MViTConfig:
         for name in ('kv_stride', 'patch_stride'):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f'{name} = {getattr(self, name)}: each must be at least 1')
-        for name in ('width', 'heads', 'mlp_ratio', 'pool_norm_epsilon', 'init_std'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f'{name} = {getattr(self, name)}: must be positive')
+        self._check_positive('width', 'heads', 'mlp_ratio', 'pool_norm_epsilon')
         if self.width % self.heads:
             raise ValueError(f'width {self.width} is not a multiple of heads {self.heads}')
-        if not 0 <= self.stochastic_depth < 1:
-            raise ValueError(f'stochastic_depth = {self.stochastic_depth}: use 0 <= rate < 1')
-        t, h, w = self.patch_grid
-        if min(t, h, w) < 1:
-            raise ValueError(
-                f'{self.num_frames} frames of {self.image_size} px are smaller than '
-                f'patch_stride {self.patch_stride}'
-            )
-
+        super().__post_init__()
         if self.attention == 'cudnn':
             self._check_cudnn()
 
@@ -135,13 +109,11 @@ class MViTConfig:
                     "and relative positions): use 'xla'"
                 )
 
-    def for_inference(self) -> 'MViTConfig':
-        """The same function without what only training, or only some device, has a use for."""
-        return dataclasses.replace(self, attention='xla', remat=False, remat_attention=False)
+    def build(self, rngs: nnx.Rngs) -> 'MViT':
+        return MViT(self, rngs=rngs)
 
     @property
     def embedding_width(self) -> int:
-        """Width of the last stage and of the clip embedding."""
         return self.width * 2 ** (len(self.stage_blocks) - 1)
 
     @property
@@ -149,10 +121,50 @@ class MViTConfig:
         return sum(self.stage_blocks)
 
     @property
-    def patch_grid(self) -> Triple:
-        """Token grid (t, h, w) for which positions are learned."""
-        size = (self.num_frames, self.image_size, self.image_size)
-        return tuple(n // s for n, s in zip(size, self.patch_stride))
+    def token_stride(self) -> Triple:
+        return tuple(math.prod(strides) for strides in zip(self.patch_stride, *self.query_strides))
+
+    def layer(self, path: tuple, shape: tuple[int, ...]) -> int | np.ndarray:
+        if path[0] != 'stages':
+            return self.depth + 1 if path[0] == 'norm' else 0
+        first = 1 + sum(self.stage_blocks[: path[1]])
+        if path[2] == 'first':
+            return first
+        return (first + 1 + np.arange(shape[0])).reshape(-1, *[1] * (len(shape) - 1))
+
+    def attention_heads(self, path: tuple) -> int:
+        return self.heads * 2 ** int(path[1])
+
+    def undivided(self, devices: int) -> str:
+        stages = [
+            str(stage + 1)
+            for stage in range(len(self.stage_blocks))
+            if self.heads * 2**stage % devices
+        ]
+        return f'stage {", ".join(stages)}' if stages else ''
+
+    def multiplications(self) -> int:
+        t, h, w = self.patch_grid
+        total = t * h * w * math.prod(self.patch_kernel) * 3 * self.width
+        for stage in self.block_shapes():
+            for block in stage:
+                tokens, inner = t * h * w, block.width
+                # Poolings round up.
+                t, h, w = (math.ceil(n / s) for n, s in zip((t, h, w), block.query_stride))
+                keys = [
+                    math.ceil(n * q / kv)
+                    for n, q, kv in zip((t, h, w), block.query_stride, block.kv_stride)
+                ]
+                queries, all_keys = t * h * w, math.prod(keys)
+                total += tokens * block.width_in * 3 * inner + queries * inner * inner
+                total += 27 * inner * (queries + 2 * all_keys)
+                total += 2 * queries * all_keys * inner
+                if self.positions == 'relative':
+                    total += queries * sum(keys) * inner
+                if block.width_in != inner:
+                    total += tokens * block.width_in * inner
+                total += 2 * queries * inner * int(self.mlp_ratio * inner)
+        return total
 
     def block_options(self) -> BlockOptions:
         """What all blocks share."""
@@ -183,22 +195,6 @@ class MViTConfig:
             stages.append([first] + [rest] * (blocks - 1))
             width_in = width
         return stages
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """What MViT returns.
-
-    Attributes:
-      tokens: [B, L, D] after the final norm, time slowest; a class token, if any, comes first.
-      embedding: float32 [B, D].
-      thw: the token grid, L = t * h * w.
-    """
-
-    tokens: jax.Array
-    embedding: jax.Array
-    thw: Triple = dataclasses.field(metadata=dict(static=True))
 
 
 class Stage(nnx.Module):

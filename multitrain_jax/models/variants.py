@@ -1,7 +1,6 @@
-"""The published sizes of MViTv2, and a small one; how much they compute."""
+"""The published sizes of MViTv2, and a small one."""
 
 import dataclasses
-import math
 
 from multitrain_jax.models.mvit import MViTConfig
 
@@ -65,31 +64,3 @@ def public_form(config: MViTConfig) -> MViTConfig:
         skip_input='normalised',
         pool_norm_epsilon=1e-6,
     )
-
-
-def multiplications(config: MViTConfig) -> int:
-    """Of matrix products and convolutions for one clip, forward, as they are counted in the papers.
-
-    Class token and heads are left out; a training step without recomputation takes three times as many.
-    """
-    t, h, w = config.patch_grid
-    total = t * h * w * math.prod(config.patch_kernel) * 3 * config.width
-    for stage in config.block_shapes():
-        for block in stage:
-            tokens, inner = t * h * w, block.width
-            # Poolings round up.
-            t, h, w = (math.ceil(n / s) for n, s in zip((t, h, w), block.query_stride))
-            keys = [
-                math.ceil(n * q / kv)
-                for n, q, kv in zip((t, h, w), block.query_stride, block.kv_stride)
-            ]
-            queries, all_keys = t * h * w, math.prod(keys)
-            total += tokens * block.width_in * 3 * inner + queries * inner * inner
-            total += 27 * inner * (queries + 2 * all_keys)
-            total += 2 * queries * all_keys * inner
-            if config.positions == 'relative':
-                total += queries * sum(keys) * inner
-            if block.width_in != inner:
-                total += tokens * block.width_in * inner
-            total += 2 * queries * inner * int(config.mlp_ratio * inner)
-    return total

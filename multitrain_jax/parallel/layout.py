@@ -85,17 +85,6 @@ def _model_axis(path: tuple, model: MultiTrainConfig, devices: int) -> int | Non
     if path[:1] == ('expander',) or path[-3:-2] == ('mlp',):
         return _MLP.get(name)
     if path[-3:-2] == ('attention',):
-        return None if _heads(path, model) % devices else _ATTENTION.get(name)
+        heads = model.backbone.attention_heads(path[path.index('backbone') + 1 :])
+        return None if heads % devices else _ATTENTION.get(name)
     return _HEADS.get(name) if model.head_hidden else None
-
-
-def _heads(path: tuple, model: MultiTrainConfig) -> int:
-    """Attention heads of the block that a parameter is of, `backbone/stages/NUMBER/...`."""
-    return model.backbone.heads * 2 ** int(path[path.index('stages') + 1])
-
-
-def undivided_stages(model: MultiTrainConfig, mesh: Mesh) -> list[int]:
-    """Stages, counted from 1, whose attention the devices along `model` do not share: they do not divide the heads."""
-    devices = mesh.shape.get(MODEL_AXIS, 1)
-    stages = range(len(model.backbone.stage_blocks))
-    return [stage + 1 for stage in stages if model.backbone.heads * 2**stage % devices]

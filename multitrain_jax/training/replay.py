@@ -63,7 +63,10 @@ def replay(
     schedule = train.plan_steps(config, source)[1]
     graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
     tx = build_optimizer(
-        config.optimizer, schedule, train_step.training_params(config, abstract_params)
+        config.optimizer,
+        schedule,
+        train_step.training_params(config, abstract_params),
+        config.model.backbone,
     )
     shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
     shardings = layout.state_shardings(

@@ -21,6 +21,7 @@ from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec, classifying, localising
 from multitrain_jax.checkpoints.trained_model import find_run, read_run
 from multitrain_jax.errors import UserError
+from multitrain_jax.models.backbone import BackboneConfig
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.weights.positions import is_positions, resize_positions
@@ -35,18 +36,6 @@ _PARTS = (
     'projections',
     'expander',
 )  # that may be taken over
-# Of the backbone's parameters, those that one model may have and the other lack.
-_OPTIONAL = ('class_token', 'class_position')
-# Fields of the backbone that change what its parameters mean, though not their shapes.
-_MEANING = (
-    'positions',
-    'class_token',
-    'skip_input',
-    'pool_norm_epsilon',
-    'patch_stride',
-    'query_strides',
-    'kv_stride',
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +153,7 @@ def initialise(
         UserError: the backbones are of different architectures.
     """
     params = {path: np.array(array) for path, array in flatten(fresh).items()}
-    rows = _fill_backbone(params, weights)
+    rows = _fill_backbone(params, model.backbone, weights)
     ours = _classes(classifying(datasets))
     rows += _fill_heads(params, model, ours, weights)
     rows += _fill_localisation_heads(params, model, _classes(localising(datasets)), weights)
@@ -180,7 +169,7 @@ def initialise(
     rows += [Row(part, 'ignored', 'not in this model') for part in gone if part not in parts]
     changed = {
         field: (old, new)
-        for field in _MEANING
+        for field in model.backbone.MEANING
         for old, new in [(getattr(weights.model.backbone, field), getattr(model.backbone, field))]
         if old != new
     }
@@ -214,8 +203,16 @@ def _like(tree: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict({path: leaves['/'.join(map(str, path))] for path in paths})
 
 
-def _fill_backbone(params: dict[str, np.ndarray], weights: Weights) -> list[Row]:
+def _fill_backbone(
+    params: dict[str, np.ndarray], backbone: BackboneConfig, weights: Weights
+) -> list[Row]:
     """Fills the backbone in place."""
+    kinds = [type(config).__name__ for config in (weights.model.backbone, backbone)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f'config.init_from={weights.where}: a backbone of another kind, {kinds[0]} there and '
+            f'{kinds[1]} here. Give config.model.backbone that of the source'
+        )
     needed = [path for path in params if path.startswith('backbone/')]
     theirs = {path: array for path, array in weights.params.items() if path.startswith('backbone/')}
     rows, problems = [], []
@@ -234,7 +231,7 @@ def _fill_backbone(params: dict[str, np.ndarray], weights: Weights) -> list[Row]
                 problems.append(
                     f'{path} is {shape_text(source.shape)} there and {shape_text(shape)} here'
                 )
-        elif source is None and (is_positions(path) or path.rsplit('/', 1)[-1] in _OPTIONAL):
+        elif source is None and _optional(path, backbone):
             rows.append(Row(path, 'fresh', f'{shape_text(shape)}, not in the source'))
         else:
             there = 'missing' if source is None else shape_text(source.shape)
@@ -243,7 +240,7 @@ def _fill_backbone(params: dict[str, np.ndarray], weights: Weights) -> list[Row]
         if path in params:
             continue
         rows.append(Row(path, 'ignored', f'{shape_text(theirs[path].shape)}, not in this model'))
-        if not is_positions(path) and path.rsplit('/', 1)[-1] not in _OPTIONAL:
+        if not _optional(path, backbone):
             problems.append(f'{path} is {shape_text(theirs[path].shape)} there and missing here')
     if problems:
         raise UserError(
@@ -251,6 +248,11 @@ def _fill_backbone(params: dict[str, np.ndarray], weights: Weights) -> list[Row]
             f'parameters fit; for example, {problems[0]}. Give config.model.backbone that of the source'
         )
     return rows
+
+
+def _optional(path: str, backbone: BackboneConfig) -> bool:
+    """Whether one backbone may have a parameter and another of its kind lack it."""
+    return is_positions(path) or path.split('/')[1] in backbone.OPTIONAL
 
 
 def _fill_heads(

@@ -35,7 +35,8 @@ def prepared(devices: int, *, model: int = 0, **changes):
     )
     params = train_step.training_params(config, abstract)
     tx = optax.chain(
-        tiny.keep_gradients(), optimizer.build_optimizer(config.optimizer, schedule, params)
+        tiny.keep_gradients(),
+        optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone),
     )
     state = jax.jit(lambda: train_step.init_state(config, source.datasets, tx))()
     step = drivers.map_train_step(

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from multitrain_jax.models.backbone import Features
 from multitrain_jax.models.localisation_head import LocalisationHead
-from multitrain_jax.models.mvit import Features
 from tests.helpers.golden import reference_path
 
 

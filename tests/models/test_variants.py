@@ -5,7 +5,6 @@ import pytest
 from multitrain_jax.models.multitrain import MultiTrainConfig, count_parameters
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.models.variants import (
-    multiplications,
     mvit_b_16x4,
     mvit_b_32x3,
     mvit_b_32x3_312,
@@ -55,4 +54,4 @@ def test_parameters(config, parameters):
 )
 def test_multiplications(config, published):
     """MViTv2, table 6 (arXiv 2112.01526); class token and classifier are not counted here."""
-    assert abs(multiplications(public_form(config)) / published - 1) < 0.01
+    assert abs(public_form(config).multiplications() / published - 1) < 0.01

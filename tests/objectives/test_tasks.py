@@ -127,7 +127,8 @@ def gradients(devices, **changes):
     schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
     params = train_step.training_params(config, abstract)
     tx = optax.chain(
-        keep_gradients(), optimizer.build_optimizer(config.optimizer, schedule, params)
+        keep_gradients(),
+        optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone),
     )
     state = jax.jit(lambda: train_step.init_state(config, specs, tx))()
     step = drivers.map_train_step(train_step.make_train_step(config, specs, graphdef, tx), mesh)

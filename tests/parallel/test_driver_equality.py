@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.parallel import drivers, layout
+from multitrain_jax.parallel import drivers
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.tiny_training import STEPS, assert_same, means, prepared, trained, trained_state
@@ -145,8 +145,8 @@ def test_the_compiled_step_divides_the_work():
 
 def test_stages_whose_heads_do_not_divide_are_named():
     config = tiny.config(**TWO_STAGES)
-    for model, stages in ((1, []), (2, []), (4, [1]), (8, [1, 2])):
-        assert layout.undivided_stages(config.model, drivers.grid_mesh(model)) == stages
+    for devices, blocks in ((1, ''), (2, ''), (4, 'stage 1'), (8, 'stage 1, 2')):
+        assert config.model.backbone.undivided(devices) == blocks
 
 
 def test_a_mesh_that_does_not_divide_the_devices():

@@ -234,7 +234,7 @@ def test_a_run_its_checkpoint_and_its_export(finished_run):
 def first_state(config, source, workdir):
     schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
     _, abstract = train_step.abstract_model(config, source.datasets)
-    tx = optimizer.build_optimizer(config.optimizer, schedule, abstract)
+    tx = optimizer.build_optimizer(config.optimizer, schedule, abstract, config.model.backbone)
     return run_start.first_state(config, source.datasets, tx, workdir)
 
 

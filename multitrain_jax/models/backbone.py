@@ -1,0 +1,157 @@
+"""What everything else needs to know of a video backbone.
+
+A backbone is a module `video, key -> Features` whose architecture is a `BackboneConfig`. MViTv2
+(`mvit.py`) is one; another is another file here, and a member of `MultiTrainConfig.backbone`.
+"""
+
+import abc
+from collections.abc import Sequence
+import dataclasses
+from typing import ClassVar, Self
+
+from flax import nnx
+import jax
+import numpy as np
+
+from multitrain_jax.ops.attention import IMPLEMENTATIONS
+from multitrain_jax.ops.windows import Triple
+
+DTYPES = ('float32', 'bfloat16')
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What a backbone returns.
+
+    Attributes:
+      tokens: [B, L, D] after the final norm, time slowest; a class token, if any, comes first.
+      embedding: float32 [B, D].
+      thw: the token grid, L = t * h * w.
+    """
+
+    tokens: jax.Array
+    embedding: jax.Array
+    thw: Triple = dataclasses.field(metadata=dict(static=True))
+
+    @property
+    def grid_tokens(self) -> jax.Array:
+        """[B, t * h * w, D]: without a class token."""
+        t, h, w = self.thw
+        return self.tokens[:, self.tokens.shape[1] - t * h * w :]
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig(abc.ABC):
+    """Architecture of a backbone: the fields that all have, and what the rest of the code asks it.
+
+    The path of a parameter is a tuple and begins below `backbone`: ('blocks', 'norm1', 'scale').
+    Identical blocks are stacked along a leading axis. In a block, `attention` holds the linear
+    layers `qkv` and `output`, and `mlp` is a `layers.MLP`. Learned positions are known by their
+    names, see `weights.positions`.
+
+    Attributes:
+      num_frames: frames of a clip; learned positions are for so many.
+      image_size: pixels along a side; likewise.
+      stochastic_depth: probability of dropping a branch in the last block; linear from 0 in the
+        first.
+      init_std: deviation of the initial linear kernels, positions and class token. The references
+        take 0.02; narrow models train faster from about 1 / sqrt(width).
+      dtype: of the activations, 'float32' or 'bfloat16'. Parameters, softmax, LayerNorm statistics
+        and the embedding are float32.
+      attention: 'xla', or 'cudnn': NVIDIA's fused kernel, which stores no attention matrix; for
+        bfloat16 on GPUs of the Ampere generation or newer.
+      remat: recompute every block in the backward pass instead of keeping its activations.
+      remat_attention: recompute only the attention matrices, which are most of what is kept, from
+        queries and keys. Beside `remat`: once more still, for the least memory. Of no effect with
+        'cudnn'.
+    """
+
+    # Fields that change what the parameters mean, though not their shapes.
+    MEANING: ClassVar[Sequence[str]]
+    # First names of parameters that one model may have and another of its kind lack.
+    OPTIONAL: ClassVar[Sequence[str]]
+
+    num_frames: int = 16
+    image_size: int = 224
+    stochastic_depth: float = 0.0
+    init_std: float = 0.02
+    dtype: str = 'float32'
+    attention: str = 'xla'
+    remat: bool = False
+    remat_attention: bool = False
+
+    def __post_init__(self):
+        self._check_choices(dtype=DTYPES, attention=IMPLEMENTATIONS)
+        if not 0 <= self.stochastic_depth < 1:
+            raise ValueError(f'stochastic_depth = {self.stochastic_depth}: use 0 <= rate < 1')
+        self._check_positive('init_std')
+        if min(self.patch_grid) < 1:
+            raise ValueError(
+                f'{self.num_frames} frames of {self.image_size} px are smaller than '
+                f'the patches, {self.patch_stride}'
+            )
+
+    def _check_choices(self, **choices: Sequence[str]) -> None:
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f'{name} = {getattr(self, name)!r}: use one of {tuple(allowed)}')
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ValueError(f'{name} = {getattr(self, name)}: must be positive')
+
+    @abc.abstractmethod
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The module, `(video, *, key=None) -> Features`; holds nothing but `nnx.Param`."""
+
+    @property
+    @abc.abstractmethod
+    def embedding_width(self) -> int:
+        """Width of the last tokens and of the clip embedding."""
+
+    @property
+    @abc.abstractmethod
+    def depth(self) -> int:
+        """Number of blocks."""
+
+    @property
+    def patch_grid(self) -> Triple:
+        """Grid (t, h, w) of the first tokens, for which positions are learned."""
+        size = (self.num_frames, self.image_size, self.image_size)
+        return tuple(n // s for n, s in zip(size, self.patch_stride))
+
+    @property
+    @abc.abstractmethod
+    def token_stride(self) -> Triple:
+        """Frames, rows and columns of pixels from one of the last tokens to the next."""
+
+    @abc.abstractmethod
+    def layer(self, path: tuple, shape: tuple[int, ...]) -> int | np.ndarray:
+        """How deep a parameter lies, for layer-wise learning-rate decay.
+
+        Returns:
+          0 for what makes tokens, 1 to `depth` in the blocks, `depth` + 1 after them; of stacked
+          blocks an array that broadcasts against the parameter.
+        """
+
+    @abc.abstractmethod
+    def attention_heads(self, path: tuple) -> int:
+        """Attention heads of the block that a parameter is of."""
+
+    @abc.abstractmethod
+    def undivided(self, devices: int) -> str:
+        """Which blocks have attention heads that `devices` devices cannot share; '': none."""
+
+    @abc.abstractmethod
+    def multiplications(self) -> int:
+        """Of matrix products and convolutions for one clip, forward, as the papers count them.
+
+        Class token and heads are left out; a training step without recomputation takes three times
+        as many.
+        """
+
+    def for_inference(self) -> Self:
+        """The same function without what only training, or only some device, has a use for."""
+        return dataclasses.replace(self, attention='xla', remat=False, remat_attention=False)
