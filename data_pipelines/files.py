@@ -5,6 +5,7 @@ Local files are read by `os.pread`, without any layer between. Remote ones go th
 (with `gcsfs`, `s3fs`, ...) where it is not.
 """
 
+from collections.abc import Iterator
 import contextlib
 import os
 import threading
@@ -86,18 +87,27 @@ def write_atomically(path: Path, *parts: bytes) -> None:
         with _as_os_error(path, 'written'):
             _remote(path).write_bytes(b''.join(parts))  # An object appears when its writing ends.
         return
+    with complete_or_absent(path) as temporary, open(temporary, 'xb') as file:
+        file.writelines(parts)
+
+
+@contextlib.contextmanager
+def complete_or_absent(path: Path) -> Iterator[str]:
+    """Gives the name under which to write a local file; it gets its own once the block has ended.
+
+    The name is new each time, so that a writer that was given up does not get in the way of its
+    successor. If the block raises, the file is removed.
+    """
     directory, name = os.path.split(os.fspath(path))
     temporary = os.path.join(directory, f'.{name}.{uuid.uuid4().hex}.tmp')
     try:
-        with open(temporary, 'xb') as file:
-            file.writelines(parts)
-            file.flush()
+        yield temporary
+        with open(temporary, 'rb') as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
+    finally:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        raise
 
 
 class RandomAccessFile(Protocol):

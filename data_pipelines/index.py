@@ -13,10 +13,10 @@ import sys
 import tqdm
 
 from data_pipelines.command_line import ArgumentParser, exit_code
+from data_pipelines.cores import available_cores
 from data_pipelines.inspection.checks import find_splits
 from data_pipelines.storage.indexing import write_frame_index
 from data_pipelines.storage.record_index import build_index, save_index
-from data_pipelines.workers import available_cores
 
 
 def _parser() -> argparse.ArgumentParser:

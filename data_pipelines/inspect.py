@@ -19,6 +19,7 @@ import tqdm
 
 from data_pipelines import files
 from data_pipelines.command_line import ArgumentParser, check_picture_name, exit_code
+from data_pipelines.cores import available_cores
 from data_pipelines.inspection import checks
 from data_pipelines.inspection.checks import Report, SplitReport
 from data_pipelines.inspection.contact_sheet import contact_sheet
@@ -287,7 +288,7 @@ def _inspect(args: argparse.Namespace) -> Report:
         return checks.inspect_directory(
             args.directory,
             quick=args.quick,
-            threads=args.threads or os.cpu_count() or 1,
+            threads=args.threads or available_cores(),
             on_progress=bar.update,
         )
 

@@ -33,12 +33,13 @@ import numpy as np
 
 from data_pipelines.clip.boxes import BoxOptions
 from data_pipelines.command_line import EXIT_INTERRUPTED, ArgumentParser, exit_code
+from data_pipelines.cores import available_cores
 from data_pipelines.datasets.base import Source
 from data_pipelines.datasets.open import dataset_path
 from data_pipelines.order.training_order import ScheduleOptions
 from data_pipelines.pipeline import TrainingPlan
 from data_pipelines.tensorflow_import import import_tensorflow
-from data_pipelines.workers import Batch, Damage, DamageLog, available_cores
+from data_pipelines.workers import Batch, Damage, DamageLog
 
 # TensorFlow's name for the first Python function that a process registers. A graph can only name
 # Python functions of the process that runs it, so workers register ours before anything else.

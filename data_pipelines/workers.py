@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import logging
-import os
 import time
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from data_pipelines.cores import available_cores
 from data_pipelines.storage.sequence_example import RecordError
 
 Batch = dict[str, np.ndarray]
@@ -167,10 +167,3 @@ class Batches:
 
     def __exit__(self, *exception) -> None:
         self.close()
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # Not on macOS, nor on Windows.
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

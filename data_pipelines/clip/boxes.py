@@ -120,12 +120,21 @@ def visible(boxes: np.ndarray) -> np.ndarray:
     return area(clip(boxes)) / area(boxes)
 
 
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """f[...] intersection over union of boxes f[..., 4], broadcast; one of each pair has an area."""
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=-1)
+    return shared / (area(a) + area(b) - shared)
+
+
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """f[n, k] intersection over union of each of f[n, 4] with each of f[k, 4]."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    return shared / (area(boxes)[:, None] + area(others) - shared)
+    return iou(boxes[:, None], others[None])
+
+
+def covered(boxes: np.ndarray, proposals: np.ndarray) -> np.ndarray:
+    """Which boxes, f[M, 4], some proposal, f[P, 4], meets with an IoU of 0.5: bool[M]."""
+    return (overlaps(boxes, proposals) >= 0.5).any(axis=1)
 
 
 def jittered(rng: np.random.Generator, boxes: np.ndarray, amount: float) -> np.ndarray:

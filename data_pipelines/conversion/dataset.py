@@ -17,7 +17,8 @@ from data_pipelines.annotations import Annotations
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.beam import convert_on_beam, require_beam
 from data_pipelines.conversion.shard import Options
-from data_pipelines.conversion.workers import available_cpus, run_jobs
+from data_pipelines.conversion.workers import run_jobs
+from data_pipelines.cores import available_cores
 from data_pipelines.datasets.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
 from data_pipelines.storage.indexing import write_frame_index
 from data_pipelines.storage.record_index import build_index, save_index
@@ -112,7 +113,7 @@ def convert(
                 def on_result(plan: planning.ShardPlan, result: dict) -> None:
                     results[plan.name] = plan.note(output, result)
 
-                workers = workers or available_cpus()
+                workers = workers or available_cores()
                 run_jobs(todo, workers, on_clip, on_result, video_timeout=video_timeout)
         splits = {
             split: _summarise(plans, results, split, annotations) for split in annotations.splits

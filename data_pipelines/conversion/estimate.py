@@ -16,7 +16,8 @@ import tqdm
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.shard import Options
-from data_pipelines.conversion.workers import available_cpus, run_jobs
+from data_pipelines.conversion.workers import run_jobs
+from data_pipelines.cores import available_cores
 
 _MINIMUM_SAMPLE = 32  # clips
 _CLIPS_PER_WORKER = 4  # at least so many, for a time that all workers have a share in
@@ -89,7 +90,7 @@ def estimate(
     planning.check_annotations(annotations)
     output = planning.output_directory(output)
     planning.splits_to_keep(output, annotations, options)
-    workers = workers or available_cpus()
+    workers = workers or available_cores()
     splits, present, remaining = {}, [], 0
     for split, clips in annotations.splits.items():
         found = planning.sizes_and_times(clips)

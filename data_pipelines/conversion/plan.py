@@ -253,7 +253,7 @@ def remove_leftovers(
     planned = {plan.name for plan in plans}
     for split in annotations.splits:
         ours = re.compile(re.escape(split) + r'-\d{5,}-of-\d{5,}')
-        unfinished = re.compile(ours.pattern + r'\.[0-9a-f]{32}\.tmp')
+        unfinished = re.compile(r'\.?' + ours.pattern + r'\.[0-9a-f]{32}\.tmp')
         for path in output.iterdir():
             if unfinished.fullmatch(path.name):
                 path.unlink()

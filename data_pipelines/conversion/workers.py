@@ -87,13 +87,6 @@ def run_jobs(
         raise errors[0]
 
 
-def available_cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class _Worker:
     """One process of `conversion.shard`; started when first needed and again after its death."""
 

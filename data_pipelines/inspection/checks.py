@@ -15,6 +15,7 @@ import numpy as np
 
 from data_pipelines import files
 from data_pipelines.clip import decode
+from data_pipelines.clip.boxes import covered
 from data_pipelines.datasets.dataset_info import (
     FILE_NAME,
     DatasetInfo,
@@ -395,7 +396,7 @@ class _Check:
         return actions, {
             'boxes': len(found.boxes),
             'proposals': len(found.proposals),
-            'covered': int(regions.covered(found.boxes, found.proposals).sum()),
+            'covered': int(covered(found.boxes, found.proposals).sum()),
         }
 
 

@@ -132,15 +132,6 @@ def regions(example: Example, num_classes: int, where: str = 'record') -> Region
     )
 
 
-def covered(boxes: np.ndarray, proposals: np.ndarray) -> np.ndarray:
-    """Which boxes, f32 [M, 4], some proposal, f32 [P, 4], meets with an IoU of 0.5: bool [M]."""
-    corner = np.maximum(boxes[:, None, :2], proposals[None, :, :2])  # [M, P, 2]
-    sides = np.minimum(boxes[:, None, 2:], proposals[None, :, 2:]) - corner
-    shared = np.prod(np.maximum(sides, 0), axis=-1)  # [M, P]
-    area, proposed = (np.prod(b[:, 2:] - b[:, :2], axis=-1) for b in (boxes, proposals))
-    return np.any(shared >= 0.5 * (area[:, None] + proposed[None] - shared), axis=1)
-
-
 def _boxes(example: Example, name: str, where: str, count: int) -> np.ndarray:
     sides = [_numbers(example, f'{name}/{side}', np.float32, where, count) for side in _SIDES]
     boxes = np.stack(sides, axis=1)  # [count, 4]

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import contextlib
 import os
 import struct
-import uuid
 
 import google_crc32c
 import numpy as np
@@ -38,10 +37,9 @@ class RecordWriter:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self._path = os.fspath(path)
-        # A name of its own: a writer that was given up must not get in the way of its successor.
-        self._temporary = f'{self._path}.{uuid.uuid4().hex}.tmp'
-        self._file = open(self._temporary, 'wb')
+        self._open = contextlib.ExitStack()
+        name = self._open.enter_context(files.complete_or_absent(path))
+        self._file = self._open.enter_context(open(name, 'wb'))
         self._offset = 0
 
     def write(self, data: bytes) -> tuple[int, int]:
@@ -60,22 +58,13 @@ class RecordWriter:
 
     def close(self) -> None:
         """Flushes to disk and renames to the final name."""
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._temporary, self._path)
+        self._open.close()
 
     def __enter__(self) -> 'RecordWriter':
         return self
 
     def __exit__(self, kind, value, traceback) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._temporary)
+        self._open.__exit__(kind, value, traceback)
 
 
 def length_from_header(header: bytes | memoryview, available: int, path: str, offset: int) -> int:

@@ -8,13 +8,14 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import pathlib
 from typing import Protocol
 
 import cv2
 import tqdm
 
+from data_pipelines import files
+from data_pipelines.cores import available_cores
 from data_pipelines.synthetic import layers
 from data_pipelines.videos.mp4 import write_video
 
@@ -84,7 +85,7 @@ def make_dataset(
     if missing:
         root.mkdir(parents=True, exist_ok=True)
         write_text(root / STAMP, to_json({**stamp, 'complete': False}))
-        _render_all(root, missing, workers or _processors(), progress)
+        _render_all(root, missing, workers or available_cores(), progress)
     annotate()
     write_text(root / STAMP, to_json({**stamp, 'complete': True}))
 
@@ -153,13 +154,6 @@ def _render_one(root: pathlib.Path, video: RenderedVideo) -> None:
     write_video(root / video.path, layers.render(scene), scene.frame_rate)
 
 
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this operating system
-        return os.cpu_count() or 1
-
-
 def to_json(value) -> str:
     return json.dumps(value, indent=2) + '\n'
 
@@ -169,6 +163,4 @@ def write_text(path: pathlib.Path, text: str) -> None:
     if path.exists() and path.read_text() == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    files.write_atomically(path, text.encode())

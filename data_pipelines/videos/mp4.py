@@ -8,6 +8,8 @@ import pathlib
 import av
 import numpy as np
 
+from data_pipelines import files
+
 
 def write_video(
     path: str | os.PathLike[str], frames: Iterable[np.ndarray], frame_rate: Fraction | int
@@ -18,17 +20,15 @@ def write_video(
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        with av.open(str(unfinished), 'w', format='mp4') as container:
-            options = {'preset': 'superfast', 'crf': '20', 'threads': '1'}
-            stream = container.add_stream('libx264', rate=frame_rate, options=options)
-            stream.pix_fmt = 'yuv420p'
-            for number, frame in enumerate(frames):
-                if not number:
-                    stream.height, stream.width = frame.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-            container.mux(stream.encode())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        files.complete_or_absent(path) as unfinished,
+        av.open(unfinished, 'w', format='mp4') as container,
+    ):
+        options = {'preset': 'superfast', 'crf': '20', 'threads': '1'}
+        stream = container.add_stream('libx264', rate=frame_rate, options=options)
+        stream.pix_fmt = 'yuv420p'
+        for number, frame in enumerate(frames):
+            if not number:
+                stream.height, stream.width = frame.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        container.mux(stream.encode())

@@ -203,9 +203,9 @@ def _tensorflow() -> Check:
 
 def system() -> Iterator[Check]:
     """Cores, memory, limits, disk."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    )
+    from data_pipelines.cores import available_cores
+
+    cores = available_cores()
     yield Check('ok', 'cores', f'{cores}, that read and decode')
     memory = available_memory()
     if memory is not None:

@@ -154,6 +154,8 @@ def _best_boxes(truth: Rows, detections: Rows) -> tuple[np.ndarray, np.ndarray]:
 
     Overlap 0 where there is no such box.
     """
+    from data_pipelines.clip.boxes import iou
+
     # Rows of one (key frame, action) stand together in the sorted ground truth.
     span = max(truth.action.max(initial=0), detections.action.max(initial=0)) + 1
     group = truth.key_frame * span + truth.action
@@ -175,19 +177,6 @@ def _best_boxes(truth: Rows, detections: Rows) -> tuple[np.ndarray, np.ndarray]:
     is_best = overlap == np.repeat(best[candidates], counts)
     best_box[candidates] = np.minimum.reduceat(np.where(is_best, box, len(boxes)), starts)
     return best_box, best
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes with extent, row by row: f[n, 4], f[n, 4] -> f[n].
-
-    `data_pipelines.clip.boxes.overlaps` is the same of all pairs. It stays there: data_pipelines never imports this package, and
-    this package evaluates batches that were handed to it without data_pipelines.
-    """
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
-    intersection = np.maximum(high - low, 0).prod(1)
-    return intersection / (
-        (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - intersection
-    )
 
 
 def _area_under_envelope(right: np.ndarray, positives: int) -> float:

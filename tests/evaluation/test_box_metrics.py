@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from data_pipelines.clip.boxes import iou
 from multitrain_jax.evaluation.box_metrics import (
     OFFICIAL,
     PYSLOWFAST,
@@ -14,7 +15,6 @@ from multitrain_jax.evaluation.box_metrics import (
     Rows,
     average_precisions,
     frequency_thirds,
-    iou,
 )
 from tests.helpers.average_precision import average_precision_by_loops
 from tests.helpers.golden import reference_path

@@ -63,6 +63,18 @@ def test_overlaps_and_visible_parts():
     np.testing.assert_allclose(boxes.visible(shifted), np.array(inside) / whole, atol=1e-12)
 
 
+def test_covered_boxes():
+    annotated = np.array([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]], np.float32)
+    exactly_half = np.array([[0.0, 0.0, 0.25, 1.0]], np.float32)  # binary fractions
+    less = np.array([[0.0, 0.0, 0.24, 1.0]], np.float32)
+    two = np.array([[0.5, 0.1, 1.0, 0.9], [0.0, 0.0, 1.0, 1.0]], np.float32)
+    assert boxes.covered(annotated, exactly_half).tolist() == [True, False]
+    assert boxes.covered(annotated, less).tolist() == [False, False]
+    assert boxes.covered(annotated, two).tolist() == [True, True]  # the whole frame: exactly half
+    assert boxes.covered(annotated, np.zeros((0, 4), np.float32)).tolist() == [False, False]
+    assert boxes.covered(np.zeros((0, 4), np.float32), two).tolist() == []
+
+
 def test_boxes_that_the_crop_leaves_too_little_of_are_dropped():
     # The window is the left half of the picture; the boxes are inside, 60 %, 40 % and 0 % in it.
     found = regions(

@@ -85,15 +85,3 @@ def test_damaged_records(changes, message):
 def test_record_without_frames():
     with pytest.raises(RecordError, match='no frames'):
         regions.regions(example(frames=0), 4)
-
-
-def test_covered_boxes():
-    boxes = np.array([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]], np.float32)
-    exactly_half = np.array([[0.0, 0.0, 0.25, 1.0]], np.float32)  # binary fractions
-    less = np.array([[0.0, 0.0, 0.24, 1.0]], np.float32)
-    two = np.array([[0.5, 0.1, 1.0, 0.9], [0.0, 0.0, 1.0, 1.0]], np.float32)
-    assert regions.covered(boxes, exactly_half).tolist() == [True, False]
-    assert regions.covered(boxes, less).tolist() == [False, False]
-    assert regions.covered(boxes, two).tolist() == [True, True]  # the whole frame: exactly half
-    assert regions.covered(boxes, np.zeros((0, 4), np.float32)).tolist() == [False, False]
-    assert regions.covered(np.zeros((0, 4), np.float32), two).tolist() == []
