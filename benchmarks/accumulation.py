@@ -1,6 +1,6 @@
 """Memory and time of a training step: the batch at once, cut into pieces, and cut with two passes.
 
-    python benchmarks/accumulation.py [--batch=64] [--pieces=8] [--rounds=5]
+    python -m benchmarks.accumulation [--batch=64] [--pieces=8] [--rounds=5]
 
 The quickstart's model on one device. The steps take turns within every round; printed are medians.
 """
@@ -9,8 +9,8 @@ import argparse
 import dataclasses
 
 import jax
-import synthetic_step
 
+from benchmarks import synthetic_step
 from multitrain_jax.config import read_config
 
 

@@ -1,6 +1,6 @@
 """What it takes to make the training step of a model ready: tracing and lowering, compiling, without any cache.
 
-    python benchmarks/compile_time.py [--model quickstart S16x4 B32x3] [--batch=4] [--remat]
+    python -m benchmarks.compile_time [--model quickstart S16x4 B32x3] [--batch=4] [--remat]
 
 quickstart is the step of configs/quickstart.py, S16x4 and B32x3 are that of configs/multitrain.py (four datasets, all
 losses, RandAugment), in bfloat16 on accelerators and float32 on CPU. Seconds, each also of processor time of this process,
@@ -10,8 +10,8 @@ which other work on the machine disturbs less; lines of the program before optim
 import argparse
 
 import jax
-import step_configs
-import synthetic_step
+
+from benchmarks import step_configs, synthetic_step
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import synthetic_step
+
+from benchmarks import synthetic_step
 
 
 def matmul_rate(dtype: str) -> float:

@@ -1,6 +1,6 @@
 """Views per second of an evaluation, and what reading and computing reach alone.
 
-    python benchmarks/evaluate.py [--videos=50] [--rounds=3]
+    python -m benchmarks.evaluate [--videos=50] [--rounds=3]
 
 The protocol and model of configs/quickstart.py, with random parameters, on synthetic videos that are rendered and
 converted for the occasion. "together" is what the evaluation of a run does; "reading" makes the same batches and
@@ -13,8 +13,8 @@ import tempfile
 
 import jax
 import numpy as np
-import synthetic_step
 
+from benchmarks import synthetic_step
 from multitrain_jax.config import read_config
 from multitrain_jax.evaluation import in_training, views
 from multitrain_jax.parallel import drivers, host_memory

@@ -1,12 +1,12 @@
 """Compiles a config's programs for an NVIDIA GPU, on a machine without one, and says what they need: memory, work, kernels.
 
     pip install -r requirements-gpu-compile.txt
-    python benchmarks/gpu_compile.py --config=configs/multitrain.py --config.batch_size=8
-    python benchmarks/gpu_compile.py --gpu=H200 --config=configs/multitrain.py --config.batch_size=8 \\
+    python -m benchmarks.gpu_compile --config=configs/multitrain.py --config.batch_size=8
+    python -m benchmarks.gpu_compile --gpu=H200 --config=configs/multitrain.py --config.batch_size=8 \\
         --config.model.backbone.attention=cudnn
 
 The whole training step, by XLA's GPU compiler, for one GPU. The table counts FLOPs and bytes by part of the model; `least ms`
-is what they would take at the rates of the data sheet (`benchmarks/profile_step.py` measures on a real one). Nothing runs:
+is what they would take at the rates of the data sheet (`tools/profile_step.py` measures on a real one). Nothing runs:
 this compares programs. Products of matrices go to cuBLAS, as the tile sizes of XLA's own kernels are chosen by trying them.
 """
 
@@ -25,14 +25,14 @@ os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_enable_t
 from jax.experimental import topologies  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from benchmarks import described_programs, hlo_ops, profile_step  # noqa: E402
-from benchmarks.hlo_text import Program  # noqa: E402
+from benchmarks import described_programs
 from multitrain_jax.config import Config, read_config  # noqa: E402
 from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
 from multitrain_jax.parallel import drivers  # noqa: E402
+from tools import hlo_ops, profile_step  # noqa: E402
+from tools.hlo_text import Program  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What more datasets cost: heads, projections and objective alone, and a whole training step, for 2, 8, 32 datasets.
 
-    python benchmarks/heads.py [--classes=100] [--batch=4] [--rounds=5]
+    python -m benchmarks.heads [--classes=100] [--batch=4] [--rounds=5]
 
 Printed are the lines of the program, the time to compile it (once, no cache), and medians over the rounds, in which the
 numbers of datasets take turns; each also as time that all cores of this process were busy, which other work on the
@@ -17,8 +17,8 @@ import sys
 from flax import nnx
 import jax
 import numpy as np
-import synthetic_step
 
+from benchmarks import synthetic_step
 from multitrain_jax.config import read_config
 from multitrain_jax.models.heads import Heads, Projections
 from multitrain_jax.models.multitrain import Outputs

@@ -1,6 +1,6 @@
 """Training clips per second of our input pipeline against others, on the same records and the same cores.
 
-    python benchmarks/input_pipeline.py [--dmvr=DIR] [--videos=DIR] [--rounds=5]
+    python -m benchmarks.input_pipeline [--dmvr=DIR] [--videos=DIR] [--rounds=5]
 
     ours       data_pipelines.pipeline.train_batches
     whole      the same from records whose frames have no restart markers, so that they are decoded as a whole
@@ -37,7 +37,6 @@ import cv2
 import numpy as np
 import simplejpeg
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from data_pipelines import convert, pipeline  # noqa: E402

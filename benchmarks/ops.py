@@ -1,25 +1,21 @@
 """Our pooling and patch convolutions against XLA's own, forward and gradient, on this machine's default device.
 
-    python benchmarks/ops.py [--batch=8] [--rounds=5]
+    python -m benchmarks.ops [--batch=8] [--rounds=5]
 
 The implementations take turns within every round; printed are medians over the rounds and their ratio.
 """
 
 import argparse
 import functools
-from pathlib import Path
 import statistics
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
-from multitrain_jax.ops.patch_conv import patch_conv  # noqa: E402
+from multitrain_jax.ops.depthwise_pool import depthwise_pool
+from multitrain_jax.ops.patch_conv import patch_conv
 
 # name, operation, input shape after the batch, kernel shape, stride, (XLA's, ours)
 CASES = (

@@ -1,8 +1,8 @@
 """The experiments whose steps are measured: a published size on one dataset, and the shipped configs."""
 
 import jax
-import synthetic_step
 
+from benchmarks import synthetic_step
 from multitrain_jax.config import Config, read_config
 from multitrain_jax.models import variants
 from multitrain_jax.models.mvit import MViTConfig

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 import importlib.util
 from pathlib import Path
-import sys
 import time
 
 import jax
@@ -11,13 +10,12 @@ import ml_collections
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from multitrain_jax import optimizer  # noqa: E402
-from multitrain_jax.batch import DatasetSpec  # noqa: E402
-from multitrain_jax.config import Config  # noqa: E402
-from multitrain_jax.parallel import drivers  # noqa: E402
-from multitrain_jax.training import train_step  # noqa: E402
+from multitrain_jax import optimizer
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.config import Config
+from multitrain_jax.parallel import drivers
+from multitrain_jax.training import train_step
 
 
 def shipped_config(name: str) -> ml_collections.ConfigDict:

@@ -1,9 +1,9 @@
 """Compiles a config's programs for TPUs, on a machine without one, and says what they need: memory, work, communication.
 
     pip install -r requirements-tpu-compile.txt
-    python benchmarks/tpu_compile.py --topology=v5e:16x16 --config=configs/multitrain.py --output=results.jsonl
-    python benchmarks/tpu_compile.py --topology=v5e:4x4 --config=configs/multitrain.py --config.accumulation_steps=16
-    python benchmarks/tpu_compile.py --table results.jsonl
+    python -m benchmarks.tpu_compile --topology=v5e:16x16 --config=configs/multitrain.py --output=results.jsonl
+    python -m benchmarks.tpu_compile --topology=v5e:4x4 --config=configs/multitrain.py --config.accumulation_steps=16
+    python -m benchmarks.tpu_compile --table results.jsonl
 
 The whole training step is compiled by TPU's own compiler (libtpu): augmentation, all losses with their collectives,
 accumulation, AdamW. Arrays are only described, no data is read; the datasets' numbers of classes are known here.
@@ -33,15 +33,15 @@ import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
-from benchmarks import described_programs, hlo_cost  # noqa: E402
+from benchmarks import described_programs
 from multitrain_jax.config import Config, read_config  # noqa: E402
 from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
 from multitrain_jax.errors import run_command  # noqa: E402
 from multitrain_jax.models import pooling_attention  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
 from multitrain_jax.parallel import drivers  # noqa: E402
+from tools import hlo_cost  # noqa: E402
 
 GIB = {'TPU v4': 32, 'TPU v5 lite': 16, 'TPU v5': 95, 'TPU v6 lite': 32}  # HBM of a chip
 

@@ -1,6 +1,6 @@
 """What parts of the MViTv2-B 32x3 step cost on a TPU v5e, by its compiler's figures, each compiled alone; needs no TPU.
 
-    python benchmarks/tpu_pieces.py pool patch attention
+    python -m benchmarks.tpu_pieces pool patch attention
 
     pool       implementations of the pooling convolution, forward and both gradients
     patch      implementations of the patch convolution, forward and kernel gradient
@@ -13,13 +13,9 @@ import argparse
 import dataclasses
 import functools
 import math
-from pathlib import Path
-import sys
 import time
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks import hlo_cost, tpu_compile  # noqa: E402  (tpu_compile prepares the environment)
+from benchmarks import tpu_compile  # prepares the environment of what follows
 
 # isort: split
 
@@ -33,6 +29,7 @@ from multitrain_jax.models.mvit import MViTConfig  # noqa: E402
 from multitrain_jax.models.pooling_attention import MViTBlock  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
 from multitrain_jax.ops.patch_conv import patch_conv  # noqa: E402
+from tools import hlo_cost  # noqa: E402
 
 CLIPS, BLOCKS = 2, 4
 POOLINGS = {  # name: grid and channels, stride

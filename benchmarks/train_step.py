@@ -1,6 +1,6 @@
 """How fast MViTv2 trains on this machine's device, ours and torchvision's in turns.
 
-    python benchmarks/train_step.py --model=S16x4 --batch=1 [--against torch torch-compile] [--rounds=5]
+    python -m benchmarks.train_step --model=S16x4 --batch=1 [--against torch torch-compile] [--rounds=5]
 
 Ours is the training step of run.py (forward, backward, clipping, AdamW; one dataset of 400 classes, cross-entropy, no
 augmentation), in bfloat16 on accelerators and float32 on CPU, and the forward pass alone. --form=public is the
@@ -23,13 +23,11 @@ os.environ.setdefault(
     'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
 )  # PyTorch needs memory of the GPU too
 
-import device_rates  # noqa: E402
 from flax import nnx  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-import step_configs  # noqa: E402
-import synthetic_step  # noqa: E402
 
+from benchmarks import device_rates, step_configs, synthetic_step  # noqa: E402
 from multitrain_jax.augment.pipeline import prepare_eval  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
 from multitrain_jax.config import Config  # noqa: E402

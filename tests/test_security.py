@@ -36,6 +36,7 @@ SOURCES = [
         'multitrain_jax',
         'benchmarks',
         'experiments',
+        'tools',
     )
     for path in ([ROOT / room] if room.endswith('.py') else sorted((ROOT / room).rglob('*.py')))
 ]

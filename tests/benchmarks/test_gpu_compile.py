@@ -28,7 +28,8 @@ def test_training_step(attention):
         pytest.skip('jax[cuda12] is not installed')
     command = [
         sys.executable,
-        'benchmarks/gpu_compile.py',
+        '-m',
+        'benchmarks.gpu_compile',
         '--config=configs/multitrain.py',
         '--config.batch_size=8',
         *_SMALL,

@@ -28,7 +28,8 @@ def _compile(*arguments: str) -> dict:
     environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
     command = [
         sys.executable,
-        'benchmarks/tpu_compile.py',
+        '-m',
+        'benchmarks.tpu_compile',
         '--topology=v5e:2x2',
         '--effort=-1',
         *arguments,

@@ -1,8 +1,8 @@
 """Operations of small programs in XLA's text form and the part of the model that they count as."""
 
-from benchmarks.hlo_ops import Operations
-from benchmarks.hlo_text import Program
-from benchmarks.profile_kinds import Part, Parts, scoped
+from tools.hlo_ops import Operations
+from tools.hlo_text import Program
+from tools.profile_kinds import Part, Parts, scoped
 
 _PATH = 'jit(step)/transpose(jvp(backbone))/stage/while/body/closed_call/block/attention/pooling/layer_norm/mul'
 

@@ -7,8 +7,8 @@ import functools
 import os
 import re
 
-from benchmarks.hlo_ops import Operation, Operations
-from benchmarks.hlo_text import Instruction
+from tools.hlo_ops import Operation, Operations
+from tools.hlo_text import Instruction
 
 # The `jax.named_scope`s of the step; of nested ones the innermost says what an operation is.
 KINDS = {

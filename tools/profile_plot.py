@@ -9,7 +9,7 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks.profile_kinds import OTHER  # noqa: E402
+from tools.profile_kinds import OTHER  # noqa: E402
 
 _SMALLEST = 0.002  # share of the step below which a kind is not drawn
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import hlo_cost, hlo_ops, hlo_text
+from tools import hlo_cost, hlo_ops, hlo_text
 
 _LOOP = """\
 HloModule jit_f, is_scheduled=true

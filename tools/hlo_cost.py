@@ -9,8 +9,8 @@ compiler's estimate of clock cycles, and collectives.
 import collections
 import dataclasses
 
-from benchmarks.hlo_ops import Operations, cycles
-from benchmarks.hlo_text import Instruction, Program
+from tools.hlo_ops import Operations, cycles
+from tools.hlo_text import Instruction, Program
 
 _COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 

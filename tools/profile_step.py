@@ -1,6 +1,6 @@
 """Where the time of a training step goes: by part of the model, beside the FLOPs and bytes of each and the roofline.
 
-    python benchmarks/profile_step.py --model=S16x4 [--batch=1] [--steps=5] [--top=20] [--json=FILE] [--plot=FILE]
+    python -m tools.profile_step --model=S16x4 [--batch=1] [--steps=5] [--top=20] [--json=FILE] [--plot=FILE]
 
 The step is that of benchmarks/train_step.py (forward, backward, clipping, AdamW; one dataset, no augmentation); quickstart
 is that of configs/quickstart.py, and with --recipe the published sizes take that of configs/multitrain.py (four datasets,
@@ -24,18 +24,16 @@ import dataclasses
 import json
 from pathlib import Path
 
-import device_rates
 import jax
-import step_configs
-import synthetic_step
 
-from benchmarks import profile_trace
-from benchmarks.hlo_ops import Operations
-from benchmarks.hlo_text import Program
-from benchmarks.profile_kinds import KINDS, OTHER, Parts
+from benchmarks import device_rates, step_configs, synthetic_step
 from multitrain_jax.config import Config
 from multitrain_jax.errors import run_command
 from multitrain_jax.parallel import host_memory
+from tools import profile_trace
+from tools.hlo_ops import Operations
+from tools.hlo_text import Program
+from tools.profile_kinds import KINDS, OTHER, Parts
 
 CLASSES = 400  # of every dataset
 
@@ -266,7 +264,7 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(as_json(result), indent=1))
     if args.plot:
-        from benchmarks import profile_plot  # matplotlib may be missing on accelerator machines
+        from tools import profile_plot  # matplotlib may be missing on accelerator machines
 
         profile_plot.draw(
             result, args.plot, f'{args.model}, batch {args.batch}, {device.device_kind}'

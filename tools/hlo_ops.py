@@ -6,7 +6,7 @@ import functools
 import math
 import re
 
-from benchmarks.hlo_text import Instruction, Program
+from tools.hlo_text import Instruction, Program
 
 # What moves no data itself.
 _FREE = {

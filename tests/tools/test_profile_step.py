@@ -2,21 +2,13 @@
 
 import collections
 import math
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-sys.path.insert(
-    0, str(pathlib.Path(__file__).parent.parent.parent / 'benchmarks')
-)  # as when a benchmark is run
-
-import profile_step  # noqa: E402
-import synthetic_step  # noqa: E402
-
-from benchmarks import profile_plot, profile_trace  # noqa: E402
+from benchmarks import synthetic_step
+from tools import profile_plot, profile_step, profile_trace
 
 _ROUNDS, _SIDE, _STEPS = 5, 64, 3
 
