@@ -55,12 +55,12 @@ def main() -> int:
 
     from multitrain_jax.config import read_config
     from multitrain_jax.evaluation import results
-    from multitrain_jax.parallel import drivers, host_memory
+    from multitrain_jax.parallel import host_memory, mesh
     from multitrain_jax.reporting import progress
 
     config = read_config(_CONFIG.value)
     if config.cpu_devices:
-        drivers.use_cpu_devices(config.cpu_devices)
+        mesh.use_cpu_devices(config.cpu_devices)
     with joined(FLAGS.multi_host, FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id):
         host_memory.keep_freed_memory()
         from multitrain_jax.train import make_workdir, train_and_evaluate

@@ -16,7 +16,9 @@ from multitrain_jax.batch import DatasetSpec, localising
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.evaluation import views
 from multitrain_jax.models.multitrain import MultiTrainModel
-from multitrain_jax.parallel import drivers, layout
+from multitrain_jax.parallel import layout
+from multitrain_jax.parallel.drivers import Driver, ShardMap
+from multitrain_jax.parallel.mesh import check_divides, over_data
 from multitrain_jax.training import train_step
 
 PROGRAMS = ('train', 'evaluate', 'predict')  # predict: of an export, one clip
@@ -36,7 +38,7 @@ BOXES = ('ava', 'ava_kinetics')
 def lower(program: str, config: Config, mesh: Mesh) -> jax.stages.Lowered:
     """One of `PROGRAMS`, for the devices of a mesh, real or described."""
     return {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[program](
-        config, _datasets(config), mesh
+        config, _datasets(config), ShardMap(mesh)
     )
 
 
@@ -102,8 +104,8 @@ def _placed(tree, shardings):
     )
 
 
-def _train(config: Config, datasets, mesh) -> jax.stages.Lowered:
-    clips = drivers.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
+def _train(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
+    clips = check_divides(config.batch_size, driver.mesh, 'batch_size', config.accumulation_steps)
     config.augment.check_batch(clips)
     graphdef, params = train_step.abstract_model(config, datasets)
     schedule = optimizer.learning_rate_schedule(
@@ -116,30 +118,28 @@ def _train(config: Config, datasets, mesh) -> jax.stages.Lowered:
         config.model.backbone,
     )
     state = jax.eval_shape(lambda: train_step.init_state(config, datasets, tx))
-    shardings = layout.state_shardings(state, mesh, with_datasets(config, datasets))
-    step = drivers.map_train_step(
-        train_step.make_train_step(config, datasets, graphdef, tx), mesh, shardings
-    )
+    shardings = layout.state_shardings(state, driver.mesh, with_datasets(config, datasets))
+    step = driver.train_step(train_step.make_train_step(config, datasets, graphdef, tx), shardings)
     batch = _batch(config, datasets, config.batch_size, training=True)
-    return step.lower(_placed(state, shardings), _placed(batch, drivers.batch_sharding(mesh)))
+    return step.lower(_placed(state, shardings), _placed(batch, over_data(driver.mesh)))
 
 
-def _evaluate(config: Config, datasets, mesh) -> jax.stages.Lowered:
-    drivers.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+def _evaluate(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
+    check_divides(config.evaluation.batch_size, driver.mesh, 'evaluation.batch_size')
     graphdef, params = train_step.abstract_model(config, datasets)
-    shardings = layout.state_shardings(params, mesh, with_datasets(config, datasets))
-    step = views.make_eval_step(graphdef, datasets, config.augment, mesh)
+    shardings = layout.state_shardings(params, driver.mesh, with_datasets(config, datasets))
+    step = views.make_eval_step(graphdef, datasets, config.augment, driver)
     batch = _batch(config, datasets, config.evaluation.batch_size, training=False)
-    return step.lower(_placed(params, shardings), _placed(batch, drivers.batch_sharding(mesh)))
+    return step.lower(_placed(params, shardings), _placed(batch, over_data(driver.mesh)))
 
 
-def _predict(config: Config, datasets, mesh) -> jax.stages.Lowered:
+def _predict(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
     """The forward pass of an export, on one chip and one clip."""
     info = export.export_info(config, datasets)
     graphdef, params = nnx.split(
         nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0)))
     )
-    one_chip = SingleDeviceSharding(mesh.devices.flat[0])
+    one_chip = SingleDeviceSharding(driver.mesh.devices.flat[0])
     params, batch = (
         _placed(nnx.to_pure_dict(params), one_chip),
         _placed(_batch(config, datasets, 1, training=False), one_chip),

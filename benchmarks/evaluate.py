@@ -17,7 +17,9 @@ import numpy as np
 from benchmarks import synthetic_step
 from multitrain_jax.config import read_config
 from multitrain_jax.evaluation import in_training, views
-from multitrain_jax.parallel import drivers, host_memory
+from multitrain_jax.parallel import host_memory
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.record_data import RecordData
 from multitrain_jax.training import train_step
 
@@ -35,17 +37,17 @@ def main() -> None:
         values['synthetic'] |= dict(train_videos=20, validation_videos=args.videos)
         config = read_config(values | dict(data_root=root))
         source = RecordData(config)
-        mesh = drivers.data_mesh()
+        driver = Pmap(data_mesh())
         graphdef, shapes = train_step.abstract_model(config, source.datasets)
         rng = np.random.default_rng(0)
         params = jax.tree.map(
             lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes
         )
-        params = drivers.replicate(params, mesh)
-        step = views.make_eval_step(graphdef, source.datasets, config.augment, mesh)
+        params = replicate(params, driver.mesh)
+        step = views.make_eval_step(graphdef, source.datasets, config.augment, driver)
         heads = range(len(source.datasets))
         first = next(source.evaluation_batches(0))
-        share = drivers.to_devices(views.model_inputs(first), mesh)
+        share = driver.to_devices(views.model_inputs(first))
         batches = sum(1 for head in heads for _ in source.evaluation_batches(head))
 
         def reading() -> None:
@@ -58,7 +60,7 @@ def main() -> None:
                 scores = step(params, share)
             jax.block_until_ready(scores)
 
-        runs = [lambda: in_training.evaluate(step, params, source, mesh), reading, computing]
+        runs = [lambda: in_training.evaluate(step, params, source, driver), reading, computing]
         taken = synthetic_step.take_turns(runs, args.rounds)
     count = sum(dataset.evaluation_records * dataset.views for dataset in source.datasets)
     device = jax.devices()[0]

@@ -30,7 +30,7 @@ from benchmarks import described_programs
 from multitrain_jax.config import Config, read_config  # noqa: E402
 from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
-from multitrain_jax.parallel import drivers  # noqa: E402
+from multitrain_jax.parallel.mesh import grid_mesh
 from tools import hlo_ops, profile_step  # noqa: E402
 from tools.hlo_text import Program  # noqa: E402
 
@@ -84,7 +84,7 @@ def compile_program(gpu: Gpu, program: str, config: Config) -> tuple[dict, str]:
         raise UserError(
             f'no CUDA compiler here ({error}): pip install -r requirements-gpu-compile.txt'
         ) from error
-    lowered = described_programs.lower(program, config, drivers.grid_mesh(1, devices))
+    lowered = described_programs.lower(program, config, grid_mesh(1, devices))
     note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')
     compiled = lowered.compile()
     note('compiled')

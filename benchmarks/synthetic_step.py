@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 from multitrain_jax import optimizer
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.training import train_step
 
 
@@ -41,7 +42,7 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
         classes: of each of its datasets.
     """
     datasets = [DatasetSpec(name, tuple(map(str, range(classes)))) for name in config.datasets]
-    mesh = drivers.data_mesh(jax.devices()[:1])
+    driver = Pmap(data_mesh(jax.devices()[:1]))
     graphdef, params = train_step.abstract_model(config, datasets)
     schedule = optimizer.learning_rate_schedule(
         config.optimizer, steps_per_epoch=100, total_steps=5000
@@ -76,8 +77,8 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
         label=rng.integers(0, classes, batch, dtype=np.int32),
         weight=np.ones(batch, np.float32),
     )
-    state, share = drivers.replicate(state, mesh), drivers.to_devices(share, mesh)
-    step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
+    state, share = replicate(state, driver.mesh), driver.to_devices(share)
+    step = driver.train_step(train_step.make_train_step(config, datasets, graphdef, tx))
     return step, state, share
 
 

@@ -40,7 +40,7 @@ from multitrain_jax.config_file import load_config_file, split_arguments  # noqa
 from multitrain_jax.errors import run_command  # noqa: E402
 from multitrain_jax.models import pooling_attention  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
-from multitrain_jax.parallel import drivers  # noqa: E402
+from multitrain_jax.parallel.mesh import grid_mesh
 from tools import hlo_cost  # noqa: E402
 
 GIB = {'TPU v4': 32, 'TPU v5 lite': 16, 'TPU v5': 95, 'TPU v6 lite': 32}  # HBM of a chip
@@ -52,7 +52,7 @@ def compile_program(topology: str, program: str, config: Config, options: dict) 
     # The two cores of a v4 chip work as one device, as they do on a real one; else they would be two.
     chip = {'chip_config_name': 'megacore'} if topology.startswith('v4') else {}
     devices = topologies.get_topology_desc(topology, 'tpu', **chip).devices
-    mesh = drivers.grid_mesh(config.parallel.model, devices)
+    mesh = grid_mesh(config.parallel.model, devices)
     note(f'{len(devices)} x {devices[0].device_kind}')
     lowered = described_programs.lower(program, config, mesh)
     note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')

@@ -13,7 +13,7 @@ import time
 from typing import Any, TypeVar
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import use_cpu_devices
 from multitrain_jax.reporting import progress
 
 _log = logging.getLogger('multitrain_jax')
@@ -140,7 +140,7 @@ def run_each(todo: Sequence[Training], *, cpu_devices: int, at_most: int | None 
 
 def _run(training: Training, cpu_devices: int) -> str:
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    drivers.use_cpu_devices(cpu_devices)
+    use_cpu_devices(cpu_devices)
     progress.set_up_logging()
     return training.run()
 

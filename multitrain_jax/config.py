@@ -15,7 +15,7 @@ from multitrain_jax.models.localisation_head import LocalisationHeadConfig
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.objectives.objective import ObjectiveConfig
 from multitrain_jax.optimizer import OptimizerConfig
-from multitrain_jax.parallel.drivers import ParallelConfig
+from multitrain_jax.parallel.mesh import ParallelConfig
 
 
 @dataclasses.dataclass(frozen=True)

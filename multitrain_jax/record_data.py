@@ -21,7 +21,7 @@ from multitrain_jax.config import (
     LocalisationConfig,
     SyntheticConfig,
 )
-from multitrain_jax.parallel.gather import barrier
+from multitrain_jax.parallel.hosts import barrier
 
 
 class RecordData:

@@ -24,8 +24,11 @@ from multitrain_jax.evaluation import in_training, results, views
 from multitrain_jax.evaluation.metrics import DatasetResult
 from multitrain_jax.models.multitrain import count_parameters
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
-from multitrain_jax.parallel import drivers, layout
-from multitrain_jax.parallel.gather import barrier
+from multitrain_jax.parallel import layout
+from multitrain_jax.parallel.drivers import Driver, open_driver
+from multitrain_jax.parallel.hosts import barrier
+from multitrain_jax.parallel.mesh import check_divides, place, whole
+from multitrain_jax.parallel.prefetch import prefetch
 from multitrain_jax.reporting import metrics
 from multitrain_jax.reporting.progress import duration, timed
 from multitrain_jax.training import interruptions, non_finite, train_step
@@ -43,7 +46,7 @@ class _Run:
     config: Config
     source: BatchSource
     workdir: Path
-    mesh: jax.sharding.Mesh
+    driver: Driver
     total_steps: int
     schedule: Callable
     train_step: Callable
@@ -74,7 +77,7 @@ def train_and_evaluate(
         UserError: a mistake in the config or the data, or a workdir of another run.
         Interrupted: SIGTERM or SIGINT came; what has been done is saved.
     """
-    mesh = mesh_of(config, devices)
+    driver = driver_of(config, devices)
     workdir = make_workdir(workdir)
     if config.compilation_cache_dir:
         jax.config.update(
@@ -94,13 +97,17 @@ def train_and_evaluate(
         config.model.backbone,
     )
     _describe(
-        config, source, mesh, total_steps, count_parameters(nnx.merge(graphdef, abstract_params))
+        config,
+        source,
+        driver.mesh,
+        total_steps,
+        count_parameters(nnx.merge(graphdef, abstract_params)),
     )
 
     shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
     shardings = layout.state_shardings(
         shapes,
-        mesh,
+        driver.mesh,
         with_datasets(config, source.datasets),
         shard_optimizer=config.parallel.shard_optimizer,
     )
@@ -128,13 +135,13 @@ def train_and_evaluate(
             config,
             source,
             workdir,
-            mesh,
+            driver,
             total_steps,
             schedule,
-            train_step=drivers.map_train_step(
-                train_step.make_train_step(config, source.datasets, graphdef, tx), mesh, shardings
+            train_step=driver.train_step(
+                train_step.make_train_step(config, source.datasets, graphdef, tx), shardings
             ),
-            eval_step=views.make_eval_step(graphdef, source.datasets, config.augment, mesh),
+            eval_step=views.make_eval_step(graphdef, source.datasets, config.augment, driver),
             saved=saved,
             meta=meta,
             writer=writer,
@@ -142,10 +149,10 @@ def train_and_evaluate(
             best=best,
         )
         try:
-            state, clips_per_second = _train(run, start, drivers.place(start.state, shardings))
+            state, clips_per_second = _train(run, start, place(start.state, shardings))
             accuracy = _last_evaluation(run, state)
             _log.info('exporting to %s', workdir / 'export')
-            params = jax.device_get(drivers.whole(train_step.inference_params(state)))
+            params = jax.device_get(whole(train_step.inference_params(state)))
             outcome = results.RunResults(total_steps, accuracy, clips_per_second, str(workdir))
             if jax.process_index() == 0:
                 export.write_export(workdir / 'export', params, config, source.datasets)
@@ -160,21 +167,22 @@ def train_and_evaluate(
     return outcome
 
 
-def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """The devices of a run; None: all of them.
+def driver_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Driver:
+    """What runs the steps on the devices of a run; None: all of them.
 
     Raises:
         UserError: they do not suit `config.parallel` or the attention asked for, or the batches do not divide over them.
     """
-    mesh = drivers.run_mesh(config.parallel, devices)
+    driver = open_driver(config.parallel, devices)
+    mesh = driver.mesh
     if config.model.backbone.attention == 'cudnn':
         _check_cudnn(mesh.devices.flat[0], config.parallel.model)
     for size in _step_sizes(config):
         config.augment.check_batch(
-            drivers.check_divides(size, mesh, 'batch_size', config.accumulation_steps)
+            check_divides(size, mesh, 'batch_size', config.accumulation_steps)
         )
-    drivers.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
-    return mesh
+    check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+    return driver
 
 
 def _check_cudnn(device: jax.Device, devices_per_replica: int) -> None:
@@ -209,7 +217,7 @@ def _train(run: _Run, start: Start, state: TrainState) -> tuple[TrainState, floa
     clips_per_step = _clips_per_step(config, run.source)
     if start.step == run.total_steps:
         return state, float('nan')
-    batches = drivers.prefetch(
+    batches = prefetch(
         run.source.train_batches(start.step, run.total_steps - start.step),
         functools.partial(_to_devices_checked, run, first=[True]),
     )
@@ -319,7 +327,7 @@ def _to_devices_checked(run: _Run, batch, first: list[bool]):
             datasets=run.source.datasets,
             max_boxes=localisation and localisation.max_boxes,
         )
-    return drivers.to_devices(batch, run.mesh)
+    return run.driver.to_devices(batch)
 
 
 def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResult]:
@@ -329,8 +337,8 @@ def _evaluate(run: _Run, state: TrainState, step: int) -> dict[str, DatasetResul
 
     with timed(f'evaluating at step {step}'):
         model = with_datasets(run.config, run.source.datasets)
-        params = layout.for_evaluation(train_step.inference_params(state), run.mesh, model)
-        accuracy = in_training.evaluate(eval_step, params, run.source, run.mesh)
+        params = layout.for_evaluation(train_step.inference_params(state), run.driver.mesh, model)
+        accuracy = in_training.evaluate(eval_step, params, run.source, run.driver)
     run.writer.write_scalars(step, results.scalars(accuracy))
     if run.best is not None:
         run.best.offer(step, state, run.meta, accuracy)

@@ -11,7 +11,8 @@ from multitrain_jax import optimizer
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import read_config
 from multitrain_jax.errors import UserError
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import check_divides, data_mesh
 from multitrain_jax.training import train_step
 from tests.helpers import tiny, tiny_config
 from tests.helpers.shipped_configs import CONFIGS, load
@@ -57,10 +58,10 @@ def test_the_training_step_has_shapes_that_fit(name):
     )
     tx = optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone)
     state = jax.eval_shape(functools.partial(train_step.init_state, config, datasets, tx))
-    mesh = drivers.data_mesh(jax.devices()[:8])
-    clips = drivers.check_divides(config.batch_size, mesh, 'batch_size', config.accumulation_steps)
+    driver = Pmap(data_mesh(jax.devices()[:8]))
+    clips = check_divides(config.batch_size, driver.mesh, 'batch_size', config.accumulation_steps)
     config.augment.check_batch(clips)
-    drivers.check_divides(config.evaluation.batch_size, mesh, 'evaluation.batch_size')
+    check_divides(config.evaluation.batch_size, driver.mesh, 'evaluation.batch_size')
     share = clips * config.accumulation_steps
     backbone = config.model.backbone
     batch = {
@@ -75,7 +76,7 @@ def test_the_training_step_has_shapes_that_fit(name):
     batch = {
         name: jax.ShapeDtypeStruct((8, *shape), dtype) for name, (shape, dtype) in batch.items()
     }
-    step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
+    step = driver.train_step(train_step.make_train_step(config, datasets, graphdef, tx))
     after, metrics = jax.eval_shape(step, state, batch)
     describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert describe(after) == describe(state)

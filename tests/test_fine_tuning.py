@@ -8,7 +8,7 @@ import pytest
 
 from multitrain_jax import optimizer
 from multitrain_jax.optimizer import LearningRateFactors, OptimizerConfig
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import replicate
 from multitrain_jax.training import train_step
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
@@ -145,8 +145,8 @@ def test_the_other_gradients_are_as_without_freezing():
 
 def test_frozen_parameters_cost_no_backward_pass_and_no_memory():
     def cost(**changes):
-        source, mesh, step, state = prepared(1, **changes)
-        compiled = step.lower(state, drivers.to_devices(source.batch(0), mesh)).compile()
+        source, driver, step, state = prepared(1, **changes)
+        compiled = step.lower(state, driver.to_devices(source.batch(0))).compile()
         sizes = [leaf.size for leaf in jax.tree.leaves(state.opt_state)]
         return compiled.cost_analysis()['flops'], sum(sizes)
 
@@ -168,11 +168,11 @@ LEARNED = {
 
 def test_moving_average_against_numpy():
     """In float64, with the warm-up of the decay; evaluated with, but trained without."""
-    source, mesh, step, state = prepared(1, **LEARNED)
+    source, driver, step, state = prepared(1, **LEARNED)
     expected = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
-    state = drivers.replicate(jax.tree.map(jnp.copy, state), mesh)
+    state = replicate(jax.tree.map(jnp.copy, state), driver.mesh)
     for number in range(STEPS):
-        state, _ = step(state, drivers.to_devices(source.batch(number), mesh))
+        state, _ = step(state, driver.to_devices(source.batch(number)))
         decay = min(0.6, (1 + number) / (10 + number))
         params = jax.tree.map(lambda p: np.asarray(p, np.float64), state.params)
         expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, expected, params)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax import train
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.reporting import metrics
 from multitrain_jax.training import step_log
 from tests.helpers import tiny
@@ -62,8 +62,8 @@ def test_steps_after_the_first_compile_nothing(tmp_path, monkeypatch):
 def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypatch):
     happened = []
 
-    def mapped(*args):
-        step = parallel_map(*args)
+    def mapped(driver, *args):
+        step = parallel_map(driver, *args)
 
         def counted(state, share):
             happened.append('step')
@@ -76,8 +76,8 @@ def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypat
             happened.append('fetch')
         return device_get(x)
 
-    parallel_map, device_get = drivers.map_train_step, jax.device_get
-    monkeypatch.setattr(drivers, 'map_train_step', mapped)
+    parallel_map, device_get = Pmap.train_step, jax.device_get
+    monkeypatch.setattr(Pmap, 'train_step', mapped)
     monkeypatch.setattr(step_log.jax, 'device_get', fetched)
     run(tmp_path, monkeypatch, epochs=2.0, checkpoint__every_steps=100)
     loop = happened[: len(happened) - happened[::-1].index('step')]

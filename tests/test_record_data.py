@@ -11,7 +11,8 @@ import pytest
 from multitrain_jax import train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.evaluation import metrics, views
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.record_data import EvaluationData, RecordData
 from tests.helpers import tiny, tiny_records
 from tests.helpers.tiny import quick_compile  # noqa: F401 (a fixture)
@@ -62,16 +63,16 @@ def test_every_video_once_on_any_number_of_devices(root, devices):
     """7 videos of 6 and of 3 views, in batches of 8; the score of a clip is its mean colour."""
     config = tiny.config(data_root=str(root))
     data = RecordData(config)
-    mesh = drivers.data_mesh(jax.devices()[:devices])
+    driver = Pmap(data_mesh(jax.devices()[:devices]))
 
     def mean_colour(params, share):
         colour = share['video'].astype('float32').mean(axis=(1, 2, 3))  # [B, 3]
         return jax.numpy.pad(colour, ((0, 0), (0, 2)))
 
-    step = drivers.map_eval_step(mean_colour, mesh)
+    step = driver.eval_step(mean_colour)
     for number in (0, 1):
         scores = views.score_dataset(
-            step, drivers.replicate(np.float32(0), mesh), data, number, mesh
+            step, replicate(np.float32(0), driver.mesh), data, number, driver
         )
         np.testing.assert_array_equal(scores.record, np.arange(7))
         np.testing.assert_array_equal(
@@ -82,12 +83,12 @@ def test_every_video_once_on_any_number_of_devices(root, devices):
 
 def test_colours_are_told_by_their_mean(root):
     data = RecordData(tiny.config(data_root=str(root)))
-    mesh = drivers.data_mesh(jax.devices()[:1])
-    step = drivers.map_eval_step(
-        lambda params, share: share['video'].astype('float32').mean(axis=(1, 2, 3)), mesh
+    driver = Pmap(data_mesh(jax.devices()[:1]))
+    step = driver.eval_step(
+        lambda params, share: share['video'].astype('float32').mean(axis=(1, 2, 3))
     )
     result = metrics.summarise(
-        views.score_dataset(step, np.float32(0), data, 0, mesh), data.datasets[0]
+        views.score_dataset(step, np.float32(0), data, 0, driver), data.datasets[0]
     )
     assert (result.videos, result.top1) == (7, 1.0)
 

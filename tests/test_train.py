@@ -16,7 +16,7 @@ import pytest
 
 from multitrain_jax import train
 from multitrain_jax.errors import UserError
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import replicate
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.tiny_training import STEPS, assert_same, means, prepared, trained
@@ -52,11 +52,11 @@ def test_accumulation_gives_the_same_gradient(devices, pieces):
 
 def test_a_batch_without_a_dataset():
     """Its losses are 0, not NaN, and what only they reach has no gradient."""
-    source, mesh, step, state = prepared(1)
+    source, driver, step, state = prepared(1)
     batch = source.batch(0)
     batch['dataset'][:] = 1
-    state = drivers.replicate(jax.tree.map(jnp.copy, state), mesh)
-    state, terms = step(state, drivers.to_devices(batch, mesh))
+    state = replicate(jax.tree.map(jnp.copy, state), driver.mesh)
+    state, terms = step(state, driver.to_devices(batch))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
     assert tuple(map(float, terms['classification/colours'])) == (0, 0)
     (to_each,) = jax.tree.leaves(state.opt_state[0]['projections'])  # [N, N - 1, C, C]

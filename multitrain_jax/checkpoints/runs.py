@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from multitrain_jax.checkpoints.checksums import array_checksums, first_difference, text_checksum
 from multitrain_jax.errors import UserError, storage_problem
-from multitrain_jax.parallel.gather import barrier, on_all_hosts
+from multitrain_jax.parallel.hosts import barrier, on_all_hosts
 from multitrain_jax.weights.parameters import merge, named_leaves
 
 _log = logging.getLogger('multitrain_jax')

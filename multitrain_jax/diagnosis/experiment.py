@@ -15,7 +15,7 @@ from multitrain_jax.config import Config, read_config
 from multitrain_jax.diagnosis.check import Check
 from multitrain_jax.diagnosis.machine import available_memory, count, gib, writable
 from multitrain_jax.optimizer import build_optimizer
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import DATA_AXIS
 from multitrain_jax.training import train_step
 from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.parameters import split
@@ -145,12 +145,12 @@ def _batches(config: Config) -> Iterator[Check]:
     try:
         # Without `synthetic`: nothing is to be rendered here.
         source = RecordData(dataclasses.replace(config, synthetic=None))
-        mesh = train.mesh_of(config)
+        driver = train.driver_of(config)
         total_steps, _ = train.plan_steps(config, source)
     except ValueError as error:
         yield Check('fail', 'batches', str(error))
         return None
-    replicas = mesh.shape[drivers.DATA_AXIS]
+    replicas = driver.mesh.shape[DATA_AXIS]
     pieces = f' in {config.accumulation_steps} parts' if config.accumulation_steps > 1 else ''
     yield Check(
         'ok',

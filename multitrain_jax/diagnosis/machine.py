@@ -369,7 +369,7 @@ def training_step() -> Iterator[Check]:
     from multitrain_jax.batch import DatasetSpec
     from multitrain_jax.config import read_config
     from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
-    from multitrain_jax.parallel import drivers
+    from multitrain_jax.parallel.mesh import replicate
     from multitrain_jax.training import train_step
 
     clips = 2 * jax.device_count()
@@ -377,7 +377,7 @@ def training_step() -> Iterator[Check]:
     sizes = (f'--config.batch_size={clips}', f'--config.evaluation.batch_size={clips}')
     config = read_config(config_file.load_config_file([f'--config={path}', *_TINY, *sizes]))
     datasets = [DatasetSpec(name, ('a', 'b', 'c')) for name in config.datasets]
-    mesh = train.mesh_of(config)
+    driver = train.driver_of(config)
     graphdef, params = train_step.abstract_model(config, datasets)
     schedule = learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
     tx = build_optimizer(
@@ -386,17 +386,17 @@ def training_step() -> Iterator[Check]:
         train_step.training_params(config, params),
         config.model.backbone,
     )
-    state = drivers.replicate(jax.jit(lambda: train_step.init_state(config, datasets, tx))(), mesh)
-    step = drivers.map_train_step(train_step.make_train_step(config, datasets, graphdef, tx), mesh)
+    state = jax.jit(lambda: train_step.init_state(config, datasets, tx))()
+    state = replicate(state, driver.mesh)
+    step = driver.train_step(train_step.make_train_step(config, datasets, graphdef, tx))
     rng, local = np.random.default_rng(0), clips // jax.process_count()
-    batch = drivers.to_devices(
+    batch = driver.to_devices(
         {
             'video': rng.integers(0, 256, (local, 4, 16, 16, 3), np.uint8),
             'dataset': np.arange(local, dtype=np.int32) % len(datasets),
             'label': np.arange(local, dtype=np.int32) % 3,
             'weight': np.ones(local, np.float32),
-        },
-        mesh,
+        }
     )
     seconds, losses = [], []
     for _ in range(2):
@@ -410,7 +410,7 @@ def training_step() -> Iterator[Check]:
         yield Check(
             'ok',
             'a tiny step',
-            f'on {count(mesh.size, "device")}: loss {losses[0]:.3f}, then {losses[1]:.3f}; {times}',
+            f'on {count(driver.mesh.size, "device")}: loss {losses[0]:.3f}, then {losses[1]:.3f}; {times}',
         )
     else:
         yield Check(

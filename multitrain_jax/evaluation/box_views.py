@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from jax.sharding import Mesh
 import numpy as np
 
 from multitrain_jax.batch import BatchSource
 from multitrain_jax.evaluation.box_metrics import Rows
 from multitrain_jax.evaluation.box_results import BoxScores
 from multitrain_jax.evaluation.views import run_views
-from multitrain_jax.parallel.gather import gather_names, gather_rows
+from multitrain_jax.parallel.drivers import Driver
+from multitrain_jax.parallel.hosts import gather_names, gather_rows
 
 
 class _KeyFrame:
@@ -36,7 +36,7 @@ class _KeyFrame:
 
 
 def score_boxes(
-    eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh
+    eval_step: Callable, params, source: BatchSource, dataset: int, driver: Driver
 ) -> BoxScores:
     """Runs all views of a localising dataset, on every host for all hosts' key frames.
 
@@ -54,7 +54,7 @@ def score_boxes(
                 frames[record] = _KeyFrame(batch, row, actions)
             frames[record].add(batch, row, scores[row][:, :actions])
 
-    run_views(eval_step, params, source, dataset, mesh, collect)
+    run_views(eval_step, params, source, dataset, driver, collect)
     uneven = [
         (record, frame.views) for record, frame in frames.items() if frame.views != spec.views
     ]

@@ -27,7 +27,8 @@ from multitrain_jax.evaluation.box_views import score_boxes
 from multitrain_jax.evaluation.metrics import Scores
 from multitrain_jax.export import is_export, read_export
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.drivers import open_driver
+from multitrain_jax.parallel.mesh import ParallelConfig, check_divides, replicate
 
 _EXPORT_BATCH_SIZE = 16  # views, for an export without a config
 
@@ -140,8 +141,8 @@ def open_evaluation(
             raise UserError(f'--candidates={candidates}: no dataset of the checkpoint has boxes')
         localisation = dataclasses.replace(localisation, candidates=candidates)
 
-    mesh = drivers.run_mesh(drivers.ParallelConfig())
-    drivers.check_divides(evaluation.batch_size, mesh, 'batch_size')
+    driver = open_driver(ParallelConfig())
+    check_divides(evaluation.batch_size, driver.mesh, 'batch_size')
     from multitrain_jax.record_data import EvaluationData  # the only door to data_pipelines
 
     source = EvaluationData(
@@ -159,12 +160,12 @@ def open_evaluation(
     graphdef = nnx.graphdef(
         nnx.eval_shape(lambda: MultiTrainModel(trained.model, rngs=nnx.Rngs(0)))
     )
-    eval_step = views.make_eval_step(graphdef, trained.heads, trained, mesh)
-    params = drivers.replicate(trained.params, mesh)
+    eval_step = views.make_eval_step(graphdef, trained.heads, trained, driver)
+    params = replicate(trained.params, driver.mesh)
 
     def score(head: int) -> Scores | BoxScores:
         of_kind = score_boxes if source.datasets[head].localisation else views.score_dataset
-        return of_kind(eval_step, params, source, head, mesh)
+        return of_kind(eval_step, params, source, head, driver)
 
     about = {
         field: getattr(evaluation, field)

@@ -8,14 +8,14 @@ import time
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
 
 from multitrain_jax.augment.pipeline import prepare_eval
 from multitrain_jax.batch import Batch, BatchSource, DatasetSpec, classifying
 from multitrain_jax.evaluation.metrics import Scores
-from multitrain_jax.parallel import drivers
-from multitrain_jax.parallel.gather import gather_names, gather_rows
+from multitrain_jax.parallel.drivers import Driver
+from multitrain_jax.parallel.hosts import gather_names, gather_rows
+from multitrain_jax.parallel.prefetch import prefetch
 from multitrain_jax.reporting.progress import Countdown, duration
 
 _log = logging.getLogger('multitrain_jax')
@@ -23,11 +23,11 @@ _SECONDS_BETWEEN_REPORTS = 5
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, mesh: Mesh
+    graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, driver: Driver
 ) -> Callable:
     """`step(params, share) -> scores`: of the head of the clip's own dataset.
 
-    f32[B, C], softmax or sigmoid; where the share has boxes, f32[B, M, A], sigmoid, of every box. `parallel.local_rows`
+    f32[B, C], softmax or sigmoid; where the share has boxes, f32[B, M, A], sigmoid, of every box. `Driver.local_rows`
     of what the mapped step returns are those of the host's share.
     """
     localises = np.array([dataset.localisation for dataset in datasets])
@@ -53,11 +53,11 @@ def make_eval_step(
         is_multi_label = (own * multi_label[:, None]).sum(axis=0) > 0  # [B]
         return jnp.where(is_multi_label[:, None], jax.nn.sigmoid(logits), jax.nn.softmax(logits))
 
-    return drivers.map_eval_step(step, mesh)
+    return driver.eval_step(step)
 
 
 def score_dataset(
-    eval_step: Callable, params, source: BatchSource, dataset: int, mesh: Mesh
+    eval_step: Callable, params, source: BatchSource, dataset: int, driver: Driver
 ) -> Scores:
     """Runs all views of a dataset and averages them per video, on every host for all hosts' videos.
 
@@ -79,7 +79,7 @@ def score_dataset(
             labels[record] = batch['label'][row]
             names[record] = batch['name'][row] if 'name' in batch else str(record)
 
-    run_views(eval_step, params, source, dataset, mesh, collect)
+    run_views(eval_step, params, source, dataset, driver, collect)
     uneven = {record: count for record, count in views.items() if count != spec.views}
     if uneven:
         record, count = next(iter(uneven.items()))
@@ -107,21 +107,21 @@ def run_views(
     params,
     source: BatchSource,
     dataset: int,
-    mesh: Mesh,
+    driver: Driver,
     collect: Callable[[Batch, np.ndarray], None],
 ) -> None:
     """Runs all views of a dataset that this host has: collect(batch, scores [B, ...]) for every batch, in order."""
     spec = source.datasets[dataset]
 
     def collect_local(batch, scores: jax.Array) -> None:
-        collect(batch, drivers.local_rows(scores, mesh))
+        collect(batch, driver.local_rows(scores))
 
     clips = spec.evaluation_records * spec.views / jax.process_count()
     countdown, reported, done = Countdown(round(clips)), time.monotonic(), 0
     waiting = None
-    batches = drivers.prefetch(
+    batches = prefetch(
         source.evaluation_batches(dataset),
-        lambda batch: (batch, drivers.to_devices(model_inputs(batch), mesh)),
+        lambda batch: (batch, driver.to_devices(model_inputs(batch))),
     )
     with contextlib.closing(batches):
         for batch, share in batches:

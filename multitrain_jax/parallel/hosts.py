@@ -1,9 +1,15 @@
-"""The processes of one run, on one machine or many: how they find each other, and what they say when one is lost."""
+"""The processes of one run, on one machine or many: how they find each other, what they tell each other, and what
+they say when one is lost.
 
-from collections.abc import Iterator
+JAX is imported inside the functions: mistakes in a command's flags, which this module names, are answered at once.
+"""
+
+from collections.abc import Iterator, Sequence
 import contextlib
 import os
 import sys
+
+import numpy as np
 
 from multitrain_jax.errors import UserError
 
@@ -64,7 +70,7 @@ def joined(
         raise UserError(
             f'--process_id={process_id} must be from 0 to {num_processes - 1}, below --num_processes={num_processes}'
         )
-    import jax  # here, so that mistakes in the flags are answered at once
+    import jax
 
     try:
         jax.distributed.initialize(
@@ -90,6 +96,61 @@ def joined(
             flush=True,
         )
         os._exit(_EXIT_LOST)  # at once: the usual way out waits for the one that is lost
+
+
+def gather_rows(array: np.ndarray) -> np.ndarray:
+    """All hosts' rows, [sum of n, ...], of each host's [n, ...]; hosts may have different n, also 0.
+
+    Integers travel as 32 bits and floats as float32, as JAX has them.
+    """
+    if _alone():
+        return array
+    counts = _from_all(np.array([len(array)]))
+    padded = np.zeros((int(counts.max()), *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    everyone = _from_all(padded)  # [hosts, most, ...]
+    return np.concatenate([rows[:count] for rows, count in zip(everyone, counts.ravel())])
+
+
+def on_all_hosts(flag: bool) -> bool:
+    """Whether it is true on every host."""
+    if _alone():
+        return flag
+    return bool(_from_all(np.array(flag)).all())
+
+
+def barrier(name: str) -> None:
+    """Returns when all hosts have come to it."""
+    if not _alone():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def gather_names(names: Sequence[str]) -> tuple[str, ...]:
+    """All hosts' texts."""
+    if _alone():
+        return tuple(names)
+    encoded = np.array([name.encode() for name in names], np.bytes_)
+    longest = int(_from_all(np.array(encoded.itemsize)).max())
+    characters = np.zeros((len(encoded), longest), np.uint8)
+    characters[:, : encoded.itemsize] = encoded.view(np.uint8).reshape(
+        len(encoded), encoded.itemsize
+    )
+    return tuple(row.tobytes().rstrip(b'\0').decode() for row in gather_rows(characters))
+
+
+def _alone() -> bool:
+    import jax
+
+    return jax.process_count() == 1
+
+
+def _from_all(array: np.ndarray) -> np.ndarray:
+    """[hosts, ...] of each host's array, all of one shape."""
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array)
 
 
 def _first_line(error: Exception) -> str:

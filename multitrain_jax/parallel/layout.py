@@ -7,7 +7,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.ops.tensor_parallel import MODEL_AXIS
-from multitrain_jax.parallel.drivers import DATA_AXIS
+from multitrain_jax.parallel.mesh import DATA_AXIS
 
 # What the devices along `model` share, by the last parts of a parameter's name, and the axis it is divided along,
 # counted from the last, since identical blocks and heads are stacked along leading ones.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import data_mesh, over_data
 
 _log = logging.getLogger('multitrain_jax')
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -72,10 +72,8 @@ def listen() -> Iterator[StopRequests]:
 
 def _any_process(flag: bool) -> jax.Array:
     """bool[], on all devices: whether it is true in some process. It is not waited for."""
-    mesh = drivers.data_mesh()
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(drivers.DATA_AXIS))
     own = np.full(jax.local_device_count(), flag)
-    return _any(jax.make_array_from_process_local_data(sharding, own))
+    return _any(jax.make_array_from_process_local_data(over_data(data_mesh()), own))
 
 
 @jax.jit

@@ -24,7 +24,10 @@ from multitrain_jax.checkpoints import runs
 from multitrain_jax.config import Config, NonFiniteConfig, with_datasets
 from multitrain_jax.errors import UserError
 from multitrain_jax.optimizer import build_optimizer
-from multitrain_jax.parallel import drivers, layout
+from multitrain_jax.parallel import layout
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import data_mesh, place, replicate, whole
+from multitrain_jax.parallel.prefetch import prefetch
 from multitrain_jax.training import non_finite, train_step
 from multitrain_jax.training.run_start import first_state, run_meta
 from multitrain_jax.training.train_step import TrainState
@@ -55,7 +58,7 @@ def replay(
         UserError: the file is no batch of a run, or the workdir is that of another run.
     """
     step, batch = non_finite.load_batch(config.replay)
-    mesh = train.mesh_of(config, devices)
+    driver = train.driver_of(config, devices)
     if source is None:
         from multitrain_jax.record_data import RecordData
 
@@ -71,7 +74,7 @@ def replay(
     shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
     shardings = layout.state_shardings(
         shapes,
-        mesh,
+        driver.mesh,
         with_datasets(config, source.datasets),
         shard_optimizer=config.parallel.shard_optimizer,
     )
@@ -79,22 +82,20 @@ def replay(
         config, non_finite=NonFiniteConfig('skip', max_skips=2**30)
     )
     own_step = train_step.make_train_step(never_stopping, source.datasets, graphdef, tx)
-    take_step = drivers.map_train_step(own_step, mesh, shardings)
+    take_step = driver.train_step(own_step, shardings)
 
     begin, state, origin = _newest_state(workdir, step, shapes, run_meta(config, source))
     if state is None:
         state = first_state(config, source.datasets, tx, workdir)
     _log.info('from %s; taking %d steps to come to step %d', origin, step - begin, step)
-    state = drivers.place(state.replace(skipped=np.zeros((), np.int32)), shardings)
+    state = place(state.replace(skipped=np.zeros((), np.int32)), shardings)
     with contextlib.closing(
-        drivers.prefetch(
-            source.train_batches(begin, step - begin), lambda own: drivers.to_devices(own, mesh)
-        )
+        prefetch(source.train_batches(begin, step - begin), driver.to_devices)
     ) as batches:
         for share in batches:
             state, _ = take_step(state, share)
-    before = jax.device_get(drivers.whole(state))  # the step takes the state over
-    _, terms = take_step(state, drivers.to_devices(_own_rows(batch), mesh))
+    before = jax.device_get(whole(state))  # the step takes the state over
+    _, terms = take_step(state, driver.to_devices(_own_rows(batch)))
     terms = jax.device_get(terms)
 
     lines = [
@@ -175,15 +176,12 @@ def _first_nan(
     _log.info(
         'searching the operation where it begins (every operation is checked: compiling takes some minutes) ...'
     )
-    mesh = drivers.data_mesh(
-        devices
-    )  # one replica per device, however the run has divided its model
+    # One replica per device, however the run has divided its model.
+    driver = Pmap(data_mesh(devices))
     checked = checkify.checkify(
         lambda state, share: own_step(state, share)[1], errors=checkify.nan_checks
     )
-    error, _ = drivers.map_eval_step(checked, mesh)(
-        drivers.replicate(state, mesh), drivers.to_devices(batch, mesh)
-    )
+    error, _ = driver.eval_step(checked)(replicate(state, driver.mesh), driver.to_devices(batch))
     exception = error.get_exception()
     if exception is None:
         return ['no operation made a NaN: numbers became too large (infinity)']

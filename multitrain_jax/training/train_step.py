@@ -19,7 +19,7 @@ from multitrain_jax.objectives.objective import batch_objective
 from multitrain_jax.objectives.tasks import Tasks
 from multitrain_jax.objectives.uncertainty import init_log_variances
 from multitrain_jax.optimizer import average
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import DATA_AXIS
 from multitrain_jax.training.accumulation import plain_gradients, two_pass_gradients
 from multitrain_jax.training.non_finite import gradient_norms, unless_not_finite
 from multitrain_jax.weights.parameters import merge, split
@@ -135,20 +135,20 @@ def make_train_step(
     graphdef: nnx.GraphDef,
     tx: optax.GradientTransformation,
 ) -> TrainStep:
-    """The step of an experiment; `parallel.map_train_step` runs it on all devices."""
+    """The step of an experiment; a `Driver` runs it on all devices."""
     tasks = Tasks(config, datasets)
     pieces = config.accumulation_steps
     two_pass = config.accumulation == 'two_pass' and pieces > 1 and config.objective.lambda_inf > 0
     accumulate = two_pass_gradients if two_pass else plain_gradients
 
     def gradients(state, share):
-        replica = jax.lax.axis_index(drivers.DATA_AXIS)
+        replica = jax.lax.axis_index(DATA_AXIS)
         key, size = jax.random.fold_in(state.key, state.step), share['video'].shape[0] // pieces
         # Augmentation follows from a clip's place in the global batch, however the batch is cut.
         first_slots = (replica * pieces + jnp.arange(pieces)) * size
         parts = {name: x.reshape(pieces, size, *x.shape[1:]) for name, x in share.items()}
         # Each replica's own copy, or shard_map would sum the gradients over the replicas by itself.
-        varying = jax.lax.pcast(state.params, drivers.DATA_AXIS, to='varying')
+        varying = jax.lax.pcast(state.params, DATA_AXIS, to='varying')
         trainable, frozen = split(varying, config.optimizer.frozen)
 
         def clip_loss(trainable, piece):
@@ -177,11 +177,11 @@ def make_train_step(
         def batch_loss(trainable, expanded):
             learned = merge(trainable, frozen).get(_OBJECTIVE)
             return batch_objective(
-                expanded, config.objective, log_variances=learned, axis_name=drivers.DATA_AXIS
+                expanded, config.objective, log_variances=learned, axis_name=DATA_AXIS
             )
 
         grads, terms = accumulate(clip_loss, batch_loss, trainable, (first_slots, parts))
-        return jax.lax.pmean(grads, drivers.DATA_AXIS), jax.lax.psum(terms, drivers.DATA_AXIS)
+        return jax.lax.pmean(grads, DATA_AXIS), jax.lax.psum(terms, DATA_AXIS)
 
     @jax.named_scope('optimizer')
     def update(state, grads, terms):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.checkpoints import checksums
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import data_mesh, over_data
 
 TREE = {
     'kernel': np.random.default_rng(0).standard_normal((8, 3, 5)).astype(np.float32),
@@ -28,9 +28,7 @@ def test_the_formula():
 def test_devices_and_host_agree():
     """Also where an array is divided over devices."""
     leaves = {name: leaf for name, leaf in TREE.items() if leaf.dtype not in (bool, np.int64)}
-    sharding = jax.sharding.NamedSharding(
-        drivers.data_mesh(), jax.sharding.PartitionSpec(drivers.DATA_AXIS)
-    )
+    sharding = over_data(data_mesh())
     arrays = [
         jax.device_put(leaf, sharding) if name == 'kernel' else jnp.asarray(leaf)
         for name, leaf in leaves.items()

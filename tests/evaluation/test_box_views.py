@@ -14,7 +14,8 @@ from multitrain_jax.evaluation.box_results import per_action, summarise_boxes, w
 from multitrain_jax.evaluation.box_views import score_boxes
 from multitrain_jax.evaluation.metrics import accuracy_table
 from multitrain_jax.evaluation.results import scalars
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.training import train_step
 from tests.helpers import tiny_boxes
 from tests.helpers.average_precision import average_precision_by_loops
@@ -58,8 +59,8 @@ def stub(params, share):
 
 @pytest.fixture(scope='module')
 def found(source):
-    mesh = drivers.data_mesh(jax.devices()[:1])
-    return score_boxes(stub, None, source, tiny_boxes.SCENES, mesh)
+    driver = Pmap(data_mesh(jax.devices()[:1]))
+    return score_boxes(stub, None, source, tiny_boxes.SCENES, driver)
 
 
 def test_equal_to_the_definition(source, found):
@@ -155,11 +156,13 @@ def test_scores_are_those_of_the_own_head_on_any_number_of_devices(source):
     params = train_step.nnx.to_pure_dict(train_step.nnx.state(model))
     scores = {}
     for devices in (1, 4):
-        mesh = drivers.data_mesh(jax.devices()[:devices])
-        step = views.make_eval_step(graphdef, source.datasets, config.augment, mesh)
-        on_devices = drivers.replicate(params, mesh)
-        scores[devices] = score_boxes(step, on_devices, source, tiny_boxes.SCENES_MORE, mesh).score
-        labels = views.score_dataset(step, on_devices, source, 3, mesh)
+        driver = Pmap(data_mesh(jax.devices()[:devices]))
+        step = views.make_eval_step(graphdef, source.datasets, config.augment, driver)
+        on_devices = replicate(params, driver.mesh)
+        scores[devices] = score_boxes(
+            step, on_devices, source, tiny_boxes.SCENES_MORE, driver
+        ).score
+        labels = views.score_dataset(step, on_devices, source, 3, driver)
         np.testing.assert_allclose(labels.score.sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(scores[1], scores[4], rtol=1e-4)
     batch = next(iter(source.evaluation_batches(tiny_boxes.SCENES_MORE)))

@@ -6,30 +6,33 @@ import threading
 
 from flax import nnx
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import pytest
 
 from multitrain_jax.evaluation import views
 from multitrain_jax.evaluation.metrics import Scores, summarise
-from multitrain_jax.parallel import drivers
-from multitrain_jax.parallel import gather as gather_hosts
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.training import train_step
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
 
 @functools.cache
-def scored(devices: int, multi_label: bool, records: int, views: int):
+def scored(devices: int, multi_label: bool, records: int, per_video: int):
     """Scores of the second dataset, and what they are computed from."""
     config = tiny.config(objective__lambda_inf=0.0)
     flags = {'shades': multi_label, 'colours': multi_label}
-    source = tiny.ArraySource(config, multi_label=flags, evaluation_records=records, views=views)
-    mesh = drivers.data_mesh(jax.devices()[:devices])
+    source = tiny.ArraySource(
+        config, multi_label=flags, evaluation_records=records, views=per_video
+    )
+    driver = Pmap(data_mesh(jax.devices()[:devices]))
     model = train_step.build_model(config, source.datasets, jax.random.key(3))
     graphdef, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
-    step = views.make_eval_step(graphdef, source.datasets, config.augment, mesh)
-    scores = views.score_dataset(step, drivers.replicate(params, mesh), source, 1, mesh)
+    step = views.make_eval_step(graphdef, source.datasets, config.augment, driver)
+    scores = views.score_dataset(step, replicate(params, driver.mesh), source, 1, driver)
     return config, source, model, scores
 
 
@@ -73,10 +76,10 @@ def test_a_missing_view_is_noticed():
             yield batch | {'weight': weight}
 
     source.evaluation_batches = with_a_hole
-    mesh = drivers.data_mesh(jax.devices()[:1])
+    driver = Pmap(data_mesh(jax.devices()[:1]))
     constant = lambda params, share: jax.numpy.zeros((1, *share['dataset'].shape[1:], 5))
     with pytest.raises(RuntimeError, match='record 4 has 2 views instead of 3'):
-        views.score_dataset(constant, None, source, 1, mesh)
+        views.score_dataset(constant, None, source, 1, driver)
 
 
 def spec(**changes):
@@ -133,7 +136,7 @@ def test_hosts_gather_everyones_videos(monkeypatch):
         return both
 
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    monkeypatch.setattr(gather_hosts.multihost_utils, 'process_allgather', allgather)
+    monkeypatch.setattr(multihost_utils, 'process_allgather', allgather)
     score = np.random.default_rng(0).random((4, 5)).astype(np.float32)
     names = ('a.mp4', 'ordner/ä.mp4', 'c', 'a long name.mp4')
     shares = [

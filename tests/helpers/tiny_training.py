@@ -9,7 +9,9 @@ import optax
 
 from multitrain_jax import optimizer
 from multitrain_jax.config import with_datasets
-from multitrain_jax.parallel import drivers, layout
+from multitrain_jax.parallel import layout
+from multitrain_jax.parallel.drivers import Pmap, ShardMap
+from multitrain_jax.parallel.mesh import data_mesh, grid_mesh
 from multitrain_jax.training import train_step
 from tests.helpers import tiny
 
@@ -18,7 +20,7 @@ STEPS = 3
 
 @functools.cache
 def prepared(devices: int, *, model: int = 0, **changes):
-    """(source, mesh, step, state): a step that keeps its gradients, the state to start from.
+    """(source, driver, step, state): a step that keeps its gradients, the state to start from.
 
     Args:
         devices: number of them.
@@ -28,7 +30,7 @@ def prepared(devices: int, *, model: int = 0, **changes):
     config = tiny.config(**changes)
     source = tiny.ArraySource(config)
     devices = jax.devices()[:devices]
-    mesh = drivers.grid_mesh(model, devices) if model else drivers.data_mesh(devices)
+    driver = ShardMap(grid_mesh(model, devices)) if model else Pmap(data_mesh(devices))
     graphdef, abstract = train_step.abstract_model(config, source.datasets)
     schedule = optimizer.learning_rate_schedule(
         config.optimizer, steps_per_epoch=2, total_steps=STEPS
@@ -39,12 +41,11 @@ def prepared(devices: int, *, model: int = 0, **changes):
         optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone),
     )
     state = jax.jit(lambda: train_step.init_state(config, source.datasets, tx))()
-    step = drivers.map_train_step(
+    step = driver.train_step(
         train_step.make_train_step(config, source.datasets, graphdef, tx),
-        mesh,
-        shardings(config, source, state, mesh),
+        shardings(config, source, state, driver.mesh),
     )
-    return source, mesh, step, state
+    return source, driver, step, state
 
 
 def shardings(config, source, state, mesh):
@@ -58,12 +59,12 @@ def shardings(config, source, state, mesh):
 @functools.cache
 def trained_state(devices: int, *, model: int = 0, **changes):
     """Gradients and metrics of each of a few steps, and the state after them as it lies on the devices."""
-    source, mesh, step, state = prepared(devices, model=model, **changes)
+    source, driver, step, state = prepared(devices, model=model, **changes)
     copy = jax.tree.map(jnp.copy, state)  # the step takes it over
-    state = jax.device_put(copy, shardings(tiny.config(**changes), source, state, mesh))
+    state = jax.device_put(copy, shardings(tiny.config(**changes), source, state, driver.mesh))
     gradients, metrics = [], []
     for number in range(STEPS):
-        state, terms = step(state, drivers.to_devices(source.batch(number), mesh))
+        state, terms = step(state, driver.to_devices(source.batch(number)))
         gradients.append(jax.device_get(state.opt_state[0]))
         metrics.append(jax.device_get(terms))
     return gradients, metrics, state

@@ -12,7 +12,8 @@ from multitrain_jax import optimizer
 from multitrain_jax.models.multitrain import Outputs
 from multitrain_jax.objectives.targets import make_targets
 from multitrain_jax.objectives.tasks import Tasks
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.training import train_step
 from tests.helpers import tiny_boxes
 from tests.helpers.tiny import keep_gradients, quick_compile  # noqa: F401
@@ -122,7 +123,7 @@ def gradients(devices, **changes):
     config = tiny_boxes.config(optimizer__ema_decay=0.5, **changes)
     source = tiny_boxes.BoxSource(config)
     specs = source.datasets
-    mesh = drivers.data_mesh(jax.devices()[:devices])
+    driver = Pmap(data_mesh(jax.devices()[:devices]))
     graphdef, abstract = train_step.abstract_model(config, specs)
     schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
     params = train_step.training_params(config, abstract)
@@ -131,8 +132,8 @@ def gradients(devices, **changes):
         optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone),
     )
     state = jax.jit(lambda: train_step.init_state(config, specs, tx))()
-    step = drivers.map_train_step(train_step.make_train_step(config, specs, graphdef, tx), mesh)
-    state, terms = step(drivers.replicate(state, mesh), drivers.to_devices(source.batch(0), mesh))
+    step = driver.train_step(train_step.make_train_step(config, specs, graphdef, tx))
+    state, terms = step(replicate(state, driver.mesh), driver.to_devices(source.batch(0)))
     return (
         jax.device_get(state.opt_state[0]),
         means(jax.device_get(terms)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import check_divides, grid_mesh
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.tiny_training import STEPS, assert_same, means, prepared, trained, trained_state
@@ -126,7 +126,7 @@ def test_equal_arrays_stay_equal_on_all_replicas():
 
 def test_the_compiled_step_divides_the_work():
     """Each device of a replica computes its part of an MLP's hidden units, and the attention of its heads."""
-    source, mesh, step, state = prepared(8, model=4, **TWO_STAGES)
+    source, _, step, state = prepared(8, model=4, **TWO_STAGES)
     shapes = jax.eval_shape(lambda: state)
     text = step.lower(shapes, jax.eval_shape(lambda: source.batch(0))).compile().as_text()
     exponentials = set(
@@ -154,9 +154,9 @@ def test_a_mesh_that_does_not_divide_the_devices():
         UserError,
         match='config.parallel.model=3 does not divide the 8 devices of a host; use a divisor',
     ):
-        drivers.grid_mesh(3)
+        grid_mesh(3)
     with pytest.raises(
         UserError,
         match='batch_size=6 does not divide over 4 replicas of 2 devices; use a multiple of 4, such as 8',
     ):
-        drivers.check_divides(6, drivers.grid_mesh(2), 'batch_size')
+        check_divides(6, grid_mesh(2), 'batch_size')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.objectives.objective import ObjectiveConfig, Term, batch_objective
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import replicate
 from multitrain_jax.training import accumulation
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.tiny_training import means, prepared
@@ -25,11 +25,11 @@ SETTINGS = {
 @functools.cache
 def first_step(devices: int, pieces: int, accumulation: str, **more):
     """(gradients, metrics) of the first step."""
-    source, mesh, step, state = prepared(
+    source, driver, step, state = prepared(
         devices, accumulation_steps=pieces, accumulation=accumulation, **SETTINGS, **more
     )
-    state = drivers.replicate(jax.tree.map(jnp.copy, state), mesh)
-    state, terms = step(state, drivers.to_devices(source.batch(0), mesh))
+    state = replicate(jax.tree.map(jnp.copy, state), driver.mesh)
+    state, terms = step(state, driver.to_devices(source.batch(0)))
     return jax.device_get(state.opt_state[0]), means(jax.device_get(terms))
 
 
@@ -101,10 +101,10 @@ def test_activations_of_one_piece_at_a_time():
     """What accumulation is for: memory goes down with the size of a piece, in two passes as well."""
 
     def temporary_bytes(pieces, accumulation):
-        source, mesh, step, state = prepared(
+        source, driver, step, state = prepared(
             1, accumulation_steps=pieces, accumulation=accumulation, **SETTINGS
         )
-        share = drivers.to_devices(source.batch(0), mesh)
+        share = driver.to_devices(source.batch(0))
         return step.lower(state, share).compile().memory_analysis().temp_size_in_bytes
 
     whole, cut = temporary_bytes(1, 'plain'), temporary_bytes(8, 'two_pass')

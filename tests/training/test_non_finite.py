@@ -11,7 +11,7 @@ import pytest
 from multitrain_jax import train
 from multitrain_jax.checkpoints import runs
 from multitrain_jax.errors import UserError
-from multitrain_jax.parallel import drivers
+from multitrain_jax.parallel.mesh import replicate
 from multitrain_jax.reporting import metrics
 from multitrain_jax.training import non_finite, replay
 from multitrain_jax.training.train_step import TrainState
@@ -45,10 +45,10 @@ CHANGES = dict(non_finite__action='skip', non_finite__max_skips=1, optimizer__em
 @pytest.mark.parametrize('devices', [1, 8])
 def test_the_update_is_left_out(devices):
     """Parameters, optimizer and average are those of before, on every replica; the number of steps goes on."""
-    source, mesh, step, state = prepared(devices, **CHANGES)
+    source, driver, step, state = prepared(devices, **CHANGES)
     before = numbers(state)
-    share = lambda batch: drivers.to_devices(batch, mesh)  # noqa: E731
-    state = drivers.replicate(jax.tree.map(jax.numpy.copy, state), mesh)
+    share = lambda batch: driver.to_devices(batch)  # noqa: E731
+    state = replicate(jax.tree.map(jax.numpy.copy, state), driver.mesh)
     state, terms = step(state, share(bad(source.batch(0))))
     assert not np.isfinite(float(terms['loss'][0])) and float(terms['skipped_updates'][0]) == 1
     assert (int(state.step), int(state.skipped)) == (1, 1)
@@ -72,9 +72,9 @@ def test_the_update_is_left_out(devices):
 
 
 def test_norms_of_the_parts_make_up_the_norm():
-    source, mesh, step, state = prepared(1, **CHANGES)
-    state = drivers.replicate(jax.tree.map(jax.numpy.copy, state), mesh)
-    _, terms = step(state, drivers.to_devices(source.batch(0), mesh))
+    source, driver, step, state = prepared(1, **CHANGES)
+    state = replicate(jax.tree.map(jax.numpy.copy, state), driver.mesh)
+    _, terms = step(state, driver.to_devices(source.batch(0)))
     parts = {name: float(x) for name, (x, _) in terms.items() if name.startswith('gradient_norm/')}
     assert parts.keys() == {
         f'gradient_norm/{part}' for part in ('backbone', 'heads', 'projections', 'expander')
