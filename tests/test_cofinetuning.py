@@ -13,6 +13,7 @@ import multitrain_jax as mt
 from multitrain_jax import evaluate as evaluate_command
 from multitrain_jax import projections, train
 from multitrain_jax.errors import UserError
+from multitrain_jax.parallel import drivers
 from multitrain_jax.weights import warm_start
 from tests.helpers import tiny
 from tests.helpers.box_records import write_scenes
@@ -79,11 +80,11 @@ def test_interrupted_is_uninterrupted(run, root, tmp_path):
     class Stop(Exception):
         pass
 
-    data = train.parallel.map_train_step
+    train_step = drivers.Pmap.train_step
     calls = []
 
     def mapped(*arguments):
-        inner = data(*arguments)
+        inner = train_step(*arguments)
 
         def counted(state, share):
             calls.append(1)
@@ -94,7 +95,7 @@ def test_interrupted_is_uninterrupted(run, root, tmp_path):
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.parallel, 'map_train_step', mapped)
+        patch.setattr(drivers.Pmap, 'train_step', mapped)
         with pytest.raises(Stop):
             train.train_and_evaluate(settings, tmp_path / 'cut', devices=jax.devices()[:1])
     assert [
@@ -138,7 +139,7 @@ def test_the_export_localises(run):
 def test_the_evaluate_command(run, tmp_path, monkeypatch, capsys, candidates):
     settings, workdir, outcome = run
     monkeypatch.setattr(
-        train.parallel,
+        drivers,
         'data_mesh',
         lambda devices: train.jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',)),
     )

@@ -220,12 +220,13 @@ FULL = """
 import resource, sys
 import jax.numpy as jnp
 import numpy as np
-from multitrain_jax import checkpoints, errors
+from multitrain_jax import errors
+from multitrain_jax.checkpoints import runs
 from multitrain_jax.reporting import progress
 
 def main():
     progress.set_up_logging(sys.argv[1])
-    saved = checkpoints.RunCheckpoints(sys.argv[1], keep=1)
+    saved = runs.RunCheckpoints(sys.argv[1], keep=1)
     noise = np.random.default_rng(0).standard_normal(50_000, np.float32)
     saved.save(1, {'params': jnp.asarray(noise)}, {})
     saved.wait()

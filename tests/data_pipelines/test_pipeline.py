@@ -6,11 +6,11 @@ import threading
 import numpy as np
 import pytest
 
-from data_pipelines import pipeline
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.clip import decode
 from data_pipelines.datasets.base import TestSpec
 from data_pipelines.datasets.open import RecordDataset
+from data_pipelines.order import epochs
 from data_pipelines.pipeline import Source, evaluation_batches, train_batches
 from data_pipelines.storage import regions
 from data_pipelines.storage.reader import RecordReader
@@ -268,7 +268,7 @@ def test_damaged_records_are_replaced_the_same_way_by_any_number_of_threads(tmp_
 
 def test_one_damaged_record_too_many_is_an_error_at_the_same_step(tmp_path):
     source = flat_dataset(tmp_path / 'd', 9)
-    order = pipeline.sampling.TrainingOrder([9], batch_size=3, seed=2)
+    order = epochs.TrainingOrder([9], batch_size=3, seed=2)
     first_step = {s.record: step for step in range(3) for s in order.batch(step)}
     for record in (3, 7):
         _flip_byte(tmp_path / 'd', record)

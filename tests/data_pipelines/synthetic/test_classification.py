@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.annotations import folder, pyslowfast
+from data_pipelines.synthetic import __main__ as command
 from data_pipelines.synthetic import classification, rendering
 from data_pipelines.synthetic.layers import render
 
@@ -201,7 +202,7 @@ def test_command(tmp_path, capsys):
         '--workers=1',
         f'--sheet={tmp_path / "sheet.png"}',
     ]
-    assert classification.main(arguments) == 0
+    assert command.main(arguments) == 0
     printed = capsys.readouterr()
     assert '6/6' in printed.err  # the progress bar
     assert f'data_pipelines.convert folder --videos={tmp_path / "out" / "motions"}' in printed.out
@@ -214,11 +215,11 @@ def test_command(tmp_path, capsys):
         ['--workers=0'],
         [f'--sheet={tmp_path}/nowhere/sheet.png'],
     ):
-        assert classification.main([*arguments, *wrong]) == 2
+        assert command.main([*arguments, *wrong]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith('error: ')
 
     with pytest.raises(SystemExit) as stopped:
-        classification.main(['--help'])
+        command.main(['--help'])
     assert stopped.value.code == 0
     assert 'python -m data_pipelines.synthetic --output=' in capsys.readouterr().out

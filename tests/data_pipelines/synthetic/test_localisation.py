@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from data_pipelines.synthetic import classification, localisation
+from data_pipelines.synthetic import classification, layers, localisation
 from data_pipelines.synthetic.localisation import ACTIONS, MOVEMENTS, TURNS, Video
 from data_pipelines.videos.video_file import FrameStream
 
@@ -32,10 +32,10 @@ def test_boxes_are_where_the_pixels_of_their_shape_are():
         scene = crowd.scene
         t = round(float(scene.frame_rate))
         boxes = crowd.boxes()
-        layers = scene.layers[-len(crowd.actions) :]
-        assert len(boxes) == len(layers)
+        actors = scene.layers[-len(crowd.actions) :]
+        assert len(boxes) == len(actors)
         empty = layers.render(dataclasses.replace(scene, layers=()))[t].astype(int)
-        for box, layer in zip(boxes, layers):
+        for box, layer in zip(boxes, actors):
             alone = layers.render(dataclasses.replace(scene, layers=(layer,)))[t].astype(int)
             y, x = np.nonzero(np.abs(alone - empty).max(-1) > 20)
             seen = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
