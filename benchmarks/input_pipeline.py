@@ -39,15 +39,18 @@ import simplejpeg
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
-from data_pipelines import convert, pipeline  # noqa: E402
+from data_pipelines import pipeline  # noqa: E402
 from data_pipelines.annotations import Annotations, Clip  # noqa: E402
 from data_pipelines.array_pool import scratch  # noqa: E402
 from data_pipelines.clip import decode, frame_sampling, jpeg_cut  # noqa: E402
 from data_pipelines.conversion import jpeg, shard  # noqa: E402
+from data_pipelines.conversion.dataset import convert  # noqa: E402
+from data_pipelines.conversion.options import Options  # noqa: E402
+from data_pipelines.cores import available_cores  # noqa: E402
 from data_pipelines.datasets.base import Source, TrainingSpec  # noqa: E402
 from data_pipelines.datasets.dmvr import import_dmvr  # noqa: E402
 from data_pipelines.datasets.open import RecordDataset  # noqa: E402
-from data_pipelines.storage import indexing
+from data_pipelines.storage import indexing  # noqa: E402
 from data_pipelines.storage.record_index import build_index, save_index  # noqa: E402
 from data_pipelines.synthetic import layers  # noqa: E402
 from data_pipelines.videos import mp4  # noqa: E402
@@ -55,7 +58,7 @@ from data_pipelines.videos import mp4  # noqa: E402
 NUM_FRAMES, STRIDE = 16, 4
 BATCH_SIZE = 16
 WARM_UP_CLIPS = 6 * BATCH_SIZE
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cores()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,7 @@ def make_data(
     clips = tuple(Clip(str(path), path.name, (number % 2,)) for number, path in enumerate(files))
     annotations = Annotations(classes=('even', 'odd'), splits={'train': clips})
     directory, plain = root / f'records{short_side}', root / f'records{short_side}_plain'
-    convert.convert(annotations, directory, short_side=short_side, shards=4)
+    convert(annotations, directory, Options(short_side=short_side, shards=4))
     if not plain.exists():
         convert_without_markers(clips, short_side, directory, plain)
     return *(
@@ -107,7 +110,7 @@ def convert_without_markers(
                 Path(temporary, 'train-00000-of-00001'),
                 list(clips),
                 dict(enumerate(('even', 'odd'))),
-                shard.Options(short_side=short_side),
+                Options(short_side=short_side),
             )
         index = build_index(temporary, 'train')
         save_index(temporary, 'train', index)

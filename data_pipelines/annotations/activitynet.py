@@ -12,8 +12,8 @@ import os
 from typing import Any, NamedTuple
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.command import add_format, add_videos
 from data_pipelines.annotations.files import read_json, read_seconds
+from data_pipelines.annotations.format import Format, add_videos
 from data_pipelines.annotations.labels import check_same_classes
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -101,17 +101,7 @@ def _segments(where: str, video: str, entry: dict[str, Any]) -> Iterator[_Segmen
         yield _Segment(place, video, number, label, max(0.0, start), end)
 
 
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `activitynet`."""
-    parser = add_format(
-        formats,
-        common,
-        'activitynet',
-        lambda args: read_activitynet(args.json, args.videos, args.split),
-        help='ActivityNet by its json file: one clip per segment, cut out of videos v_ID.mp4',
-        example='--videos=anet --json=activity_net.v1-3.min.json --output=data/activitynet '
-        '--short_side=320',
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_videos(parser)
     parser.add_argument(
         '--json', required=True, metavar='FILE', help='activity_net.v1-3.min.json (or v1-2)'
@@ -122,3 +112,13 @@ def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentPa
         choices=('train', 'validation'),
         help='split to convert, may be repeated (default: both)',
     )
+
+
+FORMAT = Format(
+    'activitynet',
+    help='ActivityNet by its json file: one clip per segment, cut out of videos v_ID.mp4',
+    example='--videos=anet --json=activity_net.v1-3.min.json --output=data/activitynet '
+    '--short_side=320',
+    add_arguments=_add_arguments,
+    read=lambda args: read_activitynet(args.json, args.videos, args.split),
+)

@@ -21,8 +21,8 @@ from data_pipelines.annotations.ava_files import (
     read_proposals,
     read_timestamps,
 )
-from data_pipelines.annotations.command import add_format, add_videos, split_and_file
 from data_pipelines.annotations.folder import VIDEO_SUFFIXES
+from data_pipelines.annotations.format import Format, add_videos, split_and_file
 from data_pipelines.annotations.locate import VideoFiles
 
 CONTEXT_SECONDS = 3.2  # 32 frames at every third of 30 per second
@@ -206,44 +206,21 @@ def _clip(
     )
 
 
-# --------------------------------------------------------------------------------------------------
-# Commands
-
-
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommands `ava` and `ava_kinetics`."""
-    ava = add_format(
-        formats,
-        common,
-        'ava',
-        _read,
-        help='AVA v2.2: a record with boxes per key frame',
-        example='--boxes train=ava_train_v2.2.csv --boxes validation=ava_val_v2.2.csv '
-        '--actions=ava_action_list_v2.2.pbtxt --timestamps=ava_included_timestamps_v2.2.txt '
-        '--excluded=ava_val_excluded_timestamps_v2.2.csv --videos=movies --output=data/ava '
-        '--short_side=256',
-    )
-    _add_arguments(ava)
-    ava.add_argument(
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_shared_arguments(parser)
+    parser.add_argument(
         '--timestamps',
         metavar='FILE',
         help='official list of included timestamps (902 to 1798)',
     )
-    kinetics = add_format(
-        formats,
-        common,
-        'ava_kinetics',
-        _read,
-        help='AVA-Kinetics: the key frames of AVA and those on Kinetics-700 clips',
-        example='--boxes train=ava_train_v2.2.csv --boxes train=kinetics_train_v1.0.csv '
-        '--actions=ava_action_list_v2.2.pbtxt --videos=videos --output=data/ava_kinetics '
-        '--short_side=256',
-    )
-    _add_arguments(kinetics)
-    kinetics.set_defaults(timestamps=None)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_kinetics_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_shared_arguments(parser)
+    parser.set_defaults(timestamps=None)
+
+
+def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--boxes',
         action='append',
@@ -310,3 +287,26 @@ def _read(args: argparse.Namespace) -> Annotations:
         video_start=args.video_start,
         without_boxes=args.without_boxes == 'keep',
     )
+
+
+FORMATS = (
+    Format(
+        'ava',
+        help='AVA v2.2: a record with boxes per key frame',
+        example='--boxes train=ava_train_v2.2.csv --boxes validation=ava_val_v2.2.csv '
+        '--actions=ava_action_list_v2.2.pbtxt --timestamps=ava_included_timestamps_v2.2.txt '
+        '--excluded=ava_val_excluded_timestamps_v2.2.csv --videos=movies --output=data/ava '
+        '--short_side=256',
+        add_arguments=_add_arguments,
+        read=_read,
+    ),
+    Format(
+        'ava_kinetics',
+        help='AVA-Kinetics: the key frames of AVA and those on Kinetics-700 clips',
+        example='--boxes train=ava_train_v2.2.csv --boxes train=kinetics_train_v1.0.csv '
+        '--actions=ava_action_list_v2.2.pbtxt --videos=videos --output=data/ava_kinetics '
+        '--short_side=256',
+        add_arguments=_add_kinetics_arguments,
+        read=_read,
+    ),
+)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import os
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.command import add_format
+from data_pipelines.annotations.format import Format
 
 VIDEO_SUFFIXES = frozenset(
     '.mp4 .avi .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts .mts .ogv .asf .vob'.split()
@@ -99,16 +99,7 @@ def _videos(path: str) -> list[str]:
         )
 
 
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `folder`."""
-    parser = add_format(
-        formats,
-        common,
-        'folder',
-        lambda args: read_folder(args.videos, args.split),
-        help='one folder per class: VIDEOS/SPLIT/CLASS/*.mp4 or VIDEOS/CLASS/*.mp4',
-        example='--videos=my_videos --output=data/mine',
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--videos', required=True, metavar='DIR', help='the tree')
     parser.add_argument(
         '--split',
@@ -117,3 +108,12 @@ def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentPa
         help='split to convert, may be repeated (default: all); for VIDEOS/CLASS/*.mp4 the name '
         'to give it (default: train)',
     )
+
+
+FORMAT = Format(
+    'folder',
+    help='one folder per class: VIDEOS/SPLIT/CLASS/*.mp4 or VIDEOS/CLASS/*.mp4',
+    example='--videos=my_videos --output=data/mine',
+    add_arguments=_add_arguments,
+    read=lambda args: read_folder(args.videos, args.split),
+)

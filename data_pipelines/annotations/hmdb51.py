@@ -11,8 +11,8 @@ import os
 import re
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.command import add_format, add_videos
 from data_pipelines.annotations.files import read_lines
+from data_pipelines.annotations.format import Format, add_videos
 from data_pipelines.annotations.labels import with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -59,19 +59,19 @@ def read_hmdb51(
     return Annotations(classes, {split: with_unique_keys(clips) for split, clips in splits.items()})
 
 
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `hmdb51`."""
-    parser = add_format(
-        formats,
-        common,
-        'hmdb51',
-        lambda args: read_hmdb51(args.splits, args.videos, args.fold),
-        help='HMDB51 by its files CLASS_test_splitN.txt',
-        example='--videos=hmdb51_org --splits=testTrainMulti_7030_splits --fold=1 '
-        '--output=data/hmdb51_fold1',
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_videos(parser)
     parser.add_argument('--splits', required=True, metavar='DIR', help='testTrainMulti_7030_splits')
     parser.add_argument(
         '--fold', type=int, choices=(1, 2, 3), default=1, help='which split (default: 1)'
     )
+
+
+FORMAT = Format(
+    'hmdb51',
+    help='HMDB51 by its files CLASS_test_splitN.txt',
+    example='--videos=hmdb51_org --splits=testTrainMulti_7030_splits --fold=1 '
+    '--output=data/hmdb51_fold1',
+    add_arguments=_add_arguments,
+    read=lambda args: read_hmdb51(args.splits, args.videos, args.fold),
+)

@@ -14,8 +14,13 @@ import os
 from typing import NamedTuple
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.command import add_format, add_videos, files_by_split
 from data_pipelines.annotations.files import read_csv, read_seconds
+from data_pipelines.annotations.format import (
+    Format,
+    add_files_by_split,
+    add_videos,
+    files_by_split,
+)
 from data_pipelines.annotations.labels import check_same_classes, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -119,30 +124,24 @@ def _read_rows(path: str | os.PathLike) -> list[_Row]:
     return rows
 
 
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `kinetics`."""
-    parser = add_format(
-        formats,
-        common,
-        'kinetics',
-        lambda args: read_kinetics(
-            files_by_split('--csv', args.csv), args.videos, untrimmed=args.untrimmed
-        ),
-        help='Kinetics-400, -600 or -700 by its csv files, videos ID_000012_000022.mp4 or ID.mp4',
-        example='--videos=k400 --csv train=train.csv --csv validation=val.csv '
-        '--output=data/kinetics400 --short_side=320',
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_videos(parser)
-    parser.add_argument(
-        '--csv',
-        action='append',
-        required=True,
-        metavar='SPLIT=FILE',
-        help='the csv file of one split; may be repeated',
-    )
+    add_files_by_split(parser, '--csv', 'the csv file of one split')
     parser.add_argument(
         '--untrimmed',
         action='store_true',
         help='the files are whole YouTube videos; cut the clips out of them '
         '(default: the files are the clips)',
     )
+
+
+FORMAT = Format(
+    'kinetics',
+    help='Kinetics-400, -600 or -700 by its csv files, videos ID_000012_000022.mp4 or ID.mp4',
+    example='--videos=k400 --csv train=train.csv --csv validation=val.csv '
+    '--output=data/kinetics400 --short_side=320',
+    add_arguments=_add_arguments,
+    read=lambda args: read_kinetics(
+        files_by_split('--csv', args.csv), args.videos, untrimmed=args.untrimmed
+    ),
+)

@@ -12,8 +12,13 @@ from collections.abc import Mapping
 import os
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.command import add_format, add_videos, files_by_split
 from data_pipelines.annotations.files import read_csv, read_lines
+from data_pipelines.annotations.format import (
+    Format,
+    add_files_by_split,
+    add_videos,
+    files_by_split,
+)
 from data_pipelines.annotations.labels import classes_in_order, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -66,28 +71,22 @@ def _read_categories(path: str) -> tuple[str, ...]:
     return classes_in_order(rows, first=0, path=path)
 
 
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `moments_in_time`."""
-    parser = add_format(
-        formats,
-        common,
-        'moments_in_time',
-        lambda args: read_moments_in_time(
-            args.categories, files_by_split('--csv', args.csv), args.videos
-        ),
-        help='Moments in Time by its categories and csv files',
-        example='--videos=MiT --categories=MiT/moments_categories.txt '
-        '--csv train=MiT/trainingSet.csv --csv validation=MiT/validationSet.csv '
-        '--output=data/moments',
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_videos(parser)
     parser.add_argument(
         '--categories', required=True, metavar='FILE', help='moments_categories.txt'
     )
-    parser.add_argument(
-        '--csv',
-        action='append',
-        required=True,
-        metavar='SPLIT=FILE',
-        help='trainingSet.csv or validationSet.csv; may be repeated',
-    )
+    add_files_by_split(parser, '--csv', 'trainingSet.csv or validationSet.csv')
+
+
+FORMAT = Format(
+    'moments_in_time',
+    help='Moments in Time by its categories and csv files',
+    example='--videos=MiT --categories=MiT/moments_categories.txt '
+    '--csv train=MiT/trainingSet.csv --csv validation=MiT/validationSet.csv '
+    '--output=data/moments',
+    add_arguments=_add_arguments,
+    read=lambda args: read_moments_in_time(
+        args.categories, files_by_split('--csv', args.csv), args.videos
+    ),
+)

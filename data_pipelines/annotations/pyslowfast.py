@@ -10,8 +10,8 @@ import os
 import re
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.command import add_format, files_by_split
 from data_pipelines.annotations.files import check_relative, read_text
+from data_pipelines.annotations.format import Format, add_files_by_split, files_by_split
 
 _LINE = re.compile(r'(?P<path>\S.*?)\s*[,\s]\s*(?P<label>\d{1,9})')
 _MOST_CLASSES = 100_000  # without a file that names them
@@ -109,28 +109,8 @@ def _read_classes(path: str | os.PathLike) -> tuple[str, ...]:
     return classes
 
 
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `pyslowfast`."""
-    parser = add_format(
-        formats,
-        common,
-        'pyslowfast',
-        lambda args: read_pyslowfast(
-            files_by_split('--csv', args.csv),
-            classes_file=args.classes,
-            path_prefix=args.path_prefix,
-        ),
-        help='PySlowFast\'s csv files of lines "path label", label a class number',
-        example='--csv train=train.csv --csv validation=val.csv --classes=classes.txt '
-        '--path_prefix=/videos --output=data/kinetics',
-    )
-    parser.add_argument(
-        '--csv',
-        action='append',
-        required=True,
-        metavar='SPLIT=FILE',
-        help='one split; may be repeated',
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_files_by_split(parser, '--csv', 'one split')
     parser.add_argument(
         '--classes',
         metavar='FILE',
@@ -139,3 +119,17 @@ def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentPa
     parser.add_argument(
         '--path_prefix', default='', metavar='DIR', help='what the paths are relative to'
     )
+
+
+FORMAT = Format(
+    'pyslowfast',
+    help='PySlowFast\'s csv files of lines "path label", label a class number',
+    example='--csv train=train.csv --csv validation=val.csv --classes=classes.txt '
+    '--path_prefix=/videos --output=data/kinetics',
+    add_arguments=_add_arguments,
+    read=lambda args: read_pyslowfast(
+        files_by_split('--csv', args.csv),
+        classes_file=args.classes,
+        path_prefix=args.path_prefix,
+    ),
+)

@@ -13,8 +13,13 @@ from collections.abc import Iterator, Mapping
 import os
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.command import add_format, add_videos, files_by_split
 from data_pipelines.annotations.files import read_json, read_lines
+from data_pipelines.annotations.format import (
+    Format,
+    add_files_by_split,
+    add_videos,
+    files_by_split,
+)
 from data_pipelines.annotations.labels import classes_in_order, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -87,26 +92,20 @@ def _read_answers(path: str) -> Iterator[tuple[str, str, str]]:
         yield where, video.strip(), template.strip()
 
 
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `something_v2`."""
-    parser = add_format(
-        formats,
-        common,
-        'something_v2',
-        lambda args: read_something_v2(
-            args.labels, files_by_split('--annotations', args.annotations), args.videos
-        ),
-        help='Something-Something V2 by its labels.json, train.json and validation.json',
-        example='--videos=20bn-something-something-v2 --labels=labels.json '
-        '--annotations train=train.json --annotations validation=validation.json '
-        '--output=data/something_v2',
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_videos(parser)
     parser.add_argument('--labels', required=True, metavar='FILE', help='labels.json')
-    parser.add_argument(
-        '--annotations',
-        action='append',
-        required=True,
-        metavar='SPLIT=FILE',
-        help='train.json, validation.json or test-answers.csv; may be repeated',
-    )
+    add_files_by_split(parser, '--annotations', 'train.json, validation.json or test-answers.csv')
+
+
+FORMAT = Format(
+    'something_v2',
+    help='Something-Something V2 by its labels.json, train.json and validation.json',
+    example='--videos=20bn-something-something-v2 --labels=labels.json '
+    '--annotations train=train.json --annotations validation=validation.json '
+    '--output=data/something_v2',
+    add_arguments=_add_arguments,
+    read=lambda args: read_something_v2(
+        args.labels, files_by_split('--annotations', args.annotations), args.videos
+    ),
+)

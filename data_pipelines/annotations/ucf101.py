@@ -12,8 +12,8 @@ import os
 import re
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.command import add_format, add_videos
 from data_pipelines.annotations.files import read_lines
+from data_pipelines.annotations.format import Format, add_videos
 from data_pipelines.annotations.labels import classes_in_order, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -75,18 +75,18 @@ def _read_classes(path: str) -> tuple[str, ...]:
     return classes_in_order(rows, first=1, path=path)
 
 
-def add_command(formats: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    """Adds the subcommand `ucf101`."""
-    parser = add_format(
-        formats,
-        common,
-        'ucf101',
-        lambda args: read_ucf101(args.lists, args.videos, args.fold),
-        help='UCF101 by its files classInd.txt, trainlist0N.txt and testlist0N.txt',
-        example='--videos=UCF-101 --lists=ucfTrainTestlist --fold=1 --output=data/ucf101_fold1',
-    )
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_videos(parser)
     parser.add_argument('--lists', required=True, metavar='DIR', help='ucfTrainTestlist')
     parser.add_argument(
         '--fold', type=int, choices=(1, 2, 3), default=1, help='which split (default: 1)'
     )
+
+
+FORMAT = Format(
+    'ucf101',
+    help='UCF101 by its files classInd.txt, trainlist0N.txt and testlist0N.txt',
+    example='--videos=UCF-101 --lists=ucfTrainTestlist --fold=1 --output=data/ucf101_fold1',
+    add_arguments=_add_arguments,
+    read=lambda args: read_ucf101(args.lists, args.videos, args.fold),
+)

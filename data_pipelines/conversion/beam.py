@@ -14,7 +14,7 @@ import shutil
 import threading
 
 from data_pipelines.conversion import plan as planning
-from data_pipelines.conversion.workers import run_jobs
+from data_pipelines.conversion.worker_pool import run_jobs
 
 _JOBS = 'jobs'  # folder for the jobs, in that of the notes
 _POLL_SECONDS = 2.0
@@ -37,7 +37,7 @@ def convert_on_beam(
     on_clip: Callable[[int, int], None],
     video_timeout: float,
 ) -> None:
-    """Runs jobs of `shard.main` in a pipeline; each shard is noted as finished by its worker.
+    """Runs jobs of `worker.main` in a pipeline; each shard is noted as finished by its worker.
 
     Args:
       output: directory of the shards.

@@ -16,8 +16,8 @@ from data_pipelines import files
 from data_pipelines.annotations import Annotations
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.beam import convert_on_beam, require_beam
-from data_pipelines.conversion.shard import Options
-from data_pipelines.conversion.workers import run_jobs
+from data_pipelines.conversion.options import Options
+from data_pipelines.conversion.worker_pool import run_jobs
 from data_pipelines.cores import available_cores
 from data_pipelines.datasets.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
 from data_pipelines.storage.indexing import write_frame_index
@@ -30,20 +30,9 @@ DAMAGED = 'damaged.csv'
 def convert(
     annotations: Annotations,
     output: str | os.PathLike,
+    options: Options = Options(),
     *,
-    name: str | None = None,
-    workers: int | None = None,
-    shards: int | None = None,
-    short_side: int | None = None,
-    frame_rate: float | None = None,
-    quality: int = 90,
-    max_seconds: float | None = None,
-    damaged: str = 'keep',
-    max_failures: float = 0.1,
-    video_timeout: float = 600.0,
-    progress: bool = True,
     arguments: Mapping[str, Any] | None = None,
-    beam: Sequence[str] | None = None,
 ) -> DatasetInfo:
     """Converts videos to records.
 
@@ -54,36 +43,20 @@ def convert(
     Args:
       annotations: the clips, for example from `annotations.folder.read_folder`.
       output: directory of the dataset; made if missing.
-      name: the dataset's name; None takes the directory's.
-      workers: processes; None takes one per CPU.
-      shards: files per split (at most one per clip); None takes one per 128 clips, 16 to 1024.
-      short_side: pixels of the shorter side; None keeps each video's own size.
-      frame_rate: frames per second; None keeps each video's own frames.
-      quality: JPEG quality, 1 to 100.
-      max_seconds: stores only so much of each clip; None stores all.
-      damaged: 'keep' stores what decodes of a damaged video, 'skip' counts it as a failure.
-      max_failures: share of videos that may fail, 0 to 1.
-      video_timeout: seconds that one clip may take; its decoder is ended then, which is a failure.
-      progress: shows a progress bar on standard error.
+      options: how.
       arguments: what else to write into `dataset.json` about where the clips came from.
-      beam: options of an Apache Beam pipeline that converts the shards, instead of processes of
-        this machine; see `conversion.beam`. None: no Beam.
 
     Returns:
       What was written to `dataset.json`. Failed videos are listed there and in `failures.csv`,
       those stored in part in `damaged.csv`.
 
     Raises:
-      ValueError: bad arguments, too many failures, an output that holds something else, or Beam is
-        wanted but not installed.
+      ValueError: bad annotations, too many failures, an output that holds something else, or Beam
+        is wanted but not installed.
       OSError: a shard cannot be written (disk full), or worker processes do not start.
     """
-    options = Options(frame_rate, short_side, quality, max_seconds, damaged)
-    planning.check_numbers(workers, shards, video_timeout)
-    if not 0 <= max_failures <= 1:
-        raise ValueError(f'max_failures={max_failures}: must be 0 to 1, a share of the videos')
     planning.check_annotations(annotations)
-    if beam is not None:
+    if options.beam is not None:
         require_beam()
     output = planning.output_directory(output)
     planning.check_is_ours(output, annotations)
@@ -97,31 +70,35 @@ def convert(
         plans = [
             plan
             for split, clips in annotations.splits.items()
-            for plan in planning.plan_split(split, clips, annotations.classes, options, shards)
+            for plan in planning.plan_split(split, clips, annotations.classes, options)
         ]
         planning.remove_leftovers(output, annotations, plans)
-        results = {plan.name: plan.finished_result(output, video_timeout) for plan in plans}
+        results = {plan.name: plan.finished_result(output, options.video_timeout) for plan in plans}
         if None in results.values():
             planning.forget(output, annotations, kept)
-        todo = [(plan, plan.job(output, options)) for plan in plans if results[plan.name] is None]
-        with _progress_bar(output, plans, results, progress) as on_clip:
-            if beam is not None:
-                convert_on_beam(output, todo, beam, on_clip, video_timeout)
+        todo = [
+            (plan, plan.job(output, options.storage))
+            for plan in plans
+            if results[plan.name] is None
+        ]
+        with _progress_bar(output, plans, results, options.progress) as on_clip:
+            if options.beam is not None:
+                convert_on_beam(output, todo, options.beam, on_clip, options.video_timeout)
                 results = {plan.name: plan.finished_result(output, 0) for plan in plans}
             else:
 
                 def on_result(plan: planning.ShardPlan, result: dict) -> None:
                     results[plan.name] = plan.note(output, result)
 
-                workers = workers or available_cores()
-                run_jobs(todo, workers, on_clip, on_result, video_timeout=video_timeout)
+                workers = options.workers or available_cores()
+                run_jobs(todo, workers, on_clip, on_result, video_timeout=options.video_timeout)
         splits = {
             split: _summarise(plans, results, split, annotations) for split in annotations.splits
         }
         everything = {**kept, **splits}
         _write_list(output / FAILURES, 'reason', {s: i.failures for s, i in everything.items()})
         _write_list(output / DAMAGED, 'damage', {s: i.damaged for s, i in everything.items()})
-        _check_failures(output, splits, max_failures)
+        _check_failures(output, splits, options.max_failures)
         for split in splits:
             index = build_index(output, split)
             save_index(output, split, index)
@@ -129,12 +106,16 @@ def convert(
                 output, split, index, known=functools.partial(planning.frames_path, output)
             )
         info = DatasetInfo(
-            name=name or output.name,
+            name=options.name or output.name,
             classes=annotations.classes,
             multi_label=annotations.multi_label,
             splits=everything,
-            frame_rate=frame_rate,
-            arguments={**annotations.details, **(arguments or {}), **dataclasses.asdict(options)},
+            frame_rate=options.frame_rate,
+            arguments={
+                **annotations.details,
+                **(arguments or {}),
+                **dataclasses.asdict(options.storage),
+            },
             localisation=annotations.localisation,
         )
         save_dataset_info(output, info)

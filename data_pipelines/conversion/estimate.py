@@ -15,9 +15,10 @@ import tqdm
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion import plan as planning
-from data_pipelines.conversion.shard import Options
-from data_pipelines.conversion.workers import run_jobs
+from data_pipelines.conversion.options import Options
+from data_pipelines.conversion.worker_pool import run_jobs
 from data_pipelines.cores import available_cores
+from data_pipelines.inspection.text import bytes_text, duration_text, some, table
 
 _MINIMUM_SAMPLE = 32  # clips
 _CLIPS_PER_WORKER = 4  # at least so many, for a time that all workers have a share in
@@ -68,36 +69,23 @@ class Estimate:
 
 
 def estimate(
-    annotations: Annotations,
-    output: str | os.PathLike,
-    *,
-    workers: int | None = None,
-    shards: int | None = None,
-    short_side: int | None = None,
-    frame_rate: float | None = None,
-    quality: int = 90,
-    max_seconds: float | None = None,
-    damaged: str = 'keep',
-    video_timeout: float = 600.0,
-    progress: bool = True,
+    annotations: Annotations, output: str | os.PathLike, options: Options = Options()
 ) -> Estimate:
     """Counts, and converts a random sample of the clips to a temporary directory.
 
     Writes nothing to `output`. Takes arguments of `dataset.convert` and raises what it raises.
     """
-    options = Options(frame_rate, short_side, quality, max_seconds, damaged)
-    planning.check_numbers(workers, shards, video_timeout)
     planning.check_annotations(annotations)
     output = planning.output_directory(output)
     planning.splits_to_keep(output, annotations, options)
-    workers = workers or available_cores()
+    workers = options.workers or available_cores()
     splits, present, remaining = {}, [], 0
     for split, clips in annotations.splits.items():
         found = planning.sizes_and_times(clips)
         finished = sum(
             len(plan.clips)
-            for plan in planning.plan_split(split, clips, annotations.classes, options, shards)
-            if plan.finished_result(output, video_timeout) is not None
+            for plan in planning.plan_split(split, clips, annotations.classes, options)
+            if plan.finished_result(output, options.video_timeout) is not None
         )
         class_counts = collections.Counter(label for clip in clips for label in clip.labels)
         missing = [clip for clip in clips if clip.path not in found]
@@ -113,9 +101,7 @@ def estimate(
         remaining += max(0, len(clips) - len(missing) - finished)
     size = max(_MINIMUM_SAMPLE, _CLIPS_PER_WORKER * workers)
     sample = random.Random(0).sample(present, min(size, len(present)))
-    measured = _convert_sample(
-        sample, annotations.classes, options, workers, video_timeout, progress
-    )
+    measured = _convert_sample(sample, annotations.classes, options, workers)
     failures = tuple(tuple(f) for _, result in measured for f in result['failures'])
     seconds, error = _total([result['seconds'] for _, result in measured], remaining)
     return Estimate(
@@ -134,19 +120,21 @@ def _convert_sample(
     classes: Sequence[str],
     options: Options,
     workers: int,
-    video_timeout: float,
-    progress: bool,
 ) -> list[tuple[int, dict]]:
     """(bytes, result of `convert_shard`) of each clip."""
     measured = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        tqdm.tqdm(total=len(sample), desc='sample', unit='clip', disable=not progress) as bar,
+        tqdm.tqdm(
+            total=len(sample), desc='sample', unit='clip', disable=not options.progress
+        ) as bar,
     ):
-        jobs = []
+        jobs, alone = [], dataclasses.replace(options, shards=1)
         for number, clip in enumerate(sample):
-            (plan,) = planning.plan_split(f'clip{number}', [clip], classes, options, 1)
-            jobs.append((plan, {**plan.job(pathlib.Path(folder), options), 'frames_path': None}))
+            (plan,) = planning.plan_split(f'clip{number}', [clip], classes, alone)
+            jobs.append(
+                (plan, {**plan.job(pathlib.Path(folder), options.storage), 'frames_path': None})
+            )
 
         def on_result(plan: planning.ShardPlan, result: dict) -> None:
             path = pathlib.Path(folder) / plan.name
@@ -158,7 +146,7 @@ def _convert_sample(
             workers,
             lambda count, _: bar.update(count),
             on_result,
-            video_timeout=video_timeout,
+            video_timeout=options.video_timeout,
         )
     return measured
 
@@ -184,7 +172,7 @@ def describe(
         [name, *(f'{split.class_counts[number]:,}' for split in splits.values())]
         for number, name in enumerate(classes)
     ]
-    lines = _table([['class', *splits], *counts])
+    lines = table([['class', *splits], *counts])
     rows = [['split', 'clips', 'classes', 'missing', 'finished', 'files', 'on disk']]
     for name, split in splits.items():
         present = sum(count > 0 for count in split.class_counts)
@@ -196,14 +184,13 @@ def describe(
                 f'{len(split.missing):,}',
                 f'{split.finished:,}',
                 f'{split.files:,}',
-                _bytes(split.bytes),
+                bytes_text(split.bytes),
             ]
         )
-    lines += ['', *_table(rows), '']
+    lines += ['', *table(rows), '']
     for name, split in splits.items():
         if split.missing:
-            shown = ', '.join(split.missing[:3]) + (', ...' if len(split.missing) > 3 else '')
-            lines.append(f'missing in {name}: {shown}')
+            lines.append(f'missing in {name}: {some(split.missing, 3)}')
     missing = sum(len(split.missing) for split in splits.values())
     clips = sum(split.clips for split in splits.values())
     if missing > max_failures * clips:
@@ -217,39 +204,13 @@ def describe(
         return '\n'.join([*lines, 'no video file is there: no estimate'])
     lines.append(
         f'measured on {estimate.sample} clips: '
-        f'{_bytes(estimate.bytes[0])} (+- {_bytes(estimate.bytes[1])}) of records; {output} has '
-        f'{_bytes(estimate.free)} free'
+        f'{bytes_text(estimate.bytes[0])} (+- {bytes_text(estimate.bytes[1])}) of records; {output} has '
+        f'{bytes_text(estimate.free)} free'
     )
     lines.append(
-        f'time with {estimate.workers} workers: {_time(estimate.seconds[0])} '
-        f'(+- {_time(estimate.seconds[1])})'
+        f'time with {estimate.workers} workers: {duration_text(estimate.seconds[0])} '
+        f'(+- {duration_text(estimate.seconds[1])})'
     )
     if estimate.bytes[0] > estimate.free:
         lines.append('THAT DOES NOT FIT: choose another output, or lower short_side or quality')
     return '\n'.join(lines)
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    """Lines of a table; the first column is text, the others are numbers."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        '  '.join(
-            [row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:])]
-        )
-        for row in rows
-    ]
-
-
-def _bytes(count: float) -> str:
-    for unit in ('B', 'kB', 'MB', 'GB'):
-        if count < 999.5:
-            return f'{count:.3g} {unit}'
-        count /= 1000
-    return f'{count:.3g} TB'
-
-
-def _time(seconds: float) -> str:
-    if seconds < 99.5:
-        return f'{seconds:.2g} s'
-    minutes = round(seconds / 60)
-    return f'{minutes} min' if minutes < 120 else f'{minutes // 60} h {minutes % 60} min'

@@ -12,11 +12,10 @@ import math
 import os
 import pathlib
 import re
-import threading
 
 from data_pipelines import files
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.conversion.shard import Options
+from data_pipelines.conversion.options import Options, Storage
 from data_pipelines.datasets.dataset_info import (
     FILE_NAME,
     SplitInfo,
@@ -43,8 +42,8 @@ class ShardPlan:
     classes: Mapping[int, str]  # those that its clips have
     fingerprint: str
 
-    def job(self, output: pathlib.Path, options: Options) -> dict:
-        """The job of `convert_shard.main`."""
+    def job(self, output: pathlib.Path, options: Storage) -> dict:
+        """The job of `worker.main`."""
         return {
             'path': str(output / self.name),
             'clips': [dataclasses.asdict(clip) for clip in self.clips],
@@ -93,9 +92,9 @@ def plan_split(
     clips: Sequence[Clip],
     classes: Sequence[str],
     options: Options,
-    shards: int | None,
 ) -> Iterator[ShardPlan]:
     """Deals the clips of a split to its shards: clip i to shard i mod the number of shards."""
+    shards = options.shards
     if shards is None:
         shards = min(1024, max(16, math.ceil(len(clips) / 128)))
     shards = min(shards, len(clips))
@@ -103,7 +102,7 @@ def plan_split(
     for number in range(shards):
         own = tuple(clips[number::shards])
         names = {label: classes[label] for clip in own for label in clip.labels}
-        content = [_VERSION, dataclasses.asdict(options), sorted(names.items())]
+        content = [_VERSION, dataclasses.asdict(options.storage), sorted(names.items())]
         content += [(_without_path(clip), found.get(clip.path)) for clip in own]
         text = json.dumps(content, default=dataclasses.asdict)  # a clip may hold a KeyFrame
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -136,14 +135,6 @@ def _sizes_and_times(paths: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
             continue
         found.append((path, (status.st_size, status.st_mtime_ns)))
     return found
-
-
-def check_numbers(workers: int | None, shards: int | None, video_timeout: float) -> None:
-    for option, value in (('workers', workers), ('shards', shards)):
-        if value is not None and value < 1:
-            raise ValueError(f'{option}={value}: must be at least 1')
-    if not 0 < video_timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(f'video_timeout={video_timeout}: must be positive seconds')
 
 
 def output_directory(output: str | os.PathLike) -> pathlib.Path:
@@ -219,7 +210,7 @@ def locked(output: pathlib.Path) -> Iterator[None]:
 
 
 def splits_to_keep(
-    output: pathlib.Path, annotations: Annotations, options: Options
+    output: pathlib.Path, annotations: Annotations, options: Storage
 ) -> dict[str, SplitInfo]:
     """Splits of an earlier conversion that this one does not replace."""
     if not (output / FILE_NAME).exists():

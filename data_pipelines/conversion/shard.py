@@ -1,27 +1,17 @@
-"""Converting the videos of one shard; run as a module, a worker process of
-`data_pipelines.convert`.
-
-A worker is an ordinary process that reads jobs, one JSON object per line, from its standard input
-and answers with events, one JSON object per line, on its standard output: see `main`. It is not a
-`multiprocessing` child on purpose: that would either fork a parent that may be running JAX, or
-import the parent's main module anew; and a decoder that crashes takes down this process only.
-"""
+"""Clips -> the records of one shard."""
 
 import bisect
 from collections.abc import Callable, Mapping
-import dataclasses
-import json
 import math
 import os
 import pathlib
-import sys
 import time
 
-import cv2
 import numpy as np
 
-from data_pipelines.annotations import Clip, KeyFrame
+from data_pipelines.annotations import Clip
 from data_pipelines.conversion.jpeg import encode_jpeg
+from data_pipelines.conversion.options import Storage
 from data_pipelines.storage import regions
 from data_pipelines.storage.frame_index import find_places, save_frame_index
 from data_pipelines.storage.record_index import index_files
@@ -40,44 +30,10 @@ from data_pipelines.storage.sequence_example import (
 from data_pipelines.storage.tfrecord import RecordWriter
 from data_pipelines.videos.video_file import TIME_TOLERANCE, FrameStream, VideoError
 
-_MAX_FRAME_RATE = 1000  # frames per second
-_MAX_SHORT_SIDE = 8192  # pixels
 _MAX_RECORD_BYTES = 3 << 29  # 1.5 GiB: a serialised record must stay below 2 GiB
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How clips are stored.
-
-    Attributes:
-      frame_rate: frames per second; None keeps each video's own.
-      short_side: pixels of the shorter side; None keeps each video's own.
-      quality: JPEG quality, 1 to 100.
-      max_seconds: only so much of each clip is stored; None stores all.
-      damaged: 'keep' stores what can be decoded of a damaged video, 'skip' refuses such videos.
-    """
-
-    frame_rate: float | None = None
-    short_side: int | None = None
-    quality: int = 90
-    max_seconds: float | None = None
-    damaged: str = 'keep'
-
-    def __post_init__(self):
-        for name in ('frame_rate', 'short_side', 'max_seconds'):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f'{name}={value}: must be positive')
-        for name, most in (('frame_rate', _MAX_FRAME_RATE), ('short_side', _MAX_SHORT_SIDE)):
-            if getattr(self, name) is not None and getattr(self, name) > most:
-                raise ValueError(f'{name}={getattr(self, name)}: must be at most {most}')
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f'quality={self.quality}: must be 1 to 100')
-        if self.damaged not in ('keep', 'skip'):
-            raise ValueError(f'damaged={self.damaged!r}: must be keep or skip')
-
-
-def encode_clip(clip: Clip, classes: Mapping[int, str], options: Options) -> tuple[bytes, str]:
+def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> tuple[bytes, str]:
     """One clip as a serialised SequenceExample.
 
     Args:
@@ -169,7 +125,7 @@ def convert_shard(
     path: str | os.PathLike,
     clips: list[Clip],
     classes: Mapping[int, str],
-    options: Options,
+    options: Storage,
     *,
     frames_path: str | os.PathLike | None = None,
     known_failures: Mapping[int, str] | None = None,
@@ -234,52 +190,3 @@ def convert_shard(
         'damaged': damaged,
         'seconds': seconds,
     }
-
-
-def _clip_from_json(clip: dict) -> Clip:
-    """`dataclasses.asdict` undone."""
-    key_frame = clip['key_frame']
-    return Clip(**{**clip, 'key_frame': None if key_frame is None else KeyFrame(**key_frame)})
-
-
-def main() -> None:
-    """Serves jobs until the standard input ends.
-
-    A job has the arguments of `convert_shard`: path, clips, classes, options, frames_path, known_failures. The
-    events of a job are {"clip": number} and {"stored": bool} around each clip, then {"result": ...}
-    or {"error": text}.
-    """
-    # What a library prints must not get between the events.
-    events = os.fdopen(os.dup(1), 'w', encoding='ascii')
-    os.dup2(2, 1)
-
-    def report(**event) -> None:
-        events.write(json.dumps(event) + '\n')
-        events.flush()
-
-    cv2.setNumThreads(1)  # the workers themselves are the parallelism
-    for line in sys.stdin:
-        job = json.loads(line)
-        try:
-            result = convert_shard(
-                job['path'],
-                [_clip_from_json(clip) for clip in job['clips']],
-                {int(number): name for number, name in job['classes'].items()},
-                Options(**job['options']),
-                frames_path=job['frames_path'],
-                known_failures={
-                    int(number): text for number, text in job['known_failures'].items()
-                },
-                before_clip=lambda number: report(clip=number),
-                after_clip=lambda good: report(stored=good),
-            )
-        except BrokenPipeError:
-            os._exit(1)  # the converter has gone; nobody is left to tell
-        except OSError as error:
-            report(error=f'{job["path"]}: cannot be written ({error.strerror or error})')
-        else:
-            report(result=result)
-
-
-if __name__ == '__main__':
-    main()

@@ -5,6 +5,7 @@ import pathlib
 
 from data_pipelines.annotations import ava, folder, pyslowfast
 from data_pipelines.conversion.dataset import convert
+from data_pipelines.conversion.options import Options
 from data_pipelines.synthetic import classification, localisation, rendering
 
 
@@ -41,7 +42,7 @@ def prepare_synthetic(
         ),
     }
     for name, clips in annotations.items():
-        convert(clips, root / name, name=name)
+        convert(clips, root / name, Options(name=name))
     return {name: root / name for name in annotations}
 
 
@@ -68,5 +69,5 @@ def prepare_scenes(
         made['videos'],
         proposals=[made[f'{split}_proposals'] for split in rendering.SPLITS],
     )
-    convert(annotations, root / 'scenes', name='scenes')
+    convert(annotations, root / 'scenes', Options(name='scenes'))
     return root / 'scenes'

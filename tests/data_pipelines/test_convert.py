@@ -17,6 +17,7 @@ from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.folder import read_folder
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.dataset import convert
+from data_pipelines.conversion.options import Options
 from data_pipelines.convert import main
 from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.storage.reader import RecordReader
@@ -54,7 +55,7 @@ def videos(tmp_path_factory):
 def converted(videos, tmp_path_factory):
     output = tmp_path_factory.mktemp('converted') / 'motions'
     info = convert(
-        read_folder(videos), output, workers=2, shards=3, max_failures=0.2, progress=False
+        read_folder(videos), output, Options(workers=2, shards=3, max_failures=0.2, progress=False)
     )
     return output, info
 
@@ -150,7 +151,9 @@ def test_dataset_json(converted):
 @pytest.mark.parametrize('workers', [1, 3])
 def test_number_of_workers_does_not_matter(videos, converted, tmp_path, workers):
     convert(
-        read_folder(videos), tmp_path, workers=workers, shards=3, max_failures=0.2, progress=False
+        read_folder(videos),
+        tmp_path,
+        Options(workers=workers, shards=3, max_failures=0.2, progress=False),
     )
     assert contents(tmp_path) == contents(converted[0])
 
@@ -159,14 +162,16 @@ def test_options(videos, tmp_path):
     info = convert(
         read_folder(videos, ['validation']),
         tmp_path,
-        name='other',
-        shards=1,
-        workers=1,
-        frame_rate=10,
-        short_side=32,
-        quality=30,
-        max_seconds=0.25,
-        progress=False,
+        Options(
+            name='other',
+            shards=1,
+            workers=1,
+            frame_rate=10,
+            short_side=32,
+            quality=30,
+            max_seconds=0.25,
+            progress=False,
+        ),
     )
     assert (info.name, info.frame_rate) == ('other', 10)
     for example in examples(tmp_path, 'validation'):
@@ -183,8 +188,7 @@ def test_clips_with_times_and_several_labels(videos, tmp_path):
     info = convert(
         Annotations(('x', 'y'), {'test': clips}, multi_label=True),
         tmp_path,
-        workers=1,
-        progress=False,
+        Options(workers=1, progress=False),
     )
     assert info.multi_label and info.splits['test'].class_counts == (1, 2)
     first, second = examples(tmp_path, 'test')
@@ -214,10 +218,7 @@ def test_awkward_videos(tmp_path):
     info = convert(
         annotations,
         output,
-        workers=2,
-        frame_rate=10,
-        max_failures=0.5,
-        progress=False,
+        Options(workers=2, frame_rate=10, max_failures=0.5, progress=False),
     )
     failures = dict(info.splits['test'].failures)
     assert set(failures) == {
@@ -268,12 +269,14 @@ def test_awkward_videos(tmp_path):
     info = convert(
         annotations,
         tmp_path / 'skip',
-        workers=2,
-        frame_rate=10,
-        short_side=32,
-        max_failures=0.5,
-        damaged='skip',
-        progress=False,
+        Options(
+            workers=2,
+            frame_rate=10,
+            short_side=32,
+            max_failures=0.5,
+            damaged='skip',
+            progress=False,
+        ),
     )
     assert set(dict(info.splits['test'].failures)) == set(failures) | set(damaged)
     assert not (tmp_path / 'skip' / 'damaged.csv').exists()
@@ -283,12 +286,12 @@ def test_too_many_failures(videos, tmp_path):
     with pytest.raises(
         ValueError, match=r'1 of 9 videos failed, more than max_failures=0.1.*failures.csv'
     ):
-        convert(read_folder(videos), tmp_path, workers=1, progress=False)
+        convert(read_folder(videos), tmp_path, Options(workers=1, progress=False))
     assert not (tmp_path / 'dataset.json').exists()
     assert (tmp_path / 'failures.csv').exists()
     # Allowing more costs no second conversion.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob('*-of-00???')}
-    convert(read_folder(videos), tmp_path, workers=1, max_failures=0.2, progress=False)
+    convert(read_folder(videos), tmp_path, Options(workers=1, max_failures=0.2, progress=False))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob('*-of-00???')} == before
 
 
@@ -298,7 +301,9 @@ def test_all_failed(tmp_path):
         ValueError, match=r"all 1 videos of the split 'a' failed.*nowhere.mp4: no such file"
     ):
         convert(
-            Annotations(('x',), {'a': clips}), tmp_path, workers=1, max_failures=1, progress=False
+            Annotations(('x',), {'a': clips}),
+            tmp_path,
+            Options(workers=1, max_failures=1, progress=False),
         )
 
 
@@ -308,7 +313,7 @@ def _worker_fault(tmp_path, monkeypatch, code):
     folder.mkdir()
     (folder / 'sitecustomize.py').write_text(
         'import sys\n'
-        'if "data_pipelines.conversion.shard" in " ".join(sys.orig_argv):\n'
+        'if "data_pipelines.conversion.worker" in " ".join(sys.orig_argv):\n'
         '    import os, signal, time\n'
         '    from data_pipelines.videos import video_file\n'
         '    original = video_file.FrameStream.__init__\n'
@@ -324,7 +329,7 @@ def test_video_that_crashes_the_decoder(videos, converted, tmp_path, monkeypatch
     _worker_fault(tmp_path, monkeypatch, "if 'run/2' in path: os.kill(os.getpid(), signal.SIGSEGV)")
     output = tmp_path / 'out'
     info = convert(
-        read_folder(videos), output, workers=2, shards=3, max_failures=0.5, progress=False
+        read_folder(videos), output, Options(workers=2, shards=3, max_failures=0.5, progress=False)
     )
     assert (
         dict(info.splits['train'].failures)['run/2.mp4']
@@ -343,7 +348,7 @@ def test_video_that_hangs_the_decoder(videos, converted, tmp_path, monkeypatch):
     _worker_fault(tmp_path, monkeypatch, "while 'run/2' in path: time.sleep(1)")
     output = tmp_path / 'out'
     arguments = dict(workers=2, shards=3, max_failures=0.5, progress=False)
-    info = convert(read_folder(videos), output, video_timeout=3, **arguments)
+    info = convert(read_folder(videos), output, Options(video_timeout=3, **arguments))
     assert (
         dict(info.splits['train'].failures)['run/2.mp4']
         == 'took longer than 3 s (the limit, video_timeout)'
@@ -354,9 +359,9 @@ def test_video_that_hangs_the_decoder(videos, converted, tmp_path, monkeypatch):
     # The same limit changes nothing; a higher one tries that shard again, and only that one.
     times = _mtimes(output)
     monkeypatch.delenv('PYTHONPATH')
-    convert(read_folder(videos), output, video_timeout=3, **arguments)
+    convert(read_folder(videos), output, Options(video_timeout=3, **arguments))
     assert _mtimes(output) == times
-    convert(read_folder(videos), output, video_timeout=60, **arguments)
+    convert(read_folder(videos), output, Options(video_timeout=60, **arguments))
     assert contents(output) == contents(converted[0])
     assert len({name for name, time in _mtimes(output).items() if time != times[name]}) == 1
 
@@ -365,17 +370,17 @@ def test_want_of_memory_is_tried_again(videos, converted, tmp_path, monkeypatch)
     _worker_fault(tmp_path, monkeypatch, "if 'run/2' in path: os.kill(os.getpid(), signal.SIGKILL)")
     output = tmp_path / 'out'
     arguments = dict(workers=1, shards=3, max_failures=0.5, progress=False)
-    info = convert(read_folder(videos), output, **arguments)
+    info = convert(read_folder(videos), output, Options(**arguments))
     assert 'signal SIGKILL' in dict(info.splits['train'].failures)['run/2.mp4']
     monkeypatch.delenv('PYTHONPATH')
-    convert(read_folder(videos), output, **arguments)
+    convert(read_folder(videos), output, Options(**arguments))
     assert contents(output) == contents(converted[0])
 
 
 def test_any_exception_is_one_video_lost(videos, tmp_path, monkeypatch):
     _worker_fault(tmp_path, monkeypatch, "if 'run/2' in path: raise KeyError('odd')")
     info = convert(
-        read_folder(videos), tmp_path / 'out', workers=1, max_failures=0.5, progress=False
+        read_folder(videos), tmp_path / 'out', Options(workers=1, max_failures=0.5, progress=False)
     )
     assert dict(info.splits['train'].failures)['run/2.mp4'] == "KeyError: 'odd'"
 
@@ -386,7 +391,11 @@ def test_worker_that_does_not_start(videos, tmp_path, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'fault'))
     with pytest.raises(OSError, match='worker process ended with code'):
         # The root of the package comes first in the path of a worker; what shadows cv2 next.
-        convert(read_folder(videos), tmp_path / 'out', workers=2, max_failures=0.5, progress=False)
+        convert(
+            read_folder(videos),
+            tmp_path / 'out',
+            Options(workers=2, max_failures=0.5, progress=False),
+        )
 
 
 # Starting again.
@@ -398,9 +407,9 @@ def _mtimes(directory):
 
 def test_second_run_changes_nothing(videos, tmp_path):
     arguments = dict(workers=1, shards=3, max_failures=0.2, progress=False)
-    convert(read_folder(videos), tmp_path, **arguments)
+    convert(read_folder(videos), tmp_path, Options(**arguments))
     before, times = contents(tmp_path), _mtimes(tmp_path)
-    convert(read_folder(videos), tmp_path, **arguments)
+    convert(read_folder(videos), tmp_path, Options(**arguments))
     assert contents(tmp_path) == before and _mtimes(tmp_path) == times
 
 
@@ -411,10 +420,10 @@ def test_replaced_video_is_converted_anew(videos, tmp_path):
     shutil.copytree(videos, copy)
     arguments = dict(workers=1, shards=3, max_failures=0.2, progress=False)
     output = tmp_path / 'out'
-    convert(read_folder(copy), output, **arguments)
+    convert(read_folder(copy), output, Options(**arguments))
     times = _mtimes(output)
     write_numbered(copy / 'train/run/bad.mp4', 4)
-    info = convert(read_folder(copy), output, **arguments)
+    info = convert(read_folder(copy), output, Options(**arguments))
     assert info.splits['train'].records == 7 and not info.splits['train'].failures
     assert not (output / 'failures.csv').exists()
     changed = {name for name, time in _mtimes(output).items() if time != times[name]}
@@ -423,15 +432,15 @@ def test_replaced_video_is_converted_anew(videos, tmp_path):
 
 
 def test_other_options_replace_everything(videos, tmp_path):
-    convert(read_folder(videos), tmp_path, workers=1, shards=3, max_failures=0.2, progress=False)
     convert(
         read_folder(videos),
         tmp_path,
-        workers=1,
-        shards=2,
-        short_side=32,
-        max_failures=0.2,
-        progress=False,
+        Options(workers=1, shards=3, max_failures=0.2, progress=False),
+    )
+    convert(
+        read_folder(videos),
+        tmp_path,
+        Options(workers=1, shards=2, short_side=32, max_failures=0.2, progress=False),
     )
     assert sorted(_mtimes(tmp_path)) == sorted(
         f'{split}-0000{n}-of-00002' for split in ('train', 'validation') for n in range(2)
@@ -481,20 +490,20 @@ def test_killed_midway(videos, converted, tmp_path, monkeypatch):
 
 def test_splits_converted_one_after_the_other(videos, converted, tmp_path):
     arguments = dict(workers=1, shards=3, max_failures=0.2, progress=False)
-    convert(read_folder(videos, ['validation']), tmp_path, **arguments)
-    info = convert(read_folder(videos, ['train']), tmp_path, **arguments)
+    convert(read_folder(videos, ['validation']), tmp_path, Options(**arguments))
+    info = convert(read_folder(videos, ['train']), tmp_path, Options(**arguments))
     assert dict(info.splits) == dict(converted[1].splits)
     assert contents(tmp_path) == contents(converted[0])
     with pytest.raises(
         ValueError,
         match=r"holds the split 'validation' already, with each video's own frame rate, not 10",
     ):
-        convert(read_folder(videos, ['train']), tmp_path, frame_rate=10, progress=False)
+        convert(read_folder(videos, ['train']), tmp_path, Options(frame_rate=10, progress=False))
     other = Annotations(('x',), {'train': (Clip('a', 'a', (0,)),)})
     with pytest.raises(
         ValueError, match=r"holds the split 'validation' already, with other classes"
     ):
-        convert(other, tmp_path, progress=False)
+        convert(other, tmp_path, Options(progress=False))
     assert contents(tmp_path) == contents(converted[0])
 
 
@@ -504,7 +513,7 @@ def test_foreign_shards_are_left_alone(videos, tmp_path):
     with pytest.raises(
         ValueError, match='train-00000-of-00009: a shard that this command did not write'
     ):
-        convert(read_folder(videos), tmp_path, progress=False)
+        convert(read_folder(videos), tmp_path, Options(progress=False))
     assert foreign.read_bytes() == b'precious'
 
 
@@ -512,7 +521,7 @@ def test_only_one_conversion_at_a_time(videos, tmp_path):
     (tmp_path / '.convert').mkdir()
     with planning.locked(tmp_path):
         with pytest.raises(ValueError, match='another conversion is writing here'):
-            convert(read_folder(videos), tmp_path, progress=False)
+            convert(read_folder(videos), tmp_path, Options(progress=False))
 
 
 # Mistakes, and the command.
@@ -533,7 +542,7 @@ def test_only_one_conversion_at_a_time(videos, tmp_path):
 )
 def test_bad_arguments(videos, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        convert(read_folder(videos), tmp_path / 'out', progress=False, **arguments)
+        convert(read_folder(videos), tmp_path / 'out', Options(progress=False, **arguments))
     assert not (tmp_path / 'out').exists()
 
 
@@ -557,7 +566,7 @@ def test_bad_arguments(videos, tmp_path, arguments, message):
 )
 def test_bad_annotations(tmp_path, annotations, message):
     with pytest.raises(ValueError, match=message):
-        convert(annotations, tmp_path / 'out', progress=False)
+        convert(annotations, tmp_path / 'out', Options(progress=False))
 
 
 def test_command_folder(videos, tmp_path, capsys):
@@ -655,7 +664,7 @@ def test_help_has_an_example(capsys, argv):
 
 def test_neither_jax_nor_tensorflow_is_imported():
     code = (
-        'import sys, data_pipelines.convert, data_pipelines.conversion.shard; '
+        'import sys, data_pipelines.convert, data_pipelines.conversion.worker; '
         'print([m for m in ("jax", "tensorflow", "multitrain_jax") if m in sys.modules])'
     )
     said = subprocess.run(

@@ -11,6 +11,7 @@ import simplejpeg
 from data_pipelines.annotations import Annotations, Clip, KeyFrame
 from data_pipelines.conversion import shard
 from data_pipelines.conversion.dataset import convert
+from data_pipelines.conversion.options import Options
 from data_pipelines.convert import main
 from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.storage.reader import RecordReader
@@ -117,11 +118,7 @@ def convert_one(tmp_path, path, time, *, context=2.0, **options):
     info = convert(
         annotations,
         tmp_path / 'out',
-        workers=1,
-        shards=1,
-        max_failures=1,
-        progress=False,
-        **options,
+        Options(workers=1, shards=1, max_failures=1, progress=False, **options),
     )
     if info.splits['train'].failures:
         return info.splits['train'].failures[0][1]

@@ -6,6 +6,7 @@ from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion import estimate as estimating
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.estimate import describe, estimate
+from data_pipelines.conversion.options import Options
 from data_pipelines.convert import main
 from tests.helpers.video_writer import write_numbered
 
@@ -40,7 +41,7 @@ def shard_bytes(directory):
 def test_counts_and_measures(videos, tmp_path, monkeypatch):
     annotations = annotations_of(videos)
     output = tmp_path / 'out'
-    found = estimate(annotations, output, workers=2, progress=False)
+    found = estimate(annotations, output, Options(workers=2, progress=False))
     assert not output.exists()
     counts = found.splits['train']
     assert (counts.clips, counts.class_counts, counts.finished) == (43, (31, 12), 0)
@@ -50,13 +51,13 @@ def test_counts_and_measures(videos, tmp_path, monkeypatch):
     assert (found.sample, found.workers) == (32, 2)
     assert found.seconds[0] > 0
 
-    convert(annotations, output, workers=2, max_failures=0.5, progress=False)
+    convert(annotations, output, Options(workers=2, max_failures=0.5, progress=False))
     size = shard_bytes(output)
     assert 0 < found.bytes[1] < size / 3
     assert abs(found.bytes[0] - size) < 4 * found.bytes[1]
     # All of them is no estimate: the very size. And what is done takes no more time.
     monkeypatch.setattr(estimating, '_MINIMUM_SAMPLE', 100)
-    found = estimate(annotations, output, workers=2, progress=False)
+    found = estimate(annotations, output, Options(workers=2, progress=False))
     assert found.bytes == (pytest.approx(size), 0)
     assert found.splits['train'].finished == 43 and found.seconds == (0, 0)
     assert [key for key, _ in found.sample_failures] == ['bad']
@@ -80,7 +81,7 @@ def test_command(videos, tmp_path, capsys):
 
 def test_nothing_there(tmp_path):
     annotations = Annotations(('a',), {'train': (Clip('nowhere.mp4', 'n', (0,)),)})
-    found = estimate(annotations, tmp_path / 'out', workers=1, progress=False)
+    found = estimate(annotations, tmp_path / 'out', Options(workers=1, progress=False))
     assert found.splits['train'].missing == ('n',)
     text = describe(found, ('a',), 'out', 0.1)
     assert 'no video file is there: no estimate' in text
@@ -100,6 +101,6 @@ def test_too_large():
 def test_bad_arguments(videos, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(ValueError, match='exists and is no directory'):
-        estimate(annotations_of(videos), tmp_path / 'file', progress=False)
+        estimate(annotations_of(videos), tmp_path / 'file', Options(progress=False))
     with pytest.raises(ValueError, match='workers=0'):
-        estimate(annotations_of(videos), tmp_path / 'out', workers=0, progress=False)
+        estimate(annotations_of(videos), tmp_path / 'out', Options(workers=0, progress=False))

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from data_pipelines import convert, pipeline
+from data_pipelines import pipeline
 from data_pipelines.annotations import folder
+from data_pipelines.conversion.dataset import convert
+from data_pipelines.conversion.options import Options
 from data_pipelines.datasets.base import Source
 from data_pipelines.videos import video_views
 from data_pipelines.videos.video_file import VideoError
@@ -26,12 +28,10 @@ def video(tmp_path_factory):
 @pytest.fixture(scope='module')
 def records(video, tmp_path_factory):
     directory = tmp_path_factory.mktemp('records')
-    convert.convert(
+    convert(
         folder.read_folder(video.parent.parent.parent),
         directory,
-        quality=100,
-        workers=1,
-        progress=False,
+        Options(quality=100, workers=1, progress=False),
     )
     return directory
 

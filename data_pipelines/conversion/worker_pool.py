@@ -22,7 +22,7 @@ def run_jobs(
     *,
     video_timeout: float,
 ) -> None:
-    """Runs jobs of `shard.main` in worker processes.
+    """Runs jobs of `worker.main` in worker processes.
 
     A video that crashes a worker, or keeps it too long, counts as a failure; its shard is begun
     anew without it. A result gets `retry_above`, the `video_timeout` beyond which it is worth
@@ -88,7 +88,7 @@ def run_jobs(
 
 
 class _Worker:
-    """One process of `conversion.shard`; started when first needed and again after its death."""
+    """One process of `conversion.worker`; started when first needed and again after its death."""
 
     def __init__(self, video_timeout: float):
         self._video_timeout = video_timeout
@@ -158,7 +158,7 @@ class _Worker:
         if self._process is None:
             path = os.environ.get('PYTHONPATH')
             self._process = subprocess.Popen(
-                [sys.executable, '-m', 'data_pipelines.conversion.shard'],
+                [sys.executable, '-m', 'data_pipelines.conversion.worker'],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 encoding='ascii',

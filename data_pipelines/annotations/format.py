@@ -1,41 +1,29 @@
-"""What the readers' subcommands of `python -m data_pipelines.convert` share."""
+"""A format of annotations as a subcommand of `python -m data_pipelines.convert`, and what these share."""
 
 import argparse
 from collections.abc import Callable, Sequence
+import dataclasses
 
 from data_pipelines.annotations import Annotations
 
 
-def add_format(
-    formats: argparse._SubParsersAction,
-    common: argparse.ArgumentParser,
-    name: str,
-    read: Callable[[argparse.Namespace], Annotations],
-    *,
-    help: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    """Adds a subcommand; its own arguments are added to the parser that is returned.
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format of annotations.
 
-    Args:
-      formats: the subcommands so far.
-      common: the arguments that every subcommand has.
+    Attributes:
       name: of the subcommand.
-      read: parsed arguments -> annotations.
-      help: one line.
+      help: what is converted; one line, a part of a sentence.
       example: arguments of a typical call.
+      add_arguments: adds the arguments of this format to a parser.
+      read: parsed arguments -> annotations.
     """
-    parser = formats.add_parser(
-        name,
-        parents=[common],
-        help=help,
-        description=f'Converts {help}.',
-        # Not wrapped, so that it can be copied.
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f'example: python -m data_pipelines.convert {name} {example}',
-    )
-    parser.set_defaults(read=read)
-    return parser
+
+    name: str
+    help: str
+    example: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    read: Callable[[argparse.Namespace], Annotations]
 
 
 def add_videos(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +33,17 @@ def add_videos(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar='DIR',
         help='where the video files are, in folders of any kind',
+    )
+
+
+def add_files_by_split(parser: argparse.ArgumentParser, option: str, help: str) -> None:
+    """Adds an option `SPLIT=FILE` that may be repeated; `files_by_split` reads it."""
+    parser.add_argument(
+        option,
+        action='append',
+        required=True,
+        metavar='SPLIT=FILE',
+        help=f'{help}; may be repeated',
     )
 
 
