@@ -14,9 +14,8 @@ import tqdm
 
 from data_pipelines.command_line import ArgumentParser, exit_code
 from data_pipelines.cores import available_cores
-from data_pipelines.inspection.checks import find_splits
 from data_pipelines.storage.indexing import write_frame_index
-from data_pipelines.storage.record_index import build_index, save_index
+from data_pipelines.storage.record_index import build_index, find_splits, save_index
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,7 +46,6 @@ def _run(args: argparse.Namespace) -> int:
             desc=f'index {split}',
             unit='B',
             unit_scale=True,
-            unit_divisor=1024,
             leave=False,
         ) as bar:
             write_frame_index(

@@ -4,11 +4,10 @@ What `python -m data_pipelines.inspect` prints. Directories that DMVR or another
 layout made are checked too; what only our own have (`dataset.json`, an index) is left out then.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 import concurrent.futures
 import contextlib
-import dataclasses
 import os
 
 import numpy as np
@@ -19,9 +18,10 @@ from data_pipelines.clip.boxes import covered
 from data_pipelines.datasets.dataset_info import (
     FILE_NAME,
     DatasetInfo,
-    SplitInfo,
     load_dataset_info,
 )
+from data_pipelines.inspection.consistency import ClassNames, compare_with_info, note_repeated_clips
+from data_pipelines.inspection.report import Problem, RecordFacts, Report, SplitReport, problem_of
 from data_pipelines.storage import regions
 from data_pipelines.storage.frame_index import (
     FrameIndex,
@@ -30,7 +30,7 @@ from data_pipelines.storage.frame_index import (
     load_frame_index,
 )
 from data_pipelines.storage.reader import ShardReader
-from data_pipelines.storage.record_index import SHARD_NAME, RecordIndex, find_shards, load_index
+from data_pipelines.storage.record_index import RecordIndex, find_shards, find_splits, load_index
 from data_pipelines.storage.sequence_example import (
     CLIP_END,
     CLIP_START,
@@ -50,136 +50,6 @@ from data_pipelines.storage.tfrecord import framed_size, scan_records
 
 _MOST_CLASSES = 100_000  # where no dataset.json says how many there are
 _AHEAD = 8  # records under way per thread
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Something that is wrong.
-
-    Attributes:
-      file: path of the file.
-      offset: byte at which the record begins in it; None: of the file as a whole.
-      message: what is wrong.
-    """
-
-    file: str
-    offset: int | None
-    message: str
-
-    def __str__(self) -> str:
-        place = '' if self.offset is None else f': record at byte {self.offset}'
-        return f'{self.file}{place}: {self.message}'
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class RecordFacts:
-    """One good record.
-
-    Attributes:
-      file, offset: where it is.
-      number: its number in the split.
-      key: what it calls itself (`video/filename`), and start and end of its clip.
-      frames: stored frames.
-      size: (width, height) of a frame in pixels.
-      frame_rate: frames per second; None if it does not say.
-      seconds: length; None if it does not say.
-      labels: its class numbers.
-      names: their names, as it says; may be empty.
-      actions: of a localisation record, the class of each pair of a box and an action; else None.
-      boxes, proposals: of a localisation record, how many there are.
-      covered: boxes that some proposal meets with an IoU of 0.5.
-    """
-
-    file: str
-    offset: int
-    number: int
-    key: tuple
-    frames: int
-    size: tuple[int, int]
-    frame_rate: float | None
-    seconds: float | None
-    labels: tuple[int, ...]
-    names: tuple[str, ...]
-    actions: tuple[int, ...] | None
-    boxes: int = 0
-    proposals: int = 0
-    covered: int = 0
-
-
-@dataclasses.dataclass
-class SplitReport:
-    """One split.
-
-    Attributes:
-      shards: its files, those that are there.
-      size: their bytes.
-      index: where its records are, good and bad; None where no shard is left.
-      records: good ones, in the order of the shards.
-      problems: everything that is wrong.
-      notes: what is not wrong, but worth knowing.
-    """
-
-    shards: list[str] = dataclasses.field(default_factory=list)
-    size: int = 0
-    index: RecordIndex | None = None
-    records: list[RecordFacts] = dataclasses.field(default_factory=list)
-    problems: list[Problem] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def scanned(self) -> int:
-        """Records that were found, good and bad."""
-        return 0 if self.index is None else len(self.index.offsets)
-
-    def class_counts(self) -> Counter:
-        """Class number -> records of it."""
-        return Counter(label for record in self.records for label in set(record.labels))
-
-    def box_counts(self) -> Counter:
-        """Class number -> boxes with that action."""
-        return Counter(action for record in self.records for action in record.actions or ())
-
-
-@dataclasses.dataclass
-class Report:
-    """A directory.
-
-    Attributes:
-      directory: its path.
-      info: its `dataset.json`; None where there is none.
-      classes: class number -> name: of `dataset.json`, else as the records say.
-      splits: by name.
-      problems: what is wrong with the directory as a whole.
-    """
-
-    directory: str
-    info: DatasetInfo | None
-    classes: dict[int, str]
-    splits: dict[str, SplitReport]
-    problems: list[Problem] = dataclasses.field(default_factory=list)
-
-    def all_problems(self) -> list[Problem]:
-        return [p for split in self.splits.values() for p in split.problems] + self.problems
-
-
-def find_splits(directory: str | os.PathLike) -> dict[str, list[str]]:
-    """Names of the shards of every split in a directory, in order.
-
-    Raises:
-      ValueError: no such directory, or no shard in it.
-    """
-    if not files.is_directory(directory):
-        raise ValueError(f'{os.fspath(directory)}: no such directory')
-    splits: dict[str, list[str]] = {}
-    for name in sorted(files.names(directory)):
-        match = SHARD_NAME.fullmatch(name)
-        if match is not None:
-            splits.setdefault(match['split'], []).append(name)
-    if not splits:
-        raise ValueError(
-            f'{os.fspath(directory)}: no records in it (files such as train-00000-of-00016)'
-        )
-    return splits
 
 
 def inspect_directory(
@@ -207,8 +77,8 @@ def inspect_directory(
         try:
             info = load_dataset_info(directory)
         except ValueError as error:
-            problems.append(_problem(files.join(directory, FILE_NAME), None, error))
-    names = _ClassNames(info)
+            problems.append(problem_of(files.join(directory, FILE_NAME), None, error))
+    names = ClassNames(info)
     splits = {}
     with concurrent.futures.ThreadPoolExecutor(threads, 'inspect') as pool:
         for split, shards in sorted(found.items()):
@@ -216,8 +86,8 @@ def inspect_directory(
             splits[split] = check.run(pool, threads * _AHEAD, names, on_progress)
     report = Report(directory, info, names.all(), splits, problems)
     if info is not None:
-        problems += _compare_with_info(report, info)
-    _note_repeated_clips(splits)
+        problems += compare_with_info(report, info)
+    note_repeated_clips(splits)
     return report
 
 
@@ -237,7 +107,7 @@ class _Check:
         self,
         pool: concurrent.futures.Executor,
         ahead: int,
-        names: '_ClassNames',
+        names: 'ClassNames',
         on_progress: Callable[[int], None],
     ) -> SplitReport:
         report = self._report
@@ -245,7 +115,7 @@ class _Check:
         try:
             find_shards(self._directory, self._split)
         except RecordError as error:
-            report.problems.append(_problem(self._directory, None, error))
+            report.problems.append(problem_of(self._directory, None, error))
         else:
             self._check_index(index)
         stored = self._open_frame_index(index)
@@ -288,7 +158,7 @@ class _Check:
                     lengths.append(length)
                     end = offset + framed_size(length)
             except RecordError as error:
-                self._report.problems.append(_problem(path, end, error))
+                self._report.problems.append(problem_of(path, end, error))
             else:
                 if len(offsets) == before:
                     self._report.notes.append(f'{name} holds no record')
@@ -308,7 +178,7 @@ class _Check:
         try:
             stored = load_index(self._directory, self._split)
         except RecordError as error:
-            self._report.problems.append(_problem(path, None, error))
+            self._report.problems.append(problem_of(path, None, error))
             return
         if stored is not None and not (
             stored.counts == scanned.counts
@@ -323,7 +193,7 @@ class _Check:
             stored = load_frame_index(self._directory, self._split, scanned)
         except RecordError as error:
             path = frame_index_path(self._directory, self._split)
-            self._report.problems.append(_problem(path, None, error))
+            self._report.problems.append(problem_of(path, None, error))
             return None
         if stored is None and not files.is_remote(self._directory):
             self._report.notes.append(
@@ -347,7 +217,7 @@ class _Check:
             example = decode_clip(data, file)
             return size, self._facts(example, file, offset, number)
         except (ValueError, OSError) as error:
-            return size, _problem(file, offset, error)
+            return size, problem_of(file, offset, error)
 
     def _facts(self, example: Example, file: str, offset: int, number: int) -> RecordFacts:
         context = example.context
@@ -400,34 +270,6 @@ class _Check:
         }
 
 
-class _ClassNames:
-    """Checks class numbers and names against `dataset.json`, or else against each other."""
-
-    def __init__(self, info: DatasetInfo | None):
-        self._info = info
-        self._names = {} if info is None else dict(enumerate(info.classes))
-
-    def check(self, record: RecordFacts) -> RecordFacts | Problem:
-        """The record itself, if its classes are right."""
-        message = None
-        if record.names and len(record.names) != len(record.labels):
-            message = f'{len(record.labels)} class numbers, but {len(record.names)} class names'
-        elif self._info is not None and len(record.labels) > 1 and not self._info.multi_label:
-            message = f'{len(record.labels)} labels in a dataset of one label per clip'
-        elif self._info is not None and not all(label in self._names for label in record.labels):
-            message = f'classes {list(record.labels)}, but {FILE_NAME} has {len(self._names)}'
-        else:
-            for label, name in zip(record.labels, record.names):
-                known = self._names.setdefault(label, name)
-                if known != name:
-                    message = f'class {label} is called {name!r}, elsewhere {known!r}'
-        return record if message is None else Problem(record.file, record.offset, message)
-
-    def all(self) -> dict[int, str]:
-        """Class number -> name."""
-        return dict(sorted(self._names.items()))
-
-
 def _check_frames(encoded: Sequence[bytes | memoryview], quick: bool) -> tuple[int, int]:
     """(height, width) of the frames of a record, which all decode."""
     size = decode.frame_size(encoded)
@@ -443,62 +285,3 @@ def _check_frames(encoded: Sequence[bytes | memoryview], quick: bool) -> tuple[i
 def _number(context: dict[str, list[bytes] | np.ndarray], name: str) -> float | None:
     values = context.get(name)
     return values[0].item() if isinstance(values, np.ndarray) and len(values) == 1 else None
-
-
-def _compare_with_info(report: Report, info: DatasetInfo) -> Iterator[Problem]:
-    """What `dataset.json` says and the records do not."""
-    path = files.join(report.directory, FILE_NAME)
-    for split in sorted({*info.splits, *report.splits}):
-        stated, found = info.splits.get(split), report.splits.get(split)
-        if stated is None:
-            yield Problem(path, None, f'does not know the split {split!r}')
-        elif found is None:
-            yield Problem(path, None, f'describes a split {split!r}, of which there is no shard')
-        elif (stated.records, stated.shards) != (found.scanned, len(found.shards)):
-            yield Problem(
-                path,
-                None,
-                f'states {stated.records} records in {stated.shards} shards of {split!r}, there '
-                f'are {found.scanned} in {len(found.shards)}',
-            )
-        elif len(found.records) == found.scanned:  # else the counts are bound to differ
-            yield from _compare_counts(path, split, info, stated, found)
-
-
-def _compare_counts(
-    path: str, split: str, info: DatasetInfo, stated: SplitInfo, found: SplitReport
-) -> Iterator[Problem]:
-    for what, says, are in (
-        ('records', stated.class_counts, found.class_counts()),
-        ('boxes', stated.box_counts, found.box_counts()),
-    ):
-        wrong = [number for number, count in enumerate(says or ()) if count != are[number]]
-        if wrong:
-            first = wrong[0]
-            yield Problem(
-                path,
-                None,
-                f'states {says[first]} {what} of the class {info.classes[first]!r} in {split!r}, '
-                f'there are {are[first]} ({len(wrong)} such classes)',
-            )
-
-
-def _note_repeated_clips(splits: dict[str, SplitReport]) -> None:
-    seen: dict[tuple, str] = {}
-    for split, found in splits.items():
-        repeated: Counter = Counter()
-        for record in found.records:
-            if len(record.key) == 3:  # it has a name
-                if record.key in seen:
-                    repeated[seen[record.key]] += 1
-                else:
-                    seen[record.key] = split
-        for other, count in sorted(repeated.items()):
-            where = 'in it twice' if other == split else f'in {other!r} too'
-            found.notes.append(f'{count} clips of {split!r} are {where} (same video, same times)')
-
-
-def _problem(file: str, offset: int | None, error: Exception) -> Problem:
-    """A problem from an error whose text may name the place once more."""
-    text = ' '.join(str(error).split()).removeprefix(f'{file}: ')
-    return Problem(file, offset, text.replace(f' of the record at byte {offset}', ''))

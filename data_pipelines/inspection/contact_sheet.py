@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 
 from data_pipelines.clip import decode
-from data_pipelines.inspection.checks import RecordFacts, Report
 from data_pipelines.inspection.drawing import (
     COLOURS,
     FONT,
@@ -17,6 +16,7 @@ from data_pipelines.inspection.drawing import (
     draw_tag,
     draw_text,
 )
+from data_pipelines.inspection.report import RecordFacts, Report
 from data_pipelines.storage import regions
 from data_pipelines.storage.reader import ShardReader
 from data_pipelines.storage.sequence_example import decode_clip, encoded_frames

@@ -34,6 +34,26 @@ def shard_name(split: str, number: int, count: int) -> str:
     return f'{split}-{number:05d}-of-{count:05d}'
 
 
+def find_splits(directory: str | os.PathLike) -> dict[str, list[str]]:
+    """Names of the shards of every split in a directory, in order.
+
+    Raises:
+      ValueError: no such directory, or no shard in it.
+    """
+    if not files.is_directory(directory):
+        raise ValueError(f'{os.fspath(directory)}: no such directory')
+    splits: dict[str, list[str]] = {}
+    for name in sorted(files.names(directory)):
+        match = SHARD_NAME.fullmatch(name)
+        if match is not None:
+            splits.setdefault(match['split'], []).append(name)
+    if not splits:
+        raise ValueError(
+            f'{os.fspath(directory)}: no records in it (files such as train-00000-of-00016)'
+        )
+    return splits
+
+
 def find_shards(directory: str | os.PathLike, split: str) -> list[str]:
     """Names of all shards of a split, in order.
 

@@ -13,7 +13,7 @@ from multitrain_jax import config_file, train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, read_config
 from multitrain_jax.diagnosis.check import Check
-from multitrain_jax.diagnosis.machine import available_memory, count, gib, writable
+from multitrain_jax.diagnosis.machine import available_memory, bytes_text, count, writable
 from multitrain_jax.optimizer import build_optimizer
 from multitrain_jax.parallel.mesh import DATA_AXIS
 from multitrain_jax.training import train_step
@@ -189,7 +189,7 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
     )
     kept = _kept_for_backward(config, graphdef, params, clips)
     text = (
-        f'{gib(fixed)} of parameters, optimizer and gradients, and at most {gib(kept)} of activations of {count(clips, "clip")}'
+        f'{bytes_text(fixed)} of parameters, optimizer and gradients, and at most {bytes_text(kept)} of activations of {count(clips, "clip")}'
         f' (before the compiler leaves some out)'
     )
     device = jax.devices()[0]
@@ -202,7 +202,7 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
     yield Check(
         'warn' if tight else 'ok',
         'memory of a device',
-        text + (f'; there are {gib(limit)}' if limit else ''),
+        text + (f'; there are {bytes_text(limit)}' if limit else ''),
         'if it does not fit: raise accumulation_steps, or set model.backbone.remat_attention=True, or remat=True'
         if tight
         else '',

@@ -157,7 +157,7 @@ def devices() -> Iterator[Check]:
         yield Check(
             'ok',
             kind[0].upper(),
-            f'{count(len(alike), kind[1])}' + (f', {gib(memory)} each' if memory else ''),
+            f'{count(len(alike), kind[1])}' + (f', {bytes_text(memory)} each' if memory else ''),
         )
     if found[0].platform == 'cpu':
         for name, pattern, file in (
@@ -213,7 +213,7 @@ def system() -> Iterator[Check]:
         yield Check(
             'warn' if low else 'ok',
             'memory',
-            f'{gib(memory)} available',
+            f'{bytes_text(memory)} available',
             'end other programs, or lower batch_size' if low else '',
         )
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -269,7 +269,7 @@ def writable(name: str, directory: str | os.PathLike, remedy: str) -> Check:
     return Check(
         'warn' if low else 'ok',
         name,
-        f'{directory}: writable, {gib(free)} free',
+        f'{directory}: writable, {bytes_text(free)} free',
         remedy if low else '',
     )
 
@@ -278,14 +278,11 @@ def count(number: int, what: str) -> str:
     return f'{number} {what}{"" if number == 1 else "s"}'
 
 
-def gib(size: float) -> str:
+def bytes_text(count: float) -> str:
     """Bytes in words."""
-    power, unit = next(
-        pair
-        for pair in ((30, 'GiB'), (20, 'MiB'), (10, 'KiB'), (0, 'B'))
-        if size >= 2 ** pair[0] or not pair[0]
-    )
-    return f'{size / 2**power:.1f} {unit}' if unit == 'GiB' else f'{size / 2**power:.0f} {unit}'
+    from data_pipelines.inspection import text
+
+    return text.bytes_text(count)
 
 
 def decoding() -> Iterator[Check]:
