@@ -27,8 +27,8 @@ from jax.experimental import topologies  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 
 from benchmarks import described_programs
-from multitrain_jax.config import Config, read_config  # noqa: E402
-from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
+from multitrain_jax.config import Config, load_config  # noqa: E402
+from multitrain_jax.config_reading import split_arguments  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
 from multitrain_jax.parallel.mesh import grid_mesh
 from tools import hlo_ops, profile_step  # noqa: E402
@@ -122,9 +122,7 @@ def main() -> None:
     parser.add_argument('--hlo', metavar='FILE', help='gets the compiled program as text')
     config_arguments, others = split_arguments(sys.argv[1:])
     args = parser.parse_args(others)
-    config = read_config(
-        load_config_file(config_arguments or [f'--config={ROOT}/configs/multitrain.py'])
-    )
+    config = load_config(config_arguments or [f'--config={ROOT}/configs/multitrain.py'])
     result, text = compile_program(GPUS[args.gpu], args.program, config)
     if args.hlo:
         Path(args.hlo).write_text(text, encoding='utf-8')

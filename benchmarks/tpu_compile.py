@@ -35,8 +35,8 @@ from jax.experimental import topologies  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 
 from benchmarks import described_programs
-from multitrain_jax.config import Config, read_config  # noqa: E402
-from multitrain_jax.config_file import load_config_file, split_arguments  # noqa: E402
+from multitrain_jax.config import Config, load_config  # noqa: E402
+from multitrain_jax.config_reading import split_arguments  # noqa: E402
 from multitrain_jax.errors import run_command  # noqa: E402
 from multitrain_jax.models import pooling_attention  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
@@ -141,9 +141,7 @@ def main() -> None:
     if args.table:
         print(table(args.table))
         return
-    config = read_config(
-        load_config_file(config_arguments or [f'--config={ROOT}/configs/multitrain.py'])
-    )
+    config = load_config(config_arguments or [f'--config={ROOT}/configs/multitrain.py'])
     options = {'exec_time_optimization_effort': args.effort} if args.effort else {}
     pool = contextlib.nullcontext()
     if args.pool:

@@ -101,7 +101,7 @@ def attention() -> None:
         ('all', True, False),
         ('all, attention twice', True, True),
     ):
-        options = dataclasses.replace(config, remat_attention=remat_attention).block_options()
+        options = dataclasses.replace(config, remat_attention=remat_attention)
         graph, params = nnx.split(
             nnx.eval_shape(lambda: MViTBlock(shape, options, rngs=nnx.Rngs(0)))
         )  # noqa: B023

@@ -1,13 +1,17 @@
-"""Co-finetuning (arXiv 2207.03807): Kinetics-400, Moments in Time, Something-Something V2 and AVA, together.
+"""Co-finetuning (arXiv 2207.03807): Kinetics-400, Moments in Time, SSv2 and AVA, together.
 
-    python run.py --config=configs/cofinetune_ava.py --workdir=runs/cofinetune_ava --config.data_root=/data \
-      --config.init_from=runs/kinetics_pretrain
+    python run.py --config=configs/cofinetune_ava.py --workdir=runs/cofinetune_ava \\
+      --config.data_root=/data --config.init_from=runs/kinetics_pretrain
 
-Upstream datasets of clips and the downstream one of boxes train at the same time, from a Kinetics checkpoint, instead of
-one after the other; MultiTrain's losses between the upstream datasets are on. The paper did it with ViViT; the numbers here are
-those of configs/multitrain.py, with fewer epochs, and have not been tuned. `python -m data_pipelines.convert ava` writes the
-records; give it a detector's boxes (--proposals), which are what evaluation scores. For the official figure, on 60 of the
-80 actions, hand the detections that `multitrain_jax.evaluate` writes to `multitrain_jax.ava_eval`.
+Upstream datasets of clips and the downstream one of boxes train at the same time, from a Kinetics
+checkpoint, instead of one after the other; MultiTrain's losses between the upstream datasets are on.
+`python -m data_pipelines.convert ava` writes the records; give it a detector's boxes (--proposals),
+which are what evaluation scores. For the official figure, on 60 of the 80 actions, hand the
+detections that `multitrain_jax.evaluate` writes to `multitrain_jax.ava_eval`.
+
+Hardware and hours: as configs/multitrain.py, for 20 epochs instead of 50.
+Expected accuracy: not measured. The paper co-finetuned ViViT; the numbers here are those of
+configs/multitrain.py, with fewer epochs, and have not been tuned.
 
 Variants, after a colon; several with commas between them:
 
@@ -16,20 +20,50 @@ Variants, after a colon; several with commas between them:
 """
 
 import ml_collections
-from ml_collections.config_dict import placeholder  # None, until the command line gives a value
+
+from multitrain_jax.config import (
+    LocalisationConfig,
+    apply_variants,
+    config_tree,
+    defaults,
+    key_frame,
+    strided,
+    uniform,
+)
+from multitrain_jax.models import variants
 
 _DOWNSTREAM = ('ava', 'ava_kinetics')
 
 
-def get_config(variants: str = '') -> ml_collections.ConfigDict:
-    config = cofinetune()
-    for name in filter(None, variants.split(',')):
-        if name not in VARIANTS:
-            raise ValueError(
-                f'configs/cofinetune_ava.py has no variant {name!r}, only {", ".join(VARIANTS)}'
-            )
-        VARIANTS[name](config)
-    return config
+def get_config(names: str = '') -> ml_collections.ConfigDict:
+    config = defaults()
+    config.epochs = 20.0
+    config.batch_size = 512
+    config.accumulation = 'two_pass'
+    # Clips of 32 frames at stride 3 of 30 frames/s: 3.2 s. Of Something-Something the whole video.
+    config.datasets = dict(
+        # The loss is a mean over 80 actions, most of which are absent.
+        ava=key_frame('ava', loss_weight=10.0),
+        kinetics400=strided('kinetics400'),
+        moments_in_time=strided('moments_in_time'),
+        something_v2=uniform('something_v2'),
+    )
+    config.schedule.update(kind='weighted', size_power=0.5)
+    config.localisation = config_tree(LocalisationConfig(jitter=0.05, train_on_proposals=True))
+    config.model.backbone = config_tree(
+        variants.mvit_b_32x3(stochastic_depth=0.1, dtype='bfloat16', remat_attention=True)
+    )
+    config.input.update(repeats=2, max_bad_records=1000)
+    config.augment.update(
+        rand_augment='rand-m7-n4-mstd0.5-inc1',
+        color_jitter=0.4,
+        erasing_probability=0.25,
+        mixup_alpha=0.8,
+        cutmix_alpha=1.0,
+    )
+    config.optimizer.warmup_epochs = 2.0
+    config.evaluation.every_epochs = 5.0
+    return apply_variants(config, names, VARIANTS)
 
 
 def ava_kinetics(config: ml_collections.ConfigDict) -> None:
@@ -39,218 +73,11 @@ def ava_kinetics(config: ml_collections.ConfigDict) -> None:
 
 
 def transfer(config: ml_collections.ConfigDict) -> None:
-    for name in list(config.datasets):
-        if name not in _DOWNSTREAM:
-            del config.datasets[name]
+    for name in set(config.datasets) - set(_DOWNSTREAM):
+        del config.datasets[name]
     config.schedule.update(kind='concatenate', size_power=1.0)
     config.objective.update(lambda_proj=0.0, lambda_inf=0.0)
     config.model.update(projections=False, expander=False)
 
 
 VARIANTS = {'ava_kinetics': ava_kinetics, 'transfer': transfer}
-
-
-def cofinetune() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
-
-    config.seed = 0  # of initialisation, order of the data, augmentation, dropout
-    config.data_root = 'data'  # directory that holds the datasets
-    config.epochs = 20.0  # passes over the union of the training splits
-    config.batch_size = 512  # clips per update, over all devices of all hosts
-    config.accumulation_steps = (
-        1  # parts that a batch is cut into, one after the other, to save memory
-    )
-    # 'two_pass': the informative loss is of the whole batch, for one more forward pass; 'plain': of each part
-    config.accumulation = 'two_pass'
-    config.init_from = placeholder(
-        str
-    )  # export, import or workdir that the first parameters come from; None: random
-    config.projections_from = placeholder(
-        str
-    )  # npz, json or export that projections start from; None: random
-    config.log_every_steps = 20
-    config.compilation_cache_dir = (
-        '~/.cache/multitrain_jax/xla'  # compiled programs, kept between runs; None: off
-    )
-    config.cpu_devices = placeholder(int)  # a CPU counts as one device
-    config.parallel = dict(
-        model=1,  # devices that share a replica (tensor parallelism): attention heads and hidden units; 1: a replica is a device
-        shard_optimizer=False,  # optimizer state and moving average divided over the replicas (ZeRO-1), to save memory
-    )
-    config.synthetic = None  # no data is rendered
-
-    # 32 frames at stride 3 of a 30 frames/s video: 3.2 s.
-    strided = dict(sampling='strided', stride=3, target_frame_rate=30.0, flip=True)
-    # Something-Something: the whole video; "left to right" must not be mirrored.
-    uniform = dict(sampling='uniform', stride=1, target_frame_rate=None, flip=False)
-    # task 'classification': of a dataset with boxes, the actions of the whole clip; batch_size of the schedules whose
-    # batches are of one dataset, None: config.batch_size
-    splits = dict(
-        train_split='train', evaluation_split='validation', task='auto', batch_size=placeholder(int)
-    )
-    config.datasets = dict(
-        # Around the key frame whose boxes are labelled. The loss is a mean over 80 actions, most of which are absent.
-        ava=dict(
-            path='ava',
-            sampling='key_frame',
-            stride=3,
-            target_frame_rate=30.0,
-            flip=True,
-            loss_weight=10.0,
-            **splits,
-        ),
-        kinetics400=dict(path='kinetics400', loss_weight=1.0, **strided, **splits),
-        moments_in_time=dict(path='moments_in_time', loss_weight=1.0, **strided, **splits),
-        something_v2=dict(path='something_v2', loss_weight=1.0, **uniform, **splits),
-    )
-
-    config.schedule = dict(  # how mini-batches are made of several datasets
-        # 'concatenate': from their union, by size; 'weighted'; 'alternating', 'uniform', 'accumulated', 'task_by_task'
-        kind='weighted',
-        by='example',  # 'weighted': draws the dataset of every clip, or ('batch') of every batch
-        weights=None,  # 'weighted': dict(NAME=probability, ...); None: size ** size_power
-        size_power=0.5,  # between by size (1) and all alike (0)
-        order=placeholder(tuple),  # 'task_by_task': names of the datasets; None: as above
-    )
-    config.localisation = dict(  # of datasets with boxes
-        max_boxes=32,  # places for boxes of a clip
-        jitter=0.05,  # training: each side moves by a normal deviate of so many times the box's extent
-        min_visible=0.25,  # training: boxes of which less is left after the crop are dropped
-        train_on_proposals=True,  # a detector's boxes that overlap a labelled one are further labelled ones
-        proposal_iou=0.75,  # from this overlap on
-        candidates='proposals',  # the boxes scored in evaluation: a detector's, or 'ground_truth'
-        min_candidate_score=0.8,  # of the detector
-        test_short_sides=(),  # pixels, for example (224, 256, 320); each is a further view; (): evaluation.short_side
-        test_flip=False,  # each view mirrored, too
-        head=dict(
-            dropout=0.5,  # before the last layer
-            context=False,  # boxes attend to the whole clip
-            context_heads=8,
-            output_size=7,  # bins of RoIAlign along a side
-            sampling_ratio=0,  # samples along a side of a bin; 0: adaptive
-        ),
-    )
-
-    config.model = dict(
-        backbone=dict(  # MViTv2-B 32x3, MultiTrain's form (supplement, table 2): 51.0 M parameters
-            num_frames=32,
-            image_size=224,  # pixels
-            width=96,  # of stage 1; doubles with every stage
-            heads=1,  # of stage 1; doubles with every stage
-            stage_blocks=(2, 3, 16, 3),  # blocks per stage
-            query_strides=(
-                (1, 1, 1),
-                (1, 2, 2),
-                (1, 2, 2),
-                (1, 2, 2),
-            ),  # (t, h, w) of each stage's first block
-            kv_stride=(1, 8, 8),  # of keys and values in stage 1
-            patch_kernel=(3, 7, 7),
-            patch_stride=(2, 4, 4),
-            mlp_ratio=4.0,
-            stochastic_depth=0.1,  # of the last block; linear from 0 in the first
-            positions='separate',  # learned spatial and temporal vectors
-            class_token=False,
-            skip_input='raw',  # what the widening skip path reads
-            pool_norm_epsilon=1e-5,
-            init_std=0.02,  # of linear kernels
-            dtype='bfloat16',  # of activations; parameters, softmax and losses are float32
-            attention='xla',  # or 'cudnn': fused, for bfloat16 on NVIDIA GPUs (Ampere or newer)
-            remat=False,  # recompute blocks in the backward pass: a third more time, half of the memory
-            remat_attention=True,  # recompute only attention matrices: no more time, two thirds of the memory
-        ),
-        head_hidden=2048,  # hidden width of each dataset's head; 0: linear
-        head_dropout=0.5,  # before a head's last layer
-        logit_dropout=0.5,  # of the logits, as in the public code
-        projections=True,  # between every ordered pair of datasets, in training
-        projection_rank=0,  # R > 0: products of factors of rank R, for many datasets of many classes
-        add_projected=0.0,  # factor of the projected logits added to each head's own, also in predictions; 0: off
-        expander=True,  # of the informative loss, in training
-        expander_hidden=2048,  # 4096 in the public code
-    )
-
-    config.input = dict(
-        short_side=(256, 320),  # pixels; random short side before the random crop
-        repeats=2,  # samples of each record in its batch (repeated augmentation)
-        num_threads=placeholder(int),  # that read and decode; None: one per core
-        max_bad_records=1000,  # damaged records to skip before the run stops
-        reduced_decoding=False,  # decode at half size where crops allow it: faster, slightly other pixels
-        tf_data_service=placeholder(
-            str
-        ),  # 'HOST:PORT' of a tf.data service whose workers make training batches; None: this host
-    )
-
-    config.augment = dict(  # on the device
-        mean=(0.45, 0.45, 0.45),  # of pixels scaled to 0..1
-        std=(0.225, 0.225, 0.225),
-        rand_augment='rand-m7-n4-mstd0.5-inc1',  # '': off
-        color_jitter=0.4,  # largest change of brightness, contrast, saturation
-        erasing_probability=0.25,  # of a clip having a box of noise
-        mixup_alpha=0.8,  # of Beta(alpha, alpha); 0: off
-        cutmix_alpha=1.0,  # 0: off
-        mix_probability=1.0,  # of a group being mixed
-        mix_switch_probability=0.5,  # of CutMix, where both are on
-        mix_group=2,  # clips that share one draw; divides every device's share of the batch
-    )
-
-    config.objective = dict(
-        lambda_proj=1.0,  # weight of the projection loss
-        lambda_inf=0.1,  # weight of the informative loss
-        std_weight=25.0,  # of its variance term
-        covariance_weight=1.0,  # of its covariance term
-        label_smoothing=0.1,
-        classification_loss='cross_entropy',
-        projection_loss='cross_entropy',
-        projection_l1=0.0,  # weight of the sum of the projections' absolute values
-        learned_dataset_weights=False,  # the datasets' loss_weight are where learned ones start
-        learned_informative_weights=False,  # likewise std_weight and covariance_weight
-    )
-
-    config.optimizer = dict(  # AdamW
-        peak_learning_rate=2e-4,
-        warmup_start_learning_rate=2e-6,
-        end_learning_rate=2e-6,
-        warmup_epochs=2.0,
-        warmup_steps=0,  # instead of warmup_epochs
-        weight_decay=0.05,  # none on biases and LayerNorm scales
-        b1=0.9,
-        b2=0.999,
-        eps=1e-8,
-        clip_norm=1.0,  # L2 norm of all gradients together
-        frozen=(),  # parameters that do not train; ('backbone',): linear probe
-        layer_decay=1.0,  # factor of the learning rate from each block to the one before it; 1: off
-        learning_rate_factors=dict(
-            backbone=1.0,
-            heads=1.0,
-            localisation_heads=1.0,
-            projections=1.0,
-            expander=1.0,
-            objective=1.0,
-        ),
-        ema_decay=0.0,  # of the moving average of the parameters that is evaluated and exported; 0: off
-        ema_warmup=False,  # a smaller decay at first: at most n / (9 + n) in update n
-    )
-
-    config.evaluation = dict(
-        every_epochs=5.0,  # 0: only at the end
-        batch_size=512,  # views per batch, over all devices of all hosts
-        short_side=256,  # pixels (the public code resizes to 224 for three crops)
-        temporal_views=3,  # clips along the video ('uniform' datasets have one)
-        spatial_views=3,  # left, centre, right
-    )
-
-    config.checkpoint = dict(
-        every_steps=1000,
-        keep=3,  # newest ones
-        keep_best=placeholder(
-            str
-        ),  # 'average' or a dataset: WORKDIR/best keeps the best one of the evaluations; None: off
-    )
-    config.non_finite = dict(
-        action='stop',  # at a loss or gradient that is not finite; 'skip': without that update the run goes on
-        max_skips=10,  # 'skip': in the whole run; one more, and the run stops
-    )
-    config.replay = placeholder(
-        str
-    )  # file of WORKDIR/non_finite: its step is taken again and looked at; None: train
-    return config

@@ -19,7 +19,7 @@ import logging
 import sys
 import textwrap
 
-from multitrain_jax import config_file
+from multitrain_jax import config_reading
 from multitrain_jax.diagnosis.check import Check
 from multitrain_jax.errors import ArgumentParser, run_command
 
@@ -109,7 +109,7 @@ def main() -> int:
     parser.add_argument(
         '--json', action='store_true', help='print JSON instead of a table, at the end'
     )
-    own, others = config_file.split_arguments(sys.argv[1:])
+    own, others = config_reading.split_arguments(sys.argv[1:])
     args = parser.parse_args(others)
     colour = not args.json and sys.stdout.isatty()
     found: list[tuple[str, Check]] = []

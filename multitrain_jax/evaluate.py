@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from multitrain_jax import config_file
+from multitrain_jax import config_reading
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.evaluation.box_results import (
@@ -101,13 +101,15 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--coordinator_address', help=FLAG_HELP['coordinator_address'])
     parser.add_argument('--num_processes', type=int, help=FLAG_HELP['num_processes'])
     parser.add_argument('--process_id', type=int, help=FLAG_HELP['process_id'])
-    own, others = config_file.split_arguments(sys.argv[1:])
+    own, others = config_reading.split_arguments(sys.argv[1:])
     return parser.parse_args(others), own
 
 
 def main() -> int:
     args, config_arguments = _arguments()
-    config_values = config_file.load_config_file(config_arguments)
+    from multitrain_jax.config import Config  # after the arguments: it brings JAX
+
+    config_values = config_reading.load_config_file(config_arguments, Config)
     if args.ensemble:
         found = ensemble(args.ensemble)
         output = Path(args.output or 'ensemble').expanduser()

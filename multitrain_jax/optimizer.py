@@ -1,9 +1,8 @@
 """AdamW as the papers use it: warm-up and cosine, clipping, no decay on biases and norms; options of fine-tuning."""
 
 from collections.abc import Mapping
-import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 from flax import traverse_util
 import jax
@@ -11,6 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from data_pipelines.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    Range,
+    settings,
+)
 from multitrain_jax.models.backbone import BackboneConfig
 from multitrain_jax.weights.parameters import split
 
@@ -23,83 +29,59 @@ _CLIP_EPSILON = 1e-6
 _NO_DECAY_NAMES = ('bias', 'scale')
 
 
-@dataclasses.dataclass(frozen=True)
+Factor = Annotated[float, Range(gt=0, remedy='optimizer.frozen keeps parameters as they are')]
+
+
+@settings
 class LearningRateFactors:
     """Factors of the learning rate, by group of parameters."""
 
-    backbone: float = 1.0
-    heads: float = 1.0
-    localisation_heads: float = 1.0
-    projections: float = 1.0
-    expander: float = 1.0
-    objective: float = 1.0  # the learned weights of datasets and informative loss
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(
-                    f'{field.name}={getattr(self, field.name)} must be positive; '
-                    f'to keep parameters as they are: optimizer.frozen=({field.name!r},)'
-                )
+    backbone: Factor = 1.0  # of the video transformer
+    heads: Factor = 1.0  # of the classification heads
+    localisation_heads: Factor = 1.0  # of the heads for boxes
+    projections: Factor = 1.0  # of the projections between datasets
+    expander: Factor = 1.0  # of the informative loss's MLP
+    objective: Factor = 1.0  # of the learned weights of datasets and informative loss
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay. Warm-up is given in epochs or in steps."""
-
-    peak_learning_rate: float = 2e-4
-    warmup_start_learning_rate: float = 2e-6
-    end_learning_rate: float = 2e-6
-    warmup_epochs: float = 0.0
-    warmup_steps: int = 0
-    weight_decay: float = 0.05  # decoupled, times the learning rate; see decay_mask
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip_norm: float = 1.0  # largest L2 norm of all gradients together; 0: no clipping
-    frozen: tuple[
-        str, ...
-    ] = ()  # what does not train, see parameters.split; ('backbone',): linear probe
-    layer_decay: float = 1.0  # factor of the learning rate from each block to the one before it
-    learning_rate_factors: LearningRateFactors = LearningRateFactors()
-    ema_decay: float = 0.0  # of the moving average that is evaluated and exported; 0: off
-    ema_warmup: bool = False  # the decay of update n is at most n / (9 + n)
-
-    def __post_init__(self):
-        if not self.peak_learning_rate > 0:
-            raise ValueError(f'peak_learning_rate={self.peak_learning_rate} must be positive')
-        for field in (
-            'warmup_start_learning_rate',
-            'end_learning_rate',
-            'warmup_epochs',
-            'warmup_steps',
-            'weight_decay',
-            'clip_norm',
-        ):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f'{field}={getattr(self, field)} must not be negative')
-        for field in ('warmup_start_learning_rate', 'end_learning_rate'):
-            if getattr(self, field) > self.peak_learning_rate:
-                raise ValueError(
-                    f'{field}={getattr(self, field)} must not exceed '
-                    f'peak_learning_rate={self.peak_learning_rate}'
-                )
-        if self.warmup_epochs and self.warmup_steps:
+def _optimizer_rules(config: 'OptimizerConfig') -> None:
+    for field in ('warmup_start_learning_rate', 'end_learning_rate'):
+        if getattr(config, field) > config.peak_learning_rate:
             raise ValueError(
-                f'warmup_epochs={self.warmup_epochs} and warmup_steps={self.warmup_steps} '
-                'are both given: set one of them to 0'
+                f'{field}={getattr(config, field)} must not exceed '
+                f'peak_learning_rate={config.peak_learning_rate}'
             )
-        for field in ('b1', 'b2'):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f'{field}={getattr(self, field)} must be in [0, 1)')
-        if not self.eps > 0:
-            raise ValueError(f'eps={self.eps} must be positive')
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f'layer_decay={self.layer_decay} must be in (0, 1]')
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f'ema_decay={self.ema_decay} must be in [0, 1)')
-        if self.ema_warmup and not self.ema_decay:
-            raise ValueError('ema_warmup=True has no effect with ema_decay=0')
+    if config.warmup_epochs and config.warmup_steps:
+        raise ValueError(
+            f'warmup_epochs={config.warmup_epochs} and warmup_steps={config.warmup_steps} '
+            'are both given: set one of them to 0'
+        )
+    if config.ema_warmup and not config.ema_decay:
+        raise ValueError('ema_warmup=True has no effect with ema_decay=0')
+
+
+@settings(rules=_optimizer_rules)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    peak_learning_rate: PositiveFloat = 2e-4  # after the warm-up
+    warmup_start_learning_rate: NonNegativeFloat = 2e-6  # of the first step
+    end_learning_rate: NonNegativeFloat = 2e-6  # after the last step
+    warmup_epochs: NonNegativeFloat = 0.0  # length of the warm-up
+    warmup_steps: NonNegativeInt = 0  # the same in steps, instead of warmup_epochs
+    weight_decay: NonNegativeFloat = 0.05  # times the learning rate; none on biases, norms' scales
+    b1: Annotated[float, Range(ge=0, lt=1)] = 0.9  # decay of the gradient's average
+    b2: Annotated[float, Range(ge=0, lt=1)] = 0.999  # decay of the average of its square
+    eps: PositiveFloat = 1e-8  # added to the root of that
+    clip_norm: NonNegativeFloat = 1.0  # largest L2 norm of all gradients together; 0: no clipping
+    # parameters that do not train, by the beginning of their name; ('backbone',): linear probe
+    frozen: tuple[str, ...] = ()
+    # factor of the learning rate from each block to the one before it; 1: off
+    layer_decay: Annotated[float, Range(gt=0, le=1)] = 1.0
+    learning_rate_factors: LearningRateFactors = LearningRateFactors()
+    # of the moving average of the parameters that is evaluated and exported; 0: off
+    ema_decay: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    ema_warmup: bool = False  # a smaller decay at first: at most n / (9 + n) in update n
 
 
 def learning_rate_schedule(

@@ -17,7 +17,7 @@ from multitrain_jax.config import (
     Config,
     DatasetConfig,
     EvaluationConfig,
-    InputConfig,
+    InputOptions,
     LocalisationConfig,
     SyntheticConfig,
 )
@@ -138,7 +138,7 @@ class EvaluationData:
         num_frames: int,
         image_size: int,
         evaluation: EvaluationConfig,
-        input_config: InputConfig,
+        input_config: InputOptions,
         localisation: LocalisationConfig | None = None,
         host: int = 0,
         num_hosts: int = 1,

@@ -1,15 +1,22 @@
 """Every config file is complete and is read, and its training step has shapes that fit."""
 
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
+import inspect
+import json
+import pathlib
+import typing
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from multitrain_jax import optimizer
+from data_pipelines.settings import Range, comments
+from multitrain_jax import config_reading, optimizer
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import read_config
+from multitrain_jax.config import Config, describe, read_config, read_stored_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import check_divides, data_mesh
@@ -158,10 +165,13 @@ def test_schedules_and_boxes_that_make_no_sense_are_refused():
             },
             'batch_size=5 must be a multiple',
         ),
-        ({'localisation': {}}, 'config.localisation.max_boxes: missing'),
+        (
+            {'datasets__shades': {'sampling': 'uniform'}},
+            'config.datasets.shades.path: missing; it needs a value of type str',
+        ),
         (
             {'localisation': {'max_boxes': 4, 'proposal_iou': 1.5}},
-            'proposal_iou=1.5 must be between 0 and 1',
+            'config.localisation: proposal_iou=1.5 must be in .0, 1.',
         ),
         (
             {'localisation': {'max_boxes': 4, 'test_short_sides': (8, 20)}},
@@ -169,9 +179,180 @@ def test_schedules_and_boxes_that_make_no_sense_are_refused():
         ),
         (
             {'localisation': {'max_boxes': 4, 'head': {'dropout': 1.0}}},
-            'dropout = 1.0: use 0 <= rate < 1',
+            'config.localisation.head: dropout=1.0 must be in .0, 1.',
         ),
         ({'model__num_actions': (3,)}, 'config.model.num_actions: unknown field'),
     ):
         with pytest.raises(UserError, match=message):
             tiny.config(**changes)
+
+
+# Every field of the whole tree: declared once, described, and open to the command line.
+
+FROM_DATA = ('model.num_classes', 'model.num_actions', 'model.localisation_head')
+
+
+def fields_below(cls: type, where: str = '') -> Iterator[tuple[str, type, Any]]:
+    """(path, dataclass, declared type) of all fields; of the datasets, those of "scenes"."""
+    declared = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        path, expected = f'{where}{field.name}', declared[field.name]
+        if path in FROM_DATA:
+            continue
+        yield path, cls, expected
+        if path == 'datasets':
+            expected, path = typing.get_args(expected)[1], 'datasets.scenes'
+        for kind in (expected, *typing.get_args(expected)):
+            if inspect.isclass(kind) and dataclasses.is_dataclass(kind):
+                yield from fields_below(kind, f'{path}.')
+
+
+PRINTED = describe(read_config(load('quickstart_cofinetune.py'))).splitlines()
+FIELDS = {path: (cls, expected) for path, cls, expected in fields_below(Config)}
+
+
+def parts(expected: Any) -> Iterator[Any]:
+    """A declared type and all that it is made of."""
+    yield expected
+    for part in typing.get_args(expected):
+        yield from parts(part)
+
+
+def has_groups(expected: Any) -> bool:
+    return any(inspect.isclass(one) and dataclasses.is_dataclass(one) for one in parts(expected))
+
+
+@pytest.mark.parametrize('path', FIELDS)
+def test_every_field_has_a_comment_and_every_number_a_range(path):
+    cls, expected = FIELDS[path]
+    if has_groups(expected):
+        return  # a group has a docstring
+    name = path.rpartition('.')[2]
+    assert comments(cls)[name], f'{cls.__name__}.{name} needs a comment'
+    bare = [
+        kind
+        for kind in parts(expected)
+        if typing.get_origin(kind) is not Annotated and set(typing.get_args(kind)) & {int, float}
+    ]
+    assert expected not in (int, float) and not bare, f'{cls.__name__}.{name} needs a range'
+    for kind in parts(expected):
+        if typing.get_origin(kind) is Annotated:
+            assert isinstance(kind.__metadata__[0], Range)
+
+
+@pytest.mark.parametrize('path', FIELDS)
+def test_every_field_is_printed_with_its_comment(path):
+    cls, expected = FIELDS[path]
+    if not has_groups(expected):
+        comment = comments(cls)[path.rpartition('.')[2]]
+        (line,) = (line for line in PRINTED if line[2:].startswith(f'config.{path} = '))
+        assert line.endswith(f'# {comment}')
+
+
+def test_what_differs_from_the_defaults_is_marked():
+    config = read_config(load('quickstart_cofinetune.py', '--config.optimizer.clip_norm=2'))
+    marked = {line.split(' = ')[0] for line in describe(config).splitlines() if line[0:1] == '*'}
+    assert '* config.optimizer.clip_norm' in marked and '* config.epochs' in marked
+    assert '* config.optimizer.b1' not in marked and '* config.localisation.test_flip' not in marked
+    assert '* config.optimizer.clip_norm = 2.0  [1.0] ' in describe(config)
+
+
+def given(expected: Any) -> Iterator[tuple[str, Any]]:
+    """(text on the command line, value that it must become), for every kind of a declared type."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin is Annotated:
+        yield from given(arguments[0])
+    elif dataclasses.is_dataclass(expected):
+        yield '{}', {}
+    elif origin is typing.Literal:
+        yield from ((str(one), one) for one in arguments)
+    elif origin is tuple:
+        entries = [next(given(one))[1] for one in arguments if one is not ...]
+        yield repr(tuple(entries)), tuple(entries)
+        if arguments[-1] is ...:
+            yield '()', ()
+            yield repr(entries * 3), tuple(entries * 3)
+    elif inspect.isclass(origin) and issubclass(origin, Mapping):
+        entry = next(given(arguments[1]))[1]
+        yield repr({'a': entry, 'b': entry}), {'a': entry, 'b': entry}
+    elif arguments:
+        for one in arguments:
+            yield from given(one)
+    elif expected is type(None):
+        yield from (('None', None), ('none', None))
+    elif expected is bool:
+        yield from (('True', True), ('false', False), ('1', True))
+    elif expected in (int, float):
+        yield from (('7', expected(7)), ('-3', expected(-3)))
+        if expected is float:
+            yield from (('1e-3', 0.001), ('.5', 0.5))
+    else:
+        yield 'some text', 'some text'
+
+
+@pytest.mark.parametrize('path', FIELDS)
+def test_every_field_can_be_set_on_the_command_line(path):
+    """To every kind of value that it may have, whatever the file says: a number over None, None over a number, ..."""
+    texts = list(given(FIELDS[path][1]))
+    assert texts
+    for before in ('quickstart.py', 'quickstart_cofinetune.py'):  # without and with boxes
+        if path.startswith('datasets.') and before == 'quickstart.py':
+            continue
+        for text, expected in texts:
+            config = load(before, f'--config.{path}={text}')
+            for part in path.split('.'):
+                config = config[part]
+            config = config.to_dict() if hasattr(config, 'to_dict') else config
+            assert config == expected and type(config) is type(expected), (before, text)
+
+
+def test_one_dataset_is_changed_and_not_its_neighbours():
+    config = load(
+        'quickstart_cofinetune.py',
+        '--config.datasets.scenes.batch_size=3',
+        '--config.datasets.scenes.target_frame_rate=None',
+        '--config.datasets.directions.target_frame_rate=12.5',
+        '--config.schedule.kind=alternating',
+        '--config.schedule.size_power=1',
+    )
+    config = read_config(config)
+    assert config.batch_sizes == {'directions': 16, 'motions': 16, 'scenes': 3}
+    rates = {name: entry.target_frame_rate for name, entry in config.datasets.items()}
+    assert rates == {'directions': 12.5, 'motions': 15.0, 'scenes': None}
+
+
+def test_probabilities_may_be_given_one_by_one():
+    names = ('motions', 'directions')
+    flags = [f'--config.schedule.weights.{name}=0.{place}' for place, name in enumerate(names, 1)]
+    config = read_config(load('quickstart.py', '--config.schedule.kind=weighted', *flags))
+    assert config.schedule.weights == {'motions': 0.1, 'directions': 0.2}
+
+
+def test_a_group_that_is_none_begins_with_its_defaults():
+    config = read_config(load('quickstart.py', '--config.localisation.max_boxes=5'))
+    assert config.localisation.max_boxes == 5 and config.localisation.proposal_iou == 0.75
+    config = read_config(load('quickstart_cofinetune.py', '--config.localisation=None'))
+    assert config.localisation is None
+
+
+STORED = json.loads((pathlib.Path(__file__).parent / 'data' / 'stored_configs.json').read_text())
+
+
+@pytest.mark.parametrize('name', STORED)
+def test_configs_in_old_checkpoints_are_read(name):
+    """As runs of November 2026 stored them, before settings were declared once."""
+    again = config_reading.to_dict(read_stored_config(STORED[name]))
+
+    def check(old, new, where):
+        if isinstance(old, dict):
+            for key, value in old.items():
+                check(value, new[key], f'{where}.{key}')
+        else:
+            assert old == new, where
+
+    # The numbers of classes are not read, but counted in the data.
+    stored = {
+        **STORED[name],
+        'model': {**STORED[name]['model'], 'num_classes': [2] * len(again['datasets'])},
+    }
+    check(stored, again, name)

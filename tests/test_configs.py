@@ -7,7 +7,6 @@ import re
 
 from flax import nnx
 import jax
-import ml_collections
 import pytest
 
 from data_pipelines.annotations import KeyFrame
@@ -29,25 +28,6 @@ CLASSES = ('up', 'down', 'still')
 def test_no_config_is_forgotten():
     files = {path.name for path in DIRECTORY.glob('*.py')}
     assert files == {name.partition(':')[0] for name in CONFIGS}
-
-
-def untyped(config: ml_collections.ConfigDict, where='config') -> list[str]:
-    """Fields that are None and cannot be set on the command line, because their type is not known."""
-    found = []
-    for field in config:
-        if isinstance(config[field], ml_collections.ConfigDict):
-            found += untyped(config[field], f'{where}.{field}')
-        elif config[field] is None and config.get_type(field) is type(None):
-            found.append(f'{where}.{field}')
-    return found
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_every_field_can_be_set_on_the_command_line(name):
-    """But groups of fields, and the frame rate of 'uniform' sampling, which has none."""
-    others = ('synthetic', 'localisation', 'weights', 'target_frame_rate')
-    fields = [field for field in untyped(load(name)) if field.rpartition('.')[2] not in others]
-    assert fields == []
 
 
 def test_what_the_variants_are():

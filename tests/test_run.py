@@ -158,3 +158,10 @@ def test_mistakes_give_one_line(name, run, data, tmp_path):
 def test_help_shows_an_example(run):
     code, out, _ = run('--help')
     assert code == 0 and 'python run.py --config=configs/quickstart.py --workdir=' in out
+
+
+def test_all_fields_are_shown_without_a_workdir(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(CONFIG, '--print_config', '--config.seed=5')
+    assert (code, err) == (0, '') and not list(tmp_path.iterdir())
+    assert '* config.seed = 5  [0]' in out and 'config.datasets.shades.loss_weight = 0.5' in out

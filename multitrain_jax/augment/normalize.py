@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-Rgb = tuple[float, float, float]
+from data_pipelines.settings import AnyFloat
+
+Rgb = tuple[AnyFloat, AnyFloat, AnyFloat]
 
 # Of pixels scaled to 0..1; the values that the published Kinetics models were trained with.
 MEAN: Rgb = (0.45, 0.45, 0.45)

@@ -6,11 +6,12 @@ erasing, mixing. Everything random follows from (key, position in the global bat
 global batch becomes the same clips on any number of devices.
 """
 
-import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.settings import Fraction, NonNegativeFloat, PositiveFloat, Range, settings
 from multitrain_jax.augment.color import color_jitter
 from multitrain_jax.augment.erasing import random_erasing
 from multitrain_jax.augment.mixing import draw_mix, mix_group
@@ -19,41 +20,26 @@ from multitrain_jax.augment.randaugment import parse_rand_augment, rand_augment
 from multitrain_jax.objectives.targets import Targets, make_targets
 
 
-@dataclasses.dataclass(frozen=True)
+def _augment_rules(config: 'AugmentConfig') -> None:
+    if config.rand_augment:
+        parse_rand_augment(config.rand_augment)
+
+
+@settings(rules=_augment_rules)
 class AugmentConfig:
     """Which augmentations a training batch gets. What is off (the default) is not compiled."""
 
     mean: Rgb = MEAN  # of pixels scaled to 0..1
-    std: Rgb = STD
-    rand_augment: str = ''  # for example 'rand-m7-n4-mstd0.5-inc1', see parse_rand_augment; '': off
-    color_jitter: float = 0.0  # largest change of brightness, contrast and saturation, 0..1
-    erasing_probability: float = 0.0  # of a clip having a box of noise
-    mixup_alpha: float = 0.0  # of Beta(alpha, alpha) for mixup's lambda; 0: no mixup
-    cutmix_alpha: float = 0.0  # likewise for CutMix
-    mix_probability: float = 1.0  # of a group being mixed, where mixup or CutMix is on
-    mix_switch_probability: float = 0.5  # of CutMix, where both are on
-    mix_group: int = 2  # clips that share one draw; must divide the batch of every device
-
-    def __post_init__(self):
-        if self.rand_augment:
-            parse_rand_augment(self.rand_augment)
-        for field in (
-            'color_jitter',
-            'erasing_probability',
-            'mix_probability',
-            'mix_switch_probability',
-        ):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f'{field}={getattr(self, field)} must be between 0 and 1')
-        for field in ('mixup_alpha', 'cutmix_alpha'):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f'{field}={getattr(self, field)} must not be negative')
-        if self.mix_group < 2:
-            raise ValueError(
-                f'mix_group={self.mix_group} must be at least 2: a clip and its partner'
-            )
-        if not min(self.std) > 0:
-            raise ValueError(f'std={self.std} must be positive')
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = STD  # of pixels scaled to 0..1
+    rand_augment: str = ''  # for example 'rand-m7-n4-mstd0.5-inc1'; '': off
+    color_jitter: Fraction = 0.0  # largest change of brightness, contrast and saturation
+    erasing_probability: Fraction = 0.0  # of a clip having a box of noise
+    mixup_alpha: NonNegativeFloat = 0.0  # of Beta(alpha, alpha) for mixup's lambda; 0: no mixup
+    cutmix_alpha: NonNegativeFloat = 0.0  # likewise for CutMix; 0: no CutMix
+    mix_probability: Fraction = 1.0  # of a group being mixed, where mixup or CutMix is on
+    mix_switch_probability: Fraction = 0.5  # of CutMix, where both are on
+    # clips that share one draw; divides every device's share of the batch
+    mix_group: Annotated[int, Range(ge=2, remedy='a clip and its partner')] = 2
 
     @property
     def mixes(self) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from multitrain_jax import config_file, train
+from multitrain_jax import train
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import Config, read_config
+from multitrain_jax.config import Config, load_config
 from multitrain_jax.diagnosis.check import Check
 from multitrain_jax.diagnosis.machine import available_memory, bytes_text, count, writable
 from multitrain_jax.optimizer import build_optimizer
@@ -27,7 +27,7 @@ _ASSUMED_CLASSES = 400  # of datasets that cannot be opened yet
 def experiment(config_arguments: list[str]) -> Iterator[Check]:
     """All about the config that the arguments name."""
     try:
-        config = read_config(config_file.load_config_file(config_arguments))
+        config = load_config(config_arguments)
     except ValueError as error:
         yield Check('fail', 'config', str(error), 'the config file comments every field')
         return

@@ -362,9 +362,9 @@ def training_step() -> Iterator[Check]:
     """Two steps of a tiny model of the quickstart, on all devices, on noise."""
     import jax
 
-    from multitrain_jax import config_file, train
+    from multitrain_jax import train
     from multitrain_jax.batch import DatasetSpec
-    from multitrain_jax.config import read_config
+    from multitrain_jax.config import load_config
     from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
     from multitrain_jax.parallel.mesh import replicate
     from multitrain_jax.training import train_step
@@ -372,7 +372,7 @@ def training_step() -> Iterator[Check]:
     clips = 2 * jax.device_count()
     path = _ROOT / 'configs' / 'quickstart.py'
     sizes = (f'--config.batch_size={clips}', f'--config.evaluation.batch_size={clips}')
-    config = read_config(config_file.load_config_file([f'--config={path}', *_TINY, *sizes]))
+    config = load_config([f'--config={path}', *_TINY, *sizes])
     datasets = [DatasetSpec(name, ('a', 'b', 'c')) for name in config.datasets]
     driver = train.driver_of(config)
     graphdef, params = train_step.abstract_model(config, datasets)

@@ -16,7 +16,7 @@ from multitrain_jax.config import (
     Config,
     DatasetConfig,
     EvaluationConfig,
-    InputConfig,
+    InputOptions,
     LocalisationConfig,
     read_config,
 )
@@ -61,7 +61,7 @@ class _Trained:
     data: Mapping[str, DatasetConfig]
     data_root: str | None
     evaluation: EvaluationConfig
-    input_config: InputConfig
+    input_config: InputOptions
     localisation: LocalisationConfig | None = None
 
 
@@ -210,15 +210,18 @@ def _read(path: str | os.PathLike, argument: str, step: int | None) -> _Trained:
             std=info.std,
             data={
                 name: DatasetConfig(
-                    name, entry.sampling, entry.stride, entry.target_frame_rate, flip=False
+                    name,
+                    sampling=entry.sampling,
+                    stride=entry.stride,
+                    target_frame_rate=entry.target_frame_rate,
                 )
                 for name, entry in info.datasets.items()
             },
             data_root=None,
             evaluation=EvaluationConfig(
-                0, _EXPORT_BATCH_SIZE, info.short_side, info.temporal_views, info.spatial_views
+                _EXPORT_BATCH_SIZE, info.short_side, info.temporal_views, info.spatial_views
             ),
-            input_config=InputConfig((size, size)),
+            input_config=InputOptions((size, size)),
             localisation=info.localisation,
         )
     if find_run(path) is None:

@@ -7,16 +7,15 @@ A backbone is a module `video, key -> Features` whose architecture is a `Backbon
 import abc
 from collections.abc import Sequence
 import dataclasses
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from flax import nnx
 import jax
 import numpy as np
 
+from data_pipelines.settings import DropRate, PositiveFloat, PositiveInt, settings
 from multitrain_jax.ops.attention import IMPLEMENTATIONS
 from multitrain_jax.ops.windows import Triple
-
-DTYPES = ('float32', 'bfloat16')
 
 
 @jax.tree_util.register_dataclass
@@ -41,7 +40,15 @@ class Features:
         return self.tokens[:, self.tokens.shape[1] - t * h * w :]
 
 
-@dataclasses.dataclass(frozen=True)
+def _backbone_rules(config: 'BackboneConfig') -> None:
+    if min(config.patch_grid) < 1:
+        raise ValueError(
+            f'{config.num_frames} frames of {config.image_size} px are smaller than '
+            f'patch_stride={config.patch_stride}'
+        )
+
+
+@settings(rules=_backbone_rules)
 class BackboneConfig(abc.ABC):
     """Architecture of a backbone: the fields that all have, and what the rest of the code asks it.
 
@@ -49,22 +56,6 @@ class BackboneConfig(abc.ABC):
     Identical blocks are stacked along a leading axis. In a block, `attention` holds the linear
     layers `qkv` and `output`, and `mlp` is a `layers.MLP`. Learned positions are known by their
     names, see `weights.positions`.
-
-    Attributes:
-      num_frames: frames of a clip; learned positions are for so many.
-      image_size: pixels along a side; likewise.
-      stochastic_depth: probability of dropping a branch in the last block; linear from 0 in the
-        first.
-      init_std: deviation of the initial linear kernels, positions and class token. The references
-        take 0.02; narrow models train faster from about 1 / sqrt(width).
-      dtype: of the activations, 'float32' or 'bfloat16'. Parameters, softmax, LayerNorm statistics
-        and the embedding are float32.
-      attention: 'xla', or 'cudnn': NVIDIA's fused kernel, which stores no attention matrix; for
-        bfloat16 on GPUs of the Ampere generation or newer.
-      remat: recompute every block in the backward pass instead of keeping its activations.
-      remat_attention: recompute only the attention matrices, which are most of what is kept, from
-        queries and keys. Beside `remat`: once more still, for the least memory. Of no effect with
-        'cudnn'.
     """
 
     # Fields that change what the parameters mean, though not their shapes.
@@ -72,35 +63,21 @@ class BackboneConfig(abc.ABC):
     # First names of parameters that one model may have and another of its kind lack.
     OPTIONAL: ClassVar[Sequence[str]]
 
-    num_frames: int = 16
-    image_size: int = 224
-    stochastic_depth: float = 0.0
-    init_std: float = 0.02
-    dtype: str = 'float32'
-    attention: str = 'xla'
+    num_frames: PositiveInt = 16  # of a clip; learned positions are for so many
+    image_size: PositiveInt = 224  # pixels along a side; likewise
+    stochastic_depth: DropRate = 0.0  # of a branch of the last block; linear from 0 in the first
+    # deviation of the initial linear kernels, positions and class token; narrow models train faster
+    # from about 1 / sqrt(width)
+    init_std: PositiveFloat = 0.02
+    # of activations; parameters, softmax, norms' statistics and the embedding are float32
+    dtype: Literal['float32', 'bfloat16'] = 'float32'
+    # 'cudnn': fused, stores no attention matrix; for bfloat16 on NVIDIA GPUs (Ampere or newer)
+    attention: Literal[*IMPLEMENTATIONS] = 'xla'
+    # recompute blocks in the backward pass: a third more time, half of the memory
     remat: bool = False
+    # recompute only the attention matrices, most of what is kept, in the backward pass: no more
+    # time, two thirds of the memory; beside remat: for the least memory; no effect with 'cudnn'
     remat_attention: bool = False
-
-    def __post_init__(self):
-        self._check_choices(dtype=DTYPES, attention=IMPLEMENTATIONS)
-        if not 0 <= self.stochastic_depth < 1:
-            raise ValueError(f'stochastic_depth = {self.stochastic_depth}: use 0 <= rate < 1')
-        self._check_positive('init_std')
-        if min(self.patch_grid) < 1:
-            raise ValueError(
-                f'{self.num_frames} frames of {self.image_size} px are smaller than '
-                f'the patches, {self.patch_stride}'
-            )
-
-    def _check_choices(self, **choices: Sequence[str]) -> None:
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f'{name} = {getattr(self, name)!r}: use one of {tuple(allowed)}')
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            if not getattr(self, name) > 0:
-                raise ValueError(f'{name} = {getattr(self, name)}: must be positive')
 
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs) -> nnx.Module:

@@ -1,48 +1,30 @@
 """The head that says what is done in each box of a clip's key frame (action localisation, as on AVA)."""
 
-import dataclasses
-
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.settings import DropRate, NonNegativeInt, PositiveInt, settings
 from multitrain_jax.models.backbone import Features
 from multitrain_jax.models.layers import LayerNorm, dropout, linear
 from multitrain_jax.ops.roi_align import roi_align
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class LocalisationHeadConfig:
-    """The head of every localising dataset.
+    """The head of every localising dataset."""
 
-    Attributes:
-      dropout: before the last layer.
-      context: whether boxes attend to the whole clip.
-      context_heads: heads of that attention; divides the backbone's width.
-      output_size: bins of RoIAlign along each side of a box.
-      sampling_ratio: samples of RoIAlign along each side of a bin; 0: adaptive.
-    """
-
-    dropout: float = 0.5
-    context: bool = False
-    context_heads: int = 8
-    output_size: int = 7
-    sampling_ratio: int = 0
-
-    def __post_init__(self):
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f'dropout = {self.dropout}: use 0 <= rate < 1')
-        if self.context_heads < 1 or self.output_size < 1 or self.sampling_ratio < 0:
-            raise ValueError(
-                f'context_heads = {self.context_heads} and output_size = {self.output_size} must be positive, '
-                f'sampling_ratio = {self.sampling_ratio} not negative'
-            )
+    dropout: DropRate = 0.5  # before the last layer
+    context: bool = False  # boxes attend to the whole clip
+    context_heads: PositiveInt = 8  # heads of that attention; divides the backbone's width
+    output_size: PositiveInt = 7  # bins of RoIAlign along each side of a box
+    sampling_ratio: NonNegativeInt = 0  # samples along each side of a bin; 0: adaptive
 
     def check_width(self, width: int) -> None:
         """Raises ValueError where the heads of the attention do not divide the backbone's width."""
         if self.context and width % self.context_heads:
             raise ValueError(
-                f'context_heads = {self.context_heads} does not divide the width {width}'
+                f'context_heads={self.context_heads} does not divide the width {width}'
             )
 
 

@@ -9,69 +9,53 @@ from flax import nnx
 import jax
 import numpy as np
 
+from data_pipelines.settings import (
+    DropRate,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    settings,
+)
 from multitrain_jax.models.heads import Heads, Projections, add_projected
 from multitrain_jax.models.layers import MLP
 from multitrain_jax.models.localisation_head import LocalisationHead, LocalisationHeadConfig
 from multitrain_jax.models.mvit import MViTConfig
 
 
-@dataclasses.dataclass(frozen=True)
-class MultiTrainConfig:
-    """The trained model.
+def _model_rules(config: 'MultiTrainConfig') -> None:
+    if not (*config.num_classes, *(config.num_actions or ())):
+        raise ValueError(f'num_classes={config.num_classes}: every dataset needs a class')
+    if (config.num_actions is None) != (config.localisation_head is None):
+        raise ValueError('num_actions and localisation_head belong together')
+    if config.localisation_head is not None:
+        config.localisation_head.check_width(config.backbone.embedding_width)
+    if config.add_projected and not config.projections:
+        raise ValueError(
+            f'add_projected={config.add_projected} needs projections=True: '
+            'they are part of the prediction'
+        )
 
-    Attributes:
-      backbone: architecture of the video transformer.
-      num_classes: classes of each classifying dataset, in the order of these; may be (), where a dataset localises.
-      head_hidden: hidden width of each head; 0: a single linear layer.
-      head_dropout: dropout before the last layer of a head.
-      logit_dropout: dropout of the logits, as in the public code of MultiTrain.
-      projections: whether the projections between datasets exist.
-      projection_rank: 0: each projection is a full matrix; R > 0: the product of two factors of
-        rank R, which takes less memory where datasets and classes are many.
-      add_projected: factor of the sum of the other heads' projected logits that is added to each
-        head's own, in training and afterwards; 0: they serve training only.
-      expander: whether the expander of the informative loss exists (training only).
-      expander_hidden: its hidden width: 2048 in the paper, 4096 in the public code.
-      num_actions: actions of each localising dataset, in the order of these; None: there is none.
-      localisation_head: the head of each of them.
-    """
+
+@settings(rules=_model_rules)
+class MultiTrainConfig:
+    """The trained model."""
 
     backbone: MViTConfig
-    num_classes: tuple[int, ...]
-    head_hidden: int = 2048
-    head_dropout: float = 0.5
-    logit_dropout: float = 0.5
-    projections: bool = True
-    projection_rank: int = 0
-    add_projected: float = 0.0
-    expander: bool = True
-    expander_hidden: int = 2048
-    num_actions: tuple[int, ...] | None = None
-    localisation_head: LocalisationHeadConfig | None = None
-
-    def __post_init__(self):
-        classes = (*self.num_classes, *(self.num_actions or ()))
-        if not classes or min(classes) < 1:
-            raise ValueError(f'num_classes = {self.num_classes}: every dataset needs a class')
-        if (self.num_actions is None) != (self.localisation_head is None):
-            raise ValueError('num_actions and localisation_head belong together')
-        if self.localisation_head is not None:
-            self.localisation_head.check_width(self.backbone.embedding_width)
-        for name in ('head_dropout', 'logit_dropout'):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f'{name} = {getattr(self, name)}: use 0 <= rate < 1')
-        for name in ('head_hidden', 'projection_rank'):
-            if getattr(self, name) < 0:
-                raise ValueError(f'{name} = {getattr(self, name)}: must not be negative')
-        if self.expander_hidden < 1:
-            raise ValueError(f'expander_hidden = {self.expander_hidden}: must be at least 1')
-        if not self.add_projected >= 0:
-            raise ValueError(f'add_projected = {self.add_projected}: must not be negative')
-        if self.add_projected and not self.projections:
-            raise ValueError(
-                f'add_projected = {self.add_projected} needs projections = True: '
-                'they are part of the prediction'
-            )
+    num_classes: tuple[PositiveInt, ...]  # of each classifying dataset, in their order
+    head_hidden: NonNegativeInt = 2048  # hidden width of each dataset's head; 0: linear
+    head_dropout: DropRate = 0.5  # before a head's last layer
+    logit_dropout: DropRate = 0.5  # of the logits, as in the public code of MultiTrain
+    projections: bool = True  # between every ordered pair of datasets, in training
+    # 0: each projection is a full matrix; R > 0: the product of two factors of rank R, which takes
+    # less memory where datasets and classes are many
+    projection_rank: NonNegativeInt = 0
+    # factor of the projected logits that are added to each head's own, also in predictions; 0: off
+    add_projected: NonNegativeFloat = 0.0
+    expander: bool = True  # of the informative loss, in training
+    expander_hidden: PositiveInt = 2048  # its hidden width; 4096 in the public code
+    # actions of each localising dataset, in their order; None: there is none
+    num_actions: tuple[PositiveInt, ...] | None = None
+    localisation_head: LocalisationHeadConfig | None = None  # of each of them
 
 
 @jax.tree_util.register_dataclass

@@ -1,9 +1,8 @@
 """MViTv2 for video (arXiv 2112.01526), in the form of MultiTrain and in the public one."""
 
 from collections.abc import Iterator
-import dataclasses
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from flax import nnx
 import jax
@@ -11,39 +10,55 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from multitrain_jax.models.backbone import BackboneConfig, Features
+from data_pipelines.settings import PositiveInt, Range, settings
+from multitrain_jax.models.backbone import Features
 from multitrain_jax.models.layers import LayerNorm, torch_conv_init
 from multitrain_jax.models.pooling_attention import BlockOptions, BlockShape, MViTBlock
 from multitrain_jax.ops.attention import CUDNN_WIDTH
 from multitrain_jax.ops.patch_conv import patch_conv
 from multitrain_jax.ops.windows import Triple, pooled_size
 
-POSITIONS = ('separate', 'relative')
-SKIP_INPUTS = ('raw', 'normalised')
 _MOST_BLOCKS = 1000
+Blocks = Annotated[int, Range(ge=1, remedy='every stage needs a block')]
+PositiveTriple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
-@dataclasses.dataclass(frozen=True)
-class MViTConfig(BackboneConfig):
-    """Architecture of one MViTv2. The defaults are MultiTrain's S 16x4.
+def _mvit_rules(config: 'MViTConfig') -> None:
+    if not 0 < config.depth <= _MOST_BLOCKS:
+        rule = f'more than {_MOST_BLOCKS} blocks' if config.depth else 'there must be a stage'
+        raise ValueError(f'stage_blocks={config.stage_blocks}: {rule}')
+    if len(config.query_strides) != len(config.stage_blocks):
+        raise ValueError(
+            f'query_strides has {len(config.query_strides)} entries for '
+            f'{len(config.stage_blocks)} stages: give one per stage'
+        )
+    if any(s != 1 and s % 2 for stride in config.query_strides for s in stride):
+        raise ValueError(f'query_strides={config.query_strides}: each must be 1 or even')
+    if any(k % 2 == 0 for k in config.patch_kernel):
+        raise ValueError(f'patch_kernel={config.patch_kernel}: sizes must be odd')
+    if config.width % config.heads:
+        raise ValueError(f'width {config.width} is not a multiple of heads {config.heads}')
+    if config.attention == 'cudnn':
+        _check_cudnn(config)
 
-    Attributes:
-      width: of stage 1; doubles with every stage.
-      heads: of stage 1; doubles with every stage.
-      stage_blocks: blocks per stage.
-      query_strides: (t, h, w) stride of the first block's queries, per stage.
-      kv_stride: stride of keys and values in stage 1; every query stride divides it.
-      patch_kernel: (t, h, w) of the convolution that makes tokens; odd, padded by half.
-      patch_stride: its stride.
-      mlp_ratio: hidden width of the MLPs over their width.
-      positions: 'separate', learned spatial and temporal vectors added to the patch tokens; or
-        'relative', decomposed relative positions in every attention.
-      class_token: whether a learned token is put first and gives the clip embedding; without
-        one, the embedding is the mean over tokens.
-      skip_input: what the linear layer on a widening skip path reads: the block's 'raw' input
-        (MultiTrain) or the 'normalised' one (PySlowFast, torchvision).
-      pool_norm_epsilon: of the LayerNorms after the poolings: 1e-5 in MultiTrain, 1e-6 elsewhere.
-    """
+
+def _check_cudnn(config: 'MViTConfig') -> None:
+    if config.dtype != 'bfloat16':
+        raise ValueError(f"attention='cudnn' needs dtype='bfloat16', not {config.dtype!r}")
+    for shape in (block for stage in config.block_shapes() for block in stage):
+        width = shape.width // shape.heads
+        if config.relative_positions:  # each key's place is told by further numbers beside it
+            width += sum(pooled_size(shape.grid, shape.kv_stride))
+        if width > CUDNN_WIDTH:
+            raise ValueError(
+                f"attention='cudnn' takes queries up to {CUDNN_WIDTH} wide, here they are {width} "
+                "(head width and relative positions): use 'xla'"
+            )
+
+
+@settings(rules=_mvit_rules)
+class MViTConfig(BlockOptions):
+    """Architecture of one MViTv2. The defaults are MultiTrain's S 16x4."""
 
     MEANING: ClassVar = (
         'positions',
@@ -56,58 +71,14 @@ class MViTConfig(BackboneConfig):
     )
     OPTIONAL: ClassVar = ('class_token', 'class_position')
 
-    width: int = 96
-    heads: int = 1
-    stage_blocks: tuple[int, ...] = (1, 2, 11, 2)
-    query_strides: tuple[Triple, ...] = ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2))
-    kv_stride: Triple = (1, 8, 8)
-    patch_kernel: Triple = (3, 7, 7)
-    patch_stride: Triple = (2, 4, 4)
-    mlp_ratio: float = 4.0
-    positions: str = 'separate'
-    class_token: bool = False
-    skip_input: str = 'raw'
-    pool_norm_epsilon: float = 1e-5
-
-    def __post_init__(self):
-        self._check_choices(positions=POSITIONS, skip_input=SKIP_INPUTS)
-        if not self.stage_blocks or min(self.stage_blocks) < 1:
-            raise ValueError(f'stage_blocks = {self.stage_blocks}: every stage needs a block')
-        if self.depth > _MOST_BLOCKS:
-            raise ValueError(f'stage_blocks = {self.stage_blocks}: more than {_MOST_BLOCKS} blocks')
-        if len(self.query_strides) != len(self.stage_blocks):
-            raise ValueError(
-                f'query_strides has {len(self.query_strides)} entries for '
-                f'{len(self.stage_blocks)} stages: give one per stage'
-            )
-        if any(s < 1 or (s != 1 and s % 2) for stride in self.query_strides for s in stride):
-            raise ValueError(f'query_strides = {self.query_strides}: each must be 1 or even')
-        if any(k < 1 or k % 2 == 0 for k in self.patch_kernel):
-            raise ValueError(f'patch_kernel = {self.patch_kernel}: sizes must be odd')
-        for name in ('kv_stride', 'patch_stride'):
-            if min(getattr(self, name)) < 1:
-                raise ValueError(f'{name} = {getattr(self, name)}: each must be at least 1')
-        self._check_positive('width', 'heads', 'mlp_ratio', 'pool_norm_epsilon')
-        if self.width % self.heads:
-            raise ValueError(f'width {self.width} is not a multiple of heads {self.heads}')
-        super().__post_init__()
-        if self.attention == 'cudnn':
-            self._check_cudnn()
-
-    def _check_cudnn(self) -> None:
-        if self.dtype != 'bfloat16':
-            raise ValueError(f"attention = 'cudnn' needs dtype = 'bfloat16', not {self.dtype!r}")
-        for shape in (block for stage in self.block_shapes() for block in stage):
-            width = shape.width // shape.heads
-            if (
-                self.positions == 'relative'
-            ):  # each key's place is told by further numbers beside it
-                width += sum(pooled_size(shape.grid, shape.kv_stride))
-            if width > CUDNN_WIDTH:
-                raise ValueError(
-                    f"attention = 'cudnn' takes queries up to {CUDNN_WIDTH} wide, here they are {width} (head width "
-                    "and relative positions): use 'xla'"
-                )
+    width: PositiveInt = 96  # of stage 1; doubles with every stage
+    heads: PositiveInt = 1  # of stage 1; doubles with every stage
+    stage_blocks: tuple[Blocks, ...] = (1, 2, 11, 2)  # blocks per stage
+    # (t, h, w) stride of the queries of each stage's first block
+    query_strides: tuple[PositiveTriple, ...] = ((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2))
+    kv_stride: PositiveTriple = (1, 8, 8)  # of keys and values in stage 1; query strides divide it
+    patch_kernel: PositiveTriple = (3, 7, 7)  # of the convolution that makes tokens; odd
+    patch_stride: PositiveTriple = (2, 4, 4)  # its stride
 
     def build(self, rngs: nnx.Rngs) -> 'MViT':
         return MViT(self, rngs=rngs)
@@ -165,20 +136,6 @@ class MViTConfig(BackboneConfig):
                     total += tokens * block.width_in * inner
                 total += 2 * queries * inner * int(self.mlp_ratio * inner)
         return total
-
-    def block_options(self) -> BlockOptions:
-        """What all blocks share."""
-        return BlockOptions(
-            mlp_ratio=self.mlp_ratio,
-            relative_positions=self.positions == 'relative',
-            class_token=self.class_token,
-            skip_input=self.skip_input,
-            pool_norm_epsilon=self.pool_norm_epsilon,
-            init_std=self.init_std,
-            dtype=self.dtype,
-            attention=self.attention,
-            remat_attention=self.remat_attention,
-        )
 
     def block_shapes(self) -> list[list[BlockShape]]:
         """The shape of every block, by stage. All but a stage's first are alike."""
@@ -283,8 +240,7 @@ class MViT(nnx.Module):
             if config.class_token:
                 self.class_position = nnx.Param(normal(rngs.params(), (width,)))
         self.stages = nnx.List(
-            Stage(shapes, config.block_options(), config.remat, rngs=rngs)
-            for shapes in config.block_shapes()
+            Stage(shapes, config, config.remat, rngs=rngs) for shapes in config.block_shapes()
         )
         self.norm = LayerNorm(config.embedding_width)
         self.config = config

@@ -1,11 +1,14 @@
 """Multi-head pooling attention and the block around it (MViTv2, arXiv 2112.01526)."""
 
 import dataclasses
+from typing import Literal
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.settings import PositiveFloat, settings
+from multitrain_jax.models.backbone import BackboneConfig
 from multitrain_jax.models.layers import (
     MLP,
     LayerNorm,
@@ -51,19 +54,24 @@ class BlockShape:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class BlockOptions:
-    """What all blocks of a model share; the fields are those of `MViTConfig`."""
+@settings
+class BlockOptions(BackboneConfig):
+    """What all blocks of an MViT share."""
 
-    mlp_ratio: float
-    relative_positions: bool
-    class_token: bool
-    skip_input: str
-    pool_norm_epsilon: float
-    init_std: float
-    dtype: str
-    attention: str
-    remat_attention: bool
+    mlp_ratio: PositiveFloat = 4.0  # hidden width of the MLPs over their width
+    # 'separate': learned spatial and temporal vectors, added to the patch tokens;
+    # 'relative': decomposed relative positions in every attention
+    positions: Literal['separate', 'relative'] = 'separate'
+    # a learned token comes first and gives the clip embedding; without: the mean over tokens
+    class_token: bool = False
+    # what the linear layer on a widening skip path reads: the block's input, 'raw' (MultiTrain) or
+    # 'normalised' (PySlowFast, torchvision)
+    skip_input: Literal['raw', 'normalised'] = 'raw'
+    pool_norm_epsilon: PositiveFloat = 1e-5  # of the norms after poolings; 1e-6 but in MultiTrain
+
+    @property
+    def relative_positions(self) -> bool:
+        return self.positions == 'relative'
 
 
 class PoolingAttention(nnx.Module):

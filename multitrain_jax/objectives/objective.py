@@ -1,13 +1,13 @@
 """How the losses of all datasets add up to the one number that is minimised."""
 
 from collections.abc import Sequence
-import dataclasses
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.settings import NonNegativeFloat, PositiveInt, Range, settings
 from multitrain_jax.objectives.classification import (
     SOFTMAX_LOSSES,
     binary_cross_entropy,
@@ -19,68 +19,39 @@ from multitrain_jax.objectives.targets import Targets
 from multitrain_jax.objectives.terms import Term
 from multitrain_jax.objectives.uncertainty import LogVariances, learned_weight
 
-SoftmaxLossName = Literal[
-    'cross_entropy',
-    'normalized_cross_entropy',
-    'reverse_cross_entropy',
-    'normalized_and_reverse_cross_entropy',
-    'mean_absolute_error',
-]
+SoftmaxLossName = Literal[*SOFTMAX_LOSSES]
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class DatasetObjective:
     """What the objective must know of one dataset."""
 
     name: str  # appears in the names of the logged terms
-    num_classes: int
-    weight: float = 1.0  # factor of this dataset's classification and projection losses
+    num_classes: PositiveInt
+    weight: NonNegativeFloat = 1.0  # factor of its classification and projection losses
     multi_label: bool = False  # sigmoid instead of softmax for its own head
     factor: float = 1.0  # of all its parts, also of what keeps a learned weight from vanishing
 
-    def __post_init__(self):
-        if self.num_classes < 1:
-            raise ValueError(
-                f'dataset {self.name}: num_classes={self.num_classes} must be positive'
-            )
-        if not self.weight >= 0:
-            raise ValueError(f'dataset {self.name}: weight={self.weight} must not be negative')
+
+def _objective_rules(config: 'ObjectiveConfig') -> None:
+    if config.learned_informative_weights and not config.lambda_inf > 0:
+        raise ValueError('learned_informative_weights=True has no effect with lambda_inf=0')
 
 
-@dataclasses.dataclass(frozen=True)
+@settings(rules=_objective_rules)
 class ObjectiveConfig:
     """Weights and forms of the losses (MultiTrain, NeurIPS 2022, section 3)."""
 
-    lambda_proj: float = 1.0  # weight of the projection loss; 0 turns it off
-    lambda_inf: float = 0.1  # weight of the informative loss; 0 turns it off
-    std_weight: float = 25.0  # of the variance term inside the informative loss
-    covariance_weight: float = 1.0  # of its covariance term
-    label_smoothing: float = 0.1  # over each dataset's own number of classes
+    lambda_proj: NonNegativeFloat = 1.0  # weight of the projection loss; 0 turns it off
+    lambda_inf: NonNegativeFloat = 0.1  # weight of the informative loss; 0 turns it off
+    std_weight: NonNegativeFloat = 25.0  # of the variance term inside the informative loss
+    covariance_weight: NonNegativeFloat = 1.0  # of its covariance term
+    label_smoothing: Annotated[float, Range(ge=0, lt=1)] = 0.1  # over each dataset's own classes
     classification_loss: SoftmaxLossName = 'cross_entropy'  # multi-label heads: sigmoid instead
     projection_loss: SoftmaxLossName = 'cross_entropy'  # of every dataset, multi-label ones too
-    projection_l1: float = 0.0  # weight of the sum of |W| over all projections (public code: 1e-4)
-    learned_dataset_weights: bool = False  # the datasets' weights are learned from their start
+    projection_l1: NonNegativeFloat = 0.0  # weight of the sum of |W| (public code: 1e-4)
+    learned_dataset_weights: bool = False  # the datasets' loss_weight are where learned ones start
     learned_informative_weights: bool = False  # likewise std_weight and covariance_weight
-
-    def __post_init__(self):
-        for field in (
-            'lambda_proj',
-            'lambda_inf',
-            'std_weight',
-            'covariance_weight',
-            'projection_l1',
-        ):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f'{field}={getattr(self, field)} must not be negative')
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f'label_smoothing={self.label_smoothing} must be in [0, 1)')
-        for field in ('classification_loss', 'projection_loss'):
-            if getattr(self, field) not in SOFTMAX_LOSSES:
-                raise ValueError(
-                    f'{field}={getattr(self, field)!r} must be one of {", ".join(SOFTMAX_LOSSES)}'
-                )
-        if self.learned_informative_weights and not self.lambda_inf > 0:
-            raise ValueError('learned_informative_weights=True has no effect with lambda_inf=0')
 
 
 class ModelOutputs(Protocol):

@@ -5,7 +5,6 @@ the devices share one replica.
 """
 
 from collections.abc import Sequence
-import dataclasses
 import os
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from data_pipelines.settings import PositiveInt, settings
 from multitrain_jax.errors import UserError
 from multitrain_jax.ops.tensor_parallel import MODEL_AXIS
 
@@ -20,18 +20,14 @@ DATA_AXIS = 'data'
 _CPU_THREADS_PER_DEVICE = 4
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class ParallelConfig:
-    """How devices divide the work; where nothing else is said, each has its own clips and the whole state."""
+    """How devices divide the work; by default each has its own clips and the whole state."""
 
-    model: int = (
-        1  # devices that share one replica: attention heads, hidden units and their parameters
-    )
-    shard_optimizer: bool = False  # each replica keeps its part of the optimizer's state and the moving average (ZeRO-1)
-
-    def __post_init__(self):
-        if self.model < 1:
-            raise ValueError(f'model={self.model} must be at least 1')
+    # devices that share one replica: attention heads, hidden units and their parameters
+    model: PositiveInt = 1
+    # each replica keeps its part of optimizer state and moving average (ZeRO-1), to save memory
+    shard_optimizer: bool = False
 
 
 def use_cpu_devices(count: int) -> None:

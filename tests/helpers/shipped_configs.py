@@ -4,7 +4,8 @@ import pathlib
 
 import ml_collections
 
-from multitrain_jax import config_file
+from multitrain_jax import config_reading
+from multitrain_jax.config import Config
 
 DIRECTORY = pathlib.Path(__file__).parent.parent.parent / 'configs'
 CONFIGS = (
@@ -14,6 +15,7 @@ CONFIGS = (
 )  # fmt: skip
 
 
-def load(name: str) -> ml_collections.ConfigDict:
-    """As `--config=configs/NAME` does."""
-    return config_file.load_config_file([f'--config={DIRECTORY / name}'])
+def load(name: str, *overrides: str) -> ml_collections.ConfigDict:
+    """As `--config=configs/NAME` does, with overrides as on a command line."""
+    arguments = [f'--config={DIRECTORY / name}', *overrides]
+    return config_reading.load_config_file(arguments, Config)
