@@ -127,10 +127,9 @@ def main() -> None:
         help='pooling convolution (default: that for TPU)',
     )
     parser.add_argument(
-        '--effort',
-        type=float,
-        default=0.0,
-        help='of the compiler; -1: far quicker, the program slower',
+        '--level',
+        choices=('O0', 'O1', 'O2', 'O3'),
+        help='of optimization (default: the compiler\'s own); O0: far quicker, the program slower',
     )
     parser.add_argument('--output', help='file that gets a line of JSON')
     parser.add_argument(
@@ -142,7 +141,7 @@ def main() -> None:
         print(table(args.table))
         return
     config = load_config(config_arguments or [f'--config={ROOT}/configs/multitrain.py'])
-    options = {'exec_time_optimization_effort': args.effort} if args.effort else {}
+    options = {'optimization_level': args.level} if args.level else {}
     pool = contextlib.nullcontext()
     if args.pool:
         pool = mock.patch.object(
@@ -155,7 +154,7 @@ def main() -> None:
         for argument in config_arguments
     ]
     settings += [
-        f'{name}={value}' for name, value in (('pool', args.pool), ('effort', args.effort)) if value
+        f'{name}={value}' for name, value in (('pool', args.pool), ('level', args.level)) if value
     ]
     with pool:
         result = compile_program(args.topology, args.program, config, options)

@@ -11,7 +11,8 @@ from tools.hlo_text import Instruction, Program
 # What moves no data itself.
 _FREE = {
     'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id', 'replica-id', 'iota',
-    'copy-done', 'slice-done', 'async-done', 'async-update', 'opt-barrier', 'domain',
+    'copy-done', 'slice-done', 'async-done', 'async-update', 'fusion-done', 'opt-barrier',
+    'domain',
 }  # fmt: skip
 # Custom calls of XLA's GPU backend; others (a TPU's are notes to its compiler) move nothing that could be counted.
 _GPU_PRODUCT = '__cublas$'

@@ -31,7 +31,7 @@ def _compile(*arguments: str) -> dict:
         '-m',
         'benchmarks.tpu_compile',
         '--topology=v5e:2x2',
-        '--effort=-1',
+        '--level=O0',
         *arguments,
         *_SMALL,
     ]

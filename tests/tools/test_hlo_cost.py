@@ -178,3 +178,26 @@ ENTRY %main (which: pred[], x: f32[8]) -> f32[8] {
         'twice': 1,
         'again': 1,
     }
+
+
+def test_a_fusion_that_runs_beside_others_counts_once():
+    text = """\
+%copy (stack.1: f32[5,8,16], x.1: f32[8,16], counter.1: s32[]) -> f32[5,8,16] {
+  %stack.1 = f32[5,8,16]{2,1,0} parameter(0)
+  %x.1 = f32[8,16]{1,0} parameter(1)
+  %counter.1 = s32[] parameter(2)
+  %part.1 = f32[1,8,16]{2,1,0} bitcast(%x.1)
+  ROOT %stacked.1 = f32[5,8,16]{2,1,0} dynamic-update-slice(%stack.1, %part.1, %counter.1, %counter.1, %counter.1)
+}
+
+ENTRY %main (stack: f32[5,8,16], x: f32[8,16], counter: s32[]) -> f32[5,8,16] {
+  %stack = f32[5,8,16]{2,1,0} parameter(0)
+  %x = f32[8,16]{1,0} parameter(1)
+  %counter = s32[] parameter(2)
+  %start = ((f32[5,8,16]{2,1,0}, f32[8,16]{1,0}, s32[]), f32[5,8,16]{2,1,0}, u32[]) \
+fusion-start(%stack, %x, %counter), kind=kLoop, calls=%copy
+  ROOT %done = f32[5,8,16]{2,1,0} fusion-done(%start)
+}
+"""
+    # A row of the stack is written, from x; the counter has 4 bytes.
+    assert hlo_cost.of_program(text).bytes == 2 * 8 * 16 * 4 + 4
