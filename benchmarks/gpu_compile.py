@@ -101,18 +101,6 @@ def compile_program(gpu: Gpu, program: str, config: Config) -> tuple[dict, str]:
     ), text
 
 
-def table(text: str, gpu: Gpu) -> str:
-    """FLOPs, bytes and least time by part of the model."""
-    rows = profile_step.by_kind(profile_step.count(text, gpu.flop_rate, gpu.bandwidth)[0])
-    rows['all'] = sum(rows.values(), profile_step.Row())
-    lines = [f'{"":<20}{"GFLOP":>10}{"GB":>10}{"least ms":>10}']
-    for kind, row in sorted(rows.items(), key=lambda item: -item[1].roofline_ms):
-        lines.append(
-            f'{kind:<20}{(row.products + row.other) / 1e9:>10.1f}{row.bytes / 1e9:>10.2f}{row.roofline_ms:>10.2f}'
-        )
-    return '\n'.join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -126,7 +114,8 @@ def main() -> None:
     result, text = compile_program(GPUS[args.gpu], args.program, config)
     if args.hlo:
         Path(args.hlo).write_text(text, encoding='utf-8')
-    print(table(text, GPUS[args.gpu]), file=sys.stderr)
+    gpu = GPUS[args.gpu]
+    print(profile_step.least_times(text, gpu.flop_rate, gpu.bandwidth), file=sys.stderr)
     print(json.dumps(result))
 
 

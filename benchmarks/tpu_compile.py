@@ -12,6 +12,7 @@ Results are lines of JSON, so that a table can be made of several runs; a progra
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -41,24 +42,41 @@ from multitrain_jax.errors import run_command  # noqa: E402
 from multitrain_jax.models import pooling_attention  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
 from multitrain_jax.parallel.mesh import grid_mesh
-from tools import hlo_cost  # noqa: E402
-
-GIB = {'TPU v4': 32, 'TPU v5 lite': 16, 'TPU v5': 95, 'TPU v6 lite': 32}  # HBM of a chip
+from tools import hlo_cost, profile_step  # noqa: E402
 
 
-def compile_program(topology: str, program: str, config: Config, options: dict) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A chip's memory, and its rates by the data sheet: bfloat16 FLOP/s, bytes/s from HBM, cycles/s."""
+
+    gib: int
+    flop_rate: float
+    bandwidth: float
+    clock: float
+
+
+CHIPS = {
+    'TPU v4': Chip(32, 275e12, 1.228e12, 1.05e9),
+    'TPU v5 lite': Chip(16, 197e12, 0.819e12, 1.5e9),
+    'TPU v5': Chip(95, 459e12, 2.765e12, 1.75e9),
+    'TPU v6 lite': Chip(32, 918e12, 1.64e12, 1.75e9),
+}
+
+
+def compile_program(
+    topology: str, program: str, config: Config, options: dict, hlo: str | None
+) -> dict:
     """What the compiled program needs on every chip, as fields of one line of the results."""
     note = described_programs.Clock()
     # The two cores of a v4 chip work as one device, as they do on a real one; else they would be two.
-    chip = {'chip_config_name': 'megacore'} if topology.startswith('v4') else {}
-    devices = topologies.get_topology_desc(topology, 'tpu', **chip).devices
+    cores = {'chip_config_name': 'megacore'} if topology.startswith('v4') else {}
+    devices = topologies.get_topology_desc(topology, 'tpu', **cores).devices
     mesh = grid_mesh(config.parallel.model, devices)
     note(f'{len(devices)} x {devices[0].device_kind}')
     lowered = described_programs.lower(program, config, mesh)
     note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')
-    result = dict(
-        chip=devices[0].device_kind, chips=len(devices), gib=GIB.get(devices[0].device_kind)
-    )
+    chip = CHIPS[devices[0].device_kind]
+    result = dict(chip=devices[0].device_kind, chips=len(devices), gib=chip.gib)
     try:
         compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
@@ -70,8 +88,11 @@ def compile_program(topology: str, program: str, config: Config, options: dict) 
     note('compiled')
     memory = compiled.memory_analysis()
     text = compiled.as_text()
-    if path := os.environ.get('TPU_COMPILE_HLO'):
-        Path(path).write_text(text, encoding='utf-8')
+    if hlo:
+        Path(hlo).write_text(text, encoding='utf-8')
+    print(
+        profile_step.least_times(text, chip.flop_rate, chip.bandwidth, chip.clock), file=sys.stderr
+    )
     cost = hlo_cost.of_program(text)
     return result | dict(
         fits=True,
@@ -129,8 +150,9 @@ def main() -> None:
     parser.add_argument(
         '--level',
         choices=('O0', 'O1', 'O2', 'O3'),
-        help='of optimization (default: the compiler\'s own); O0: far quicker, the program slower',
+        help="of optimization (default: the compiler's own); O0: far quicker, the program slower",
     )
+    parser.add_argument('--hlo', metavar='FILE', help='gets the compiled program as text')
     parser.add_argument('--output', help='file that gets a line of JSON')
     parser.add_argument(
         '--table', nargs='+', metavar='FILE', help='print the results in these files instead'
@@ -157,7 +179,7 @@ def main() -> None:
         f'{name}={value}' for name, value in (('pool', args.pool), ('level', args.level)) if value
     ]
     with pool:
-        result = compile_program(args.topology, args.program, config, options)
+        result = compile_program(args.topology, args.program, config, options, args.hlo)
     line = json.dumps(
         dict(program=args.program, topology=args.topology, settings=settings) | result
     )

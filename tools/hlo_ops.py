@@ -6,7 +6,7 @@ import functools
 import math
 import re
 
-from tools.hlo_text import Instruction, Program
+from tools.hlo_text import Array, Instruction, Program
 
 # What moves no data itself.
 _FREE = {
@@ -14,10 +14,13 @@ _FREE = {
     'copy-done', 'slice-done', 'async-done', 'async-update', 'fusion-done', 'opt-barrier',
     'domain',
 }  # fmt: skip
-# Custom calls of XLA's GPU backend; others (a TPU's are notes to its compiler) move nothing that could be counted.
+# Custom calls of XLA's GPU backend, and Pallas kernels; others (a TPU's are notes to its compiler) move nothing that
+# could be counted.
+_GPU_LIBRARY = ('__cublas$', '__cudnn$')
 _GPU_PRODUCT = '__cublas$'
 _GPU_CONVOLUTION = '__cudnn$conv'
 _GPU_ATTENTION = '__cudnn$fmha'
+_PALLAS = ('tpu_custom_call', 'mosaic_gpu_v2', 'mosaic_gpu')
 _SMALL_CALL = 'xla_cpu_small_call="true"'  # compiled into one kernel
 _NO_ESTIMATE = 2**63 - 1  # cycles of kernels that the compiler has none for
 # One FLOP for each number of the result, whatever a transcendental function takes.
@@ -67,7 +70,7 @@ class Operations:
                     yield from self.executed(branch, runs if branch == dearest else 0)
             elif one.opcode in ('call', 'async-start') and _SMALL_CALL not in one.attributes:
                 yield from self.executed(one.called[0], runs)
-            elif one.opcode not in _FREE and (one.opcode != 'custom-call' or _is_gpu_call(one)):
+            elif one.opcode not in _FREE and (one.opcode != 'custom-call' or _is_kernel(one)):
                 yield Operation(one, computation, runs)
 
     def _estimate(self, computation: str) -> tuple[float, float]:
@@ -112,6 +115,9 @@ class Operations:
                 5 if one.target.endswith('Backward') else 2
             )  # the fused gradient computes the logits again
             return 2.0 * products * batch * heads * queries * keys * width
+        if one.target in _PALLAS:  # what the kernel's author says
+            said = re.search(r'"cost_estimate":\{"flops":"(\d+)"', one.attributes)
+            return float(said[1]) if said else 0.0
         return 0.0
 
     def arithmetic(self, computation: str, name: str) -> float:
@@ -149,22 +155,31 @@ class Operations:
             return 2 * _hbm(one)
         if one.opcode == 'dynamic-update-slice':
             return 2 * _hbm(operands[1])
-        if one.opcode.endswith('-start'):  # the result holds the operand, too
+        if one.opcode == 'slice-start':  # the result holds the operand, too
+            whole, part = one.arrays[:2]
+            return part.bytes * (whole.in_hbm + part.in_hbm)
+        if one.opcode.endswith('-start'):  # likewise
             return sum(array.bytes for array in one.arrays[:2] if array.in_hbm)
+        results = self._results(one)
         if one.opcode != 'fusion':
-            return sum(map(_hbm, operands)) + _hbm(one)
+            return sum(map(_hbm, operands)) + sum(array.bytes for array in results if array.in_hbm)
         (called,) = one.called
         total = 0.0
         for number, operand in enumerate(operands):
             if len(operand.arrays) == 1 and operand.arrays[0].in_hbm:
                 total += min(_hbm(operand), self._read(called, number, operand.arrays[0].bytes))
         written = self._written(called)
-        for number, array in enumerate(one.arrays):
+        for number, array in enumerate(results):
             part = written[number] if number < len(written) else None
             total += (
                 (array.bytes if part is None else min(part, array.bytes)) if array.in_hbm else 0
             )
         return total
+
+    def _results(self, one: Instruction) -> tuple[Array, ...]:
+        """The arrays that an operation writes: without the workspace of a GPU library, which is memory that it may use."""
+        call = self.program.root(one.called[0]) if one.opcode == 'fusion' else one
+        return one.arrays[:-1] if call.target.startswith(_GPU_LIBRARY) else one.arrays
 
     def _read(self, computation: str, number: int, whole: int) -> int:
         """Bytes of its operand of that number that a fused computation reads: only the slice, where it takes a slice."""
@@ -218,8 +233,11 @@ def cycles(one: Instruction) -> int:
     return int(match[1]) if match and int(match[1]) < _NO_ESTIMATE else 0
 
 
-def _is_gpu_call(one: Instruction) -> bool:
-    return one.target.startswith((_GPU_PRODUCT, _GPU_CONVOLUTION, _GPU_ATTENTION))
+def _is_kernel(one: Instruction) -> bool:
+    return (
+        one.target.startswith((_GPU_PRODUCT, _GPU_CONVOLUTION, _GPU_ATTENTION))
+        or one.target in _PALLAS
+    )
 
 
 def _forward_shapes(

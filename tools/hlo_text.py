@@ -123,7 +123,8 @@ def _parse(line: str) -> Instruction:
     end = _closing(rest) + 1 if rest.startswith('(') else rest.index(' ')
     kind, rest = rest[:end], rest[end:].lstrip()
     opcode, rest = rest.split('(', 1)
-    if opcode == 'fusion-start':  # runs beside what follows it; its type is ((operands), results, context)
+    if opcode == 'fusion-start':
+        # A fusion beside which other operations run; its type is ((operands), results, context).
         operands = kind[1 : _closing(kind[1:]) + 2]
         opcode, kind = 'fusion', kind[1 + len(operands) : kind.rindex(',')]
     end = _closing('(' + rest)

@@ -31,7 +31,7 @@ from multitrain_jax.config import Config
 from multitrain_jax.errors import run_command
 from multitrain_jax.parallel import host_memory
 from tools import profile_trace
-from tools.hlo_ops import Operations
+from tools.hlo_ops import Operations, cycles
 from tools.hlo_text import Program
 from tools.profile_kinds import KINDS, OTHER, Parts
 
@@ -49,6 +49,7 @@ class Row:
         other: FLOPs of other arithmetic.
         bytes: of operands and results.
         roofline_ms: the least time for these FLOPs and bytes, added up over operations.
+        cycles: what a TPU's compiler estimates; 0 for others.
     """
 
     ms: float = 0.0
@@ -57,6 +58,7 @@ class Row:
     other: float = 0.0
     bytes: float = 0.0
     roofline_ms: float = 0.0
+    cycles: float = 0.0
 
     def __add__(self, more: 'Row') -> 'Row':
         return Row(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(more))))
@@ -104,7 +106,11 @@ def count(
         _, runs, row = table.get(
             name, ('', 0, Row())
         )  # a computation may be called from several places
-        table[name] = part.kind, runs + one.runs, row + Row(0, 0, products, other, size, least)
+        table[name] = (
+            part.kind,
+            runs + one.runs,
+            row + Row(0, 0, products, other, size, least, one.runs * cycles(one.instruction)),
+        )
         where[name] = one.instruction.op_name
         if part.backward:
             backward.add(name)
@@ -117,6 +123,26 @@ def by_kind(operations: Mapping[str, tuple[str, int, Row]]) -> dict[str, Row]:
     for kind, _, row in operations.values():
         rows[kind] += row
     return dict(rows)
+
+
+def least_times(text: str, flop_rate: float, bandwidth: float, clock: float = 0.0) -> str:
+    """A table of FLOPs, bytes and least time by part of the model, of a compiled program that need not run.
+
+    Args:
+        text: the program.
+        flop_rate: of the device, FLOP/s.
+        bandwidth: of its memory, bytes/s.
+        clock: cycles/s of a TPU, for the time of the cycles that its compiler estimates; 0: without.
+    """
+    rows = by_kind(count(text, flop_rate, bandwidth)[0])
+    rows['all'] = sum(rows.values(), Row())
+    columns = ['GFLOP', 'GB', 'least ms'] + (['cycles ms'] if clock else [])
+    lines = [f'{"":<20}' + ''.join(f'{column:>10}' for column in columns)]
+    for kind, row in sorted(rows.items(), key=lambda item: -item[1].roofline_ms):
+        numbers = [(row.products + row.other) / 1e9, row.bytes / 1e9, row.roofline_ms]
+        numbers += [1000 * row.cycles / clock] if clock else []
+        lines.append(f'{kind:<20}' + ''.join(f'{number:>10.2f}' for number in numbers))
+    return '\n'.join(lines)
 
 
 def profile(

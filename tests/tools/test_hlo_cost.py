@@ -201,3 +201,20 @@ fusion-start(%stack, %x, %counter), kind=kLoop, calls=%copy
 """
     # A row of the stack is written, from x; the counter has 4 bytes.
     assert hlo_cost.of_program(text).bytes == 2 * 8 * 16 * 4 + 4
+
+
+def test_pallas_kernels_count_what_they_are_handed_and_gpu_libraries_not_their_workspace():
+    text = """\
+ENTRY %main (x: bf16[16,96], y: bf16[96,32]) -> bf16[16,32] {
+  %x = bf16[16,96]{1,0:T(8,128)(2,1)} parameter(0)
+  %y = bf16[96,32]{1,0} parameter(1)
+  %kernel = bf16[16,96]{1,0:T(8,128)(2,1)} custom-call(%x), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"5000","transcendentals":"1","bytes_accessed":"7"}}}
+  %product = (bf16[16,32]{1,0}, s8[4194304]{0}) custom-call(%kernel, %y), custom_call_target="__cublas$lt$matmul", \
+backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}
+  ROOT %z = bf16[16,32]{1,0} get-tuple-element(%product), index=0
+}
+"""
+    cost = hlo_cost.of_program(text)
+    assert cost.flops == 5000 + 2 * 16 * 96 * 32
+    assert cost.bytes == 3 * 16 * 128 * 2 + 96 * 32 * 2 + 16 * 32 * 2
