@@ -93,6 +93,12 @@ def _convert(annotations: Annotations, args: argparse.Namespace, options: Option
         f'{args.output}: {" + ".join(splits)} clips of {len(info.classes)} classes '
         f'in {time.monotonic() - began:.1f} s'
     )
+    small = sum(split.small for split in info.splits.values())
+    if small:
+        print(
+            f'{small} clips are smaller than --short_side={options.short_side} and were stored as '
+            'they are (--upscale enlarges them)'
+        )
     for file, problems, verb in (
         (FAILURES, [f for split in info.splits.values() for f in split.failures], 'failed'),
         (

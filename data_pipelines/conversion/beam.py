@@ -59,7 +59,7 @@ def convert_on_beam(
     folder.mkdir()
     for plan, job in jobs:
         (output / planning.NOTES / f'{plan.name}.json').unlink(missing_ok=True)
-        content = {'fingerprint': plan.fingerprint, 'video_timeout': video_timeout, 'job': job}
+        content = {'noted': plan.noted(), 'video_timeout': video_timeout, 'job': job}
         (folder / plan.name).write_text(json.dumps(content))
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(output, jobs, on_clip, done), daemon=True)
@@ -98,7 +98,7 @@ def _convert_shard(job_file: str) -> None:
     content = json.loads(path.read_text())
 
     def on_result(shard: pathlib.Path, result: dict) -> None:
-        planning.write_note(shard, content['fingerprint'], result)
+        planning.write_note(shard, content['noted'], result)
 
     # In a process of its own: a decoder that crashes or hangs must not end the Beam worker.
     run_jobs(

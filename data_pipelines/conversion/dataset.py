@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import csv
-import dataclasses
 import functools
 import io
 import os
@@ -38,7 +37,9 @@ def convert(
 
     Restarting after an interruption keeps the shards that are finished, as long as videos,
     annotations and options are the same. The shards do not depend on the number of workers. Splits
-    that an earlier call put into `output` stay, if they have the same classes and frame rate.
+    that an earlier call put into `output` stay, if they have the same classes and frame rate. A
+    finished dataset of other videos, classes or options is replaced only with `options.replace`;
+    what failed before is tried again where its file has changed.
 
     Args:
       annotations: the clips, for example from `annotations.folder.read_folder`.
@@ -72,6 +73,8 @@ def convert(
             for split, clips in annotations.splits.items()
             for plan in planning.plan_split(split, clips, annotations.classes, options)
         ]
+        if not options.replace:
+            planning.check_replaces_nothing(output, annotations, options, plans)
         planning.remove_leftovers(output, annotations, plans)
         results = {plan.name: plan.finished_result(output, options.video_timeout) for plan in plans}
         if None in results.values():
@@ -114,7 +117,7 @@ def convert(
             arguments={
                 **annotations.details,
                 **(arguments or {}),
-                **dataclasses.asdict(options.storage),
+                **options.storage.as_json(),
             },
             localisation=annotations.localisation,
         )
@@ -174,6 +177,7 @@ def _summarise(
         failures=tuple(sorted(failures)),
         damaged=tuple(sorted(damaged)),
         box_counts=tuple(box_counts) if annotations.localisation else None,
+        small=sum(results[plan.name].get('small', 0) for plan in plans),
     )
 
 

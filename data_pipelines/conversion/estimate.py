@@ -78,14 +78,22 @@ def estimate(
     planning.check_annotations(annotations)
     output = planning.output_directory(output)
     planning.splits_to_keep(output, annotations, options)
+    plans = [
+        plan
+        for split, clips in annotations.splits.items()
+        for plan in planning.plan_split(split, clips, annotations.classes, options)
+    ]
+    if not options.replace:
+        planning.check_replaces_nothing(output, annotations, options, plans)
     workers = options.workers or available_cores()
     splits, present, remaining = {}, [], 0
     for split, clips in annotations.splits.items():
         found = planning.sizes_and_times(clips)
         finished = sum(
             len(plan.clips)
-            for plan in planning.plan_split(split, clips, annotations.classes, options)
-            if plan.finished_result(output, options.video_timeout) is not None
+            for plan in plans
+            if plan.split == split
+            and plan.finished_result(output, options.video_timeout) is not None
         )
         class_counts = collections.Counter(label for clip in clips for label in clip.labels)
         missing = [clip for clip in clips if clip.path not in found]

@@ -37,7 +37,7 @@ class _Flag(NamedTuple):
         """What a value must be that is not so."""
         if self.choices is not None:
             return None if value in self.choices else ' or '.join(self.choices)
-        if self.kind is str:
+        if self.kind in (str, bool):
             return None
         if self.positive and not value > 0:
             return 'positive'
@@ -71,13 +71,18 @@ def _option(default: Any, help: str, **more: Any) -> Any:
     return dataclasses.field(default=default, metadata={'flag': _Flag(help, **more)})
 
 
+# Options that datasets of earlier versions do not name, and how these were stored.
+LATER = {'upscale': True}
+
+
 @dataclasses.dataclass(frozen=True)
 class Storage:
     """How clips are stored: with the clips themselves, all that decides the records.
 
     Attributes:
       frame_rate: frames per second.
-      short_side: pixels of the shorter side.
+      short_side: pixels of the shorter side; videos that are smaller stay as they are ...
+      upscale: ... but for this.
       quality: JPEG quality.
       max_seconds: only so much of each clip is stored.
       damaged: 'keep' stores what can be decoded of a damaged video, 'skip' counts it as a failure.
@@ -104,6 +109,9 @@ class Storage:
         most=8192,
         unset='as they are',
     )
+    upscale: bool = _option(
+        False, 'enlarge videos that are smaller than --short_side, too', kind=bool
+    )
     quality: int = _option(90, 'JPEG quality, 1 to 100', least=1, most=100)
     max_seconds: float | None = _option(
         None,
@@ -127,6 +135,13 @@ class Storage:
             if wanted is not None:
                 raise ValueError(f'{field.name}={value!r}: must be {wanted}')
 
+    def as_json(self) -> dict[str, Any]:
+        """What `dataset.json` and the notes for restarts hold: no `LATER` option that is as before."""
+        values = dataclasses.asdict(self)
+        if self.short_side is None:
+            del values['upscale']
+        return {k: v for k, v in values.items() if k not in LATER or v != LATER[k]}
+
 
 @dataclasses.dataclass(frozen=True)
 class Options(Storage):
@@ -137,6 +152,7 @@ class Options(Storage):
       workers: processes.
       shards: files per split, at most one per clip.
       max_failures: share of the videos that may fail.
+      replace: does not refuse to replace a finished dataset by another one.
       video_timeout: seconds that one clip may take; its decoder is ended then, which is a failure.
       beam: options of an Apache Beam pipeline that converts the shards instead of processes of this
         machine, see `conversion.beam`; None: no Beam.
@@ -164,6 +180,9 @@ class Options(Storage):
         positive=True,
         most=threading.TIMEOUT_MAX,
     )
+    replace: bool = _option(
+        False, 'replace a finished dataset of other videos, classes or options', kind=bool
+    )
     beam: tuple[str, ...] | None = None
     progress: bool = True
 
@@ -183,6 +202,9 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
     for field in dataclasses.fields(Options):
         flag: _Flag | None = field.metadata.get('flag')
         if flag is None:
+            continue
+        if flag.kind is bool:
+            parser.add_argument(f'--{field.name}', action='store_true', help=flag.help)
             continue
         default = f'{field.default:g}' if flag.kind is float and field.default else field.default
         parser.add_argument(

@@ -15,9 +15,10 @@ import re
 
 from data_pipelines import files
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.conversion.options import Options, Storage
+from data_pipelines.conversion.options import LATER, Options, Storage
 from data_pipelines.datasets.dataset_info import (
     FILE_NAME,
+    DatasetInfo,
     SplitInfo,
     load_dataset_info,
     save_dataset_info,
@@ -41,6 +42,8 @@ class ShardPlan:
     clips: tuple[Clip, ...]
     classes: Mapping[int, str]  # those that its clips have
     fingerprint: str
+    identity: str  # the fingerprint but for the video files
+    sizes: tuple[int | None, ...]  # bytes of each clip's file; None: not there
 
     def job(self, output: pathlib.Path, options: Storage) -> dict:
         """The job of `worker.main`."""
@@ -55,20 +58,20 @@ class ShardPlan:
 
     def note(self, output: pathlib.Path, result: dict) -> dict:
         """Notes that the shard is finished, for a restart."""
-        write_note(output / self.name, self.fingerprint, result)
+        write_note(output / self.name, self.noted(), result)
         return result
+
+    def noted(self) -> dict:
+        """What a note says of the plan."""
+        return {'fingerprint': self.fingerprint, 'identity': self.identity, 'sizes': self.sizes}
 
     def finished_result(self, output: pathlib.Path, video_timeout: float) -> dict | None:
         """The result, if an earlier run has finished this very shard.
 
         Not if videos failed for a reason that may be gone, see `workers.run_jobs`.
         """
-        try:
-            note = json.loads((output / NOTES / f'{self.name}.json').read_bytes())
-            size = (output / self.name).stat().st_size
-        except (OSError, ValueError):
-            return None
-        if note['fingerprint'] != self.fingerprint or note['bytes'] != size:
+        note = read_note(output, self.name)
+        if note is None or note['fingerprint'] != self.fingerprint:
             return None
         retry_above = note['result']['retry_above']
         retry = retry_above is not None and video_timeout > retry_above
@@ -80,11 +83,20 @@ def frames_path(output: pathlib.Path, shard: str) -> str:
     return str(output / NOTES / f'{shard}.frames')
 
 
-def write_note(shard: pathlib.Path, fingerprint: str, result: dict) -> None:
-    """Notes that a shard is finished: how it was planned, and the result."""
-    note = {'fingerprint': fingerprint, 'bytes': shard.stat().st_size, 'result': result}
+def write_note(shard: pathlib.Path, noted: dict, result: dict) -> None:
+    """Notes that a shard is finished: how it was planned (`ShardPlan.noted`), and the result."""
+    note = {**noted, 'bytes': shard.stat().st_size, 'result': result}
     path = shard.parent / NOTES / f'{shard.name}.json'
     files.write_atomically(path, json.dumps(note).encode())
+
+
+def read_note(output: pathlib.Path, shard: str) -> dict | None:
+    """What was noted of a shard, if that is there as it was written."""
+    try:
+        note = json.loads((output / NOTES / f'{shard}.json').read_bytes())
+        return note if (output / shard).stat().st_size == note['bytes'] else None
+    except (OSError, ValueError):
+        return None
 
 
 def plan_split(
@@ -102,11 +114,23 @@ def plan_split(
     for number in range(shards):
         own = tuple(clips[number::shards])
         names = {label: classes[label] for clip in own for label in clip.labels}
-        content = [_VERSION, dataclasses.asdict(options.storage), sorted(names.items())]
-        content += [(_without_path(clip), found.get(clip.path)) for clip in own]
-        text = json.dumps(content, default=dataclasses.asdict)  # a clip may hold a KeyFrame
-        fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        yield ShardPlan(split, shard_name(split, number, shards), own, names, fingerprint)
+        head = [_VERSION, options.storage.as_json(), sorted(names.items())]
+        clips_alone = [_without_path(clip) for clip in own]
+        stored = [found.get(clip.path) for clip in own]
+        yield ShardPlan(
+            split,
+            shard_name(split, number, shards),
+            own,
+            names,
+            fingerprint=_digest([*head, *zip(clips_alone, stored)]),
+            identity=_digest([*head, *clips_alone]),
+            sizes=tuple(size_and_time and size_and_time[0] for size_and_time in stored),
+        )
+
+
+def _digest(content: list) -> str:
+    text = json.dumps(content, default=dataclasses.asdict)  # a clip may hold a KeyFrame
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _without_path(clip: Clip) -> dict:
@@ -235,6 +259,68 @@ def splits_to_keep(
 
 def _describe_rate(frame_rate: float | None) -> str:
     return "each video's own frame rate" if frame_rate is None else f'{frame_rate:g} frames/s'
+
+
+def check_replaces_nothing(
+    output: pathlib.Path,
+    annotations: Annotations,
+    options: Options,
+    plans: Sequence[ShardPlan],
+) -> None:
+    """
+    Raises:
+      ValueError: a finished split of other videos, classes or options would be replaced.
+    """
+    if not (output / FILE_NAME).exists():
+        return
+    info = load_dataset_info(output)
+    for split in annotations.splits:
+        if split in info.splits:
+            own = [plan for plan in plans if plan.split == split]
+            difference = _difference(output, info, annotations, options, split, own)
+            if difference is not None:
+                raise ValueError(
+                    f'{output}: holds a finished split {split!r} {difference}; --replace converts '
+                    'it anew, or choose another output'
+                )
+
+
+def _difference(
+    output: pathlib.Path,
+    info: DatasetInfo,
+    annotations: Annotations,
+    options: Options,
+    split: str,
+    plans: Sequence[ShardPlan],
+) -> str | None:
+    """How a finished split differs from what is planned, in words; None: a restart may go on."""
+    if info.classes != annotations.classes:
+        pairs = itertools.zip_longest(info.classes, annotations.classes)
+        was, now = next(pair for pair in pairs if pair[0] != pair[1])
+        return f'of other classes ({was!r}, now {now!r})'
+    if (info.multi_label, info.localisation) != (annotations.multi_label, annotations.localisation):
+        return 'of another kind (labels or boxes)'
+    planned = options.storage.as_json()
+    for name in (field.name for field in dataclasses.fields(Storage)):
+        was, now = (values.get(name, LATER.get(name)) for values in (info.arguments, planned))
+        if was != now:
+            return f'with {name}={was}, not {now}'
+    there, now = info.splits[split], len(annotations.splits[split])
+    if there.records + len(there.failures) != now:
+        return f'of other videos ({there.records + len(there.failures)} clips, now {now})'
+    if there.shards != len(plans):
+        return f'in {there.shards} shards, not {len(plans)}'
+    unsound = {key for key, _ in (*there.failures, *there.damaged)}  # may have been mended
+    for plan in plans:
+        note = read_note(output, plan.name)
+        if note is None or note['fingerprint'] == plan.fingerprint:
+            continue
+        if note.get('identity') != plan.identity:
+            return 'of other videos or labels'
+        for clip, was, size in zip(plan.clips, note['sizes'], plan.sizes):
+            if was != size and clip.key not in unsound:
+                return f'of other videos ({clip.key!r} had {was} bytes, now {size or "none"})'
+    return None
 
 
 def remove_leftovers(

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,16 +34,27 @@ from data_pipelines.videos.video_file import TIME_TOLERANCE, FrameStream, VideoE
 _MAX_RECORD_BYTES = 3 << 29  # 1.5 GiB: a serialised record must stay below 2 GiB
 
 
-def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> tuple[bytes, str]:
-    """One clip as a serialised SequenceExample.
+class EncodedClip(NamedTuple):
+    """A serialised SequenceExample.
+
+    Attributes:
+      record: its bytes.
+      damage: what of the video was damaged; empty if nothing.
+      small: whether the video is smaller than the short side that was asked for.
+    """
+
+    record: bytes
+    damage: str
+    small: bool
+
+
+def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> EncodedClip:
+    """Reads a clip and makes its record.
 
     Args:
       clip: what to convert.
       classes: class number -> name, at least of the clip's labels.
       options: how to store it.
-
-    Returns:
-      The record, and what of the video was damaged (empty if nothing).
 
     Raises:
       VideoError: the video cannot be used.
@@ -53,6 +65,7 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> tup
         start=_start(clip, options.frame_rate),
         end=clip.end,
         short_side=options.short_side,
+        upscale=options.upscale,
         max_seconds=options.max_seconds,
     )
     try:
@@ -91,7 +104,11 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> tup
     if clip.key_frame is not None:
         index = _key_frame_index(clip, timestamps, stream.end)
         context.update(regions.region_features(clip.key_frame, index))
-    return encode_sequence_example(context, {IMAGE_ENCODED: images}), stream.damage
+    return EncodedClip(
+        encode_sequence_example(context, {IMAGE_ENCODED: images}),
+        stream.damage,
+        small=min(height, width) < (options.short_side or 0),
+    )
 
 
 def _start(clip: Clip, frame_rate: float | None) -> float | None:
@@ -146,12 +163,13 @@ def convert_shard(
 
     Returns:
       `class_counts` {class number: clips}, `box_counts` {class number: boxes}, `failures` and
-      `damaged` [[key, reason], ...], `seconds` that the clips took.
+      `damaged` [[key, reason], ...], `small`: clips of videos smaller than the short side asked
+      for, `seconds` that the clips took.
 
     Raises:
       OSError: the shard cannot be written.
     """
-    seconds = 0.0
+    seconds, small = 0.0, 0
     class_counts, box_counts, failures, damaged, places = {}, {}, [], [], []
     if frames_path is not None:  # that of an earlier shard must not outlive it
         pathlib.Path(frames_path).unlink(missing_ok=True)
@@ -162,20 +180,21 @@ def convert_shard(
             reason = (known_failures or {}).get(number)
             if reason is None:
                 try:
-                    record, damage = encode_clip(clip, classes, options)
+                    encoded = encode_clip(clip, classes, options)
                 except VideoError as error:
                     reason = error.reason
                 except Exception as error:  # whatever one video provokes must not cost the others
                     reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
             if reason is None:
-                writer.write(record)
-                places.append(find_places(memoryview(record)))
+                writer.write(encoded.record)
+                places.append(find_places(memoryview(encoded.record)))
+                small += encoded.small
                 for label in clip.labels:
                     class_counts[label] = class_counts.get(label, 0) + 1
                 for label in clip.key_frame.actions if clip.key_frame else ():
                     box_counts[label] = box_counts.get(label, 0) + 1
-                if damage:
-                    damaged.append([clip.key, damage])
+                if encoded.damage:
+                    damaged.append([clip.key, encoded.damage])
             else:
                 failures.append([clip.key, reason])
             seconds += time.perf_counter() - began
@@ -188,5 +207,6 @@ def convert_shard(
         'box_counts': box_counts,
         'failures': failures,
         'damaged': damaged,
+        'small': small,
         'seconds': seconds,
     }

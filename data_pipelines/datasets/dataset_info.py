@@ -25,6 +25,7 @@ class SplitInfo:
       failures: (file, reason) of each video that could not be converted.
       damaged: (file, what is lost) of each video that was converted in part.
       box_counts: of a localisation dataset, boxes with each action (a person counts once for each).
+      small: clips of videos that are smaller than the short side asked for, stored as they are.
     """
 
     records: int
@@ -33,6 +34,7 @@ class SplitInfo:
     failures: tuple[tuple[str, str], ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
     box_counts: tuple[int, ...] | None = None
+    small: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,7 @@ def _split(content: Mapping[str, Any]) -> SplitInfo:
         failures=_pairs(content, 'failures'),
         damaged=_pairs(content, 'damaged'),
         box_counts=None if box_counts is None else _counts(content, 'box_counts'),
+        small=_count(content.get('small', 0), 'small'),  # nor this
     )
 
 

@@ -117,7 +117,7 @@ class FrameStream:
     """The frames of a video one after the other: `for timestamp, frame in FrameStream(path)`.
 
     Takes the arguments of `read_frames` and raises what it raises (while iterating), but holds
-    one frame at a time. A frame that is picked twice in a row (the video is slower than
+    one frame at a time. With `upscale=False` smaller videos than `short_side` stay as they are. A frame that is picked twice in a row (the video is slower than
     `frame_rate`) is the same array object twice.
 
     Attributes, valid once the iteration has ended:
@@ -134,6 +134,7 @@ class FrameStream:
         start: float | None = None,
         end: float | None = None,
         short_side: int | None = None,
+        upscale: bool = True,
         max_seconds: float | None = None,
         threads: int = 1,
     ):
@@ -154,6 +155,7 @@ class FrameStream:
         self._start = start
         self._stop = end
         self._short_side = short_side
+        self._upscale = upscale
         self._max_seconds = max_seconds
         self._threads = threads
         self._to_rgb = VideoReformatter()
@@ -252,7 +254,7 @@ class FrameStream:
         image = self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray()  # [H, W, 3]
         image = _upright(image, frame)
         if self._size is None:
-            self._size = output_size(*image.shape[:2], self._short_side)
+            self._size = output_size(*image.shape[:2], self._short_side, self._upscale)
             if self._size[0] * self._size[1] > _MAX_FRAME_PIXELS:  # of a thin strip, magnified
                 raise VideoError(
                     self._path,
@@ -286,11 +288,13 @@ def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
-def output_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+def output_size(
+    height: int, width: int, short_side: int | None, upscale: bool = True
+) -> tuple[int, int]:
     """Height and width after the shorter side has become `short_side` (None: as they are)."""
-    if short_side is None:
-        return height, width
     shorter = min(height, width)
+    if short_side is None or (shorter < short_side and not upscale):
+        return height, width
     return max(1, round(height * short_side / shorter)), max(1, round(width * short_side / shorter))
 
 

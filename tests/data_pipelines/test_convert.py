@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import importlib
 import os
 import pathlib
@@ -17,6 +18,7 @@ from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.folder import read_folder
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.dataset import convert
+from data_pipelines.conversion.estimate import estimate
 from data_pipelines.conversion.options import Options
 from data_pipelines.convert import main
 from data_pipelines.datasets.dataset_info import load_dataset_info
@@ -431,7 +433,7 @@ def test_replaced_video_is_converted_anew(videos, tmp_path):
     assert len(examples(output, 'train')) == 7
 
 
-def test_other_options_replace_everything(videos, tmp_path):
+def test_other_options_replace_everything_when_asked(videos, tmp_path):
     convert(
         read_folder(videos),
         tmp_path,
@@ -440,12 +442,103 @@ def test_other_options_replace_everything(videos, tmp_path):
     convert(
         read_folder(videos),
         tmp_path,
-        Options(workers=1, shards=2, short_side=32, max_failures=0.2, progress=False),
+        Options(workers=1, shards=2, short_side=32, max_failures=0.2, replace=True, progress=False),
     )
     assert sorted(_mtimes(tmp_path)) == sorted(
         f'{split}-0000{n}-of-00002' for split in ('train', 'validation') for n in range(2)
     )
     assert {int(e.context['image/height'][0]) for e in examples(tmp_path, 'train')} == {32}
+
+
+def test_finished_dataset_is_not_replaced_unasked(videos, converted, tmp_path):
+    output, _ = converted
+    before = contents(output), (output / 'dataset.json').read_bytes(), _mtimes(output)
+    same = dict(workers=1, shards=3, max_failures=0.2, progress=False)
+    annotations = read_folder(videos)
+    train = annotations.splits['train']
+
+    def changed(clips, classes=annotations.classes):
+        splits = {**annotations.splits, 'train': tuple(clips)}
+        return dataclasses.replace(annotations, classes=classes, splits=splits)
+
+    elsewhere = tmp_path / 'sit' / '4.mp4'  # of the same name
+    elsewhere.parent.mkdir()
+    write_numbered(elsewhere, 30)
+    clips = {clip.key: clip for clip in train}
+    for other, options, reason in (
+        (annotations, {'quality': 30}, 'with quality=90, not 30'),
+        (annotations, {'short_side': 32}, 'with short_side=None, not 32'),
+        (annotations, {'shards': 2}, 'in 3 shards, not 2'),
+        (changed(train[1:]), {}, r'of other videos \(7 clips, now 6\)'),
+        (changed(train, ('jump', 'run', 'sit', 'x')), {}, r"of other classes \(None, now 'x'\)"),
+        (changed(train, ('jump', 'ran', 'sit')), {}, r"of other classes \('run', now 'ran'\)"),
+        (changed([dataclasses.replace(c, labels=(0,)) for c in train]), {}, 'videos or labels'),
+        (changed([*train[:-1], dataclasses.replace(train[-1], key='x')]), {}, 'videos or labels'),
+        (
+            changed([*(clips | {'sit/4.mp4': _moved(clips['sit/4.mp4'], elsewhere)}).values()]),
+            {},
+            r"of other videos \('sit/4.mp4' had \d+ bytes, now \d+\)",
+        ),
+    ):
+        for call in (convert, estimate):
+            with pytest.raises(
+                ValueError,
+                match=f"holds a finished split 'train' .*{reason}; --replace converts it anew",
+            ):
+                call(other, output, Options(**{**same, **options}))
+    assert before == (contents(output), (output / 'dataset.json').read_bytes(), _mtimes(output))
+    convert(annotations, output, Options(**same))  # the same is no other one
+    assert before == (contents(output), (output / 'dataset.json').read_bytes(), _mtimes(output))
+
+
+def _moved(clip, path):
+    return dataclasses.replace(clip, path=str(path))
+
+
+def test_command_refuses_to_replace(videos, tmp_path, capsys):
+    arguments = ['folder', f'--videos={videos}', f'--output={tmp_path}', '--max_failures=0.2']
+    assert main(arguments) == 0
+    before = contents(tmp_path)
+    capsys.readouterr()
+    for more in ([], ['--dry_run']):
+        assert main([*arguments, '--fps=5', *more]) == 2
+        said = capsys.readouterr().err
+        assert 'frame_rate=None, not 5' in said and said.count('\n') == 1
+    assert contents(tmp_path) == before
+    assert main([*arguments, '--fps=5', '--replace']) == 0
+    assert load_dataset_info(tmp_path).frame_rate == 5
+
+
+def test_small_videos_are_not_enlarged(videos, tmp_path, capsys):
+    """Videos of 80 x 64 pixels, when 100 are wanted."""
+    arguments = ['folder', f'--videos={videos}', '--split=validation', '--workers=1']
+    for more, size, told in (
+        (['--short_side=100'], (64, 80), True),
+        (['--short_side=100', '--upscale'], (100, 125), False),
+        (['--short_side=64'], (64, 80), False),
+        (['--short_side=32'], (32, 40), False),
+    ):
+        output = tmp_path / more[-1].strip('-')
+        assert main([*arguments, *more, f'--output={output}']) == 0
+        said = capsys.readouterr().out
+        assert ('2 clips are smaller than --short_side=100' in said) == told
+        assert load_dataset_info(output).splits['validation'].small == 2 * told
+        for example in examples(output, 'validation'):
+            assert simplejpeg.decode_jpeg(encoded_frames(example)[0]).shape == (*size, 3)
+            assert example.context['image/height'].tolist() == [size[0]]
+
+
+def test_what_an_earlier_version_enlarged_goes_on_with_upscale(videos, tmp_path):
+    """Its notes and `dataset.json` know no `upscale`."""
+    annotations = read_folder(videos, ['validation'])
+    options = Options(short_side=100, upscale=True, workers=1, progress=False)
+    info = convert(annotations, tmp_path, options)
+    assert 'upscale' not in info.arguments
+    before = _mtimes(tmp_path)
+    convert(annotations, tmp_path, options)
+    assert _mtimes(tmp_path) == before
+    with pytest.raises(ValueError, match='with upscale=True, not False'):
+        convert(annotations, tmp_path, dataclasses.replace(options, upscale=False))
 
 
 def test_killed_midway(videos, converted, tmp_path, monkeypatch):

@@ -199,7 +199,7 @@ def test_restart_keeps_shards_and_boxes_decide(files, command, tmp_path):
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*-of-*')}
     main(arguments)
     assert before == {path.name: path.stat().st_mtime_ns for path in tmp_path.glob('*-of-*')}
-    main([*arguments, '--without_boxes=keep'])
+    main([*arguments, '--without_boxes=keep', '--replace'])
     assert {split: i.records for split, i in load_dataset_info(tmp_path).splits.items()} == {
         'train': 7,
         'validation': 4,
