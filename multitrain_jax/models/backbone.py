@@ -1,7 +1,8 @@
 """What everything else needs to know of a video backbone.
 
-A backbone is a module `video, key -> Features` whose architecture is a `BackboneConfig`. MViTv2
-(`mvit.py`) is one; another is another file here, and a member of `MultiTrainConfig.backbone`.
+A backbone is a module `video, key -> Features` whose architecture is a `BackboneConfig`: MViTv2
+(`mvit.py`) or a plain video transformer (`vit.py`). Another is another file here, and a member of
+`MultiTrainConfig.backbone`.
 """
 
 import abc
@@ -16,6 +17,8 @@ import numpy as np
 from data_pipelines.settings import DropRate, PositiveFloat, PositiveInt, settings
 from multitrain_jax.ops.attention import IMPLEMENTATIONS
 from multitrain_jax.ops.windows import Triple
+
+PositiveTriple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 @jax.tree_util.register_dataclass

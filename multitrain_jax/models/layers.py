@@ -1,4 +1,4 @@
-"""Small layers that MViT and the heads share."""
+"""Small layers that backbones and heads share."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from multitrain_jax.ops.sums import sum_over, sums
-from multitrain_jax.ops.tensor_parallel import split
+from multitrain_jax.ops.tensor_parallel import parts, split
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -87,6 +87,14 @@ def _normal_cdf(y: jax.Array) -> jax.Array:
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
+def gelu_by_tanh(x: jax.Array) -> jax.Array:
+    """The approximation of GELU by tanh (arXiv 1606.08415); float32 inside, of the type of `x`."""
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
+ACTIVATIONS = {'exact': gelu, 'tanh': gelu_by_tanh}
+
+
 class LayerNorm(nnx.Module):
     """`layer_norm` with parameters scale (1) and bias (0) of shape [width]."""
 
@@ -101,7 +109,13 @@ class LayerNorm(nnx.Module):
 
 
 def linear(
-    width_in: int, width: int, *, init_std: float, dtype: str = 'float32', rngs: nnx.Rngs
+    width_in: int,
+    width: int,
+    *,
+    init_std: float,
+    dtype: str = 'float32',
+    bias: bool = True,
+    rngs: nnx.Rngs,
 ) -> nnx.Linear:
     """A linear layer: kernel N(0, init_std^2), bias 0, parameters float32, arithmetic in `dtype`.
 
@@ -110,6 +124,7 @@ def linear(
     return nnx.Linear(
         width_in,
         width,
+        use_bias=bias,
         kernel_init=nnx.initializers.normal(init_std),
         dtype=jnp.dtype(dtype),
         param_dtype=jnp.float32,
@@ -133,8 +148,32 @@ def _product_of_tokens(x, kernel, dimension_numbers, **unused):
     return project(x, kernel)
 
 
+def project_qkv(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, heads: int, dtype: str
+) -> list[jax.Array]:
+    """Queries, keys and values [B, S, heads, d] of tokens `x` [B, S, D] and `kernel` [D, 3 * E].
+
+    The devices along the mesh axis `model` share the heads, each with a group of them. For that the
+    channels are put in the order group, q/k/v, head: then a device's part is in one piece. Where the
+    number of devices does not divide the heads, all of them are one group, on every device.
+    """
+    groups, width = parts(heads), kernel.shape[-1] // 3
+
+    def grouped(array: jax.Array) -> jax.Array:
+        array = array.astype(dtype).reshape(*array.shape[:-1], 3, groups, width // groups)
+        array = split(array.swapaxes(-3, -2), axis=-3)
+        return array.reshape(*array.shape[:-3], -1)
+
+    with jax.named_scope('attention_linear'):
+        qkv = project(x.astype(dtype), grouped(kernel))
+        if bias is not None:
+            qkv = qkv + grouped(bias)[None, None]
+    qkv = qkv.reshape(*qkv.shape[:-1], groups, 3, heads // groups, width // heads)
+    return [qkv[..., i, :, :].reshape(*x.shape[:2], heads, -1) for i in range(3)]
+
+
 class MLP(nnx.Module):
-    """Linear, exact GELU, linear. The devices along the mesh axis `model` share the hidden units."""
+    """Linear, GELU, linear. The devices along the mesh axis `model` share the hidden units."""
 
     def __init__(
         self,
@@ -143,14 +182,31 @@ class MLP(nnx.Module):
         *,
         init_std: float,
         dtype: str = 'float32',
+        activation: str = 'exact',
         rngs: nnx.Rngs,
     ):
+        self.activation = activation
         self.fc1 = linear(width, hidden, init_std=init_std, dtype=dtype, rngs=rngs)
         self.fc2 = linear(hidden, width, init_std=init_std, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = split(self.fc1(x), axis=-1)
-        return self.fc2(gelu(hidden))
+        return self.fc2(ACTIVATIONS[self.activation](hidden))
+
+
+def stochastic_depth(
+    x: jax.Array, rate: jax.Array | float, key: jax.Array | None
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """Factors [B, 1, 1] of a block's two branches: 0 at `rate`, else 1 / (1 - rate); or None."""
+    if key is None:
+        return None, None
+    keep = jax.random.bernoulli(key, 1.0 - rate, (2, x.shape[0], 1, 1))
+    attention_scale, mlp_scale = (keep / (1.0 - rate)).astype(x.dtype)
+    return attention_scale, mlp_scale
+
+
+def scale_branch(branch: jax.Array, scale: jax.Array | None) -> jax.Array:
+    return branch if scale is None else branch * scale
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

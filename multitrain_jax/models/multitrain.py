@@ -20,11 +20,10 @@ from multitrain_jax.models.heads import Heads, Projections, add_projected
 from multitrain_jax.models.layers import MLP
 from multitrain_jax.models.localisation_head import LocalisationHead, LocalisationHeadConfig
 from multitrain_jax.models.mvit import MViTConfig
+from multitrain_jax.models.vit import ViTConfig
 
 
 def _model_rules(config: 'MultiTrainConfig') -> None:
-    if not (*config.num_classes, *(config.num_actions or ())):
-        raise ValueError(f'num_classes={config.num_classes}: every dataset needs a class')
     if (config.num_actions is None) != (config.localisation_head is None):
         raise ValueError('num_actions and localisation_head belong together')
     if config.localisation_head is not None:
@@ -40,8 +39,8 @@ def _model_rules(config: 'MultiTrainConfig') -> None:
 class MultiTrainConfig:
     """The trained model."""
 
-    backbone: MViTConfig
-    num_classes: tuple[PositiveInt, ...]  # of each classifying dataset, in their order
+    backbone: MViTConfig | ViTConfig
+    num_classes: tuple[PositiveInt, ...]  # of each classifying dataset, in their order; may be ()
     head_hidden: NonNegativeInt = 2048  # hidden width of each dataset's head; 0: linear
     head_dropout: DropRate = 0.5  # before a head's last layer
     logit_dropout: DropRate = 0.5  # of the logits, as in the public code of MultiTrain

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.settings import PositiveInt, Range, settings
-from multitrain_jax.models.backbone import Features
+from multitrain_jax.models.backbone import Features, PositiveTriple
 from multitrain_jax.models.layers import LayerNorm, torch_conv_init
 from multitrain_jax.models.pooling_attention import BlockOptions, BlockShape, MViTBlock
 from multitrain_jax.ops.attention import CUDNN_WIDTH
@@ -20,7 +20,6 @@ from multitrain_jax.ops.windows import Triple, pooled_size
 
 _MOST_BLOCKS = 1000
 Blocks = Annotated[int, Range(ge=1, remedy='every stage needs a block')]
-PositiveTriple = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 def _mvit_rules(config: 'MViTConfig') -> None:

@@ -15,6 +15,8 @@ from multitrain_jax.models.layers import (
     layer_norm,
     linear,
     project,
+    scale_branch,
+    stochastic_depth,
     torch_conv_init,
 )
 from multitrain_jax.ops.attention import attention
@@ -264,21 +266,17 @@ class MViTBlock(nnx.Module):
         Returns:
           Tokens [B, S', width] and their grid.
         """
-        attention_scale = mlp_scale = None
-        if key is not None:
-            keep = jax.random.bernoulli(key, 1.0 - drop_rate, (2, x.shape[0], 1, 1))
-            attention_scale, mlp_scale = (keep / (1.0 - drop_rate)).astype(x.dtype)
-
+        attention_scale, mlp_scale = stochastic_depth(x, drop_rate, key)
         normalised = self.norm1(x)
         y, new_thw = self.attention(normalised, thw)
         skip = x
         if self.skip is not None:
             with jax.named_scope('skip_linear'):
                 skip = self.skip(x if self.options.skip_input == 'raw' else normalised)
-        x = self._pool_skip(skip, thw) + _scaled(y, attention_scale)
+        x = self._pool_skip(skip, thw) + scale_branch(y, attention_scale)
         with jax.named_scope('mlp'):
             y = self.mlp(self.norm2(x))
-        return x + _scaled(y, mlp_scale), new_thw
+        return x + scale_branch(y, mlp_scale), new_thw
 
     @jax.named_scope('max_pool')
     def _pool_skip(self, x: jax.Array, thw: Triple) -> jax.Array:
@@ -288,7 +286,3 @@ class MViTBlock(nnx.Module):
         grid = skip_max_pool(grid.reshape(x.shape[0], *thw, -1), self.shape.query_stride)
         pooled = grid.reshape(x.shape[0], -1, x.shape[-1])
         return pooled if first is None else jnp.concatenate([first, pooled], 1)
-
-
-def _scaled(branch: jax.Array, scale: jax.Array | None) -> jax.Array:
-    return branch if scale is None else branch * scale

@@ -1,8 +1,9 @@
-"""The published sizes of MViTv2, and a small one."""
+"""The published sizes of the backbones, and small ones."""
 
 import dataclasses
 
 from multitrain_jax.models.mvit import MViTConfig
+from multitrain_jax.models.vit import ViTConfig
 
 
 def mvit_s_16x4(**overrides) -> MViTConfig:
@@ -64,3 +65,83 @@ def public_form(config: MViTConfig) -> MViTConfig:
         skip_input='normalised',
         pool_norm_epsilon=1e-6,
     )
+
+
+def vit_s(**overrides) -> ViTConfig:
+    """VideoMAE's S: 16 frames of 224 px in tubelets of 2 x 16 x 16, 22 M parameters."""
+    return vit_b(**{'width': 384, 'heads': 6, 'mlp_width': 1536, **overrides})
+
+
+def vit_b(**overrides) -> ViTConfig:
+    """VideoMAE's B: 16 frames of 224 px, 86 M parameters."""
+    config = ViTConfig(position_grid=(8, 14, 14), attention_bias='qv')
+    return dataclasses.replace(config, **overrides)
+
+
+def vit_l(**overrides) -> ViTConfig:
+    """VideoMAE's L: 304 M parameters."""
+    return vit_b(**{'width': 1024, 'blocks': 24, 'heads': 16, 'mlp_width': 4096, **overrides})
+
+
+def vit_h(**overrides) -> ViTConfig:
+    """VideoMAE's H: 632 M parameters."""
+    return vit_b(**{'width': 1280, 'blocks': 32, 'heads': 16, 'mlp_width': 5120, **overrides})
+
+
+def vit_g(**overrides) -> ViTConfig:
+    """VideoMAE V2's g: tubelets of 2 x 14 x 14, 1,011 M parameters."""
+    size = dict(width=1408, blocks=40, heads=16, mlp_width=6144)
+    patches = dict(patch_stride=(2, 14, 14), position_grid=(8, 16, 16))
+    return vit_b(**{**size, **patches, **overrides})
+
+
+def vjepa2_l(**overrides) -> ViTConfig:
+    """V-JEPA 2's L: rotary positions, made for 64 frames of 256 px; 304 M parameters."""
+    config = ViTConfig(
+        num_frames=64,
+        image_size=256,
+        width=1024,
+        blocks=24,
+        heads=16,
+        mlp_width=4096,
+        positions='rotary',
+        pooling='mean',
+    )
+    return dataclasses.replace(config, **overrides)
+
+
+def vjepa2_h(**overrides) -> ViTConfig:
+    """V-JEPA 2's H: 632 M parameters."""
+    return vjepa2_l(**{'width': 1280, 'blocks': 32, 'mlp_width': 5120, **overrides})
+
+
+def vjepa2_g(**overrides) -> ViTConfig:
+    """V-JEPA 2's g: 1,012 M parameters."""
+    size = dict(width=1408, blocks=40, heads=22, mlp_width=6144)
+    return vjepa2_l(**{**size, **overrides})
+
+
+def vivit_b(**overrides) -> ViTConfig:
+    """ViViT's B with spatio-temporal attention: 32 frames of 224 px, 89 M parameters."""
+    config = ViTConfig(
+        num_frames=32,
+        positions='learned',
+        class_token=True,
+        pooling='first',
+        activation='tanh',
+    )
+    return dataclasses.replace(config, **overrides)
+
+
+def vit_tiny(**overrides) -> ViTConfig:
+    """Trains in minutes on two CPU cores: 8 frames of 64 px, 4 blocks, 0.3 M parameters."""
+    config = ViTConfig(
+        num_frames=8,
+        image_size=64,
+        width=64,
+        blocks=4,
+        heads=2,
+        mlp_width=256,
+        init_std=0.1,
+    )
+    return dataclasses.replace(config, **overrides)

@@ -15,6 +15,7 @@ import numpy as np
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.models.mvit import MViTConfig
+from multitrain_jax.ops.windows import Triple
 
 STYLES = ('multitrain', 'pyslowfast', 'torchvision')
 
@@ -50,21 +51,29 @@ class Entry:
       name: its name there.
       path: our parameter.
       part: index of our parameter that it fills; () for all of it.
-      layout: how it is turned, a key of `_LAYOUTS`.
+      layout: how it is turned, a key of `_LAYOUTS`; or the (t, h, w) grid of its rows, (t*h*w, D).
+      rows: index of the array, where only a part of it goes there; its last two axes, (n, D).
     """
 
     name: str
     path: str
     part: tuple = ()
-    layout: str = 'same'
+    layout: str | Triple = 'same'
+    rows: tuple = ()
 
     def ours(self, array: np.ndarray) -> np.ndarray:
         """The array of the state dict in our layout."""
-        return _LAYOUTS[self.layout][0](np.asarray(array))
+        array = np.asarray(array)[self.rows]
+        if isinstance(self.layout, tuple):
+            return array.reshape(*self.layout, array.shape[-1])
+        return _LAYOUTS[self.layout][0](array)
 
     def theirs(self, parameter: np.ndarray) -> np.ndarray:
-        """The state dict's array out of our whole parameter."""
-        return _LAYOUTS[self.layout][1](np.asarray(parameter)[self.part])
+        """The state dict's array, or its rows, out of our whole parameter."""
+        parameter = np.asarray(parameter)[self.part]
+        if isinstance(self.layout, tuple):
+            return parameter.reshape(-1, parameter.shape[-1])
+        return _LAYOUTS[self.layout][1](parameter)
 
 
 def style_of(names: Sequence[str]) -> str:
@@ -128,7 +137,7 @@ def backbone_entries(config: MViTConfig, style: str) -> list[Entry]:
                 widens=shape.width_in != shape.width,
             )
             number += 1
-    entries += _norm('norm', 'norm', ())
+    entries += norm_entries('norm', 'norm', ())
     return [dataclasses.replace(e, path=f'backbone/{e.path}') for e in entries]
 
 
@@ -155,7 +164,7 @@ def entries_of(config: MultiTrainConfig, style: str, datasets: Sequence[str] = (
                 f'head_hidden {config.head_hidden}'
             )
         name = 'head.1' if style == 'torchvision' else 'head.projection'
-        entries += _linear(name, 'heads', (0,))
+        entries += linear_entries(name, 'heads', (0,))
     elif len(datasets) != len(classes):
         raise ValueError(f'{len(datasets)} dataset names for {len(classes)} heads')
     for d, dataset in enumerate(datasets):
@@ -182,8 +191,8 @@ def entries_of(config: MultiTrainConfig, style: str, datasets: Sequence[str] = (
                     )
                 )
     if config.expander:
-        entries += _linear('expander.fc1', 'expander/fc1', ())
-        entries += _linear('expander.fc2', 'expander/fc2', ())
+        entries += linear_entries('expander.fc1', 'expander/fc1', ())
+        entries += linear_entries('expander.fc2', 'expander/fc2', ())
     return entries
 
 
@@ -228,7 +237,8 @@ def from_torch(
             )
         result[entry.path][entry.part] = array
         used.append(entry.name)
-    ignored = tuple(name for name in state_dict if name not in set(used))
+    used = dict.fromkeys(used)
+    ignored = tuple(name for name in state_dict if name not in used)
     return result, Report(tuple(used), ignored, tuple(missing))
 
 
@@ -236,17 +246,23 @@ def to_torch(
     parameters: Mapping[str, np.ndarray], entries: Sequence[Entry]
 ) -> dict[str, np.ndarray]:
     """Parameters, or their gradients, by the names and in the layouts of a reference."""
-    return {entry.name: entry.theirs(parameters[entry.path]) for entry in entries}
+    arrays = {}
+    for entry in entries:
+        array = entry.theirs(parameters[entry.path])
+        if entry.rows:  # come in order
+            array = np.concatenate([*arrays.get(entry.name, ()), array])[None]
+        arrays[entry.name] = array
+    return arrays
 
 
-def _linear(name: str, path: str, part: tuple) -> list[Entry]:
+def linear_entries(name: str, path: str, part: tuple) -> list[Entry]:
     return [
         Entry(f'{name}.weight', f'{path}/kernel', part, 'linear'),
         Entry(f'{name}.bias', f'{path}/bias', part),
     ]
 
 
-def _norm(name: str, path: str, part: tuple) -> list[Entry]:
+def norm_entries(name: str, path: str, part: tuple) -> list[Entry]:
     return [
         Entry(f'{name}.weight', f'{path}/scale', part),
         Entry(f'{name}.bias', f'{path}/bias', part),
@@ -258,12 +274,12 @@ def _block_entries(
 ) -> list[Entry]:
     torchvision = style == 'torchvision'
     attention, ours = f'{name}.attn', f'{path}/attention'
-    entries = _norm(f'{name}.norm1', f'{path}/norm1', part)
+    entries = norm_entries(f'{name}.norm1', f'{path}/norm1', part)
     if relative:
         entries += [Entry(f'{attention}.rel_pos_{a}', f'{ours}/relative_{a}', part) for a in 'hwt']
-    entries += _linear(f'{attention}.qkv', f'{ours}/qkv', part)
+    entries += linear_entries(f'{attention}.qkv', f'{ours}/qkv', part)
     output = 'project.0' if torchvision else 'proj'
-    entries += _linear(f'{attention}.{output}', f'{ours}/output', part)
+    entries += linear_entries(f'{attention}.{output}', f'{ours}/output', part)
     for i, p in enumerate('qkv'):
         kernel = f'pool_{p}.pool' if torchvision else f'pool_{p}'
         norm = f'pool_{p}.norm_act.0' if torchvision else f'norm_{p}'
@@ -273,11 +289,11 @@ def _block_entries(
             Entry(f'{attention}.{norm}.weight', f'{ours}/pool_scale', which),
             Entry(f'{attention}.{norm}.bias', f'{ours}/pool_bias', which),
         ]
-    entries += _norm(f'{name}.norm2', f'{path}/norm2', part)
+    entries += norm_entries(f'{name}.norm2', f'{path}/norm2', part)
     for ours, theirs in (('fc1', '0'), ('fc2', '3')):
         mlp = theirs if torchvision else ours
-        entries += _linear(f'{name}.mlp.{mlp}', f'{path}/mlp/{ours}', part)
+        entries += linear_entries(f'{name}.mlp.{mlp}', f'{path}/mlp/{ours}', part)
     if widens:
         skip = {'multitrain': 'proj_max_pool', 'pyslowfast': 'proj', 'torchvision': 'project'}
-        entries += _linear(f'{name}.{skip[style]}', f'{path}/skip', part)
+        entries += linear_entries(f'{name}.{skip[style]}', f'{path}/skip', part)
     return entries

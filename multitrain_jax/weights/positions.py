@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_ABSOLUTE = ('spatial_positions', 'temporal_positions')  # [h, w, D], [t, D]
+_ABSOLUTE = ('spatial_positions', 'temporal_positions', 'positions')  # [h, w, D], [t, D], both
 _RELATIVE = (
     'relative_t',
     'relative_h',

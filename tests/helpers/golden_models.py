@@ -52,16 +52,21 @@ def load(name: str, config: MultiTrainConfig, datasets=()) -> MultiTrainModel:
     """A model with the parameters of a golden file; fails unless every array found its place."""
     arrays = dict(np.load(reference_path(f'{name}_params.npz')))
     style = naming.style_of(arrays)
+    model, report = filled(config, arrays, naming.entries_of(config, style, datasets))
+    assert not report.ignored and not report.missing
+    return model
+
+
+def filled(config: MultiTrainConfig, arrays, entries) -> tuple[MultiTrainModel, naming.Report]:
+    """A model with the arrays of a state dict; zeros where it has none."""
     graph, state = nnx.split(shapes_of(config))
-    entries = naming.entries_of(config, style, datasets)
     zeros = {path: np.zeros(a.shape, a.dtype) for path, a in flat(state).items()}
     params, report = naming.from_torch(arrays, entries, zeros)
-    assert not report.ignored and not report.missing
     leaves = [
         (path, leaf.replace(jnp.asarray(params['/'.join(map(str, path))])))
         for path, leaf in nnx.to_flat_state(state)
     ]
-    return nnx.merge(graph, nnx.from_flat_state(leaves))
+    return nnx.merge(graph, nnx.from_flat_state(leaves)), report
 
 
 def random_model(build, *, seed: int = 0, scale: float = 0.3):
