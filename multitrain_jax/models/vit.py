@@ -30,6 +30,7 @@ from multitrain_jax.ops.attention import CUDNN_WIDTH, attention
 from multitrain_jax.ops.rotary import Angles, rotary_angles, rotate
 from multitrain_jax.ops.windows import Triple
 
+
 def _vit_rules(config: 'ViTConfig') -> None:
     head_width = config.width // config.heads
     if config.width % config.heads:
@@ -48,7 +49,9 @@ def _vit_rules(config: 'ViTConfig') -> None:
     if config.attention == 'cudnn' and config.dtype != 'bfloat16':
         raise ValueError(f"attention='cudnn' needs dtype='bfloat16', not {config.dtype!r}")
     if config.attention == 'cudnn' and head_width > CUDNN_WIDTH:
-        raise ValueError(f"attention='cudnn' takes heads up to {CUDNN_WIDTH} wide, not {head_width}")
+        raise ValueError(
+            f"attention='cudnn' takes heads up to {CUDNN_WIDTH} wide, not {head_width}"
+        )
 
 
 @settings(rules=_vit_rules)

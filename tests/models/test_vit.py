@@ -178,10 +178,10 @@ def test_sine_positions_of_another_grid_lie_between_those_of_their_own():
 
 def test_rotary_products_depend_on_distances_where_pairs_turn_together():
     """A third of two channels has one frequency: a true rotation."""
-    angles = rotary_angles((3, 4, 5), 7)
-    q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 7)) for i in (0, 1))
+    angles = rotary_angles((3, 4, 5), 8)
+    q, k = (jax.random.normal(jax.random.key(i), (1, 1, 1, 8)) for i in (0, 1))
     q, k = (rotate(jnp.tile(x, (1, 60, 1, 1)), angles)[0, :, 0] for x in (q, k))
-    np.testing.assert_array_equal(q[:, 6], q[0, 6])  # left over: does not turn
+    np.testing.assert_array_equal(q[:, 6], jnp.tile(q[:1, 6], 60))  # left over: does not turn
     q, k = q[:, 2:4], k[:, 2:4]
     products = (q @ k.T).reshape(3, 4, 5, 3, 4, 5)  # of the rows' pair
     np.testing.assert_allclose(products[0, 2, 1, 2, 1, 3], products[1, 3, 0, 0, 2, 0], atol=1e-5)
