@@ -225,7 +225,6 @@ def test_training_parts_can_be_left_out():
 @pytest.mark.parametrize(
     'field, value',
     [
-        ('num_classes', ()),
         ('num_classes', (3, 0)),
         ('head_dropout', 1.0),
         ('logit_dropout', -0.1),
