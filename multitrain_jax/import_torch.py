@@ -1,11 +1,14 @@
-"""MViTv2 weights of PySlowFast, MultiTrain (the authors' code) or torchvision as a checkpoint of ours.
+"""Published weights as a model of ours: MViTv2, and the plain transformers of VideoMAE, V-JEPA 2, ViViT.
 
     python -m multitrain_jax.import_torch --checkpoint=MViTv2_B_32x3_k400.pyth --output=imports/k400 \\
         --dataset=kinetics400 --classes=k400.txt
+    python -m multitrain_jax.import_torch --checkpoint=videomae-base-finetuned-kinetics --output=imports/videomae
 
-The output is what `multitrain_jax.load`, `predict` and `config.init_from` read. The architecture is recognised from
-names and shapes; every key of the file and what became of it is printed and kept in OUTPUT/import.txt. Image models
-(ImageNet) are inflated in time. Needs PyTorch: pip install -r requirements-import.txt
+Takes the files of PySlowFast, MultiTrain (the authors' code), torchvision, VideoMAE, VideoMAE V2 and V-JEPA 2, and
+directories in the layout of Hugging Face's transformers. The output is what `multitrain_jax.load`, `predict` and
+`config.init_from` read. The architecture is recognised from names and shapes, or read from config.json; every key and
+what became of it is printed and kept in OUTPUT/import.txt. Image models of MViTv2 (ImageNet) are inflated in time.
+Files of PyTorch need PyTorch, .safetensors do not: pip install -r requirements-import.txt
 """
 
 import argparse
@@ -14,6 +17,7 @@ import dataclasses
 import json
 from pathlib import Path
 import sys
+from typing import Any
 
 from flax import nnx, traverse_util
 import jax
@@ -24,9 +28,10 @@ from multitrain_jax.augment.normalize import MEAN, STD, Rgb
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.ops.windows import Triple
-from multitrain_jax.pytorch import inflate, naming
+from multitrain_jax.pytorch import inflate, naming, plain
 from multitrain_jax.pytorch.architecture import Architecture, Hints, recognise
 from multitrain_jax.pytorch.checkpoint import Settings, read_settings, read_torch
+from multitrain_jax.pytorch.huggingface import Directory, read_directory, settings_of
 from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.positions import resize_positions
 from multitrain_jax.weights.weight_report import Row, shape_text, summary, table
@@ -64,6 +69,7 @@ class Options:
         std: likewise.
         short_side: pixels of test videos before cropping.
         inflation: 'centre' or 'mean', for image models.
+        heads: of each attention, for the files of plain transformers' authors.
     """
 
     datasets: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -81,6 +87,7 @@ class Options:
     std: Rgb | None = None
     short_side: int | None = None
     inflation: str = 'centre'
+    heads: int | None = None
 
 
 def import_state_dict(
@@ -89,6 +96,8 @@ def import_state_dict(
     options: Options,
     *,
     settings_text: str | None = None,
+    directory: Directory | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """Writes a state dict as an export; returns the report.
 
@@ -97,17 +106,25 @@ def import_state_dict(
         output: directory of the export.
         options: what the user says.
         settings_text: PySlowFast's configuration, if it came along.
+        directory: of transformers, that the state dict comes from.
+        notes: lines about the file, for the report.
 
     Raises:
         UserError: another architecture, or options that do not fit.
     """
-    directory = export.check_output(output)
-    notes: list[str] = []
-    settings = _settings(settings_text, notes)
+    target = export.check_output(output)
+    notes = list(notes)
+    settings = _settings(settings_text, notes) if directory is None else settings_of(directory)
     image = inflate.is_image_model(state_dict)
     arrays, inflated = inflate.inflate(state_dict, options.inflation)
     shapes = {name: array.shape for name, array in arrays.items()}
-    found = recognise(shapes, _hints(options, settings, image), image=image)
+    hints = _hints(options, settings, image)
+    if directory is not None or plain.is_plain(shapes):
+        config = None if directory is None else directory.config
+        found = plain.recognise(shapes, hints, config, heads=options.heads)
+        _check_square(config or {}, options)
+    else:
+        found = recognise(shapes, hints, image=image)
     notes += found.assumptions
     params = {
         path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in _flat_shapes(found.model).items()
@@ -138,17 +155,30 @@ def import_state_dict(
             table(rows),
             *(f'note: {note}' for note in notes),
             f'{found.style} weights, {model.backbone.num_frames} frames of {model.backbone.image_size} px, '
-            f'blocks {model.backbone.stage_blocks}, width {model.backbone.width}; '
-            + ', '.join(
-                f'{name}: {len(dataset.classes)} classes' for name, dataset in info.datasets.items()
+            f'{model.backbone.depth} blocks, width {model.backbone.width}; '
+            + (
+                ', '.join(
+                    f'{name}: {len(dataset.classes)} classes'
+                    for name, dataset in info.datasets.items()
+                )
+                or 'no head'
             ),
             summary(rows),
         ]
     )
     tree = traverse_util.unflatten_dict({_keys(path): array for path, array in params.items()})
-    export.write_model(directory, info, tree)
-    (directory / _TABLE_FILE).write_text(f'{text}\n', encoding='utf-8')
+    export.write_model(target, info, tree)
+    (target / _TABLE_FILE).write_text(f'{text}\n', encoding='utf-8')
     return text
+
+
+def _check_square(config: Mapping[str, Any], options: Options) -> None:
+    size = config.get('image_size')
+    if isinstance(size, list) and len(set(size)) > 1 and options.image_size is None:
+        raise UserError(
+            f'made for clips of {" x ".join(map(str, size))} pixels, and clips are square here: '
+            'give --image_size; positions are interpolated'
+        )
 
 
 def _flat_shapes(model: MultiTrainConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -222,7 +252,8 @@ def _describe(
         return next(value for value in (option, setting, usual) if value is not None)
 
     names = _dataset_names(found, options, settings, notes)
-    stride = known(options.stride, settings.stride, 4, 'stride')
+    usual = 2 if found.style == 'vivit' else 4
+    stride = known(options.stride, settings.stride, usual, 'stride')
     rate = known(options.target_frame_rate, settings.target_frame_rate, 30.0, 'target_frame_rate')
     _check_names('--uniform', options.uniform, names)
     _check_names('--multi_label', options.multi_label, names)
@@ -232,11 +263,15 @@ def _describe(
             f'--classes={options.classes[""]}: of which dataset? '
             f'Write --classes=NAME=FILE, NAME one of {", ".join(names)}'
         )
+    imagenet = image or found.style in plain.NAMES
     sigmoid = settings.sigmoid if len(settings.sigmoid) == len(names) else (False,) * len(names)
     datasets = {}
     for name, count, activation in zip(names, model.num_classes, sigmoid):
         file = options.classes.get(name) or options.classes.get('')
-        if file is None:
+        classes = _distinct(settings.classes) if file is None else read_classes(file, count)
+        if classes is not None and len(classes) != count:
+            raise UserError(f'config.json: {len(classes)} names in id2label for {count} classes')
+        if classes is None:
             notes.append(
                 f'{name}: class names not given (--classes): classes are called "class 0", "class 1", ...'
             )
@@ -244,9 +279,7 @@ def _describe(
         if uniform and name not in options.uniform:
             notes.append(f'{name}: clips span the whole video: assumed from its name')
         datasets[name] = export.ExportedDataset(
-            classes=tuple(f'class {c}' for c in range(count))
-            if file is None
-            else read_classes(file, count),
+            classes=classes or tuple(f'class {c}' for c in range(count)),
             multi_label=name in options.multi_label or activation,
             sampling='uniform' if uniform else 'strided',
             stride=1 if uniform else stride,
@@ -255,9 +288,9 @@ def _describe(
     return export.ExportInfo(
         model=model,
         datasets=datasets,
-        mean=known(options.mean, settings.mean, _IMAGENET_MEAN if image else MEAN, 'mean'),
-        std=known(options.std, settings.std, _IMAGENET_STD if image else STD, 'std'),
-        short_side=max(options.short_side or 256, model.backbone.image_size),
+        mean=known(options.mean, settings.mean, _IMAGENET_MEAN if imagenet else MEAN, 'mean'),
+        std=known(options.std, settings.std, _IMAGENET_STD if imagenet else STD, 'std'),
+        short_side=max(options.short_side or settings.short_side or 256, model.backbone.image_size),
         temporal_views=settings.temporal_views or 5,
         spatial_views=settings.spatial_views if settings.spatial_views in (1, 3) else 1,
     )
@@ -266,6 +299,9 @@ def _describe(
 def _dataset_names(
     found: Architecture, options: Options, settings: Settings, notes: list[str]
 ) -> list[str]:
+    if not found.model.num_classes:
+        _check_names('--dataset', options.datasets, [])
+        return []
     if found.datasets:
         theirs = list(found.datasets)
         _check_names('--dataset', options.datasets, theirs)
@@ -283,6 +319,18 @@ def _dataset_names(
     if len(set(names)) < len(names):
         raise UserError(f'--dataset: two datasets of one name among {", ".join(names)}')
     return names
+
+
+def _distinct(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Class names, of which no two may be equal: a number behind one that came before."""
+    if names is None:
+        return None
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f'{name} ({seen[name]})')
+    return tuple(result)
 
 
 def _check_names(flag: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -353,10 +401,23 @@ def main() -> int:
         std=_triple('--std', args.std, float),
         short_side=args.short_side,
         inflation=args.inflate,
+        heads=args.heads,
     )
-    state_dict, text = read_torch(args.checkpoint)
+    directory, text, notes = None, None, []
+    if Path(args.checkpoint).expanduser().is_dir() or args.checkpoint.endswith('.safetensors'):
+        directory = read_directory(args.checkpoint)
+        state_dict = directory.arrays
+    else:
+        state_dict, text = read_torch(args.checkpoint, args.key, notes)
     try:
-        report = import_state_dict(state_dict, args.output, options, settings_text=text)
+        report = import_state_dict(
+            state_dict,
+            args.output,
+            options,
+            settings_text=text,
+            directory=directory,
+            notes=notes,
+        )
     except ValueError as error:
         raise (
             error
@@ -373,7 +434,8 @@ def _parser() -> argparse.ArgumentParser:
         prog=_SCRIPT, description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add('--checkpoint', required=True, help='.pyth, .pth or .pt file')
+    add('--checkpoint', required=True, help='.pyth, .pth or .pt file, or a Hugging Face directory')
+    add('--key', help='which of the state dicts in a file: encoder, target_encoder, model_ema, ...')
     add('--output', required=True, help='directory of the import; an older one there is replaced')
     add(
         '--dataset',
@@ -423,6 +485,7 @@ def _parser() -> argparse.ArgumentParser:
         default='centre',
         help='image models: kernels on the middle frame (exact on still clips), or spread evenly over three',
     )
+    add('--heads', type=int, help="of each attention; for the files of plain transformers' authors")
     return parser
 
 

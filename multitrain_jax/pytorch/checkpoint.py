@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from pathlib import Path
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,33 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.ops.windows import Triple
 
 # Under these names training scripts keep the parameters, next to the optimizer's state and more.
-_WRAPPERS = ('model_state', 'state_dict', 'model')
+# Of V-JEPA 2's two encoders the papers evaluate the averaged one; averages alone come last.
+_WRAPPERS = (
+    'model_state',
+    'state_dict',
+    'model',
+    'module',
+    'target_encoder',
+    'encoder',
+    'model_ema',
+    'state_dict_ema',
+)
 _MAX_NUMBERS = 4 << 30  # of all tensors; MViTv2-L has 0.2 G
-_PREFIXES = ('module.', 'model.')  # that wrappers of models put before every name
+# What wrappers of models put before every name, one or several of them.
+_PREFIXES = re.compile(r'((module|model|backbone)\.)+')
 
 
-def read_torch(path: str) -> tuple[dict[str, np.ndarray], str | None]:
+def read_torch(
+    path: str, key: str | None = None, notes: list[str] | None = None
+) -> tuple[dict[str, np.ndarray], str | None]:
     """({name: NumPy array}, text of PySlowFast's configuration or None) of a checkpoint file.
 
     Only tensors and plain data are read (`weights_only=True`): nothing in the file is run.
+
+    Args:
+        path: of the file.
+        key: under which the state dict lies; None: the first of the usual ones.
+        notes: gets a line where the file holds more.
 
     Raises:
         UserError: PyTorch is missing, or the file is no such checkpoint.
@@ -47,29 +66,58 @@ def read_torch(path: str) -> tuple[dict[str, np.ndarray], str | None]:
     if not isinstance(content, Mapping):
         raise UserError(f'--checkpoint={path}: holds a {type(content).__name__}, not a state dict')
     text = content.get('cfg') if isinstance(content.get('cfg'), str) else None
-    state = next(
-        (content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), content
-    )
+    state = _state_dict(path, content, key)
+    if notes is not None and state is not content:
+        others = [str(name) for name, value in content.items() if value is not state]
+        notes.append(f'beside the state dict, left out: {", ".join(others) or "nothing"}')
     tensors = {
         name: value
         for name, value in state.items()
         if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
+    if not tensors:
+        raise UserError(
+            f'--checkpoint={path}: no state dict in it; it holds {", ".join(map(str, content))}'
+        )
     if (
         sum(tensor.numel() for tensor in tensors.values()) > _MAX_NUMBERS
     ):  # of few bytes, where a stride is 0
         raise UserError(
             f'--checkpoint={path}: its tensors have more than {_MAX_NUMBERS >> 30} G numbers'
         )
-    for prefix in _PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    tensors = without_prefixes(tensors)
     try:
         return {name: tensor.float().numpy() for name, tensor in tensors.items()}, text
     except (TypeError, RuntimeError) as error:  # sparse, quantised, complex, on no device
         raise UserError(
             f'--checkpoint={path}: holds tensors that are no plain arrays of numbers'
         ) from error
+
+
+def without_prefixes(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Names without what torch.compile, DataParallel, Lightning and the like put before them.
+
+    Of two names that would become one, the second stays as it is.
+    """
+    result: dict[str, Any] = {}
+    for name, value in tensors.items():
+        short = name.replace('_orig_mod.', '')
+        if prefix := _PREFIXES.match(short):
+            short = short[prefix.end() :]
+        result[name if short in result else short] = value
+    return result
+
+
+def _state_dict(path: str, content: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
+    """The mapping that holds the parameters, wherever in it they are."""
+    if key is not None:
+        if not isinstance(content.get(key), Mapping):
+            raise UserError(
+                f'--checkpoint={path}: no state dict {key!r}; it holds {", ".join(map(str, content))}'
+            )
+        return content[key]
+    inside = next((content[n] for n in _WRAPPERS if isinstance(content.get(n), Mapping)), None)
+    return content if inside is None else _state_dict(path, inside, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +138,8 @@ class Settings:
         sigmoid: for each of its heads, whether scores are sigmoids.
         temporal_views: of its test protocol.
         spatial_views: likewise.
+        short_side: pixels of its test videos before cropping.
+        classes: names of the classes of its head.
         detection: whether its head reads regions of the key frame.
     """
 
@@ -106,6 +156,8 @@ class Settings:
     sigmoid: tuple[bool, ...] = ()
     temporal_views: int | None = None
     spatial_views: int | None = None
+    short_side: int | None = None
+    classes: tuple[str, ...] | None = None
     detection: bool = False
 
 

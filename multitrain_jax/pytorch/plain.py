@@ -447,8 +447,10 @@ def _from_shapes(
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise UserError(f'config.json: {value} must be one size, or two')
+    return pair
 
 
 def _check_complete(shapes: Shapes, entries: list[Entry], names: Names) -> None:
