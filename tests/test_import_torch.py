@@ -82,7 +82,9 @@ def test_golden_checkpoints(tmp_path, name, suffix, dataset):
     pytest.importorskip('torch')
     state_dict, settings = read_torch(str(reference_path(f'{name}.{suffix}')))
     import_state_dict(state_dict, tmp_path / 'out', Options(), settings_text=settings)
-    check_golden(tmp_path / 'out', name, dataset)
+    model = check_golden(tmp_path / 'out', name, dataset)
+    rounding = 'float32' if 'pyslowfast' in name else 'float64'
+    assert model.info.model.backbone.distance_rounding == rounding
 
 
 def test_the_command(tmp_path):

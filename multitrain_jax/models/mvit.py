@@ -64,6 +64,7 @@ class MViTConfig(BlockOptions):
         'class_token',
         'skip_input',
         'pool_norm_epsilon',
+        'distance_rounding',
         'patch_stride',
         'query_strides',
         'kv_stride',

@@ -70,6 +70,8 @@ class BlockOptions(BackboneConfig):
     # 'normalised' (PySlowFast, torchvision)
     skip_input: Literal['raw', 'normalised'] = 'raw'
     pool_norm_epsilon: PositiveFloat = 1e-5  # of the norms after poolings; 1e-6 but in MultiTrain
+    # 'relative': the type in which distances between grids are computed, 'float32' in PySlowFast
+    distance_rounding: Literal['float64', 'float32'] = 'float64'
 
     @property
     def relative_positions(self) -> bool:
@@ -212,7 +214,8 @@ class PoolingAttention(nnx.Module):
         """
         first = int(self.options.class_token)
         tables = (self.relative_t[...], self.relative_h[...], self.relative_w[...])
-        terms = position_terms(q[:, first:], tables, q_thw, k_thw)
+        rounding = self.options.distance_rounding
+        terms = position_terms(q[:, first:], tables, q_thw, k_thw, rounding)
         codes = jnp.asarray(key_selector(k_thw), k.dtype)[None, :, None]  # [1, S', 1, codes]
         codes = jnp.broadcast_to(codes, (*k[:, first:].shape[:3], codes.shape[-1]))
         margin = ((0, 0), (first, 0), (0, 0), (0, 0))

@@ -7,15 +7,19 @@ import numpy as np
 from multitrain_jax.ops.windows import Triple
 
 
-def distance_index(queries: int, keys: int) -> np.ndarray:
+def distance_index(queries: int, keys: int, rounding: str = 'float64') -> np.ndarray:
     """int32 [queries, keys]: the row of a table of 2 * max(queries, keys) - 1 distances.
 
-    Of two grids over the same extent the coarser one counts in steps of the finer one.
+    Of two grids over the same extent the coarser one counts in steps of the finer one. Distances are
+    computed in the type `rounding` and cut to whole numbers: where steps are no whole numbers, float32
+    (PySlowFast) and float64 (torchvision) differ in some rows.
     """
-    query_step = max(keys / queries, 1.0)
-    key_step = max(queries / keys, 1.0)
-    distance = np.arange(queries)[:, None] * query_step - np.arange(keys)[None, :] * key_step
-    return (distance + (keys - 1) * key_step).astype(np.int32)
+    real = np.dtype(rounding).type
+    query_step, key_step = max(keys / queries, 1.0), max(queries / keys, 1.0)
+    of_queries = np.arange(queries, dtype=real) * real(query_step)
+    of_keys = np.arange(keys, dtype=real) * real(key_step)
+    distance = of_queries[:, None] - of_keys[None, :] + real((keys - 1) * key_step)
+    return distance.astype(np.int32)
 
 
 def resize_table(table: jax.Array, queries: int, keys: int) -> jax.Array:
@@ -27,7 +31,11 @@ def resize_table(table: jax.Array, queries: int, keys: int) -> jax.Array:
 
 
 def position_terms(
-    q: jax.Array, tables: tuple[jax.Array, jax.Array, jax.Array], q_thw: Triple, k_thw: Triple
+    q: jax.Array,
+    tables: tuple[jax.Array, jax.Array, jax.Array],
+    q_thw: Triple,
+    k_thw: Triple,
+    rounding: str = 'float64',
 ) -> jax.Array:
     """Products of the queries with the relative position vectors, per axis.
 
@@ -36,6 +44,7 @@ def position_terms(
       tables: distance tables [rows, d] of t, h and w; interpolated where the grids need other rows.
       q_thw: query grid.
       k_thw: key grid.
+      rounding: see `distance_index`.
 
     Returns:
       [B, t*h*w, heads, t' + h' + w'] for a key grid of t', h', w'. Its product with
@@ -45,7 +54,7 @@ def position_terms(
     grid = q.reshape(batch, *q_thw, heads, width)
     terms = []
     for axis, table, queries, keys in zip('thw', tables, q_thw, k_thw):
-        vectors = resize_table(table, queries, keys)[distance_index(queries, keys)]
+        vectors = resize_table(table, queries, keys)[distance_index(queries, keys, rounding)]
         vectors = vectors.astype(q.dtype)  # [queries, keys, d]
         terms.append(jnp.einsum(f'bthwnd,{axis}kd->bthwnk', grid, vectors))
     return jnp.concatenate(terms, -1).reshape(batch, -1, heads, sum(k_thw))

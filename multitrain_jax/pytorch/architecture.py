@@ -162,6 +162,7 @@ def _backbone(
         class_token='cls_token' in shapes or 'pos_encoding.class_token' in shapes,
         skip_input='raw' if style == 'multitrain' else 'normalised',
         pool_norm_epsilon=1e-5 if style == 'multitrain' else 1e-6,
+        distance_rounding='float32' if style == 'pyslowfast' and relative else 'float64',
     )
     patch_stride = hints.patch_stride
     if patch_stride is None:

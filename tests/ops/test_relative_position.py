@@ -45,3 +45,33 @@ def test_tables_of_another_size_are_interpolated_linearly():
     terms = position_terms(q, (table, *ones), (4, 1, 1), (4, 1, 1))[0, :, 0, :4]
     ramp = np.clip((np.arange(7) + 0.5) * 3 / 7 - 0.5, 0, 2)
     np.testing.assert_allclose(terms, ramp[distance_index(4, 4)], atol=1e-6)
+
+
+def _by_torch(queries: int, keys: int) -> np.ndarray:
+    """PySlowFast's formula, evaluated by PyTorch as it is there."""
+    torch = pytest.importorskip('torch')
+    query_step, key_step = max(keys / queries, 1.0), max(queries / keys, 1.0)
+    distance = torch.arange(queries)[:, None] * query_step - torch.arange(keys)[None, :] * key_step
+    distance += (keys - 1) * key_step
+    return distance.long().numpy()
+
+
+def _differing(queries: int, keys: int) -> int:
+    wide, narrow = (distance_index(queries, keys, name) for name in ('float64', 'float32'))
+    return int((wide != narrow).sum())
+
+
+def test_pyslowfasts_rounding_differs_where_steps_are_no_whole_numbers():
+    # Its L 40x3 at 312 px: 78 and 39 queries for 10 keys.
+    assert _differing(78, 10) == 103 and _differing(39, 10) == 38
+    assert _differing(56, 7) == _differing(14, 7) == 0
+    sizes = range(1, 81)
+    assert sum(_differing(a, b) > 0 for a in sizes for b in sizes) == 568
+
+
+def test_pyslowfasts_rounding_is_pytorchs():
+    for queries in range(1, 81):
+        for keys in range(1, 81):
+            np.testing.assert_array_equal(
+                distance_index(queries, keys, 'float32'), _by_torch(queries, keys)
+            )
