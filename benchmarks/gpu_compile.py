@@ -1,6 +1,6 @@
 """Compiles a config's programs for an NVIDIA GPU, on a machine without one, and says what they need: memory, work, kernels.
 
-    pip install -r requirements-gpu-compile.txt
+    pip install -e '.[gpu]'        # in a virtual environment of its own
     python -m benchmarks.gpu_compile --config=configs/multitrain.py --config.batch_size=8
     python -m benchmarks.gpu_compile --gpu=H200 --config=configs/multitrain.py --config.batch_size=8 \\
         --config.model.backbone.attention=cudnn
@@ -81,9 +81,7 @@ def compile_program(gpu: Gpu, program: str, config: Config) -> tuple[dict, str]:
             gpu.name, 'cuda', topology='1x1x1', target_config=gpu.target()
         ).devices
     except (KeyError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f'no CUDA compiler here ({error}): pip install -r requirements-gpu-compile.txt'
-        ) from error
+        raise UserError(f'no CUDA compiler here ({error}): pip install jax[cuda12]') from error
     lowered = described_programs.lower(program, config, grid_mesh(1, devices))
     note(f'{program} lowered, {len(lowered.as_text().splitlines())} lines')
     compiled = lowered.compile()

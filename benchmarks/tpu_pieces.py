@@ -6,7 +6,7 @@
     patch      implementations of the patch convolution, forward and kernel gradient
     attention  four blocks of stage 3 without their MLPs, forward and gradients, by what is recomputed; takes minutes
 
-For 2 clips, in bfloat16. Needs requirements-tpu-compile.txt; see `benchmarks/tpu_compile.py` for whole programs.
+For 2 clips, in bfloat16. Needs the extra `tpu`; see `benchmarks/tpu_compile.py` for whole programs.
 """
 
 import argparse

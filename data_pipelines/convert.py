@@ -1,4 +1,4 @@
-"""Videos and annotations -> record shards, their index and `dataset.json`: the command.
+"""Turns videos and annotations into record shards, their index and `dataset.json`.
 
     python -m data_pipelines.convert folder --videos=VIDEOS --output=DIR/motions
     python -m data_pipelines.convert pyslowfast --csv train=train.csv --csv validation=val.csv \\

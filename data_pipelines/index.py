@@ -1,4 +1,4 @@
-"""Writes `NAME.index` and `NAME.frames` of records that have none: the command.
+"""Writes `NAME.index` and `NAME.frames` of records that have none.
 
     python -m data_pipelines.index data/mine
 

@@ -1,4 +1,4 @@
-"""What a directory of records holds, whether every record is sound, and a picture of it: the command.
+"""Tells what a directory of records holds and whether each record is sound, and draws a picture of it.
 
     python -m data_pipelines.inspect DIR
     python -m data_pipelines.inspect DIR --quick --json --no_sheet

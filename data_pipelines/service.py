@@ -1,4 +1,4 @@
-"""Training batches made by other machines' processors, over TensorFlow's tf.data service.
+"""Makes training batches on other machines' processors, over TensorFlow's tf.data service.
 
     python -m data_pipelines.service dispatcher --port=5050            # once, on any machine
     python -m data_pipelines.service worker --dispatcher=HOST:5050     # on every machine that is to help

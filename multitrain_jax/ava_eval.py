@@ -1,4 +1,4 @@
-"""AVA's mean average precision from csv files, as the official evaluation computes it.
+"""Computes AVA's mean average precision from csv files, as the official evaluation does.
 
     python -m multitrain_jax.ava_eval --groundtruth=ava_val_v2.2.csv --detections=detections.csv \\
         --labelmap=ava_action_list_v2.2_for_activitynet_2019.pbtxt --exclusions=ava_val_excluded_timestamps_v2.2.csv

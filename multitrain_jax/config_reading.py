@@ -13,6 +13,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import math
+from pathlib import Path
 import re
 import traceback
 import types
@@ -232,6 +233,32 @@ def _convert(expected: Any, value: Any, where: str) -> Any:
 # A config file on a command line.
 
 
+def _shipped_directory() -> Path:
+    """Inside the package where it is installed, beside it in a clone of the repository."""
+    package = Path(__file__).resolve().parent
+    inside = package / 'configs'
+    return inside if inside.is_dir() else package.parent / 'configs'
+
+
+def shipped() -> list[str]:
+    """Names of the experiments that come with the project."""
+    return sorted(path.stem for path in _shipped_directory().glob('[!_]*.py'))
+
+
+def find(name: str) -> str:
+    """The file that `--config=NAME` means: the one of this path where there is one, else a shipped one.
+
+    Args:
+        name: a path, or `quickstart`, `quickstart.py`, `configs/quickstart.py`.
+    """
+    path = Path(name)
+    if not path.exists() and str(path.parent) in ('.', 'configs'):
+        ours = _shipped_directory() / f'{path.name.removesuffix(".py")}.py'
+        if ours.is_file():
+            return str(ours)
+    return name
+
+
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """(arguments of the config, as `--config...=...`, all others)."""
     own, others, rest = [], [], list(arguments)
@@ -355,7 +382,8 @@ def _literal(text: str) -> Any:
 
 def _run_file(argument: str) -> ml_collections.ConfigDict:
     """The config of `--config=FILE[:VARIANT]`."""
-    path, colon, variant = argument.removeprefix('--config=').partition(':')
+    name, colon, variant = argument.removeprefix('--config=').partition(':')
+    path = find(name)
     try:
         loader = importlib.machinery.SourceFileLoader('config_file', path)
         module = importlib.util.module_from_spec(
@@ -371,6 +399,11 @@ def _run_file(argument: str) -> ml_collections.ConfigDict:
             config = make(*[variant] * bool(colon))
     except UserError as error:
         raise UserError(f'{argument}: {error}') from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f'{argument}: cannot be loaded ({error.strerror}: {error.filename}; shipped are '
+            f'{", ".join(shipped())})'
+        ) from error
     except Exception as error:  # whatever the code of the file does
         reason = error.strerror if isinstance(error, OSError) else _where_in(path, error)
         raise UserError(f'{argument}: cannot be loaded ({reason})') from error

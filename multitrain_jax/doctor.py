@@ -1,4 +1,4 @@
-"""Whether this machine, and an experiment on it, are ready to train: what is there, what is missing, how to mend it.
+"""Says whether this machine, and an experiment on it, are ready to train, and how to mend what is not.
 
     python -m multitrain_jax.doctor
     python -m multitrain_jax.doctor --config=configs/multitrain.py --config.data_root=/data

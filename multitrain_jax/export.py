@@ -1,4 +1,4 @@
-"""Inference-only exports: parameters of what predictions need, and `model.json` with all that is needed to use them.
+"""Writes what predictions need of a run: parameters, and `model.json` with all else.
 
 python -m multitrain_jax.export --workdir=runs/quickstart --output=exports/quickstart
 """

@@ -1,4 +1,4 @@
-"""Published weights as a model of ours: MViTv2, and the plain transformers of VideoMAE, V-JEPA 2, ViViT.
+"""Turns published weights into a model of ours: MViTv2, and the plain transformers of VideoMAE, V-JEPA 2, ViViT.
 
     python -m multitrain_jax.import_torch --checkpoint=MViTv2_B_32x3_k400.pyth --output=imports/k400 \\
         --dataset=kinetics400 --classes=k400.txt
@@ -8,7 +8,7 @@ Takes the files of PySlowFast, MultiTrain (the authors' code), torchvision, Vide
 directories in the layout of Hugging Face's transformers. The output is what `multitrain_jax.load`, `predict` and
 `config.init_from` read. The architecture is recognised from names and shapes, or read from config.json; every key and
 what became of it is printed and kept in OUTPUT/import.txt. Image models of MViTv2 (ImageNet) are inflated in time.
-Files of PyTorch need PyTorch, .safetensors do not: pip install -r requirements-import.txt
+Files of PyTorch need PyTorch, .safetensors do not: pip install torch pyyaml
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The best classes of videos, for every dataset that a model was trained on.
+"""Names the best classes of videos, for every dataset that a model was trained on.
 
     python -m multitrain_jax.predict --checkpoint=runs/quickstart/export a.mp4 b.avi
     python -m multitrain_jax.predict --checkpoint=runs/quickstart/export --json a.mp4 > predictions.json

@@ -1,4 +1,4 @@
-"""Which classes of two datasets belong together, read off the projections of a trained model.
+"""Reads off the projections of a trained model which classes of two datasets belong together.
 
     python -m multitrain_jax.projections --checkpoint=runs/quickstart
     python -m multitrain_jax.projections --checkpoint=runs/quickstart --relations=data/quickstart/videos/relations.json

@@ -20,5 +20,5 @@ on_all_hosts() {
 }
 gcloud compute tpus tpu-vm scp "$archive" "$name:multitrain_jax.tar.gz" --zone="$zone" --worker=all
 on_all_hosts "mkdir -p multitrain_jax && tar -xzf multitrain_jax.tar.gz -C multitrain_jax && \
-  cd multitrain_jax && python3 -m venv .venv && .venv/bin/pip install --quiet -r requirements-tpu.txt"
+  cd multitrain_jax && python3 -m venv .venv && .venv/bin/pip install --quiet -e .[tpu]"
 on_all_hosts "cd multitrain_jax && .venv/bin/python run.py --multi_host $(printf '%q ' "$@")"

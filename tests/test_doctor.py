@@ -163,27 +163,38 @@ def test_nothing_is_rendered(tmp_path):
 
 def test_packages_that_are_missing_old_or_do_not_belong_together(monkeypatch):
     versions = machine._version
-    wrong = {'flax': None, 'clu': None, 'numpy': '1.26.4', 'jaxlib': '0.1.0', 'av': '1.0'}
+    wrong = {'flax': None, 'tensorboard': None, 'numpy': '1.26.4', 'jaxlib': '0.1.0', 'av': '1.0'}
     monkeypatch.setattr(machine, '_version', lambda name: wrong.get(name, versions(name)))
     found = checks_of(machine.packages)
     assert {name: found[name].state for name in wrong} == {
         'flax': 'fail',
-        'clu': 'warn',
+        'tensorboard': 'warn',
         'numpy': 'fail',
         'jaxlib': 'fail',
         'av': 'warn',
     }
-    assert 'go to the log only' in found['clu'].text and "'numpy>=2.0'" in found['numpy'].remedy
-    assert all(name not in found['required'].text for name in ('flax', 'clu', 'numpy'))
-
-
-def test_without_tensorflow(monkeypatch):
-    monkeypatch.setattr(metrics, 'import_writers', lambda: ['clu', 'tensorflow'])
-    found = checks_of(machine.devices)
     assert (
-        found['TensorFlow'].state == 'ok'
-        and 'clu and tensorflow not installed' in found['TensorFlow'].text
+        'go to the log only' in found['tensorboard'].text
+        and "'numpy>=2.0'" in found['numpy'].remedy
     )
+    assert all(name not in found['required'].text for name in ('flax', 'tensorboard', 'numpy'))
+
+
+@pytest.mark.parametrize(
+    'kind, text', [('tensorboard', "TensorBoard's own writer"), ('log', 'go to the log only')]
+)
+def test_without_tensorflow(kind, text, monkeypatch):
+    monkeypatch.setattr(metrics, 'import_writers', lambda: kind)
+    found = checks_of(machine.devices)
+    assert found['TensorFlow'].state == 'ok' and text in found['TensorFlow'].text
+
+
+def test_dependencies_are_those_of_the_installed_project_or_of_the_clone(monkeypatch):
+    declared = [requirement.name for requirement in machine._requirements()]
+    assert 'jax' in declared and 'av' in declared and 'pytest' not in declared
+    lines = ['jax>=0.10', "numpy<1; python_version < '3'", "torch>=2; extra == 'import'"]
+    monkeypatch.setattr(machine.importlib.metadata, 'requires', lambda name: lines)
+    assert [str(requirement) for requirement in machine._requirements()] == ['jax>=0.10']
 
 
 def test_limits_of_the_system(monkeypatch, tmp_path):

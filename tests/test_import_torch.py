@@ -144,7 +144,7 @@ def test_no_checkpoint(tmp_path):
 
 def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)
-    with pytest.raises(UserError, match='requirements-import.txt'):
+    with pytest.raises(UserError, match='pip install torch pyyaml'):
         read_torch(str(tmp_path / 'x.pyth'))
 
 

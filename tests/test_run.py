@@ -1,45 +1,15 @@
 """run.py as a user meets it: mistakes give one line and exit code 2, and leave nothing behind."""
 
-import logging
-import pathlib
-import runpy
-import sys
-
-from absl import flags
 import pytest
 
 from tests.helpers import tiny
+from tests.helpers.calling import ROOT, call
 from tests.helpers.tiny import quick_compile  # noqa: F401
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     return tiny.write_datasets(tmp_path_factory.mktemp('data'))
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs run.py's command line in this process: (exit code, standard output, standard error)."""
-    before = set(flags.FLAGS)
-    handlers = logging.getLogger().handlers[:]
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['run.py', *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(ROOT / 'run.py'), run_name='__main__')
-        forget_flags()
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    def forget_flags():  # run.py defines its own every time
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
-
-    yield call
-    forget_flags()
-    logging.getLogger().handlers[:] = handlers
 
 
 CONFIG = f'--config={tiny.CONFIG_FILE}'
@@ -127,9 +97,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize('field', ['projections_from', 'init_from', 'replay'])
-def test_a_field_that_is_none_may_be_given(field, run, data, tmp_path):
-    code, _, err = run(
-        CONFIG, f'--workdir={tmp_path}', f'--config.data_root={data}', f'--config.{field}=nowhere'
+def test_a_field_that_is_none_may_be_given(field, data, tmp_path):
+    code, _, err = call(
+        'run',
+        CONFIG,
+        f'--workdir={tmp_path}',
+        f'--config.data_root={data}',
+        f'--config.{field}=nowhere',
     )
     lines = [line for line in err.splitlines() if not line.startswith('[')]
     assert (
@@ -138,14 +112,14 @@ def test_a_field_that_is_none_may_be_given(field, run, data, tmp_path):
 
 
 @pytest.mark.parametrize('name', MISTAKES)
-def test_mistakes_give_one_line(name, run, data, tmp_path):
+def test_mistakes_give_one_line(name, data, tmp_path):
     arguments, parts = MISTAKES[name]
     workdir = tmp_path / 'workdir'
     places = {
         '--workdir=W': f'--workdir={workdir}',
         '--config.data_root=D': f'--config.data_root={data}',
     }
-    code, out, err = run(*[places.get(argument, argument) for argument in arguments])
+    code, out, err = call('run', *[places.get(argument, argument) for argument in arguments])
     assert code == 2
     lines = [line for line in err.splitlines() if not line.startswith('[')]  # without progress
     assert len(lines) == 1 and lines[0].startswith('error: '), err
@@ -155,13 +129,29 @@ def test_mistakes_give_one_line(name, run, data, tmp_path):
     assert not workdir.exists() or [p.name for p in workdir.iterdir()] in ([], ['log.txt'])
 
 
-def test_help_shows_an_example(run):
-    code, out, _ = run('--help')
+def test_help_shows_an_example():
+    code, out, _ = call('run', '--help')
     assert code == 0 and 'python run.py --config=configs/quickstart.py --workdir=' in out
 
 
-def test_all_fields_are_shown_without_a_workdir(run, tmp_path, monkeypatch):
+def test_all_fields_are_shown_without_a_workdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(CONFIG, '--print_config', '--config.seed=5')
+    code, out, err = call('run', CONFIG, '--print_config', '--config.seed=5')
     assert (code, err) == (0, '') and not list(tmp_path.iterdir())
     assert '* config.seed = 5  [0]' in out and 'config.datasets.shades.loss_weight = 0.5' in out
+
+
+@pytest.mark.parametrize('name', ['quickstart', 'quickstart.py', 'configs/quickstart.py'])
+def test_shipped_configs_are_found_by_name_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call('run', f'--config={name}', '--config.epochs=0', '--workdir=w')
+    assert code == 2 and 'epochs=0' in err, err
+
+
+def test_a_file_of_the_user_comes_before_a_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'quickstart.py').write_text('raise ValueError("mine")')
+    code, _, err = call('run', '--config=quickstart.py', '--workdir=w')
+    assert code == 2 and 'mine' in err
+    code, _, err = call('run', '--config=elsewhere/quickstart.py', '--workdir=w')
+    assert code == 2 and 'No such file' in err and 'multitrain, quickstart' in err

@@ -26,7 +26,7 @@ def require_beam() -> None:
         import apache_beam  # noqa: F401
     except ImportError as error:
         raise ValueError(
-            f'Apache Beam is not installed ({error}); pip install -r requirements-beam.txt'
+            f'Apache Beam is not installed ({error}); pip install apache-beam'
         ) from error
 
 

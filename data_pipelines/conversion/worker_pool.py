@@ -158,7 +158,8 @@ class _Worker:
         if self._process is None:
             path = os.environ.get('PYTHONPATH')
             self._process = subprocess.Popen(
-                [sys.executable, '-m', 'data_pipelines.conversion.worker'],
+                # -P: this package, not one that happens to lie in the current directory.
+                [sys.executable, '-P', '-m', 'data_pipelines.conversion.worker'],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 encoding='ascii',

@@ -89,7 +89,8 @@ def _import_tfds():
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ValueError(
-            f'datasets named tfds:... need TFDS ({error}); pip install -r requirements-tfds.txt'
+            f'datasets named tfds:... need TFDS ({error}); '
+            'pip install tensorflow-datasets array-record importlib-resources'
         ) from error
     return tfds
 

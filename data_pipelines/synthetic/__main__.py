@@ -1,4 +1,4 @@
-"""Renders two labelled action datasets as MP4 files: the command."""
+"""Renders two labelled action datasets as MP4 files."""
 
 import argparse
 from concurrent.futures.process import BrokenProcessPool

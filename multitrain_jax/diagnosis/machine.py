@@ -8,36 +8,31 @@ import math
 import os
 from pathlib import Path
 import platform
-import re
 import resource
 import shutil
 import sys
 import tempfile
 import time
+import tomllib
 
 import numpy as np
+from packaging.requirements import Requirement
 
 from multitrain_jax.diagnosis.check import Check
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _OLDEST_PYTHON = (3, 11)
-_REQUIREMENT = re.compile(r'(?P<name>[\w.-]+)(\[[^]]*\])?\s*>=\s*(?P<version>[\d.]+)')
 # Distributions that hold the same package.
 _SAME = {
-    'tensorflow-cpu': ('tensorflow', 'tensorflow-macos', 'tf-nightly'),
-    'tensorflow': ('tensorflow-cpu', 'tensorflow-macos', 'tf-nightly'),
     'opencv-python-headless': (
         'opencv-python',
         'opencv-contrib-python-headless',
         'opencv-contrib-python',
     ),
 }
-# Of requirements.txt, what training itself can do without, and what for it is.
+# Of the dependencies, what training itself can do without, and what for it is.
 _SERVES = {
-    'clu': 'TensorBoard files; without it metrics go to the log only',
-    'tensorboard': 'looking at TensorBoard files',
-    'tensorflow-cpu': 'TensorBoard files; without it metrics go to the log only',
-    'tensorflow': 'TensorBoard files; without it metrics go to the log only',
+    'tensorboard': 'TensorBoard files; without it metrics go to the log only',
     'av': 'reading videos: conversion and prediction',
     'simplejpeg': 'reading records',
     'opencv-python-headless': 'reading records and videos',
@@ -48,10 +43,15 @@ _SERVES = {
     'matplotlib': 'heat maps',
 }
 _OPTIONAL = (
-    ('torch', 'importing PyTorch checkpoints', 'requirements-import.txt'),
-    ('tensorflow-datasets', 'datasets of TFDS', 'requirements-tfds.txt'),
-    ('dmvr', 'datasets of DMVR factories', 'requirements-dmvr.txt'),
-    ('apache-beam', 'conversion on a cluster', 'requirements-beam.txt'),
+    ('clu', "metrics through clu's writers, with TensorFlow", 'pip install clu tensorflow-cpu'),
+    ('torch', 'importing PyTorch checkpoints', 'pip install torch pyyaml'),
+    (
+        'tensorflow-datasets',
+        'datasets of TFDS',
+        'pip install tensorflow-datasets array-record importlib-resources',
+    ),
+    ('dmvr', 'datasets of DMVR factories', 'see docs/data.md'),
+    ('apache-beam', 'conversion on a cluster', 'pip install apache-beam'),
 )
 _LEAST_FILES = (
     1024  # open at once: a reader holds up to 128 shards of each split, Orbax some hundreds more
@@ -60,7 +60,7 @@ _LEAST_MEMORY, _LEAST_DISK = 4 << 30, 2 << 30  # bytes
 
 
 def packages() -> Iterator[Check]:
-    """Python, what requirements.txt names, and what is optional."""
+    """Python, what the project depends on, and what is optional."""
     python = platform.python_version()
     if sys.version_info[:2] >= _OLDEST_PYTHON:
         yield Check('ok', 'Python', f'{python}, {sys.executable}')
@@ -73,22 +73,15 @@ def packages() -> Iterator[Check]:
             f'make a virtual environment of Python {needed} or newer',
         )
     good, problems = [], []
-    for name, least in _requirements():
+    for requirement in _requirements():
+        name, wanted = requirement.name, requirement.specifier
         have, serves = _version(name), _SERVES.get(name)
+        severity, remedy = 'warn' if serves else 'fail', f"pip install '{name}{wanted}'"
         if have is None:
             text = f'not installed; it is for {serves}' if serves else 'not installed'
-            problems.append(
-                Check('warn' if serves else 'fail', name, text, 'pip install -r requirements.txt')
-            )
-        elif _numbers(have) < _numbers(least):
-            problems.append(
-                Check(
-                    'warn' if serves else 'fail',
-                    name,
-                    f'{have} is too old, {least} is needed',
-                    f"pip install '{name}>={least}'",
-                )
-            )
+            problems.append(Check(severity, name, text, remedy))
+        elif not wanted.contains(have, prereleases=True):
+            problems.append(Check(severity, name, f'{have} is there, {wanted} is needed', remedy))
         else:
             good.append(f'{name} {have}')
     yield Check('ok', 'required', ', '.join(good))
@@ -114,14 +107,16 @@ def packages() -> Iterator[Check]:
     yield Check('ok', 'optional', text)
 
 
-def _requirements() -> Iterator[tuple[str, str]]:
-    """(distribution, lowest version) of requirements.txt, those for this system."""
-    for line in (_ROOT / 'requirements.txt').read_text(encoding='utf-8').splitlines():
-        requirement, _, marker = line.partition('#')[0].partition(';')
-        match = _REQUIREMENT.match(requirement.strip())
-        system = re.search(r'sys_platform (==|!=) "(\w+)"', marker)
-        if match and (system is None or (system[1] == '==') == (system[2] == sys.platform)):
-            yield match['name'], match['version']
+def _requirements() -> Iterator[Requirement]:
+    """What the project depends on, on this system: as installed; of a clone that is not, as pyproject.toml says."""
+    try:
+        lines = importlib.metadata.requires('multitrain_jax') or []
+    except importlib.metadata.PackageNotFoundError:
+        with open(_ROOT / 'pyproject.toml', 'rb') as file:
+            lines = tomllib.load(file)['project']['dependencies']
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({'extra': ''}):
+            yield requirement
 
 
 def _version(name: str) -> str | None:
@@ -131,10 +126,6 @@ def _version(name: str) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.match(r'\d+(\.\d+)*', version)[0].split('.'))
 
 
 def devices() -> Iterator[Check]:
@@ -148,7 +139,7 @@ def devices() -> Iterator[Check]:
             'fail',
             'JAX',
             ' '.join(str(error).split()),
-            'JAX_PLATFORMS=cpu runs on the CPU; see requirements-gpu.txt, -tpu.txt',
+            'JAX_PLATFORMS=cpu runs on the CPU; accelerators want jax[cuda12] or jax[tpu]',
         )
         return
     for kind in dict.fromkeys((device.platform, device.device_kind) for device in found):
@@ -160,16 +151,16 @@ def devices() -> Iterator[Check]:
             f'{count(len(alike), kind[1])}' + (f', {bytes_text(memory)} each' if memory else ''),
         )
     if found[0].platform == 'cpu':
-        for name, pattern, file in (
-            ('NVIDIA GPU', '/dev/nvidia[0-9]*', 'requirements-gpu.txt'),
-            ('TPU', '/dev/accel[0-9]*', 'requirements-tpu.txt'),
+        for name, pattern, extra in (
+            ('NVIDIA GPU', '/dev/nvidia[0-9]*', 'jax[cuda12]'),
+            ('TPU', '/dev/accel[0-9]*', 'jax[tpu]'),
         ):
             if glob.glob(pattern):
                 yield Check(
                     'warn',
                     name,
                     'this machine has one that JAX does not use',
-                    f'pip install -r {file}'
+                    f"pip install '{extra}'"
                     + (
                         ' (and leave JAX_PLATFORMS unset)'
                         if os.environ.get('JAX_PLATFORMS')
@@ -183,13 +174,10 @@ def _tensorflow() -> Check:
     """TensorFlow as training imports it, behind TensorBoard's writer."""
     from multitrain_jax.reporting import metrics
 
-    missing = metrics.import_writers()
-    if missing:
-        return Check(
-            'ok',
-            'TensorFlow',
-            f'not used: {" and ".join(missing)} not installed, metrics go to the log only',
-        )
+    kind = metrics.import_writers()
+    if kind != 'clu':
+        where = 'go to the log only' if kind == 'log' else "are written by TensorBoard's own writer"
+        return Check('ok', 'TensorFlow', f'not used, metrics {where}')
     seen = sys.modules['tensorflow'].config.get_visible_devices('GPU')
     if seen:
         return Check(
@@ -292,7 +280,7 @@ def decoding() -> Iterator[Check]:
             'warn',
             'JPEG',
             'simplejpeg or OpenCV is missing, records cannot be read',
-            'pip install -r requirements.txt',
+            'pip install simplejpeg opencv-python-headless',
         )
         return
     import simplejpeg
@@ -331,7 +319,7 @@ def _same(name: str, wanted: np.ndarray, found: np.ndarray, by: str, seconds: fl
             'fail',
             name,
             f'{by}: pixels come back wrong',
-            'pip install --force-reinstall -r requirements.txt',
+            'pip install --force-reinstall simplejpeg opencv-python-headless av',
         )
     return Check(
         'ok',
@@ -370,9 +358,8 @@ def training_step() -> Iterator[Check]:
     from multitrain_jax.training import train_step
 
     clips = 2 * jax.device_count()
-    path = _ROOT / 'configs' / 'quickstart.py'
     sizes = (f'--config.batch_size={clips}', f'--config.evaluation.batch_size={clips}')
-    config = load_config([f'--config={path}', *_TINY, *sizes])
+    config = load_config(['--config=quickstart', *_TINY, *sizes])
     datasets = [DatasetSpec(name, ('a', 'b', 'c')) for name in config.datasets]
     driver = train.driver_of(config)
     graphdef, params = train_step.abstract_model(config, datasets)

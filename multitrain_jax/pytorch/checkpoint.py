@@ -49,7 +49,7 @@ def read_torch(
         import torch
     except ImportError as error:
         raise UserError(
-            'reading PyTorch checkpoints needs PyTorch: pip install -r requirements-import.txt'
+            'reading PyTorch checkpoints needs PyTorch: pip install torch pyyaml'
         ) from error
     if not Path(path).expanduser().is_file():
         raise UserError(f'--checkpoint={path}: no such file')

@@ -58,35 +58,43 @@ def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
     return float(precision[hits].mean())
 
 
-def import_writers() -> list[str]:
-    """Imports what TensorBoard files need, which takes seconds; returns the packages that are not there."""
-    missing = [name for name in ('clu', 'tensorflow') if importlib.util.find_spec(name) is None]
-    if not missing:
+def import_writers() -> str:
+    """Imports what writes TensorBoard files, which takes seconds for the first of these.
+
+    Returns:
+        'clu' where it and TensorFlow are installed, else 'tensorboard', whose own writer needs no TensorFlow, else
+        'log'.
+    """
+    if all(importlib.util.find_spec(name) for name in ('clu', 'tensorflow')):
         # TensorFlow is talkative; of its oneDNN it says so on every import, and nothing here computes with it.
         os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
         os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
         importlib.import_module('clu.metric_writers')
         # JAX has the accelerators; the first operation of a TensorFlow that sees a GPU takes all of its memory.
         importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
-    return missing
+        return 'clu'
+    if importlib.util.find_spec('tensorboard'):
+        importlib.import_module('tensorboard.summary')
+        return 'tensorboard'
+    return 'log'
 
 
 def open_writer(workdir: str, *, is_main_host: bool):
-    """The CLU writer of a run: TensorBoard files in `workdir`, all values also in the log.
+    """The writer of a run's metrics: TensorBoard files in `workdir`, all values also in the log.
 
-    On an accelerator machine without clu or TensorFlow (which TensorBoard files need) metrics go to the log
-    only, and a warning says so.
+    It is clu's where clu and TensorFlow are installed, else TensorBoard's own, which writes the same tags as the same
+    kind of summary. Without either, metrics go to the log only, and a warning says so.
     """
-    missing = import_writers()
-    if missing:
-        _log.warning(
-            'no TensorBoard files: %s not installed; metrics go to the log only',
-            ' and '.join(missing),
-        )
-        return LogWriter()
-    from clu import metric_writers
+    kind = import_writers()
+    if kind == 'clu':
+        from clu import metric_writers
 
-    return metric_writers.create_default_writer(workdir, just_logging=not is_main_host)
+        return metric_writers.create_default_writer(workdir, just_logging=not is_main_host)
+    if kind == 'log':
+        _log.warning(
+            'no TensorBoard files: tensorboard is not installed; metrics go to the log only'
+        )
+    return EventWriter(workdir) if kind == 'tensorboard' and is_main_host else LogWriter()
 
 
 class OpeningWriter:
@@ -109,12 +117,28 @@ class LogWriter:
             ', '.join(f'{name}={value:.5g}' for name, value in sorted(scalars.items())),
         )
 
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        for name, text in texts.items():
-            _log.info('[%d] %s: %s', step, name, text)
-
     def flush(self) -> None:
         pass
 
     def close(self) -> None:
         pass
+
+
+class EventWriter(LogWriter):
+    """Writes to the log and to a TensorBoard file, without TensorFlow."""
+
+    def __init__(self, workdir: str):
+        from tensorboard import summary
+
+        self._events = summary.Writer(workdir)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        super().write_scalars(step, scalars)
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()

@@ -1,4 +1,4 @@
-"""The shipped training step, made small, compiles for GPUs; needs requirements-gpu-compile.txt, no GPU."""
+"""The shipped training step, made small, compiles for GPUs; needs the extra `gpu`, no GPU."""
 
 import importlib.util
 import json

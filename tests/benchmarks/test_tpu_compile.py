@@ -1,4 +1,4 @@
-"""The programs of the shipped configs, made small, compile for TPUs; needs requirements-tpu-compile.txt, no TPU."""
+"""The programs of the shipped configs, made small, compile for TPUs; needs the extra `tpu`, no TPU."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Conversion by an Apache Beam pipeline: the same as without. Needs requirements-beam.txt."""
+"""Conversion by an Apache Beam pipeline: the same as without. Needs the extra `beam`."""
 
 import importlib.util
 import os
@@ -128,7 +128,7 @@ def test_beam_is_missing(videos, tmp_path, capsys):
     main(arguments(videos, tmp_path, '--workers=1'))
     before = contents(tmp_path)
     assert main(arguments(videos, tmp_path, '--beam', '--quality=50')) == 2
-    assert 'pip install -r requirements-beam.txt' in capsys.readouterr().err
+    assert 'pip install apache-beam' in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 

@@ -6,23 +6,21 @@ import io
 import logging
 import pathlib
 import re
-import runpy
 import sys
 
-from absl import flags
-
+from multitrain_jax.__main__ import COMMANDS
 from multitrain_jax.errors import run_command
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-_OF_DATA = {name: name for name in ('convert', 'inspect', 'index', 'service')}
-_OF_DATA['synthetic'] = 'synthetic.__main__'
+_MODULES = {module.rpartition('.')[2]: module for module in COMMANDS.values()}
+_MODULES['synthetic'] += '.__main__'
 # Progress: a clock in brackets, or a bar.
 _PROGRESS = re.compile(r'\[\d\d:\d\d:\d\d\]|.*(\d%\||[a-z]/s[],])')
 
 
 def call(command: str, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, standard output, standard error); `command`: 'run', or the last part of a module's name."""
-    argv, handlers, known = sys.argv, logging.getLogger().handlers[:], set(flags.FLAGS)
+    """(exit code, standard output, standard error); `command`: the last part of a module's name."""
+    argv, handlers = sys.argv, logging.getLogger().handlers[:]
     out, err = io.StringIO(), io.StringIO()
     sys.argv = [command, *map(str, arguments)]
     try:
@@ -30,23 +28,18 @@ def call(command: str, *arguments: object) -> tuple[int, str, str]:
             code = _run(command)
     finally:
         sys.argv, logging.getLogger().handlers[:] = argv, handlers
-        for name in set(flags.FLAGS) - known:  # run.py defines its own every time
-            delattr(flags.FLAGS, name)
         sys.modules.pop('config_config', None)  # as ml_collections calls the config file
     return code, out.getvalue(), err.getvalue()
 
 
 def _run(command: str) -> int:
+    main = importlib.import_module(_MODULES[command]).main
     try:
-        if command == 'run':
-            runpy.run_path(str(ROOT / 'run.py'), run_name='__main__')
-        elif command in _OF_DATA:
-            return importlib.import_module(f'data_pipelines.{_OF_DATA[command]}').main(sys.argv[1:])
-        else:
-            run_command(importlib.import_module(f'multitrain_jax.{command}').main)
+        if _MODULES[command].startswith('multitrain_jax'):
+            run_command(main)
+        return main()
     except SystemExit as end:
         return end.code
-    raise AssertionError(f'{command} did not end')
 
 
 def check_mistake(command: str, arguments: list[str], parts: list[str]) -> str:

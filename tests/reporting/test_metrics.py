@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.reporting import metrics
+from tests.helpers.event_files import scalars
 
 
 def test_merge_is_the_weighted_mean_and_leaves_out_what_never_occurred():
@@ -34,16 +35,46 @@ def test_average_precision_of_tied_scores_does_not_depend_on_the_order():
     assert np.isnan(metrics.average_precision(np.zeros(2), np.zeros(2, bool)))
 
 
-def test_without_tensorflow_metrics_go_to_the_log(monkeypatch, caplog):
+@pytest.fixture
+def without(monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, 'find_spec', lambda name: None if name == 'tensorflow' else find(name)
+    return lambda *names: monkeypatch.setattr(
+        importlib.util, 'find_spec', lambda name: None if name in names else find(name)
     )
+
+
+def _write(workdir, **options):
+    writer = metrics.open_writer(str(workdir), **options)
+    writer.write_scalars(7, {'loss': 0.5, 'top1/a': np.float32(1)})
+    writer.flush()
+    writer.write_scalars(9, {'loss': 0.25})
+    writer.close()
+
+
+@pytest.mark.parametrize('missing', ['clu', 'tensorflow'])
+def test_without_tensorflow_tensorboard_reads_the_same_curves(missing, without, tmp_path, caplog):
+    pytest.importorskip('clu')
+    pytest.importorskip('tensorflow')
+    (tmp_path / 'clu').mkdir()
+    _write(tmp_path / 'clu', is_main_host=True)
+    without(missing)
     with caplog.at_level(logging.INFO, 'multitrain_jax'):
-        writer = metrics.open_writer('/nowhere', is_main_host=True)
-        writer.write_scalars(7, {'loss': 0.5})
-        writer.close()
-    assert 'tensorflow not installed' in caplog.text and '[7] loss=0.5' in caplog.text
+        _write(tmp_path / 'own', is_main_host=True)
+    curves = scalars(tmp_path / 'own')
+    assert curves == scalars(tmp_path / 'clu')
+    assert curves == {'loss': {7: [0.5], 9: [0.25]}, 'top1/a': {7: [1.0]}}
+    assert '[7] loss=0.5' in caplog.text
+
+
+def test_other_hosts_and_machines_without_tensorboard_write_to_the_log(without, tmp_path, caplog):
+    without('tensorflow')
+    with caplog.at_level(logging.INFO, 'multitrain_jax'):
+        _write(tmp_path, is_main_host=False)
+        assert '[7] loss=0.5' in caplog.text and 'not installed' not in caplog.text
+        without('clu', 'tensorboard')
+        _write(tmp_path, is_main_host=True)
+    assert 'tensorboard is not installed; metrics go to the log only' in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_writer_that_is_being_opened_is_waited_for_at_its_first_use():

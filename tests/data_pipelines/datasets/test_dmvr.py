@@ -13,7 +13,8 @@ from tests.helpers.tiny_records import flat_dataset
 
 pytest.importorskip('tensorflow')
 with_dmvr = pytest.mark.skipif(
-    importlib.util.find_spec('dmvr') is None, reason='DMVR is not installed (requirements-dmvr.txt)'
+    importlib.util.find_spec('dmvr') is None,
+    reason='DMVR is not installed (docs/data.md tells how)',
 )
 SPEC = dict(num_frames=3, crop_size=16)
 
@@ -127,5 +128,7 @@ def test_mistakes(tiny, function, message):
 
 @pytest.mark.skipif(importlib.util.find_spec('dmvr') is not None, reason='DMVR is installed')
 def test_without_dmvr():
-    with pytest.raises(ValueError, match='pip install --no-deps -r requirements-dmvr.txt'):
+    with pytest.raises(
+        ValueError, match=r'pip install --no-deps git\+https://github.com/google-deepmind/dmvr@'
+    ):
         _evaluate(_source())
