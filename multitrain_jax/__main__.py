@@ -1,4 +1,4 @@
-"""One action classifier, many datasets: MultiTrain and co-finetuning in JAX."""
+"""One video transformer, many action datasets: MultiTrain and co-finetuning in JAX."""
 
 import ast
 import difflib
