@@ -1,4 +1,4 @@
-"""Tests a trained model: any checkpoint, on its own datasets or others of the same classes, with any number of views.
+"""Tests a trained model on its datasets, or others of the same classes, with any number of views.
 
     python -m multitrain_jax.evaluate --workdir=runs/quickstart --temporal_views=5 --spatial_views=1
     python -m multitrain_jax.evaluate --config=configs/multitrain.py --config.data_root=/data --checkpoint=exports/best

@@ -98,7 +98,7 @@ LINES = {
     'of a video': (['--config={video}'], 'cannot be loaded'),
     'of a directory': (['--config=configs'], 'Is a directory'),
     'empty': (['--config='], '--config='),
-    'no suffix': (['--config=configs/quickstart'], 'No such file'),
+    'no suffix': (['--config=configs/quickstar'], 'No such file'),
     'no variants': (['--config=configs/quickstart.py:large'], 'no variants'),
     'no such variant': (['--config=configs/multitrain.py:k701'], "no variant 'k701', only k700"),
     'no value': (
