@@ -1,4 +1,4 @@
-"""Turns published weights into a model of ours: MViTv2, and the plain transformers of VideoMAE, V-JEPA 2, ViViT.
+"""Turns published weights of MViTv2, VideoMAE, V-JEPA 2 or ViViT into a model of ours.
 
     python -m multitrain_jax.import_torch --checkpoint=MViTv2_B_32x3_k400.pyth --output=imports/k400 \\
         --dataset=kinetics400 --classes=k400.txt
