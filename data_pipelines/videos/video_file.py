@@ -2,8 +2,6 @@
 
 What is decided here, once, for the converter and for prediction:
 
-* Of several video streams the one of the largest resolution is read, as the ffmpeg program does
-  (cover art last).
 * With `frame_rate=r` frame k is what is on screen at `start + k / r`: nothing depends on frame
   numbers, so variable frame rates, missing frames and missing headers do no harm. Without, the
   video's own frames are taken.
@@ -11,10 +9,13 @@ What is decided here, once, for the converter and for prediction:
 * Decoding goes on after a damaged packet; what is lost is said in `damage`, never passed over in
   silence.
 * Headers (duration, number of frames) are never trusted for more than that message.
+
+Which stream is read and what its timestamps are: see `packets`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
+import itertools
 import math
 import os
 import struct
@@ -24,25 +25,12 @@ from av.video.reformatter import VideoReformatter
 import cv2
 import numpy as np
 
+from data_pipelines.videos.packets import MAX_FRAME_PIXELS, PacketStream, VideoError
+
 # Matroska and WebM round times to milliseconds: a frame up to half of one late still counts as
 # being on screen.
 TIME_TOLERANCE = 0.0005  # seconds
-_MAX_FRAME_PIXELS = 1 << 26  # 8192 x 8192: beyond that a damaged header is likelier than a video
 _MAX_BYTES = 4 << 30  # of the array that read_frames returns
-# A title that is no UTF-8 does not matter here: PyAV takes it from version 19 on, and before when it is told to.
-_ANY_TITLE = {} if int(av.__version__.partition('.')[0]) >= 19 else {'metadata_errors': 'replace'}
-
-
-class VideoError(ValueError):
-    """A video that cannot be used. The text is one line: file, what is wrong.
-
-    Attributes:
-      reason: what is wrong, without the file.
-    """
-
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(f'{os.fspath(path)}: {reason}')
-        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,14 +130,15 @@ class FrameStream:
             ('frame_rate', frame_rate),
             ('short_side', short_side),
             ('max_seconds', max_seconds),
-            ('end', end),
         ):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f'{name}={value}: must be positive')
         if start is not None and not (start >= 0 and math.isfinite(start)):
             raise ValueError(f'start={start}: must not be negative')
-        if start is not None and end is not None and end <= start:
-            raise VideoError(path, f'the clip ends ({end} s) before it starts ({start} s)')
+        if end is not None and not math.isfinite(end):
+            raise ValueError(f'end={end}: must be finite')
+        if end is not None and end <= (start or 0.0):
+            raise VideoError(path, f'the clip ends ({end} s) before it starts ({start or 0.0} s)')
         self._path = os.fspath(path)
         self._rate = frame_rate
         self._start = start
@@ -178,7 +167,7 @@ class FrameStream:
             reason = getattr(error, 'strerror', None) or type(error).__name__
             raise VideoError(self._path, f'empty or unreadable ({reason})') from error
         if not count:
-            raise VideoError(self._path, decoder.why_no_frames(self._start))
+            raise VideoError(self._path, decoder.why_no_frames(self._last_time(0.0)))
 
     def _last_time(self, first: float) -> float:
         """Seconds at which reading ends."""
@@ -219,8 +208,13 @@ class FrameStream:
         for timestamp, frame in decoder:
             if origin is None:
                 origin = timestamp
+            elif shown is None and timestamp - origin > decoder.max_gap:
+                decoder.notes.append(f'no picture from {origin:.3f} s to {timestamp:.3f} s')
+                origin = timestamp
             if stop is None:
                 stop = self._last_time(origin)
+                if timestamp >= stop - TIME_TOLERANCE:
+                    break
             # The frame shown so far serves every pick before the new one appears. The very first
             # frame also serves the picks before it: nothing else is ever on screen then.
             leaves = min(timestamp, stop) - TIME_TOLERANCE
@@ -246,7 +240,7 @@ class FrameStream:
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
         """A decoded frame as upright RGB of the output size, u8 [H, W, 3]."""
-        if frame.width * frame.height > _MAX_FRAME_PIXELS:
+        if frame.width * frame.height > MAX_FRAME_PIXELS:
             raise VideoError(
                 self._path, f'frames of {frame.width}x{frame.height}: too large to be true'
             )
@@ -255,7 +249,7 @@ class FrameStream:
         image = _upright(image, frame)
         if self._size is None:
             self._size = output_size(*image.shape[:2], self._short_side, self._upscale)
-            if self._size[0] * self._size[1] > _MAX_FRAME_PIXELS:  # of a thin strip, magnified
+            if self._size[0] * self._size[1] > MAX_FRAME_PIXELS:  # of a thin strip, magnified
                 raise VideoError(
                     self._path,
                     f'frames of {frame.width}x{frame.height} would become '
@@ -302,35 +296,43 @@ class _Decoder:
     """Decodes one stream, going on after damage.
 
     Yields (seconds since the video's beginning, frame); the times never fall.
+
+    Attributes, valid once the iteration has ended:
+      first_time: seconds at which the first decoded frame appears; NaN if none was decoded.
+      last_time, last_duration: of the last decoded frame, seconds.
+      stopped_early: to be set when frames are left.
+      notes: what else is to be told as damage.
     """
 
     def __init__(self, path: str, threads: int, start: float | None):
-        if not os.path.exists(path):
-            raise VideoError(path, 'no such file')
-        if os.path.isdir(path):
-            raise VideoError(path, 'a directory, not a video')
-        if not os.path.getsize(path):
-            raise VideoError(path, 'empty or unreadable (0 bytes)')
         self._path = path
         self._threads = threads
-        self._seek_to = start
-        self._container = None
-        self.last_time = math.nan
-        self.last_duration = math.nan
-        self.stated_rate = math.nan
+        self._start = start
+        self._packets: PacketStream | None = None
         self.stopped_early = False
+        self.notes: list[str] = []
 
     def __enter__(self) -> '_Decoder':
         return self
 
     def __exit__(self, *unused) -> None:
-        if self._container is not None:
-            self._container.close()
+        if self._packets is not None:
+            self._packets.close()
+
+    @property
+    def stated_rate(self) -> float:
+        """Frames per second by the header."""
+        return self._packets.stated_rate
+
+    @property
+    def max_gap(self) -> float:
+        """Seconds without a frame that are believed."""
+        return self._packets.max_gap
 
     def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
-        sought = self._seek_to is not None and self._seek_to > 1
+        sought = self._start is not None and self._start > 1
         for timestamp, frame in self._decode(sought):
-            if sought and timestamp > self._seek_to + TIME_TOLERANCE:
+            if sought and timestamp > self._start + TIME_TOLERANCE:
                 break  # the file's index is wrong, this is past the start: begin at the beginning
             sought = False
             yield timestamp, frame
@@ -338,94 +340,159 @@ class _Decoder:
             yield from self._decode(False)
 
     def _decode(self, seek: bool) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Frames from the beginning; `seek`: from near the start, or none where that is not found."""
         self.__exit__()
-        self._container = av.open(
-            f'file:{self._path}', **_ANY_TITLE
-        )  # the prefix: a name may hold a colon
-        stream = _largest_stream(self._container, self._path)
-        self._expected = 0 if seek else stream.frames
-        self._decoded = self._corrupt = self._bad_packets = 0
-        stream.codec_context.thread_count = self._threads
-        stream.thread_type = 'NONE' if self._threads == 1 else 'AUTO'
-        beginning = (self._container.start_time or 0) / av.time_base
-        rate = self.stated_rate = float(stream.average_rate or stream.guessed_rate or 25)
-        time_base = float(stream.time_base)
+        packets = self._packets = PacketStream(self._path)
+        packets.stream.codec_context.thread_count = self._threads
+        packets.stream.thread_type = 'NONE' if self._threads == 1 else 'AUTO'
+        self._expected = 0 if seek else packets.stream.frames
+        self._decoded = self._corrupt = self._refused = 0
+        self._first_key: int | None = None
+        self.first_time = self.last_time = self.last_duration = math.nan
+        source, delay = iter(packets), None
         if seek:
-            try:
-                self._container.seek(int((self._seek_to + beginning) / time_base), stream=stream)
-            except av.error.FFmpegError:
-                return  # not seekable
-        last = None
-        for frame in self._frames(stream):
-            gap = None
-            if frame.pts is None:
-                timestamp = 0.0 if last is None else last + 1 / rate
+            first = next(source, None)
+            if first is None or first.dts is None or not packets.has_clock:
+                return  # nothing would say where one arrives
+            source = itertools.chain([first], source)
+            if packets.joinable:
+                source = self._from_key_frame(source)
             else:
-                timestamp = frame.pts * time_base - beginning
-            if last is not None:
-                timestamp = max(timestamp, last)
-                gap = timestamp - last
-            duration = frame.duration * time_base if frame.duration else 0
-            self.last_time, self.last_duration = timestamp, duration or gap or 1 / rate
-            last = timestamp
+                if first.pts is None:
+                    delay = self._delay(next(self._frames(source), None))
+                    self._decoded = self._refused = 0
+                try:
+                    packets.seek(self._start + (delay or 0) * packets.time_base)
+                except av.error.FFmpegError:
+                    return
+                source = iter(packets)
+        best = _BestTimestamp()
+        for frame in self._frames(source):
+            delay = self._delay(frame) if delay is None else delay
+            ticks = best(frame)
+            duration = packets.duration(frame.duration)
+            if ticks is not None:
+                timestamp = packets.seconds(ticks - delay)
+            elif not math.isnan(self.last_time):
+                timestamp = self.last_time + self.last_duration
+            elif seek:
+                return
+            else:
+                timestamp = 0.0
+            if math.isnan(self.last_time):
+                self.first_time = self.last_time = timestamp
+            timestamp = max(timestamp, self.last_time)
+            if not frame.duration:
+                duration = timestamp - self.last_time or duration
+            self.last_time, self.last_duration = timestamp, duration
+            if self._start is None or timestamp + duration > self._start:
+                self._corrupt += frame.is_corrupt
             yield timestamp, frame
 
-    def _frames(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-        packets = self._container.demux(stream)
-        while True:
+    def _delay(self, first: av.VideoFrame | None) -> int:
+        """How much later, in ticks, the first frame is stated than the key frame that it is.
+
+        Where no time of presentation is stated, a frame has the time of the packet that made it
+        come out of the decoder: for B-frames a later one than its own.
+        """
+        if None in (first, self._first_key) or first.pts is not None or first.dts is None:
+            return 0
+        return first.dts - self._first_key
+
+    def _from_key_frame(self, source: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """Leaves out what comes before the last key frame that appears until the start.
+
+        Reads all that comes before it: a seek would believe the file's clock.
+        """
+        kept = []
+        for packet in source:
+            if packet.is_keyframe and packet.pts is not None:
+                if self._packets.seconds(packet.pts) <= self._start + TIME_TOLERANCE:
+                    kept = []
+            kept.append(packet)
+            if packet.dts is not None and self._packets.seconds(packet.dts) > self._start:
+                break
+        yield from kept
+        yield from source
+
+    def _frames(self, source: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+        for packet in itertools.chain(source, [None]):  # None: what the decoder still holds
+            if packet is not None:
+                self._expected -= packet.is_discard  # an edit list hides it
+                if packet.is_keyframe and self._first_key is None:
+                    self._first_key = packet.dts
             try:
-                packet = next(packets)
-            except StopIteration:
-                return
+                frames = self._packets.stream.decode(packet)
             except av.error.FFmpegError:
-                self._bad_packets += 1
-                packet = None  # the file ends here; what the decoder still holds is worth having
-            if packet is not None and packet.is_discard:
-                self._expected -= 1  # an edit list hides it
-            try:
-                frames = stream.decode(packet)
-            except av.error.FFmpegError:
-                self._bad_packets += 1
-                frames = []
+                self._refused += packet is None or not packet.is_corrupt  # else it is counted
+                continue
             for frame in frames:
                 self._decoded += 1
-                self._corrupt += frame.is_corrupt
                 yield frame
-            if packet is None:
-                return
 
     def damage(self) -> str:
-        """What was lost, as one line; empty if nothing."""
-        notes = []
-        if not self.stopped_early and self._decoded < self._expected:
-            notes.append(f'{self._decoded} of {self._expected} frames')
-        if self._bad_packets:
-            notes.append(f'{self._bad_packets} damaged packets')
+        """What was lost, as one line; empty if nothing: what FFmpeg calls damaged.
+
+        A header's number of frames is told beside that, but is no damage: headers also count
+        frames that are skipped, or that were taken out when the file was made.
+        """
+        notes = list(self.notes)
+        packets, jumps = self._packets.damaged + self._refused, self._packets.jumps
+        if packets:
+            notes.append(f'{packets} damaged packets')
         if self._corrupt:
             notes.append(f'{self._corrupt} damaged frames')
+        if notes and not self.stopped_early and self._decoded < self._expected:
+            notes.insert(0, f'{self._decoded} of {self._expected} frames')
+        if jumps:
+            more = f' and {len(jumps) - 1} times more' if jumps[1:] else ''
+            notes.append(f'times jump at {jumps[0]:.3f} s{more}; they go on without a gap')
         return ', '.join(notes)
 
-    def why_no_frames(self, start: float | None) -> str:
-        if not self._decoded or math.isnan(self.last_time):
+    def why_no_frames(self, stop: float) -> str:
+        """Why no frame was found from the start until `stop`, seconds."""
+        start = self._start or 0
+        if math.isnan(self.last_time):
             return 'no frame can be decoded'
+        if self.first_time >= stop - TIME_TOLERANCE:
+            return (
+                f'no frame between {start:g} s and {stop:g} s: the first appears at '
+                f'{self.first_time:.3f} s'
+            )
+        if self.stopped_early:
+            return (
+                f'no frame appears between {start:g} s and {stop:g} s; the next one does at '
+                f'{self.last_time:.3f} s'
+            )
         finish = self.last_time + self.last_duration
-        return f'no frame at or after {start or 0:g} s (the video ends at {finish:.3f} s)'
+        if damage := self.damage():
+            return f'no frame at or after {start:g} s (reading ended at {finish:.3f} s: {damage})'
+        return f'no frame at or after {start:g} s (the video ends at {finish:.3f} s)'
 
 
-def _largest_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
-    streams = container.streams.video
-    if not streams:
-        raise VideoError(path, 'no video stream')
-    cover = av.stream.Disposition.attached_pic
+class _BestTimestamp:
+    """Timestamp of each frame, by FFmpeg's rule (its `best_effort_timestamp`).
 
-    def preference(stream):
-        # Without a decoder a stream has no size.
-        pixels = 0 if stream.codec_context is None else (stream.width or 0) * (stream.height or 0)
-        return not stream.disposition & cover, pixels, -stream.index
+    That of presentation, but where those fail to rise more often than those of decoding, the
+    latter: some programs write invented times.
+    """
 
-    stream = max(streams, key=preference)
-    if stream.codec_context is None:
-        raise VideoError(path, 'no decoder for this kind of video')
-    if (stream.width or 0) * (stream.height or 0) > _MAX_FRAME_PIXELS:
-        raise VideoError(path, f'frames of {stream.width}x{stream.height}: too large to be true')
-    return stream
+    def __init__(self):
+        self._last_pts = self._last_dts = -math.inf
+        self._faulty_pts = self._faulty_dts = 0
+
+    def __call__(self, frame: av.VideoFrame) -> int | None:
+        pts, dts = frame.pts, frame.dts
+        if dts is not None:
+            self._faulty_dts += dts <= self._last_dts
+            self._last_dts = dts
+        elif pts is not None:
+            self._last_dts = pts
+        if pts is not None:
+            self._faulty_pts += pts <= self._last_pts
+            self._last_pts = pts
+        elif dts is not None:
+            self._last_pts = dts
+        if pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts):
+            return pts
+        return dts

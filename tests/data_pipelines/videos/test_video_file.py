@@ -400,7 +400,7 @@ def test_memory_is_bounded(video, monkeypatch):
     monkeypatch.setattr(video_file, '_MAX_BYTES', 100_000)
     with pytest.raises(VideoError, match='lower max_seconds, short_side or frame_rate'):
         read_frames(video)
-    monkeypatch.setattr(video_file, '_MAX_FRAME_PIXELS', 1000)
+    monkeypatch.setattr(video_file, 'MAX_FRAME_PIXELS', 1000)
     with pytest.raises(VideoError, match='frames of 80x64: too large'):
         read_frames(video)
 
