@@ -5,10 +5,26 @@ import jax
 from benchmarks import synthetic_step
 from multitrain_jax.config import Config, read_config
 from multitrain_jax.models import variants
+from multitrain_jax.models.backbone import BackboneConfig
 from multitrain_jax.models.mvit import MViTConfig
 
-MODELS = {'S16x4': variants.mvit_s_16x4, 'B32x3': variants.mvit_b_32x3, 'tiny': variants.mvit_tiny}
-FORMS = {'public': variants.public_form, 'multitrain': lambda backbone: backbone}
+MODELS = {
+    'S16x4': variants.mvit_s_16x4,
+    'B32x3': variants.mvit_b_32x3,
+    'tiny': variants.mvit_tiny,
+    'ViT-S': variants.vit_s,
+    'ViT-B': variants.vit_b,
+    'ViT-L': variants.vit_l,
+    'ViT-g': variants.vit_g,
+}
+
+
+def public_form(backbone: BackboneConfig) -> BackboneConfig:
+    """As others publish it; of plain transformers there is one form."""
+    return variants.public_form(backbone) if isinstance(backbone, MViTConfig) else backbone
+
+
+FORMS = {'public': public_form, 'multitrain': lambda backbone: backbone}
 
 
 def dtype() -> str:
@@ -16,12 +32,12 @@ def dtype() -> str:
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
-def backbone(model: str, remat: bool = False) -> MViTConfig:
+def backbone(model: str, remat: bool = False) -> BackboneConfig:
     """That of one of `MODELS`, as it is trained on the default device."""
     return MODELS[model](dtype=dtype(), remat=remat, stochastic_depth=0.1)
 
 
-def plain(backbone: MViTConfig, batch: int) -> Config:
+def plain(backbone: BackboneConfig, batch: int) -> Config:
     """configs/multitrain.py with this backbone on one dataset, without augmentation and MultiTrain's two losses."""
     values = synthetic_step.shipped_config('multitrain').to_dict()
     values['datasets'] = {'kinetics400': values['datasets']['kinetics400']}

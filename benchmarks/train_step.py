@@ -1,12 +1,13 @@
-"""How fast MViTv2 trains on this machine's device, ours and torchvision's in turns.
+"""How fast a model trains on this machine's device, ours and PyTorch's in turns.
 
     python -m benchmarks.train_step --model=S16x4 --batch=1 [--against torch torch-compile] [--rounds=5]
+    python -m benchmarks.train_step --model=ViT-B --batch=1 [--against torch torch-compile] [--rounds=5]
 
 Ours is the training step of run.py (forward, backward, clipping, AdamW; one dataset of 400 classes, cross-entropy, no
 augmentation), in bfloat16 on accelerators and float32 on CPU, and the forward pass alone. --form=public is the
-architecture of torchvision, with class token and relative positions, --form=multitrain that of configs/multitrain.py.
-PyTorch's side is torchvision's model (pip install torch torchvision) on the same device: eager or torch.compile,
-autocast to bfloat16 on a GPU, fused AdamW, and for its arrays the order (channels last or not) in which its step is
+architecture of torchvision, with class token and relative positions, --form=multitrain that of configs/multitrain.py;
+a plain transformer is VideoMAE's in both. PyTorch's side is torchvision's MViTv2 (pip install torch torchvision) or
+transformers' VideoMAE (pip install torch transformers) on the same device: eager or torch.compile, autocast to bfloat16 on a GPU, fused AdamW, and for its arrays the order (channels last or not) in which its step is
 faster here.
 
 Printed are medians over rounds in which all take turns, forward and step each also as processor time of this process;
@@ -31,7 +32,6 @@ from benchmarks import device_rates, step_configs, synthetic_step  # noqa: E402
 from multitrain_jax.augment.pipeline import prepare_eval  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
 from multitrain_jax.config import Config  # noqa: E402
-from multitrain_jax.models import variants  # noqa: E402
 from multitrain_jax.parallel import host_memory  # noqa: E402
 from multitrain_jax.training import train_step  # noqa: E402
 
@@ -62,10 +62,10 @@ def ours(config: Config) -> dict:
 
 def opponent(config: Config, compiled: bool) -> dict:
     """The same of PyTorch, in the order of its arrays in which its eager step is faster."""
-    import torch_mvit
+    from benchmarks import torch_models
 
     make = functools.partial(
-        torch_mvit.Trainer,
+        torch_models.Trainer,
         config.model.backbone,
         CLASSES,
         config.batch_size,
@@ -116,7 +116,7 @@ def main() -> None:
     for name in args.against:
         if name != 'none':
             public = step_configs.plain(
-                variants.public_form(model(stochastic_depth=0.1)), args.batch
+                step_configs.FORMS['public'](model(stochastic_depth=0.1)), args.batch
             )
             sides[name] = opponent(public, name == 'torch-compile')
 

@@ -17,6 +17,8 @@ Variants, after a colon; several with commas between them:
 
     ava_kinetics   AVA-Kinetics instead of AVA
     transfer       the downstream dataset alone: ordinary fine-tuning, the baseline
+    vit_b          VideoMAE's B on 16 frames at stride 4, boxes on its grid of 14 x 14 tokens;
+                   from imported weights (docs/checkpoints.md)
 """
 
 import ml_collections
@@ -29,6 +31,7 @@ from multitrain_jax.config import (
     key_frame,
     strided,
     uniform,
+    use_pretrained_vit,
 )
 from multitrain_jax.models import variants
 
@@ -80,4 +83,11 @@ def transfer(config: ml_collections.ConfigDict) -> None:
     config.model.update(projections=False, expander=False)
 
 
-VARIANTS = {'ava_kinetics': ava_kinetics, 'transfer': transfer}
+def vit_b(config: ml_collections.ConfigDict) -> None:
+    use_pretrained_vit(
+        config,
+        variants.vit_b(stochastic_depth=0.1, dtype='bfloat16', remat_attention=True),
+    )
+
+
+VARIANTS = {'ava_kinetics': ava_kinetics, 'transfer': transfer, 'vit_b': vit_b}

@@ -22,12 +22,28 @@ Variants, after a colon; several with commas between them, --config=configs/mult
     k700   Kinetics-700 instead of Kinetics-400
     312p   clips of 312 x 312 pixels
     16x4   MViTv2-S on 16 frames at stride 4: half the frames, 16 blocks instead of 24
+
+Plain transformers, from imported weights (docs/checkpoints.md), 16 frames at stride 4:
+
+    videomae_b, videomae_l   VideoMAE's B and L
+    videomae_g               VideoMAE V2's g
+    vjepa2_l, vjepa2_g       V-JEPA 2's L and g, at 256 x 256 pixels
 """
+
+from collections.abc import Callable
 
 import ml_collections
 
-from multitrain_jax.config import apply_variants, config_tree, defaults, strided, uniform
+from multitrain_jax.config import (
+    apply_variants,
+    config_tree,
+    defaults,
+    strided,
+    uniform,
+    use_pretrained_vit,
+)
 from multitrain_jax.models import variants
+from multitrain_jax.models.vit import ViTConfig
 
 
 def get_config(names: str = '') -> ml_collections.ConfigDict:
@@ -78,4 +94,20 @@ def pixels_312(config: ml_collections.ConfigDict) -> None:
     config.evaluation.short_side = 356
 
 
-VARIANTS = {'k700': k700, '312p': pixels_312, '16x4': frames_16x4}
+def plain(
+    backbone: Callable[..., ViTConfig], stochastic_depth: float, **changes
+) -> Callable[[ml_collections.ConfigDict], None]:
+    changes |= dict(stochastic_depth=stochastic_depth, dtype='bfloat16', remat_attention=True)
+    return lambda config: use_pretrained_vit(config, backbone(**changes))
+
+
+VARIANTS = {
+    'k700': k700,
+    '312p': pixels_312,
+    '16x4': frames_16x4,
+    'videomae_b': plain(variants.vit_b, 0.1),
+    'videomae_l': plain(variants.vit_l, 0.2),
+    'videomae_g': plain(variants.vit_g, 0.3, remat=True),
+    'vjepa2_l': plain(variants.vjepa2_l, 0.2, num_frames=16),
+    'vjepa2_g': plain(variants.vjepa2_g, 0.3, num_frames=16, remat=True),
+}

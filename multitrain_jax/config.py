@@ -26,10 +26,12 @@ from data_pipelines.settings import (
     settings,
 )
 from multitrain_jax import batch, config_reading
+from multitrain_jax.augment.normalize import IMAGENET_MEAN, IMAGENET_STD
 from multitrain_jax.augment.pipeline import AugmentConfig
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config_reading import config_tree
 from multitrain_jax.errors import UserError
+from multitrain_jax.models.backbone import BackboneConfig
 from multitrain_jax.models.localisation_head import LocalisationHeadConfig
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.models.mvit import MViTConfig
@@ -240,6 +242,36 @@ def uniform(path: str, **fields: Any) -> ml_collections.ConfigDict:
 def key_frame(path: str, **fields: Any) -> ml_collections.ConfigDict:
     """A dataset with boxes on key frames (AVA), around which its clips lie."""
     return strided(path, **{'sampling': 'key_frame'} | fields)
+
+
+def use_backbone(
+    config: ml_collections.ConfigDict, backbone: BackboneConfig, *, stride: int | None = None
+) -> None:
+    """Gives a config another backbone, and clips of the size and step that it is made for.
+
+    Args:
+        config: is changed; resizing is to image sizes as 256 to 320 pixels are to crops of 224.
+        backbone: its architecture.
+        stride: step between the frames of clips that are parts of videos; None: as it is.
+    """
+    config.model.backbone = config_tree(backbone)
+    short_side = [backbone.image_size * side // 224 for side in (256, 320)]
+    config.input.short_side = tuple(short_side)
+    config.evaluation.short_side = short_side[0]
+    for dataset in config.datasets.values():
+        if stride is not None and dataset.sampling != 'uniform':
+            dataset.stride = stride
+
+
+def use_pretrained_vit(config: ml_collections.ConfigDict, backbone: BackboneConfig) -> None:
+    """Gives a config a plain transformer after masked or predictive pre-training, and its recipe.
+
+    Pixels are those of ImageNet, the step between frames is 4, and learning rates fall from block to
+    block towards the input (VideoMAE, arXiv 2203.12602, appendix; V-JEPA 2 likewise).
+    """
+    use_backbone(config, backbone, stride=4)
+    config.augment.update(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    config.optimizer.layer_decay = 0.75
 
 
 def apply_variants(

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from multitrain_jax import export
-from multitrain_jax.augment.normalize import MEAN, STD, Rgb
+from multitrain_jax.augment.normalize import IMAGENET_MEAN, IMAGENET_STD, MEAN, STD, Rgb
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.ops.windows import Triple
@@ -46,7 +46,6 @@ _USUAL_DATASETS = {
     1000: 'imagenet',
 }
 _UNIFORM = ('ssv2', 'something')  # in names of datasets whose clips usually span the whole video
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,8 +287,8 @@ def _describe(
     return export.ExportInfo(
         model=model,
         datasets=datasets,
-        mean=known(options.mean, settings.mean, _IMAGENET_MEAN if imagenet else MEAN, 'mean'),
-        std=known(options.std, settings.std, _IMAGENET_STD if imagenet else STD, 'std'),
+        mean=known(options.mean, settings.mean, IMAGENET_MEAN if imagenet else MEAN, 'mean'),
+        std=known(options.std, settings.std, IMAGENET_STD if imagenet else STD, 'std'),
         short_side=max(options.short_side or settings.short_side or 256, model.backbone.image_size),
         temporal_views=settings.temporal_views or 5,
         spatial_views=settings.spatial_views if settings.spatial_views in (1, 3) else 1,

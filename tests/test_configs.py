@@ -16,6 +16,7 @@ from multitrain_jax import export, train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, read_config
 from multitrain_jax.errors import UserError
+from multitrain_jax.models import variants
 from multitrain_jax.models.multitrain import MultiTrainModel, count_parameters
 from multitrain_jax.training import train_step
 from tests.helpers import tiny_records
@@ -28,6 +29,33 @@ CLASSES = ('up', 'down', 'still')
 def test_no_config_is_forgotten():
     files = {path.name for path in DIRECTORY.glob('*.py')}
     assert files == {name.partition(':')[0] for name in CONFIGS}
+
+
+def test_plain_transformers_are_of_their_published_size_and_have_their_recipe():
+    videomae, vjepa2, boxes = (
+        read_config(load(name))
+        for name in (
+            'multitrain.py:videomae_b',
+            'multitrain.py:vjepa2_l',
+            'cofinetune_ava.py:vit_b',
+        )
+    )
+    for config, backbone in (
+        (videomae, variants.vit_b()),
+        (vjepa2, variants.vjepa2_l(num_frames=16)),
+        (boxes, variants.vit_b()),
+    ):
+        changes = dict(stochastic_depth=0.0, dtype='float32', remat_attention=False)
+        assert dataclasses.replace(config.model.backbone, **changes) == backbone
+        assert config.optimizer.layer_decay == 0.75
+        assert config.augment.mean == (0.485, 0.456, 0.406)
+        strides = {
+            entry.stride for entry in config.datasets.values() if entry.sampling != 'uniform'
+        }
+        assert strides == {4}
+    assert videomae.input.short_side == (256, 320) and vjepa2.input.short_side == (292, 365)
+    assert vjepa2.evaluation.short_side == 292
+    assert boxes.model.backbone.token_stride == (2, 16, 16)
 
 
 def test_what_the_variants_are():
@@ -85,14 +113,15 @@ def shrunk(name: str, root: pathlib.Path) -> Config:
     config.cpu_devices = None
     config.batch_size, config.log_every_steps = 16, 1
     config.model.update(head_hidden=min(config.model.head_hidden, 8), expander_hidden=8)
-    config.model.backbone.update(
-        num_frames=4,
-        image_size=16,
-        width=8,
-        stage_blocks=(1,),
-        query_strides=((1, 1, 1),),
-        kv_stride=(1, 2, 2),
-    )
+    config.model.backbone.update(num_frames=4, image_size=16, width=8)
+    if 'stage_blocks' in config.model.backbone:
+        config.model.backbone.update(
+            stage_blocks=(1,), query_strides=((1, 1, 1),), kv_stride=(1, 2, 2)
+        )
+    else:
+        config.model.backbone.update(
+            blocks=1, heads=1, mlp_width=16, patch_stride=(2, 8, 8), dtype='float32'
+        )
     config.input.update(short_side=(16, 20), num_threads=2)
     config.evaluation.update(batch_size=8, short_side=16, temporal_views=2)
     records = 6 * len(config.datasets)

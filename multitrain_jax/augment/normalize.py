@@ -10,6 +10,9 @@ Rgb = tuple[AnyFloat, AnyFloat, AnyFloat]
 # Of pixels scaled to 0..1; the values that the published Kinetics models were trained with.
 MEAN: Rgb = (0.45, 0.45, 0.45)
 STD: Rgb = (0.225, 0.225, 0.225)
+# Those of ImageNet, with which image models, VideoMAE and V-JEPA 2 were trained.
+IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
+IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 
 
 def normalize(video: jax.Array, *, mean: Rgb = MEAN, std: Rgb = STD) -> jax.Array:

@@ -1,16 +1,51 @@
-"""The opponent of train_step.py: torchvision's MViTv2 and its training step, with the settings that suit it best."""
+"""The opponents of train_step.py and their training step, with the settings that suit them best.
+
+torchvision's MViTv2 (pip install torch torchvision), transformers' VideoMAE (pip install transformers).
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import nn
-from torchvision.models.video import mvit
 
+from multitrain_jax.models.backbone import BackboneConfig
 from multitrain_jax.models.mvit import MViTConfig
+from multitrain_jax.models.vit import ViTConfig
 
 
-def build(config: MViTConfig, classes: int) -> mvit.MViT:
-    """torchvision's model of the shape of `config`; `mvit_v2_s` where that is S 16x4."""
+def build(config: BackboneConfig, classes: int) -> nn.Module:
+    """Their model of the shape of `config`; takes videos [B, 3, T, H, W], gives logits."""
+    return {MViTConfig: mvit, ViTConfig: VideoMAE}[type(config)](config, classes)
+
+
+class VideoMAE(nn.Module):
+    """transformers' model, whose attention is PyTorch's fused one (sdpa)."""
+
+    def __init__(self, config: ViTConfig, classes: int):
+        from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+
+        super().__init__()
+        description = VideoMAEConfig(
+            image_size=config.image_size,
+            patch_size=config.patch_stride[1],
+            num_frames=config.num_frames,
+            tubelet_size=config.patch_stride[0],
+            hidden_size=config.width,
+            num_hidden_layers=config.blocks,
+            num_attention_heads=config.heads,
+            intermediate_size=config.mlp_width,
+            num_labels=classes,
+        )
+        self.model = VideoMAEForVideoClassification(description)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        return self.model(video.transpose(1, 2)).logits
+
+
+def mvit(config: MViTConfig, classes: int) -> nn.Module:
+    """torchvision's model; `mvit_v2_s` where `config` is S 16x4."""
+    from torchvision.models.video import mvit
+
     blocks = [
         mvit.MSBlockConfig(
             num_heads=shape.heads,
@@ -38,11 +73,11 @@ def build(config: MViTConfig, classes: int) -> mvit.MViT:
 
 
 class Trainer:
-    """Forward pass and training step of a torchvision model on random clips."""
+    """Forward pass and training step of their model on random clips."""
 
     def __init__(
         self,
-        config: MViTConfig,
+        config: BackboneConfig,
         classes: int,
         batch: int,
         *,
