@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.errors import UserError
+from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.parallel.mesh import check_divides, grid_mesh
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
@@ -19,6 +20,24 @@ TWO_STAGES = dict(
     model__backbone__heads=2,
     model__backbone__stage_blocks=(1, 2),
     model__backbone__query_strides=((1, 1, 1), (1, 2, 2)),
+    optimizer__ema_decay=0.5,
+)
+# Plain transformers: two blocks of 4 heads in one scan, rotary positions, an attentive pooler.
+PLAIN = dict(
+    model__backbone=ViTConfig(
+        num_frames=4,
+        image_size=16,
+        width=32,
+        blocks=2,
+        heads=4,
+        mlp_width=64,
+        patch_stride=(2, 4, 4),
+        positions='rotary',
+        pooling='attentive',
+        pooler_blocks=1,
+        init_std=0.2,
+    ),
+    optimizer__layer_decay=0.7,
     optimizer__ema_decay=0.5,
 )
 ZERO = dict(parallel__shard_optimizer=True)
@@ -47,6 +66,16 @@ def assert_as_on_one_device(devices, *, model, reference=TWO_STAGES, **changes):
 def test_eight_devices_give_the_numbers_of_one(model, changes):
     """Gradients too: AdamW would hide a factor in them, clipping would not."""
     assert_as_on_one_device(8, model=model, **changes)
+
+
+def test_devices_that_share_a_plain_transformer_give_the_numbers_of_one():
+    assert_as_on_one_device(8, model=4, reference=PLAIN, **ZERO, **TWO_PASS)
+    state = trained_state(8, model=4, **PLAIN, **ZERO, **TWO_PASS)[2]
+    backbone = state.params['backbone']
+    for block in (backbone['blocks'], backbone['pooler']['blocks']):
+        for kernel in (block['attention']['qkv'], block['mlp']['fc1'], block['mlp']['fc2']):
+            own, whole = bytes_of(kernel['kernel'])
+            assert own == whole / 4
 
 
 @pytest.fixture

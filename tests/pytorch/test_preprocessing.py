@@ -8,7 +8,6 @@ output (transformers 5.24.0, Pillow 13.0.0), written by
     python -m tests.pytorch.test_preprocessing
 """
 
-
 import numpy as np
 import pytest
 
