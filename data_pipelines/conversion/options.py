@@ -1,139 +1,41 @@
-"""How videos are converted: every option once, with its default, its range and what `--help` says."""
+"""How videos are converted: every option once; its comment is what `--help` says of it."""
 
 import argparse
-from collections.abc import Callable
 import dataclasses
-import math
 import shlex
-import threading
-from typing import Any, NamedTuple
+import types
+import typing
+from typing import Annotated, Any, Literal
 
-
-class _Flag(NamedTuple):
-    """How the command line gives a field, and which values it may have.
-
-    Attributes:
-      help: one line, without the default.
-      kind: type of a value.
-      name: of the flag, where it is not the field's.
-      metavar: what stands for the value.
-      positive: whether it must be more than 0.
-      least, most: the range.
-      choices: all values there are.
-      unset: what None means.
-    """
-
-    help: str
-    kind: Callable[[str], Any] = int
-    name: str | None = None
-    metavar: str | None = None
-    positive: bool = False
-    least: float = -math.inf
-    most: float = math.inf
-    choices: tuple[str, ...] | None = None
-    unset: str | None = None
-
-    def refusal(self, value: Any) -> str | None:
-        """What a value must be that is not so."""
-        if self.choices is not None:
-            return None if value in self.choices else ' or '.join(self.choices)
-        if self.kind in (str, bool):
-            return None
-        if self.positive and not value > 0:
-            return 'positive'
-        if not self.least <= value <= self.most:
-            if math.isinf(self.most):
-                return f'at least {self.least}'
-            return f'at most {self.most}' if self.positive else f'{self.least} to {self.most}'
-        return None
-
-    def parse(self, text: str) -> Any:
-        """A value from the command line.
-
-        Raises:
-          argparse.ArgumentTypeError: it is none.
-        """
-        try:
-            value = self.kind(text)
-        except ValueError:
-            value = math.nan
-        # Whole numbers out of range, and rates too high to be meant, are for `Options` to refuse.
-        if self.kind is not float and value == value:
-            return value
-        if 0 < value < math.inf if self.positive else self.refusal(value) is None:
-            return value
-        number = 'a positive number' if self.positive else 'a share, 0 to 1'
-        wanted = number if self.kind is float else 'a whole number'
-        raise argparse.ArgumentTypeError(f'{text!r}: wanted {wanted}')
-
-
-def _option(default: Any, help: str, **more: Any) -> Any:
-    return dataclasses.field(default=default, metadata={'flag': _Flag(help, **more)})
-
+from data_pipelines.settings import Fraction, PositiveFloat, PositiveInt, Range, comments, settings
 
 # Options that datasets of earlier versions do not name, and how these were stored.
 LATER = {'upscale': True}
 
+_FLAGS = {'frame_rate': '--fps'}
+_NO_FLAGS = ('beam', 'progress')
+_METAVARS = {
+    'frame_rate': 'FPS',
+    'short_side': 'PIXELS',
+    'max_seconds': 'S',
+    'max_failures': 'SHARE',
+    'video_timeout': 'SECONDS',
+}
 
-@dataclasses.dataclass(frozen=True)
+
+@settings
 class Storage:
-    """How clips are stored: with the clips themselves, all that decides the records.
+    """How clips are stored: with the clips themselves, all that decides the records."""
 
-    Attributes:
-      frame_rate: frames per second.
-      short_side: pixels of the shorter side; videos that are smaller stay as they are ...
-      upscale: ... but for this.
-      quality: JPEG quality.
-      max_seconds: only so much of each clip is stored.
-      damaged: 'keep' stores what can be decoded of a damaged video, 'skip' counts it as a failure.
-
-    Raises:
-      ValueError: a value is out of its range.
-    """
-
-    frame_rate: float | None = _option(
-        None,
-        'stored frames per second',
-        name='--fps',
-        kind=float,
-        metavar='FPS',
-        positive=True,
-        most=1000,
-        unset="each video's own",
-    )
-    short_side: int | None = _option(
-        None,
-        'store frames with this shorter side, for example 320',
-        metavar='PIXELS',
-        positive=True,
-        most=8192,
-        unset='as they are',
-    )
-    upscale: bool = _option(
-        False, 'enlarge videos that are smaller than --short_side, too', kind=bool
-    )
-    quality: int = _option(90, 'JPEG quality, 1 to 100', least=1, most=100)
-    max_seconds: float | None = _option(
-        None,
-        'store only the first S seconds of each clip',
-        kind=float,
-        metavar='S',
-        positive=True,
-        unset='all',
-    )
-    damaged: str = _option(
-        'keep',
-        'keep what can be decoded of a damaged video, listed in damaged.csv, or skip it',
-        kind=str,
-        choices=('keep', 'skip'),
-    )
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value, flag = getattr(self, field.name), field.metadata.get('flag')
-            wanted = None if flag is None or value is None else flag.refusal(value)
-            if wanted is not None:
-                raise ValueError(f'{field.name}={value!r}: must be {wanted}')
+    # stored frames per second; None: each video's own
+    frame_rate: Annotated[float, Range(gt=0, le=1000)] | None = None
+    # pixels of the shorter side of stored frames, for example 320; None: as they are
+    short_side: Annotated[int, Range(ge=1, le=8192)] | None = None
+    upscale: bool = False  # enlarge videos that are smaller than the short side, too
+    quality: Annotated[int, Range(ge=1, le=100)] = 90  # of JPEGs, 1 to 100
+    max_seconds: PositiveFloat | None = None  # store so much of each clip's beginning; None: all
+    # keep what can be decoded of a damaged video, listed in damaged.csv, or skip it
+    damaged: Literal['keep', 'skip'] = 'keep'
 
     def as_json(self) -> dict[str, Any]:
         """What `dataset.json` and the notes for restarts hold: no `LATER` option that is as before."""
@@ -143,53 +45,26 @@ class Storage:
         return {k: v for k, v in values.items() if k not in LATER or v != LATER[k]}
 
 
-@dataclasses.dataclass(frozen=True)
+def _rules(options: 'Options') -> None:
+    if options.beam is not None and options.workers is not None:
+        raise ValueError("--workers has no effect with --beam; give Beam's own option instead")
+
+
+@settings(rules=_rules)
 class Options(Storage):
-    """A conversion.
+    """A conversion."""
 
-    Attributes:
-      name: the dataset's name.
-      workers: processes.
-      shards: files per split, at most one per clip.
-      max_failures: share of the videos that may fail.
-      replace: does not refuse to replace a finished dataset by another one.
-      video_timeout: seconds that one clip may take; its decoder is ended then, which is a failure.
-      beam: options of an Apache Beam pipeline that converts the shards instead of processes of this
-        machine, see `conversion.beam`; None: no Beam.
-      progress: shows a progress bar on standard error.
-    """
-
-    name: str | None = _option(None, "the dataset's name", kind=str, unset="the directory's")
-    workers: int | None = _option(None, 'processes', least=1, unset='one per CPU')
-    shards: int | None = _option(
-        None, 'files per split', least=1, unset='one per 128 clips, 16 to 1024'
-    )
-    max_failures: float = _option(
-        0.1,
-        'fail if more than this share of the videos cannot be converted',
-        kind=float,
-        metavar='SHARE',
-        least=0,
-        most=1,
-    )
-    video_timeout: float = _option(
-        600.0,
-        'end a decoder that takes longer for one clip, and count a failure',
-        kind=float,
-        metavar='SECONDS',
-        positive=True,
-        most=threading.TIMEOUT_MAX,
-    )
-    replace: bool = _option(
-        False, 'replace a finished dataset of other videos, classes or options', kind=bool
-    )
+    name: str | None = None  # of the dataset; None: the directory's
+    workers: PositiveInt | None = None  # processes; None: one per core
+    # files per split, at most one per clip; None: one per 128 clips, 16 to 1024
+    shards: PositiveInt | None = None
+    max_failures: Fraction = 0.1  # fail if more than this share of the videos cannot be converted
+    # seconds after which a decoder at one clip is ended, which counts as a failure
+    video_timeout: PositiveFloat = 600.0
+    replace: bool = False  # replace a finished dataset of other videos, classes or options
+    # options of an Apache Beam pipeline that converts, see `conversion.beam`; None: no Beam
     beam: tuple[str, ...] | None = None
-    progress: bool = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.beam is not None and self.workers is not None:
-            raise ValueError("--workers has no effect with --beam; give Beam's own option instead")
+    progress: bool = True  # show a progress bar on standard error
 
     @property
     def storage(self) -> Storage:
@@ -199,22 +74,26 @@ class Options(Storage):
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:
     """Adds a flag for every option."""
+    said, kinds = comments(Options), typing.get_type_hints(Options)
     for field in dataclasses.fields(Options):
-        flag: _Flag | None = field.metadata.get('flag')
-        if flag is None:
+        if field.name in _NO_FLAGS:
             continue
-        if flag.kind is bool:
-            parser.add_argument(f'--{field.name}', action='store_true', help=flag.help)
+        name, kind = _FLAGS.get(field.name, f'--{field.name}'), kinds[field.name]
+        text, _, unset = said.get(field.name, '').partition('; None: ')
+        if kind is bool:
+            parser.add_argument(name, dest=field.name, action='store_true', help=text)
             continue
-        default = f'{field.default:g}' if flag.kind is float and field.default else field.default
+        if typing.get_origin(kind) in (typing.Union, types.UnionType):  # with None
+            kind = typing.get_args(kind)[0]
+        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else None
         parser.add_argument(
-            flag.name or f'--{field.name}',
+            name,
             dest=field.name,
-            type=flag.parse,
-            choices=flag.choices,
+            type=str if choices else kind,
+            choices=choices,
             default=field.default,
-            metavar=flag.metavar,
-            help=f'{flag.help} (default: {flag.unset or default})',
+            metavar=_METAVARS.get(field.name),
+            help=f'{text} (default: {unset or field.default})',
         )
     parser.add_argument(
         '--beam',

@@ -180,7 +180,7 @@ class _TimeLimit:
     """
 
     def __init__(self, seconds: float, process: subprocess.Popen):
-        self._seconds = seconds
+        self._seconds = min(seconds, threading.TIMEOUT_MAX)
         self._process = process
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
