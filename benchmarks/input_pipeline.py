@@ -41,19 +41,20 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from data_pipelines import pipeline  # noqa: E402
 from data_pipelines.annotations import Annotations, Clip  # noqa: E402
-from data_pipelines.array_pool import scratch  # noqa: E402
-from data_pipelines.clip import decode, frame_sampling, jpeg_cut  # noqa: E402
+from data_pipelines.clip import crops, decode, frame_sampling, jpeg_cut  # noqa: E402
 from data_pipelines.conversion import jpeg, shard  # noqa: E402
 from data_pipelines.conversion.dataset import convert  # noqa: E402
 from data_pipelines.conversion.options import Options  # noqa: E402
 from data_pipelines.cores import available_cores  # noqa: E402
-from data_pipelines.datasets.base import Source, TrainingSpec  # noqa: E402
+from data_pipelines.datasets.base import TrainingSpec  # noqa: E402
 from data_pipelines.datasets.dmvr import import_dmvr  # noqa: E402
-from data_pipelines.datasets.open import RecordDataset  # noqa: E402
+from data_pipelines.datasets.records import RecordDataset  # noqa: E402
+from data_pipelines.options import ClipSize, InputOptions, OrderOptions, Source  # noqa: E402
 from data_pipelines.storage import indexing  # noqa: E402
 from data_pipelines.storage.record_index import build_index, save_index  # noqa: E402
 from data_pipelines.synthetic import layers  # noqa: E402
 from data_pipelines.videos import mp4  # noqa: E402
+from data_pipelines.workers import scratch  # noqa: E402
 
 NUM_FRAMES, STRIDE = 16, 4
 BATCH_SIZE = 16
@@ -150,12 +151,9 @@ def render_video(path: Path, seed: int, short_side: int) -> None:
 def ours(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
     batches = pipeline.train_batches(
         [source],
-        batch_size=BATCH_SIZE,
-        num_frames=NUM_FRAMES,
-        crop_size=case.crop_size,
-        short_side=case.short_side,
-        reduced=case.reduced,
-        num_threads=threads,
+        ClipSize(NUM_FRAMES, case.crop_size),
+        OrderOptions(batch_size=BATCH_SIZE),
+        InputOptions(case.short_side, num_threads=threads, reduced_decoding=case.reduced),
     )
     with batches:
         for batch in batches:
@@ -207,7 +205,7 @@ def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
             numbers = frame_sampling.random_strided_frames(
                 rng, stream.frames, NUM_FRAMES, NUM_FRAMES * STRIDE
             )
-            window = frame_sampling.random_window(
+            window = crops.random_window(
                 rng, stream.height, stream.width, case.short_side, case.crop_size
             )
             container.seek(int(numbers[0] / rate / stream.time_base), stream=stream)
@@ -253,9 +251,7 @@ def bare_decode_cut(source: Source, case: Case, threads: int = CORES) -> Iterato
     yield from _decode_all(clips, threads, reuse=3 * 2 * jpeg_cut._MAX_PIXELS)
 
 
-def decode_options(
-    case: Case, size: tuple[int, int], window: frame_sampling.Window
-) -> dict[str, int]:
+def decode_options(case: Case, size: tuple[int, int], window: crops.Window) -> dict[str, int]:
     """How simplejpeg is to decode an image of this size, of which the window matters."""
     reduction = decode._reduction((window.height, window.width), (case.crop_size, case.crop_size))
     if not case.reduced or reduction < 2:
@@ -300,7 +296,7 @@ def bare_decode_tf(source: Source, case: Case, threads: int = CORES) -> Iterator
 
 def sampled_clips(
     source: Source, case: Case
-) -> list[tuple[list[bytes], tuple[int, int], frame_sampling.Window]]:
+) -> list[tuple[list[bytes], tuple[int, int], crops.Window]]:
     """Of every record: the frames of a clip, (height, width) of the frame, and the window that the crop shows."""
     dataset, rng, clips = open_records(source, case), np.random.default_rng(0), []
     for record in range(dataset.num_records):
@@ -309,13 +305,14 @@ def sampled_clips(
             rng, len(clip.frames), NUM_FRAMES, NUM_FRAMES * STRIDE
         )
         size = decode.frame_size(clip.frames)
-        window = frame_sampling.random_window(rng, *size, case.short_side, case.crop_size)
+        window = crops.random_window(rng, *size, case.short_side, case.crop_size)
         clips.append(([bytes(clip.frames[number]) for number in numbers.tolist()], size, window))
     return clips
 
 
 def open_records(source: Source, case: Case) -> RecordDataset:
-    return RecordDataset(source, TrainingSpec(NUM_FRAMES, case.crop_size, case.short_side))
+    size, options = ClipSize(NUM_FRAMES, case.crop_size), InputOptions(case.short_side)
+    return RecordDataset(source, TrainingSpec(size, options))
 
 
 def _on_threads(load: Callable[[int], None], threads: int) -> Iterator[int]:
@@ -405,10 +402,9 @@ def memory(source: Source, batches: int) -> None:
     """Resident memory of a process that does nothing else, over many small batches."""
     side = pipeline.train_batches(
         [source],
-        batch_size=4,
-        num_frames=2,
-        crop_size=112,
-        short_side=(112, 140),
+        ClipSize(2, 112),
+        OrderOptions(batch_size=4),
+        InputOptions((112, 140)),
         num_steps=batches + 1,
     )
     for number, _ in enumerate(side):

@@ -4,10 +4,10 @@
       --config.data_root=/data --config.init_from=runs/kinetics_pretrain
 
 Upstream datasets of clips and the downstream one of boxes train at the same time, from a Kinetics
-checkpoint, instead of one after the other; MultiTrain's losses between the upstream datasets are on.
-`python -m data_pipelines.convert ava` writes the records; give it a detector's boxes (--proposals),
-which are what evaluation scores. For the official figure, on 60 of the 80 actions, hand the
-detections that `multitrain_jax.evaluate` writes to `multitrain_jax.ava_eval`.
+checkpoint, instead of one after the other; MultiTrain's losses between the upstream datasets are
+on. `python -m data_pipelines.convert ava` writes the records; give it a detector's boxes
+(--proposals), which are what evaluation scores. For the official figure, on 60 of the 80 actions,
+hand the detections that `multitrain_jax.evaluate` writes to `multitrain_jax.ava_eval`.
 
 Hardware and hours: as configs/multitrain.py, for 20 epochs instead of 50.
 Expected accuracy: not measured. The paper co-finetuned ViViT; the numbers here are those of

@@ -1,4 +1,4 @@
-"""Kinetics-400 from scratch: MViTv2-B 32x3, to be trained on (configs/multitrain.py) or used by itself.
+"""Kinetics-400 from scratch: MViTv2-B 32x3, to be used by itself or trained on.
 
     python run.py --config=configs/kinetics_pretrain.py --workdir=runs/kinetics_pretrain \\
       --config.data_root=/data
@@ -7,16 +7,16 @@
 kinetics`. The protocol of MViTv2 as MultiTrain follows it (supplement, section 2.1): 200 epochs at
 batch 512. Then:
 
-    python run.py --config=configs/multitrain.py --workdir=runs/multitrain --config.data_root=/data \\
-      --config.init_from=runs/kinetics_pretrain
+    python run.py --config=configs/multitrain.py --workdir=runs/multitrain \\
+      --config.data_root=/data --config.init_from=runs/kinetics_pretrain
 
 Hardware and hours: an epoch took the authors 3200 s on 8 V100 (section 2.3), 200 epochs 178 hours.
 Expected accuracy: not measured here. The authors report 78.8 % top-1 and 93.5 % top-5 for 16x4, and
 80.6 and 94.7 % from an image model (table 3).
 
-The variant `:imagenet` starts from an image model, whose kernels are inflated in time (section 2.3),
-and trains for 75 epochs. Import it first; the architecture is then the public one, with relative
-positions:
+The variant `:imagenet` starts from an image model, whose kernels are inflated in time (section
+2.3), and trains for 75 epochs. Import it first; the architecture is then the public one, with
+relative positions:
 
     python -m multitrain_jax.import_torch --checkpoint=MViTv2_B_in1k.pyth \\
       --output=imports/mvit_v2_b_imagenet

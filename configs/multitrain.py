@@ -1,21 +1,22 @@
 """MultiTrain (NeurIPS 2022): one MViTv2-B 32x3 on Kinetics-400, Moments in Time, SSv2, ActivityNet.
 
-    python run.py --config=configs/multitrain.py --workdir=runs/multitrain --config.data_root=/data \\
-      --config.init_from=imports/k400
+    python run.py --config=configs/multitrain.py --workdir=runs/multitrain \\
+      --config.data_root=/data --config.init_from=imports/k400
 
-Each dataset is a directory of records under `data_root`, written by `python -m data_pipelines.convert`.
-The run starts from a Kinetics checkpoint, one of ours (--config.init_from=runs/kinetics_pretrain, or
-its export) or a published one of the same architecture, which is imported once:
+Each dataset is a directory of records under `data_root`, which `python -m data_pipelines.convert`
+writes. The run starts from a Kinetics checkpoint, one of ours
+(--config.init_from=runs/kinetics_pretrain, or its export) or a published one of the same
+architecture, which is imported once:
 
     python -m multitrain_jax.import_torch --checkpoint=k400.pyth --output=imports/k400 \\
       --dataset=kinetics400 --classes=k400.txt
 
 Hardware and hours: the paper trained 2 to 4 days on 128 V100/A100 GPUs (supplement, section 2.1).
 Batch 512 is 2 clips on each of 256 chips, the fewest that can be mixed; on fewer chips,
---config.accumulation_steps=N cuts every device's share into N parts (16 on 16 chips for 2 clips at a
-time). docs/pods.md: what fits where, and how to find out.
-Expected accuracy: not measured here; the paper's main tables are what to compare with. From scratch
-on Kinetics-400 alone, 16x4 has 78.8 % top-1 there (supplement, table 3).
+--config.accumulation_steps=N cuts every device's share into N parts (16 on 16 chips for 2 clips at
+a time). docs/pods.md: what fits where, and how to find out.
+Expected accuracy: not measured here; the paper's main tables are what to compare with. From
+scratch on Kinetics-400 alone, 16x4 has 78.8 % top-1 there (supplement, table 3).
 
 Variants, after a colon; several with commas between them, --config=configs/multitrain.py:k700,312p
 

@@ -1,4 +1,4 @@
-"""Two synthetic datasets, a small MViTv2, MultiTrain's objective: the whole path in minutes on a CPU.
+"""Two synthetic datasets, a small MViTv2, MultiTrain's objective: the whole path, on a CPU.
 
     python run.py --config=configs/quickstart.py --workdir=runs/quickstart
 

@@ -1,4 +1,4 @@
-"""Co-finetuning in small: two synthetic classification datasets and one of boxes, together, on a CPU.
+"""Co-finetuning in small, on a CPU: two synthetic classification datasets and one of boxes.
 
     python run.py --config=configs/quickstart_cofinetune.py --workdir=runs/quickstart_cofinetune
 

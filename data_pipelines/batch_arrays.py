@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.array_pool import ArrayPool
 from data_pipelines.clip.boxes import LabelledBoxes, ViewBoxes
-from data_pipelines.datasets.base import ClipDataset, TestSpec, TrainingSpec
-from data_pipelines.workers import Batch, ElementSpec
+from data_pipelines.datasets.base import ClipDataset, Views
+from data_pipelines.options import ClipSize
+from data_pipelines.workers import ArrayPool, Batch, ElementSpec
 
-# While an evaluation batch is being filled: what each row's key frame has, as its number of places is not known yet.
+# While an evaluation batch is being filled: what each row's key frame has, as its number of places
+# is not known yet.
 _TRUTH, _DROPPED = 'truth', 'dropped'
 
 
@@ -20,27 +21,29 @@ class Layout:
     """Sizes of a batch's arrays.
 
     Attributes:
-        num_frames, crop_size: of a clip.
+        clip: of a clip.
         num_classes: C, classes of a multi-hot label; None: labels are class numbers.
         max_boxes: M; None: no dataset has boxes.
         num_actions: A, classes of a box.
     """
 
-    num_frames: int
-    crop_size: int
+    clip: ClipSize
     num_classes: int | None
     max_boxes: int | None
     num_actions: int
 
+    def video(self, rows: int) -> tuple[int, ...]:
+        """Shape of so many clips."""
+        return rows, self.clip.num_frames, self.clip.crop_size, self.clip.crop_size, 3
 
-def layout(spec: TrainingSpec | TestSpec, datasets: Sequence[ClipDataset]) -> Layout:
+
+def layout(clip: ClipSize, datasets: Sequence[ClipDataset]) -> Layout:
     """Of batches of clips of these datasets."""
     localising = [dataset for dataset in datasets if dataset.localises]
     classifying = [dataset for dataset in datasets if not dataset.localises]
     multi_hot = any(dataset.multi_label for dataset in classifying)
     return Layout(
-        num_frames=spec.num_frames,
-        crop_size=spec.crop_size,
+        clip=clip,
         num_classes=max(len(dataset.classes) for dataset in classifying) if multi_hot else None,
         max_boxes=max((dataset.source.boxes.max_boxes for dataset in localising), default=None),
         num_actions=max((len(dataset.classes) for dataset in localising), default=0),
@@ -49,9 +52,8 @@ def layout(spec: TrainingSpec | TestSpec, datasets: Sequence[ClipDataset]) -> La
 
 def new_training_batch(sizes: Layout, rows: int, pool: ArrayPool) -> Batch:
     """Every row is to be filled by `write_training_row`, and its video and dataset."""
-    shape = (rows, sizes.num_frames, sizes.crop_size, sizes.crop_size, 3)
     batch = {
-        'video': pool.empty(shape, np.uint8),
+        'video': pool.empty(sizes.video(rows), np.uint8),
         'dataset': np.zeros(rows, np.int32),
         'label': _new_labels(sizes, rows),
         'weight': np.ones(rows, np.float32),
@@ -66,7 +68,7 @@ def new_training_batch(sizes: Layout, rows: int, pool: ArrayPool) -> Batch:
 def new_evaluation_batch(sizes: Layout, rows: int, dataset: int) -> Batch:
     """All of it is padding, until rows are filled; `finish` makes it what users get."""
     batch = {
-        'video': np.zeros((rows, sizes.num_frames, sizes.crop_size, sizes.crop_size, 3), np.uint8),
+        'video': np.zeros(sizes.video(rows), np.uint8),
         'dataset': np.full(rows, dataset, np.int32),
         'weight': np.zeros(rows, np.float32),
         'record': np.full(rows, -1, np.int32),
@@ -108,9 +110,10 @@ def write_training_row(batch: Batch, row: int, found: np.ndarray | LabelledBoxes
         _write_label(batch, row, found)
 
 
-def write_view(batch: Batch, row: int, view: int, found: np.ndarray | ViewBoxes) -> None:
-    """`found`: what `ClipDataset.write_views` returned."""
-    batch['view'][row] = view
+def write_view(batch: Batch, row: int, view: int, views: Views) -> None:
+    """`views`: what `ClipDataset.write_views` returned."""
+    batch['view'][row], batch['name'][row] = view, views.name
+    found = views.found
     if isinstance(found, ViewBoxes):
         count = len(found.candidates.boxes)
         batch['boxes'][row, :count] = found.boxes[view]
@@ -133,7 +136,7 @@ def _write_label(batch: Batch, row: int, labels: np.ndarray) -> None:
 
 
 class CandidateCounts(NamedTuple):
-    """Of the records whose first view is in a batch: how many they are, their candidates, and those without a place."""
+    """Of the records whose first view is in a batch: how many, their candidates, those left out."""
 
     records: int = 0
     candidates: int = 0

@@ -1,4 +1,7 @@
-"""What there is to say about reading data, each setting once; `multitrain_jax.config` composes its tree of these."""
+"""What there is to say about reading data, each setting once.
+
+`multitrain_jax.config` composes its tree of these.
+"""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -44,7 +47,8 @@ class DatasetOptions:
 class BoxOptions:
     """What is done with the boxes of a dataset that has them."""
 
-    # places for boxes of a clip; of more, training takes a random subset, testing the highest scores
+    # places for boxes of a clip; of more, training takes a random subset, testing the highest
+    # scores
     max_boxes: PositiveInt = 32
     jitter: NonNegativeFloat = 0.0  # training: deviation of each side, in parts of the box's extent
     min_visible: Fraction = 0.25  # training: a box of which less is left after the crop is dropped
@@ -77,7 +81,7 @@ def _schedule_rules(schedule: 'ScheduleOptions') -> None:
 
 @settings(rules=_schedule_rules)
 class ScheduleOptions:
-    """How mini-batches are made of several datasets (co-finetuning, arXiv 2207.03807, section 3)."""
+    """How mini-batches are made of several datasets (arXiv 2207.03807, section 3)."""
 
     # 'concatenate': clips of the union, in proportion to size; 'weighted': drawn with given
     # probabilities, every clip or the dataset of each batch; 'accumulated': each update has a batch
@@ -145,6 +149,20 @@ class ClipSize:
 
     num_frames: PositiveInt
     crop_size: PositiveInt  # pixels, of height and width
+
+
+def check_schedule(schedule: ScheduleOptions, names: Sequence[str]) -> None:
+    """Checks that a schedule names the datasets that there are.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for field, named in (('weights', schedule.weights), ('order', schedule.order)):
+        if named is not None and sorted(named) != sorted(names):
+            raise ValueError(
+                f'schedule.{field} names {", ".join(named)}: must name each of the datasets '
+                f'{", ".join(names)} once'
+            )
 
 
 def check_crops_fit(

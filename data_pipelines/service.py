@@ -1,7 +1,7 @@
 """Makes training batches on other machines' processors, over TensorFlow's tf.data service.
 
     python -m data_pipelines.service dispatcher --port=5050            # once, on any machine
-    python -m data_pipelines.service worker --dispatcher=HOST:5050     # on every machine that is to help
+    python -m data_pipelines.service worker --dispatcher=HOST:5050     # on every machine to help
 
 and in training `config.input.tf_data_service = 'HOST:5050'`. The workers need this code, the same
 data under the same paths, and TensorFlow. Whoever can reach the ports can have them read and run
@@ -31,13 +31,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipelines.clip.boxes import BoxOptions
 from data_pipelines.command_line import EXIT_INTERRUPTED, ArgumentParser, exit_code
 from data_pipelines.cores import available_cores
-from data_pipelines.datasets.base import Source
 from data_pipelines.datasets.open import dataset_path
-from data_pipelines.order.training_order import ScheduleOptions
-from data_pipelines.pipeline import TrainingPlan
+from data_pipelines.options import (
+    BoxOptions,
+    ClipSize,
+    InputOptions,
+    OrderOptions,
+    ScheduleOptions,
+    Source,
+)
+from data_pipelines.plans import TrainingPlan
 from data_pipelines.tensorflow_import import import_tensorflow
 from data_pipelines.workers import Batch, Damage, DamageLog
 
@@ -48,27 +53,38 @@ _MAX_AHEAD = 16  # batches that may come before the one that is next; then that 
 _PATIENCE = 60.0  # seconds without a batch before a warning
 
 
-def _encode_plan(sources: Sequence[Source], options: dict[str, Any]) -> str:
-    """The plan as text; paths are made absolute, because workers run elsewhere."""
+def _encode_plan(
+    sources: Sequence[Source],
+    size: ClipSize,
+    order: OrderOptions,
+    options: InputOptions,
+    **hosts: int,
+) -> str:
+    """The arguments of `TrainingPlan` as text; paths are made absolute: workers run elsewhere."""
 
     def path(source: Source) -> str:
         return dataset_path(os.getcwd(), os.fspath(source.path))
 
-    sources = [{**dataclasses.asdict(source), 'path': path(source)} for source in sources]
-    if options.get('schedule') is not None:
-        options = {**options, 'schedule': dataclasses.asdict(options['schedule'])}
-    return json.dumps({'sources': sources, 'options': options}, sort_keys=True)
+    content = {
+        'sources': [{**dataclasses.asdict(source), 'path': path(source)} for source in sources],
+        'size': dataclasses.asdict(size),
+        'order': dataclasses.asdict(order),
+        'options': dataclasses.asdict(options),
+        'hosts': hosts,
+    }
+    return json.dumps(content, sort_keys=True)
 
 
 @functools.lru_cache(maxsize=8)
 def _plan(text: str) -> TrainingPlan:
     content = json.loads(text)
-    sources, options = content['sources'], content['options']
-    if options.get('schedule') is not None:
-        options['schedule'] = ScheduleOptions(**options['schedule'])
+    sources, order = content['sources'], content['order']
     return TrainingPlan(
         [Source(**{**source, 'boxes': BoxOptions(**source['boxes'])}) for source in sources],
-        **options,
+        ClipSize(**content['size']),
+        OrderOptions(**{**order, 'schedule': ScheduleOptions(**order['schedule'])}),
+        InputOptions(**content['options']),
+        **content['hosts'],
     )
 
 
@@ -94,32 +110,33 @@ class ServiceBatches:
 
     def __init__(
         self,
-        address: str,
         sources: Sequence[Source],
+        size: ClipSize,
+        order: OrderOptions,
+        options: InputOptions,
         *,
-        start_step: int,
-        num_steps: int | None,
-        max_bad_records: int,
-        **options,
+        start_step: int = 0,
+        num_steps: int | None = None,
+        host: int = 0,
+        num_hosts: int = 1,
     ):
-        """Asks the service at `address` (HOST:PORT) for batches.
+        """Asks the service at `options.tf_data_service` (HOST:PORT) for batches.
 
-        The other arguments are those of `pipeline.train_batches`.
+        The arguments are those of `pipeline.train_batches`.
 
         Raises:
             ValueError: nobody answers at the address, or an argument does not fit.
         """
         tf = import_tensorflow()
-        options['max_bad_records'] = max_bad_records
-        text = _encode_plan(sources, options)
+        text = _encode_plan(sources, size, order, options, host=host, num_hosts=num_hosts)
         self._local = _plan(text)
-        self._damage = DamageLog(max_bad_records)
+        self._damage = DamageLog(options.max_bad_records)
         self.samples_per_epoch = self._local.samples_per_epoch
         self.element_spec = self._local.element_spec
         self.step, self._end = start_step, 2**62 if num_steps is None else start_step + num_steps
         self.wait_seconds = 0.0
         self._early: dict[int, tuple[Batch, list[Damage]]] = {}
-        address = address.removeprefix('grpc://')
+        address = options.tf_data_service.removeprefix('grpc://')
         _check_answers(address)
         self._dataset = _distributed(tf, address, text, self.element_spec, self.step, self._end)
         self._queue: queue.Queue = queue.Queue(maxsize=1)

@@ -1,4 +1,4 @@
-"""How settings are declared: once, in a frozen dataclass that says range, default and meaning beside each field.
+"""How settings are declared: a frozen dataclass, with range, default and meaning of each field.
 
     @settings
     class Views:
@@ -7,8 +7,8 @@
         temporal: PositiveInt = 1  # clips along the video
         overlap: Annotated[float, Range(ge=0, lt=1)] = 0.0  # of neighbouring clips
 
-Whoever makes an instance, from Python, a config file or JSON, has it checked here and is told in the
-same words. The comments are what `run.py --print_config` shows. This module needs the standard
+Whoever makes an instance, from Python, a config file or JSON, has it checked here and is told in
+the same words. The comments are what `run.py --print_config` shows. This module needs the standard
 library alone, because both packages declare with it.
 """
 
@@ -23,7 +23,9 @@ import textwrap
 import tokenize
 import types
 import typing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
+
+T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,8 @@ def settings(cls: type | None = None, *, rules: Callable[[Any], None] | None = N
 
     Args:
         cls: the class.
-        rules: of what no field can tell alone: raises a ValueError. Those of a base class hold, too.
+        rules: of what no field can tell alone: raises a ValueError. Those of a base class hold,
+            too.
     """
 
     def decorate(cls: type) -> type:
@@ -129,9 +132,14 @@ def _broken_rule(annotation: Any, value: Any) -> str:
     return broken and f': each{broken.removeprefix(": each")}'
 
 
+def narrowed(group: Any, base: type[T]) -> T:
+    """The part of a dataclass that a base class of its declares."""
+    return base(**{field.name: getattr(group, field.name) for field in dataclasses.fields(base)})
+
+
 @functools.cache
 def comments(cls: type) -> Mapping[str, str]:
-    """What the source says of each field of a dataclass, on its lines or above; {} where it has no source."""
+    """What the source says of each field of a dataclass, on its lines or above; {}: no source."""
     found = {}
     for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
         try:

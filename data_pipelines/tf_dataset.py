@@ -10,8 +10,8 @@ def as_tf_dataset(make_batches: Callable[[], Batches]):
     """The same batches, in the same order, as elements of a `tf.data.Dataset`.
 
         dataset = as_tf_dataset(functools.partial(
-            train_batches, [source], batch_size=16, num_frames=32, crop_size=224,
-            short_side=(256, 320), num_steps=1000))
+            train_batches, [source], ClipSize(32, 224), OrderOptions(batch_size=16),
+            InputOptions(short_side=(256, 320)), num_steps=1000))
 
     Texts are UTF-8 there. Every iteration over the dataset starts from the beginning. Reading and
     decoding stay where they are: in this process, on the threads of the batches.

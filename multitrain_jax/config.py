@@ -17,6 +17,7 @@ from data_pipelines.options import (
     OrderOptions,
     ViewOptions,
     check_crops_fit,
+    check_schedule,
 )
 from data_pipelines.settings import (
     NonNegativeFloat,
@@ -136,19 +137,13 @@ def _experiment_rules(config: 'Config') -> None:
 
 def _check_schedule(config: 'Config') -> None:
     schedule = config.schedule
-    for field in ('weights', 'order'):
-        names = getattr(schedule, field)
-        if names is not None and sorted(names) != sorted(config.datasets):
-            raise ValueError(
-                f'schedule.{field} names {", ".join(names)}: must name each of the datasets '
-                f'{", ".join(config.datasets)} once'
-            )
+    check_schedule(schedule, list(config.datasets))
     own = [name for name, entry in config.datasets.items() if entry.batch_size is not None]
     if own and not schedule.by_dataset:
         raise ValueError(
-            f'datasets.{own[0]}.batch_size={config.batch_sizes[own[0]]} has no effect where batches '
-            f'are of several datasets (schedule.kind={schedule.kind!r}, by={schedule.by!r}); '
-            'leave it None, or choose another schedule'
+            f'datasets.{own[0]}.batch_size={config.batch_sizes[own[0]]} has no effect where '
+            f'batches are of several datasets (schedule.kind={schedule.kind!r}, '
+            f'by={schedule.by!r}); leave it None, or choose another schedule'
         )
 
 
@@ -229,13 +224,13 @@ def defaults() -> ml_collections.ConfigDict:
 
 
 def strided(path: str, **fields: Any) -> ml_collections.ConfigDict:
-    """A dataset whose clips are parts of its videos, at a fixed step; `fields`: of `DatasetConfig`."""
+    """A dataset whose clips are parts of its videos; `fields` are those of `DatasetConfig`."""
     rule = {'sampling': 'strided', 'stride': 3, 'target_frame_rate': 30.0}
     return config_tree(DatasetConfig(path, **rule | fields))
 
 
 def uniform(path: str, **fields: Any) -> ml_collections.ConfigDict:
-    """A direction-sensitive dataset (Something-Something): frames of the whole video, unmirrored."""
+    """A dataset with directions (Something-Something): frames of the whole video, unmirrored."""
     return config_tree(DatasetConfig(path, **{'sampling': 'uniform', 'flip': False} | fields))
 
 
@@ -310,7 +305,7 @@ def load_config(arguments: Sequence[str]) -> Config | None:
 
 
 def read_stored_config(values: Mapping[str, Any]) -> Config:
-    """Reads what `dataclass_config.to_dict` made of a Config."""
+    """Reads what `config_reading.to_dict` made of a Config."""
     model = {
         name: value
         for name, value in values['model'].items()
@@ -352,8 +347,8 @@ def with_datasets(config: Config, datasets: Sequence[DatasetSpec]) -> MultiTrain
     localising = batch.localising(datasets)
     if localising and config.localisation is None:
         raise UserError(
-            f'dataset {localising[0].name} has boxes with actions: config.localisation must say how they are used; '
-            f'or set config.datasets.{localising[0].name}.task="classification"'
+            f'dataset {localising[0].name} has boxes with actions: config.localisation must say '
+            f'how they are used; or set config.datasets.{localising[0].name}.task="classification"'
         )
     return dataclasses.replace(
         config.model,

@@ -1,8 +1,9 @@
 """File, flags, JSON -> checked dataclasses, and back.
 
-A config file makes an ml_collections ConfigDict. The command line names it, `--config=FILE[:VARIANT]`,
-and changes it, `--config.GROUP.FIELD=VALUE`, by the types that the dataclasses declare. Every field
-must be known and every value have its type; otherwise one line names field, value and rule.
+A config file makes an ml_collections ConfigDict. The command line names it,
+`--config=FILE[:VARIANT]`, and changes it, `--config.GROUP.FIELD=VALUE`, by the types that the
+dataclasses declare. Every field must be known and every value have its type; otherwise one line
+names field, value and rule.
 """
 
 import ast
@@ -86,7 +87,7 @@ def describe(group: Any, usual: Any = None, where: str = 'config') -> Iterator[s
     groups = {}
     for field in dataclasses.fields(group):
         value, path = getattr(group, field.name), f'{where}.{field.name}'
-        default = getattr(usual, field.name, field.default)
+        default = getattr(usual, field.name) if type(usual) is type(group) else field.default
         if dataclasses.is_dataclass(value):
             groups[path] = value, default
         elif isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, value.values())):
@@ -295,6 +296,9 @@ def load_config_file(arguments: Sequence[str], cls: type) -> ml_collections.Conf
     for argument in arguments:
         name, equals, text = argument.partition('=')
         if name != '--config':
+            undone = [other for other in overrides if other.startswith(f'{name}.')]
+            if undone:
+                raise UserError(f'{argument}: would undo {undone[0]}, which is before it')
             overrides[name] = [*overrides.pop(name, ()), text if equals else None]
     for name, texts in overrides.items():
         _override(config, cls, name.split('.')[1:], texts, '--config')
@@ -308,7 +312,7 @@ def _override(
     texts: Sequence[str | None],
     where: str = '--config',
 ) -> None:
-    """Sets what lies at `path` in a group of fields, or of named entries, of the type `expected`."""
+    """Sets what lies at `path` in a group of fields, or of named entries, of this type."""
     name, *rest = path
     if groups := _groups(expected):
         cls = _chosen(groups, group)

@@ -1,4 +1,4 @@
-"""AdamW as the papers use it: warm-up and cosine, clipping, no decay on biases and norms; options of fine-tuning."""
+"""AdamW as the papers use it: warm-up and cosine, clipping, decay; options of fine-tuning."""
 
 from collections.abc import Mapping
 import math
@@ -169,12 +169,12 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 def learning_rate_factors(
     config: OptimizerConfig, params: Mapping[str, Any], backbone: BackboneConfig
 ) -> dict[str, Any]:
-    """The factor of every parameter's learning rate, to be multiplied with it: f32[] or f32[blocks, 1, ...].
+    """The factor of every parameter's learning rate: f32[] or f32[blocks, 1, ...].
 
-    The factor of the parameter's group, times layer_decay^(L + 1 - l) in the backbone: with L blocks, l is
-    0 for patch convolution, positions and class token, 1 to L for the blocks and L + 1 for all that comes
-    after them (layer-wise decay as for BEiT, arXiv 2106.08254, appendix H). Blocks of a stage that are
-    stacked have their own factors along the leading axis.
+    The factor of the parameter's group, times layer_decay^(L + 1 - l) in the backbone: with L
+    blocks, l is 0 for patch convolution, positions and class token, 1 to L for the blocks and L + 1
+    for all that comes after them (layer-wise decay as for BEiT, arXiv 2106.08254, appendix H).
+    Blocks of a stage that are stacked have their own factors along the leading axis.
 
     Args:
         config: factors.
@@ -215,8 +215,8 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Clipping, then AdamW (arXiv 1711.05101) with decay where `decay_mask` says so.
 
-    It is for the parameters that train: the first result of `parameters.split(params, frozen)`. Factors
-    of the learning rate act on the whole update, weight decay included.
+    It is for the parameters that train: the first result of `parameters.split(params, frozen)`.
+    Factors of the learning rate act on the whole update, weight decay included.
 
     Args:
         config: constants.

@@ -3,24 +3,25 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from data_pipelines import files, pipeline
-from data_pipelines.clip import boxes
 from data_pipelines.datasets import base, dataset_info, open
-from data_pipelines.order import training_order
+from data_pipelines.options import (
+    BoxOptions,
+    ClipSize,
+    DatasetOptions,
+    InputOptions,
+    OrderOptions,
+    Source,
+    ViewOptions,
+)
+from data_pipelines.order import schedules
+from data_pipelines.settings import narrowed
 from data_pipelines.synthetic import prepare
 from multitrain_jax.batch import Batch, DatasetSpec
-from multitrain_jax.config import (
-    Config,
-    DatasetConfig,
-    EvaluationConfig,
-    InputOptions,
-    LocalisationConfig,
-    SyntheticConfig,
-)
+from multitrain_jax.config import Config, DatasetConfig, LocalisationConfig, SyntheticConfig
 from multitrain_jax.parallel.hosts import barrier
 
 
@@ -28,7 +29,7 @@ class RecordData:
     """A `BatchSource` over the datasets that the config names, read by this host's share."""
 
     def __init__(self, config: Config, *, host: int = 0, num_hosts: int = 1):
-        """Opens all datasets; renders and converts the synthetic ones first if the config asks for them.
+        """Opens all datasets; makes the synthetic ones first if the config asks for them.
 
         Raises:
             ValueError: a dataset is missing, or does not hold what the config expects.
@@ -50,7 +51,8 @@ class RecordData:
                 train, evaluation = own.source, tested.source
                 if own.classes != tested.classes:
                     raise ValueError(
-                        f'dataset {name}: the splits {train.split!r} and {evaluation.split!r} differ in classes'
+                        f'dataset {name}: the splits {train.split!r} and {evaluation.split!r} '
+                        'differ in classes'
                     )
                 sizes.append(own.num_records)
                 specs.append(
@@ -68,56 +70,43 @@ class RecordData:
             self._train_sources.append(train)
             self._evaluation_sources.append(evaluation)
         self.datasets: tuple[DatasetSpec, ...] = tuple(specs)
-        self._schedule = _schedule(config)
-        samples = training_order.make_order(  # Refuses now what would not fit later.
+        self._order = narrowed(config, OrderOptions)
+        samples = schedules.make_order(  # Refuses now what would not fit later.
+            self._train_sources,
             sizes,
-            self._schedule,
-            batch_size=config.batch_size,
+            self._order,
             repeats=config.input.repeats,
             num_hosts=num_hosts,
         )
         self.samples_per_epoch = samples.samples_per_epoch
-        self.clips_per_step = training_order.clips_per_step(
-            sizes, self._schedule, batch_size=config.batch_size
-        )
+        self.clips_per_step = schedules.clips_per_step(self._train_sources, sizes, self._order)
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
-        config = self._config
-        options = dict(
-            **_clip_size(config),
-            batch_size=config.batch_size,
-            short_side=config.input.short_side,
-            repeats=config.input.repeats,
-            seed=config.seed,
+        options = self._config.input
+        if options.tf_data_service is None:
+            make = pipeline.train_batches
+        else:
+            from data_pipelines.service import ServiceBatches as make  # It needs TensorFlow.
+        return make(
+            self._train_sources,
+            _clip_size(self._config),
+            self._order,
+            options,
             start_step=start_step,
             num_steps=num_steps,
             host=self._host,
             num_hosts=self._num_hosts,
-            max_bad_records=config.input.max_bad_records,
-            schedule=self._schedule,
-        )
-        if config.input.tf_data_service is not None:
-            from data_pipelines import service  # It needs TensorFlow.
-
-            return service.ServiceBatches(
-                config.input.tf_data_service, self._train_sources, **options
-            )
-        return pipeline.train_batches(
-            self._train_sources, **options, num_threads=config.input.num_threads
         )
 
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
-        config = self._config
         return pipeline.evaluation_batches(
             self._evaluation_sources[dataset],
-            **_clip_size(config),
-            **_views(config.evaluation),
-            batch_size=config.evaluation.batch_size,
+            _clip_size(self._config),
+            self._config.evaluation,
+            self._config.input,
             dataset=dataset,
             host=self._host,
             num_hosts=self._num_hosts,
-            num_threads=config.input.num_threads,
-            max_bad_records=config.input.max_bad_records,
         )
 
 
@@ -125,21 +114,18 @@ class EvaluationData:
     """The evaluation splits of datasets for a trained model, read by this host's share.
 
     Attributes:
-        datasets: one for each head of the model, with the head's classes, which labels are numbered by; without
-            evaluation records where no data was given.
+        datasets: one for each head of the model, with the head's classes, which labels are numbered
+            by; without evaluation records where no data was given.
     """
 
     def __init__(
         self,
         heads: Sequence[DatasetSpec],
-        data: Mapping[str, DatasetConfig],
+        sources: Mapping[str, Source],
+        size: ClipSize,
+        evaluation: ViewOptions,
+        input_options: InputOptions,
         *,
-        data_root: str,
-        num_frames: int,
-        image_size: int,
-        evaluation: EvaluationConfig,
-        input_config: InputOptions,
-        localisation: LocalisationConfig | None = None,
         host: int = 0,
         num_hosts: int = 1,
     ):
@@ -147,46 +133,28 @@ class EvaluationData:
 
         Args:
             heads: name and classes of each head.
-            data: by name of the head; their classes must be among the head's, in whatever order.
-            data_root: directory of relative paths in `data`.
-            num_frames: of a clip.
-            image_size: of a clip, pixels.
+            sources: the data by name of the head, from `evaluation_sources`; their classes must be
+                among the head's, in whatever order.
+            size: of a clip.
             evaluation: views and batches.
-            input_config: how to read.
-            localisation: which boxes to test, for heads that localise.
+            input_options: how to read.
             host, num_hosts: whose share.
 
         Raises:
             ValueError: a dataset is missing, or has a class that its head does not have.
         """
-        self._reading = {
-            'num_frames': num_frames,
-            'crop_size': image_size,
-            'reduced': input_config.reduced_decoding,
-            **_views(evaluation),
-        }
-        self._batching = {
-            'batch_size': evaluation.batch_size,
-            'host': host,
-            'num_hosts': num_hosts,
-            'num_threads': input_config.num_threads,
-            'max_bad_records': input_config.max_bad_records,
-        }
-        self._sources: dict[int, base.Source] = {}
+        self._reading = size, evaluation, input_options
+        self._hosts = {'host': host, 'num_hosts': num_hosts}
+        self._sources: dict[int, Source] = {}
         self._numbers: dict[int, np.ndarray] = {}  # class of the data -> class of the head
         specs = []
-        root = files.expand_home(data_root)
+        test_spec = base.TestSpec(size, evaluation, input_options.reduced_decoding)
         for head, spec in enumerate(heads):
-            entry = data.get(spec.name)
-            if entry is None:
+            if spec.name not in sources:
                 specs.append(dataclasses.replace(spec, evaluation_records=0))
                 continue
-            self._sources[head] = _source(
-                root, spec.name, entry, entry.evaluation_split, localisation
-            )
-            with _open(
-                f'dataset {spec.name}', self._sources[head], base.TestSpec(**self._reading)
-            ) as tested:
+            self._sources[head] = sources[spec.name]
+            with _open(f'dataset {spec.name}', self._sources[head], test_spec) as tested:
                 self._numbers[head] = _class_numbers(tested, spec)
                 specs.append(
                     dataclasses.replace(
@@ -198,7 +166,7 @@ class EvaluationData:
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
         numbers, classes = self._numbers[dataset], len(self.datasets[dataset].classes)
         batches = pipeline.evaluation_batches(
-            self._sources[dataset], **self._reading, **self._batching, dataset=dataset
+            self._sources[dataset], *self._reading, dataset=dataset, **self._hosts
         )
         with contextlib.closing(batches):
             for batch in batches:
@@ -227,56 +195,39 @@ def _class_numbers(dataset: base.ClipDataset, head: DatasetSpec) -> np.ndarray:
     if not dataset.localises and dataset.multi_label != head.multi_label:
         kinds = {True: 'several labels per video', False: 'one label per video'}
         raise ValueError(
-            f'{where}: has {kinds[dataset.multi_label]}, the head of that name was trained on {kinds[head.multi_label]}'
+            f'{where}: has {kinds[dataset.multi_label]}, the head of that name was trained on '
+            f'{kinds[head.multi_label]}'
         )
     strange = [name for name in dataset.classes if name not in head.classes]
     if strange:
         raise ValueError(
-            f'{where}: class {strange[0]!r} is not one of the {len(head.classes)} classes of the checkpoint '
-            f'({len(strange)} of {len(dataset.classes)} are not); classes are matched by name'
+            f'{where}: class {strange[0]!r} is not one of the {len(head.classes)} classes of the '
+            f'checkpoint ({len(strange)} of {len(dataset.classes)} are not); '
+            'classes are matched by name'
         )
     return np.array([head.classes.index(name) for name in dataset.classes], np.int64)
 
 
+def evaluation_sources(
+    data: Mapping[str, DatasetConfig], data_root: str, localisation: LocalisationConfig | None
+) -> dict[str, Source]:
+    """The evaluation splits of these datasets, whose relative paths are under `data_root`."""
+    root = files.expand_home(data_root)
+    return {
+        name: _source(root, name, entry, entry.evaluation_split, localisation)
+        for name, entry in data.items()
+    }
+
+
 def _source(
     root: str, name: str, entry: DatasetConfig, split: str, localisation: LocalisationConfig | None
-) -> base.Source:
-    return base.Source(
-        path=open.dataset_path(root, entry.path),
+) -> Source:
+    options = vars(narrowed(entry, DatasetOptions))
+    return Source(
+        **{**options, 'path': open.dataset_path(root, entry.path)},
         name=name,
         split=split,
-        sampling=entry.sampling,
-        stride=entry.stride,
-        target_frame_rate=entry.target_frame_rate,
-        flip=entry.flip,
-        task=entry.task,
-        boxes=_box_options(localisation),
-    )
-
-
-def _box_options(localisation: LocalisationConfig | None) -> boxes.BoxOptions:
-    if localisation is None:
-        return boxes.BoxOptions()
-    fields = (field.name for field in dataclasses.fields(boxes.BoxOptions))
-    return boxes.BoxOptions(**{name: getattr(localisation, name) for name in fields})
-
-
-def _schedule(config: Config) -> training_order.ScheduleOptions | None:
-    schedule, names = config.schedule, list(config.datasets)
-    if schedule.kind == 'concatenate':
-        return None
-    return training_order.ScheduleOptions(
-        kind=schedule.kind,
-        batch_sizes=tuple(config.batch_sizes[name] for name in names),
-        by=schedule.by,
-        weights=None
-        if schedule.weights is None
-        else tuple(schedule.weights[name] for name in names),
-        size_power=schedule.size_power,
-        order=None
-        if schedule.order is None
-        else tuple(names.index(name) for name in schedule.order),
-        epochs=config.epochs,
+        boxes=narrowed(localisation, BoxOptions) if localisation else BoxOptions(),
     )
 
 
@@ -296,13 +247,8 @@ def _prepare(root: str, synthetic: SyntheticConfig) -> None:
         )
 
 
-def _clip_size(config: Config) -> dict[str, Any]:
-    backbone = config.model.backbone
-    return {
-        'num_frames': backbone.num_frames,
-        'crop_size': backbone.image_size,
-        'reduced': config.input.reduced_decoding,
-    }
+def _clip_size(config: Config) -> ClipSize:
+    return ClipSize(config.model.backbone.num_frames, config.model.backbone.image_size)
 
 
 @contextlib.contextmanager
@@ -320,10 +266,11 @@ def open_split(config: Config, name: str, *, training: bool) -> Iterator[base.Cl
         entry.train_split if training else entry.evaluation_split,
         config.localisation,
     )
+    size = _clip_size(config)
     spec = (
-        base.TrainingSpec(**_clip_size(config), short_side=config.input.short_side)
+        base.TrainingSpec(size, config.input)
         if training
-        else base.TestSpec(**_clip_size(config), **_views(config.evaluation))
+        else base.TestSpec(size, config.evaluation, config.input.reduced_decoding)
     )
     with _open(
         f'dataset {name} (config.datasets.{name}.path, under config.data_root)', source, spec
@@ -331,16 +278,8 @@ def open_split(config: Config, name: str, *, training: bool) -> Iterator[base.Cl
         yield dataset
 
 
-def _views(evaluation: EvaluationConfig) -> dict[str, Any]:
-    return {
-        'short_side': evaluation.short_side,
-        'temporal_views': evaluation.temporal_views,
-        'spatial_views': evaluation.spatial_views,
-    }
-
-
 @contextlib.contextmanager
-def _open(where: str, source: base.Source, spec) -> Iterator[base.ClipDataset]:
+def _open(where: str, source: Source, spec) -> Iterator[base.ClipDataset]:
     try:
         dataset = open.open_dataset(source, spec)
     except ValueError as error:
@@ -348,7 +287,8 @@ def _open(where: str, source: base.Source, spec) -> Iterator[base.ClipDataset]:
     try:
         if not dataset.num_records:
             raise ValueError(
-                f'{where}: {source.path} has no record in the split {source.split!r}; convert its videos again'
+                f'{where}: {source.path} has no record in the split {source.split!r}; '
+                'convert its videos again'
             )
         yield dataset
     finally:

@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from data_pipelines.settings import Range, comments
+from data_pipelines.settings import Range, comments, settings
 from multitrain_jax import config_reading, optimizer
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, describe, read_config, read_stored_config
 from multitrain_jax.errors import UserError
+from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import check_divides, data_mesh
 from multitrain_jax.training import train_step
 from tests.helpers import tiny, tiny_config
-from tests.helpers.shipped_configs import CONFIGS, load
+from tests.helpers.shipped_configs import CONFIGS, DIRECTORY, load
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -207,8 +208,17 @@ def fields_below(cls: type, where: str = '') -> Iterator[tuple[str, type, Any]]:
                 yield from fields_below(kind, f'{path}.')
 
 
-PRINTED = describe(read_config(load('quickstart_cofinetune.py'))).splitlines()
-FIELDS = {path: (cls, expected) for path, cls, expected in fields_below(Config)}
+PLAIN = "--config.model.backbone={'blocks': 2, 'num_frames': 8, 'image_size': 64, 'heads': 4}"
+PRINTED = {
+    flags: describe(read_config(load('quickstart_cofinetune.py', *flags))).splitlines()
+    for flags in ((), (PLAIN,))
+}
+FIELDS = {(path, cls.__name__): (cls, expected) for path, cls, expected in fields_below(Config)}
+
+
+def backbone_of(cls: type) -> tuple[str, ...]:
+    """What makes the config's backbone one of this class; none where it is not asked for."""
+    return (PLAIN,) if cls is ViTConfig else ()
 
 
 def parts(expected: Any) -> Iterator[Any]:
@@ -222,30 +232,32 @@ def has_groups(expected: Any) -> bool:
     return any(inspect.isclass(one) and dataclasses.is_dataclass(one) for one in parts(expected))
 
 
-@pytest.mark.parametrize('path', FIELDS)
-def test_every_field_has_a_comment_and_every_number_a_range(path):
-    cls, expected = FIELDS[path]
+@pytest.mark.parametrize(('path', 'name'), FIELDS)
+def test_every_field_has_a_comment_and_every_number_a_range(path, name):
+    cls, expected = FIELDS[path, name]
     if has_groups(expected):
         return  # a group has a docstring
-    name = path.rpartition('.')[2]
-    assert comments(cls)[name], f'{cls.__name__}.{name} needs a comment'
+    field = path.rpartition('.')[2]
+    assert comments(cls)[field], f'{name}.{field} needs a comment'
     bare = [
         kind
         for kind in parts(expected)
         if typing.get_origin(kind) is not Annotated and set(typing.get_args(kind)) & {int, float}
     ]
-    assert expected not in (int, float) and not bare, f'{cls.__name__}.{name} needs a range'
+    assert expected not in (int, float) and not bare, f'{name}.{field} needs a range'
     for kind in parts(expected):
         if typing.get_origin(kind) is Annotated:
             assert isinstance(kind.__metadata__[0], Range)
 
 
-@pytest.mark.parametrize('path', FIELDS)
-def test_every_field_is_printed_with_its_comment(path):
-    cls, expected = FIELDS[path]
+@pytest.mark.parametrize(('path', 'name'), FIELDS)
+def test_every_field_is_printed_with_its_comment(path, name):
+    cls, expected = FIELDS[path, name]
     if not has_groups(expected):
         comment = comments(cls)[path.rpartition('.')[2]]
-        (line,) = (line for line in PRINTED if line[2:].startswith(f'config.{path} = '))
+        (line,) = (
+            line for line in PRINTED[backbone_of(cls)] if line[2:].startswith(f'config.{path} = ')
+        )
         assert line.endswith(f'# {comment}')
 
 
@@ -290,16 +302,17 @@ def given(expected: Any) -> Iterator[tuple[str, Any]]:
         yield 'some text', 'some text'
 
 
-@pytest.mark.parametrize('path', FIELDS)
-def test_every_field_can_be_set_on_the_command_line(path):
-    """To every kind of value that it may have, whatever the file says: a number over None, None over a number, ..."""
-    texts = list(given(FIELDS[path][1]))
+@pytest.mark.parametrize(('path', 'name'), FIELDS)
+def test_every_field_can_be_set_on_the_command_line(path, name):
+    """To every kind of value that it may have, whatever the file says: a number over None, ..."""
+    cls, expected = FIELDS[path, name]
+    texts = list(given(expected))
     assert texts
     for before in ('quickstart.py', 'quickstart_cofinetune.py'):  # without and with boxes
         if path.startswith('datasets.') and before == 'quickstart.py':
             continue
         for text, expected in texts:
-            config = load(before, f'--config.{path}={text}')
+            config = load(before, *backbone_of(cls), f'--config.{path}={text}')
             for part in path.split('.'):
                 config = config[part]
             config = config.to_dict() if hasattr(config, 'to_dict') else config
@@ -328,11 +341,52 @@ def test_probabilities_may_be_given_one_by_one():
     assert config.schedule.weights == {'motions': 0.1, 'directions': 0.2}
 
 
+def test_a_field_is_not_undone_by_its_group():
+    flags = '--config.localisation.max_boxes=5', '--config.localisation=None'
+    with pytest.raises(UserError, match='=None: would undo --config.localisation.max_boxes'):
+        load('quickstart.py', *flags)
+    assert load('quickstart.py', '--config.localisation={}', flags[0]).localisation.max_boxes == 5
+
+
 def test_a_group_that_is_none_begins_with_its_defaults():
     config = read_config(load('quickstart.py', '--config.localisation.max_boxes=5'))
     assert config.localisation.max_boxes == 5 and config.localisation.proposal_iou == 0.75
     config = read_config(load('quickstart_cofinetune.py', '--config.localisation=None'))
     assert config.localisation is None
+
+
+@settings
+class Warmer(Config):
+    """An experiment with one field more: the line below is all that says so."""
+
+    warmth: Annotated[float, Range(gt=0, lt=40)] = 20.0  # of the room, degrees Celsius
+
+
+def test_a_new_field_is_one_line():
+    def read(*flags):
+        arguments = [f'--config={DIRECTORY / "quickstart.py"}', *flags]
+        values = config_reading.load_config_file(arguments, Warmer).to_dict()
+        return config_reading.build(
+            Warmer, {**values, 'model': {**values['model'], 'num_classes': (2,)}}
+        )
+
+    assert read().warmth == 20.0 and read('--config.warmth=21').warmth == 21.0
+    lines = config_reading.describe(read('--config.warmth=21'))
+    (line,) = (line for line in lines if '.warmth' in line)
+    assert line.split('  # ') == [
+        f'{"* config.warmth = 21.0  [20.0]":<60}',
+        'of the room, degrees Celsius',
+    ]
+    assert config_reading.config_tree(read()).warmth == 20.0
+    stored = config_reading.to_dict(read())
+    del stored['warmth']  # of a checkpoint from before
+    assert config_reading.build(Warmer, stored).warmth == 20.0
+    with pytest.raises(UserError, match=r'warmth=40.0 must be in \(0, 40\)'):
+        read('--config.warmth=40')
+    with pytest.raises(
+        UserError, match='--config.warmht: unknown field; did you mean --config.warmth?'
+    ):
+        read('--config.warmht=21')
 
 
 STORED = json.loads((pathlib.Path(__file__).parent / 'data' / 'stored_configs.json').read_text())

@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import pipeline
+from data_pipelines.options import Source
 import multitrain_jax as mt
 from multitrain_jax import evaluate
 from multitrain_jax.errors import run_command
 from multitrain_jax.evaluation import predictions
 from tests.helpers import tiny, tiny_records
+from tests.helpers.batches import evaluation_batches
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
 CONFIG = f'--config={tiny.CONFIG_FILE}'
@@ -63,14 +64,14 @@ def test_scores_are_the_mean_over_the_views_of_the_models_own(tested, data, fini
     for name, classes in tiny.CLASSES.items():
         found = predictions.load(files / f'{name}_predictions.npz')
         views = 2 if name == 'colours' else 1
-        source = pipeline.Source(
+        source = Source(
             data / name,
             name,
             'validation',
             sampling='strided' if name == 'colours' else 'uniform',
             stride=1,
         )
-        (batch,) = pipeline.evaluation_batches(
+        (batch,) = evaluation_batches(
             source,
             batch_size=7 * views,
             num_frames=4,

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines.options import ClipSize
 from multitrain_jax import train
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.evaluation import metrics, views
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
-from multitrain_jax.record_data import EvaluationData, RecordData
+from multitrain_jax.record_data import EvaluationData, RecordData, evaluation_sources
 from tests.helpers import tiny, tiny_records
 from tests.helpers.tiny import quick_compile  # noqa: F401 (a fixture)
 
@@ -113,15 +114,9 @@ def test_mistakes(root, change, message):
 
 def evaluation_data(root, heads, **changes):
     config = tiny.config(data_root=str(root))
+    sources = evaluation_sources(config.datasets, config.data_root, config.localisation)
     return EvaluationData(
-        heads,
-        config.datasets,
-        data_root=config.data_root,
-        num_frames=4,
-        image_size=16,
-        evaluation=config.evaluation,
-        input_config=config.input,
-        **changes,
+        heads, sources, ClipSize(4, 16), config.evaluation, config.input, **changes
     )
 
 

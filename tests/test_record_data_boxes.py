@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.datasets import dataset_info
+from data_pipelines.options import ClipSize
 from multitrain_jax.batch import DatasetSpec, check_batch
-from multitrain_jax.record_data import EvaluationData, RecordData
+from multitrain_jax.record_data import EvaluationData, RecordData, evaluation_sources
 from tests.helpers import tiny
 from tests.helpers.box_records import box_dataset, normalised
 
@@ -161,15 +162,9 @@ def test_a_schedule_that_does_not_fit_is_refused_at_once(root_with_boxes):
 def test_boxes_for_a_trained_model_with_its_own_order_of_actions(root_with_boxes):
     config = config_with_boxes(root_with_boxes)
     head = DatasetSpec('scenes', ('class 2', 'more', 'class 1', 'class 0'), localisation=True)
-    options = dict(
-        data_root=config.data_root,
-        num_frames=4,
-        image_size=16,
-        evaluation=config.evaluation,
-        input_config=config.input,
-        localisation=config.localisation,
-    )
-    data = EvaluationData([head], config.datasets, **options)
+    sources = evaluation_sources(config.datasets, config.data_root, config.localisation)
+    reading = sources, ClipSize(4, 16), config.evaluation, config.input
+    data = EvaluationData([head], *reading)
     assert (data.datasets[0].views, data.datasets[0].evaluation_records) == (3, 3)
     for batch in data.evaluation_batches(0):
         assert batch['truth_label'].shape[2] == 4
@@ -179,7 +174,7 @@ def test_boxes_for_a_trained_model_with_its_own_order_of_actions(root_with_boxes
     with pytest.raises(
         ValueError, match='has boxes with actions, the head .* labels of whole videos; with task='
     ):
-        EvaluationData([dataclasses.replace(head, localisation=False)], config.datasets, **options)
+        EvaluationData([dataclasses.replace(head, localisation=False)], *reading)
 
 
 def test_scenes_are_made_where_the_config_asks_for_them(tmp_path):

@@ -1,58 +1,18 @@
 """Boxes through the geometry of clips: which boxes a clip shows, and where.
 
-Arithmetic only. Boxes are rows (x1, y1, x2, y2), shares of the width and height of a picture: 0 to 1 inside it.
+Arithmetic only. Boxes are rows (x1, y1, x2, y2), shares of the width and height of a picture: 0 to
+1 inside it.
 """
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.clip.frame_sampling import Window
+from data_pipelines.clip.crops import Window
+from data_pipelines.options import BoxOptions
 from data_pipelines.storage.regions import Regions
 
 _GOOD_VIEW = 0.5  # part of a candidate's area that a test view must show to count
-
-
-@dataclasses.dataclass(frozen=True)
-class BoxOptions:
-    """What is done with the boxes of a dataset that has them.
-
-    Attributes:
-        max_boxes: M, boxes of a clip. Of more, training takes a random subset, testing those of the highest scores.
-        jitter: training: standard deviation by which each side moves, in parts of the box's width or height.
-        min_visible: training: boxes of which a smaller part of the area is left after the crop are dropped.
-        train_on_proposals: a detector's boxes that overlap an annotated one are further boxes with its labels.
-        proposal_iou: intersection over union from which they overlap enough.
-        candidates: the boxes to be tested: a detector's, or those of the annotation.
-        min_candidate_score: a detector's boxes with a lower score are left out.
-        test_short_sides: pixels; test views are taken at each of these sizes. Empty: at the size of other datasets.
-        test_flip: mirrored test views, too.
-    """
-
-    max_boxes: int = 32
-    jitter: float = 0.0
-    min_visible: float = 0.25
-    train_on_proposals: bool = False
-    proposal_iou: float = 0.75
-    candidates: Literal['proposals', 'ground_truth'] = 'proposals'
-    min_candidate_score: float = 0.8
-    test_short_sides: tuple[int, ...] = ()
-    test_flip: bool = False
-
-    def __post_init__(self):
-        if self.max_boxes < 1:
-            raise ValueError(f'max_boxes={self.max_boxes} must be at least 1')
-        if not self.jitter >= 0:
-            raise ValueError(f'jitter={self.jitter} must not be negative')
-        if not 0 <= self.min_visible <= 1:
-            raise ValueError(f'min_visible={self.min_visible} must be in [0, 1]')
-        if not 0 < self.proposal_iou <= 1:
-            raise ValueError(f'proposal_iou={self.proposal_iou} must be in (0, 1]')
-        if self.candidates not in ('proposals', 'ground_truth'):
-            raise ValueError(
-                f"candidates={self.candidates!r} must be 'proposals' or 'ground_truth'"
-            )
 
 
 class LabelledBoxes(NamedTuple):
@@ -63,7 +23,7 @@ class LabelledBoxes(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Boxes to be tested: f32[n, 4] in the whole frame, their scores f32[n], and how many more there were."""
+    """Boxes to be tested, f32[n, 4] in the whole frame, scores f32[n], how many more there were."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -121,7 +81,7 @@ def visible(boxes: np.ndarray) -> np.ndarray:
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """f[...] intersection over union of boxes f[..., 4], broadcast; one of each pair has an area."""
+    """f[...] intersection over union of boxes f[..., 4], broadcast; one of a pair has an area."""
     low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
     shared = np.prod(np.maximum(high - low, 0), axis=-1)
     return shared / (area(a) + area(b) - shared)
@@ -138,9 +98,10 @@ def covered(boxes: np.ndarray, proposals: np.ndarray) -> np.ndarray:
 
 
 def jittered(rng: np.random.Generator, boxes: np.ndarray, amount: float) -> np.ndarray:
-    """f64[n, 4] with each side moved by a normal deviate of `amount` widths or heights, then clipped.
+    """f64[n, 4] with each side moved by a deviate of `amount` widths or heights, then clipped.
 
-    Sides that pass each other change names; a box of which nothing is left in the picture stays as it was.
+    Sides that pass each other change names; a box of which nothing is left in the picture stays as
+    it was.
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     moved = boxes + amount * np.tile(sides, 2) * rng.standard_normal(boxes.shape)
@@ -151,7 +112,7 @@ def jittered(rng: np.random.Generator, boxes: np.ndarray, amount: float) -> np.n
 
 
 def with_proposals(found: Regions, iou: float) -> LabelledBoxes:
-    """The annotated boxes, then a detector's that overlap one by `iou` or more, with the labels of the best."""
+    """The annotated boxes, then a detector's that overlap one by `iou`, with its labels."""
     if not len(found.boxes) or not len(found.proposals):
         return LabelledBoxes(found.boxes, found.labels)
     overlap = overlaps(found.proposals.astype(np.float64), found.boxes.astype(np.float64))  # [P, M]
@@ -210,9 +171,10 @@ def candidates(found: Regions, options: BoxOptions) -> Candidates:
 def in_views(
     boxes: np.ndarray, views: list[tuple[Window, tuple[int, int], bool]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Candidates in each test view, f32[V, n, 4], clipped, and which of them to test there, bool[V, n].
+    """Candidates in each test view, f32[V, n, 4], clipped, and which to test there, bool[V, n].
 
-    Those of which a view shows half of the area; one that no view shows so well: where most of it is seen, if any.
+    Those of which a view shows half of the area; one that no view shows so well: where most of it
+    is seen, if any.
 
     Args:
         boxes: f[n, 4] in the whole frame.

@@ -3,15 +3,15 @@
 Decoding by libjpeg-turbo through `simplejpeg`, resizing by OpenCV; both release Python's global
 lock. The accurate integer DCT costs 5 % more than the fast one (which TensorFlow uses), which errs
 by up to 8 levels at JPEG quality 100. Subsampled colour is interpolated in test clips ("fancy", as
-TensorFlow does) and repeated in training clips ("box", as FFmpeg's fast conversion does): a tenth of
-decoding saved for a mean difference of 0.4 levels, at edges of colour. Resizing is bilinear with
-half-pixel centres and no antialiasing, as in PySlowFast and DMVR, rounded to the nearest level:
-by Intel's IPP where OpenCV has it (x86), which is a quarter faster than OpenCV's own code and at most
-0.51 levels off instead of 0.76; OpenCV calls it "not exact" because it is not equal to its own.
-PNG frames, which other writers store, are decoded by OpenCV; a gray frame gives three equal channels.
+TensorFlow does) and repeated in training clips ("box", as FFmpeg's fast conversion does): a tenth
+of decoding saved for a mean difference of 0.4 levels, at edges of colour. Resizing is bilinear with
+half-pixel centres and no antialiasing, as in PySlowFast and DMVR, rounded to the nearest level: by
+Intel's IPP where OpenCV has it (x86), which is a quarter faster than OpenCV's own code and at most
+0.51 levels off instead of 0.76; OpenCV calls it "not exact" because it is not equal to its own. PNG
+frames, which other writers store, are decoded by OpenCV; a gray frame gives three equal channels.
 
-Of frames with restart markers, which our conversion writes, training clips decode only the part that covers their
-window (`jpeg_cut`): the same pixels, in two thirds of the time.
+Of frames with restart markers, which our conversion writes, training clips decode only the part
+that covers their window (`jpeg_cut`): the same pixels, in two thirds of the time.
 
 `reduced=True` lets libjpeg-turbo decode straight to a half, quarter or eighth of the stored size
 (in the DCT) where that still holds at least as many pixels as the result needs. It is faster, but
@@ -27,9 +27,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from data_pipelines.array_pool import scratch
 from data_pipelines.clip import jpeg_cut
-from data_pipelines.clip.frame_sampling import Window
+from data_pipelines.clip.crops import Window
+from data_pipelines.workers import scratch
 
 Frames = Sequence[bytes | memoryview] | Mapping[int, bytes | memoryview]  # encoded, by number
 
@@ -46,7 +46,7 @@ _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
 class _naming:
-    """Turns a decoder's complaint into one that names the frame. (`contextlib` would take 3 % of making a clip.)"""
+    """Makes a decoder's complaint name the frame (`contextlib` would take 3 % of making a clip)."""
 
     __slots__ = ('_number',)
 
@@ -143,7 +143,10 @@ def _decode_jpeg(
 def _decode_cut(
     cut: jpeg_cut.Cut, frames: Mapping[int, bytes | memoryview], size: tuple[int, int], factor: int
 ) -> Iterator[np.ndarray]:
-    """What is left of each frame, u8[h, w, 3], until the next is asked for; `frames`, `size`: the whole ones."""
+    """What is left of each frame, u8[h, w, 3], until the next is asked for.
+
+    `frames`, `size`: the whole ones.
+    """
     width = cut.part.width
     for jpeg, count in cut.jpegs:
         height = count * cut.height
@@ -220,8 +223,8 @@ def decode_window(
         reduced: see the module's text.
 
     Raises:
-        FrameError: a frame is neither JPEG nor PNG, is damaged in or near the window, or differs in size from the
-            first one asked for.
+        FrameError: a frame is neither JPEG nor PNG, is damaged in or near the window, or differs in
+            size from the first one asked for.
     """
     _use_ipp()
     size = frame_size(frames, int(numbers[0]))
@@ -280,7 +283,8 @@ def decode_views(
         reduced: see the module's text.
 
     Raises:
-        FrameError: a frame is neither JPEG nor PNG, is damaged, or differs in size from the first one asked for.
+        FrameError: a frame is neither JPEG nor PNG, is damaged, or differs in size from the first
+            one asked for.
     """
     _use_ipp()
     size = frame_size(frames, int(numbers[0, 0]))

@@ -1,12 +1,14 @@
-"""Smaller JPEGs cut out of JPEGs without decoding them: only what covers a window is left to decode.
+"""Smaller JPEGs cut out of JPEGs without decoding them: what covers a window is left to decode.
 
-Where a JPEG has restart markers (ITU-T T.81, B.2.4.4 and F.1.1.5.1), every run of `interval` MCUs (rectangles of 8 to
-32 pixels) is coded for itself. Where no run goes on in the next row of MCUs, those that cover a window, behind the same
-header with another height and width, are a JPEG again. Its pixels are exactly those of the whole one where colour is
-repeated; interpolated, it would miss its neighbours. The runs of several frames, one below the other, are a JPEG, too:
-fewer, larger ones take less time. Our conversion writes such markers; frames of others are decoded as they are.
+Where a JPEG has restart markers (ITU-T T.81, B.2.4.4 and F.1.1.5.1), every run of `interval` MCUs
+(rectangles of 8 to 32 pixels) is coded for itself. Where no run goes on in the next row of MCUs,
+those that cover a window, behind the same header with another height and width, are a JPEG again.
+Its pixels are exactly those of the whole one where colour is repeated; interpolated, it would miss
+its neighbours. The runs of several frames, one below the other, are a JPEG, too: fewer, larger ones
+take less time. Our conversion writes such markers; frames of others are decoded as they are.
 
-Damage to what is cut away goes unnoticed, as damage to a frame that no clip shows does: records have checksums.
+Damage to what is cut away goes unnoticed, as damage to a frame that no clip shows does: records
+have checksums.
 """
 
 from collections.abc import Sequence
@@ -14,8 +16,8 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines.array_pool import scratch
-from data_pipelines.clip.frame_sampling import Window
+from data_pipelines.clip.crops import Window
+from data_pipelines.workers import scratch
 
 _BASELINE, _SCAN, _INTERVAL = 0xC0, 0xDA, 0xDD  # markers SOF0, SOS, DRI
 _OTHER_FRAMES = {*range(0xC1, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF1 to SOF15
@@ -76,7 +78,7 @@ def _read_layout(frame: bytes | memoryview) -> _Layout | None:
 
 
 def _mcu_size(components: bytes, count: int) -> tuple[int, int] | None:
-    """(height, width) in pixels from the frame header's components, three bytes each; None: unusual."""
+    """(height, width) in pixels from the frame header's components of 3 bytes; None: unusual."""
     if count == 1:
         return 8, 8  # Whatever its sampling factors: A.2.2.
     across, down = zip(*((factors >> 4, factors & 15) for factors in components[1::3]))
@@ -92,7 +94,8 @@ class Cut:
     Attributes:
         jpegs: each with how many frames it shows, one below the other.
         part: what is left of each frame, in pixels of the whole one; corners are multiples of 8.
-        height: of a frame in `jpegs`, a multiple of 8: that of `part`, and what fills its last MCUs.
+        height: of a frame in `jpegs`, a multiple of 8: that of `part`, and what fills its last
+            MCUs.
     """
 
     jpegs: list[tuple[bytes, int]]
@@ -109,8 +112,8 @@ def cut(frames: Sequence[bytes | memoryview], size: tuple[int, int], window: Win
         window: in pixels, inside the frames.
 
     Returns:
-        None where nothing is to be gained, or where frames are not JPEGs of one size and header with restart markers in
-        places that suit; damaged ones may be among those.
+        None where nothing is to be gained, or where frames are not JPEGs of one size and header
+        with restart markers in places that suit; damaged ones may be among those.
     """
     layout = _read_layout(frames[0])
     if layout is None or layout.size != size:
@@ -168,9 +171,10 @@ def _joined(parts: list[bytes | memoryview]) -> np.ndarray:
 
 
 def _runs(coded: np.ndarray, sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Where the runs of MCUs begin and end, i64[N, count] each, in the coded pixels of N frames of so many bytes.
+    """Where the runs of MCUs begin and end, i64[N, count] each, in the coded pixels of N frames.
 
-    The markers behind them are not part of them. None: some frame is not `count` runs, each with the right marker.
+    The markers behind them are not part of them. None: some frame is not `count` runs, each with
+    the right marker.
     """
     places = _find(coded, 0xFF)
     codes = coded[places + 1]
@@ -189,7 +193,7 @@ def _runs(coded: np.ndarray, sizes: np.ndarray, count: int) -> tuple[np.ndarray,
 
 
 def _find(values: np.ndarray, wanted: int) -> np.ndarray:
-    """i64[found], where `values`, u8[8 n], are `wanted`: rarely, so in two thirds of `flatnonzero`'s time."""
+    """i64[found], where `values`, u8[8 n], are `wanted`; if rarely, faster than `flatnonzero`."""
     hits = np.equal(values, wanted, out=scratch('hits', len(values)).view(bool)).view(np.uint64)
     eights = np.flatnonzero(hits != 0)
     inside = np.flatnonzero(hits[eights].view(bool))

@@ -9,12 +9,12 @@ record becomes a clip. `FUNCTION` of the importable `MODULE` configures one for 
             min_resize=short_side, num_test_clips=temporal_views)
         return DmvrClips(factory, classes=CLASSES)
 
-The factory decides all that lies between the serialised record and the clip. Which record comes when
-is decided here, as for our own records (a permutation for every epoch, resumed at any step, every
-test video once): of the factory's shards an index is made in memory, and each record is put through
-the factory's parse, sample, decode, preprocess and postprocess functions. A record that a filter of
-the factory refuses counts as damaged. Random frames and crops come from TensorFlow's generator: they
-are not reproducible.
+The factory decides all that lies between the serialised record and the clip. Which record comes
+when is decided here, as for our own records (a permutation for every epoch, resumed at any step,
+every test video once): of the factory's shards an index is made in memory, and each record is put
+through the factory's parse, sample, decode, preprocess and postprocess functions. A record that a
+filter of the factory refuses counts as damaged. Random frames and crops come from TensorFlow's
+generator: they are not reproducible.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,12 @@ import numpy as np
 
 from data_pipelines.datasets.base import (
     ClipDataset,
-    Source,
     TestSpec,
     TrainingSpec,
+    Views,
     boxes_are_not_read,
 )
+from data_pipelines.options import Source
 from data_pipelines.storage.reader import ShardReader
 from data_pipelines.storage.record_index import RecordIndex, index_files
 from data_pipelines.storage.sequence_example import RecordError
@@ -95,8 +96,8 @@ class DmvrDataset(ClipDataset):
         """Calls the user's function and builds the factory's functions.
 
         Raises:
-            ValueError: DMVR is not installed, there is no such function, or what it returns does not
-                fit.
+            ValueError: DMVR is not installed, there is no such function, or what it returns does
+                not fit.
         """
         import_dmvr()
         self.source, self._spec = source, spec
@@ -112,7 +113,7 @@ class DmvrDataset(ClipDataset):
         return self._write(record, [out])
 
     def write_views(self, record, out):
-        return self._write(record, out)
+        return Views(self._write(record, out), self.where(record))
 
     def where(self, record: int) -> str:
         return self._reader.where(record)
@@ -192,10 +193,10 @@ def _call(source: Source, spec: TrainingSpec | TestSpec) -> DmvrClips:
     arguments = dict(
         split=source.split,
         training=training,
-        num_frames=spec.num_frames,
-        crop_size=spec.crop_size,
-        short_side=sum(spec.short_side) // 2 if training else spec.short_side,
-        temporal_views=1 if training else spec.temporal_views,
+        num_frames=spec.size.num_frames,
+        crop_size=spec.size.crop_size,
+        short_side=sum(spec.input.short_side) // 2 if training else spec.views.short_side,
+        temporal_views=1 if training else spec.views.temporal_views,
     )
     try:
         inspect.signature(function).bind(**arguments)

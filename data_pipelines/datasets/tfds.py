@@ -12,14 +12,9 @@ import threading
 
 import numpy as np
 
-from data_pipelines.datasets.base import (
-    Clip,
-    EncodedDataset,
-    Source,
-    TestSpec,
-    TrainingSpec,
-    boxes_are_not_read,
-)
+from data_pipelines.datasets.base import Clip, TestSpec, TrainingSpec, boxes_are_not_read
+from data_pipelines.datasets.records import EncodedDataset
+from data_pipelines.options import Source
 from data_pipelines.storage.reader import ShardReader
 from data_pipelines.storage.record_index import index_files
 from data_pipelines.storage.sequence_example import RecordError, decode_sequence_example
@@ -32,8 +27,8 @@ class TfdsDataset(EncodedDataset):
         """Opens the files that TFDS wrote.
 
         Raises:
-            ValueError: TFDS is not installed, or the dataset is unknown, not prepared, or no labelled
-                video dataset.
+            ValueError: TFDS is not installed, or the dataset is unknown, not prepared, or no
+                labelled video dataset.
         """
         super().__init__(source, spec)
         name = os.fspath(source.path).removeprefix('tfds:')
@@ -54,7 +49,8 @@ class TfdsDataset(EncodedDataset):
             split = info.splits[source.split]
         except (ValueError, KeyError) as error:
             raise ValueError(
-                f'{source.path} has no split {source.split!r}, only {", ".join(sorted(info.splits))}'
+                f'{source.path} has no split {source.split!r}, only '
+                f'{", ".join(sorted(info.splits))}'
             ) from error
         if source.task == 'auto' and _has_boxes(tfds, info.features):
             raise ValueError(boxes_are_not_read(source.path))

@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class _Key(np.random.bit_generator.ISeedSequence):
-    """Gives Philox its key as a seed: with `key=` it asks the system for a seed first, and throws that away."""
+    """Gives Philox its key as a seed: with `key=` it asks the system for a seed in vain first."""
 
     def __init__(self, key: np.ndarray):
         self._key = key

@@ -1,18 +1,20 @@
-"""How mini-batches are made of several datasets that each keep their own order: co-finetuning's schedules.
+"""How mini-batches are made of several datasets: co-finetuning's schedules.
 
-Every dataset has an endless sequence of samples (`sampling.TrainingOrder`: each record once per epoch of *that* dataset).
-A schedule says how many samples each dataset gives to each step; they are taken from its sequence in order. How many it
-has given before a step is known without going through the steps before, so that any step can be started from.
+`make_order` gives the samples of every step as `ScheduleOptions` say. 'concatenate' is
+`epochs.TrainingOrder` over all datasets together. For the others every dataset has an endless
+sequence of its own (each record once per epoch of *that* dataset). A schedule says how many samples
+each dataset gives to each step; they are taken from its sequence in order. How many it has given
+before a step is known without going through the steps before, so that any step can be started from.
 
     alternating     step n is a batch of dataset n mod N
     accumulated     every step has a batch of every dataset
-    weighted        step n is a batch of a dataset drawn with the given probability ('batch'), or every sample of every
-                    batch is drawn so ('example'); `proportions` turns sizes into probabilities
-    task_by_task    all batches of the first dataset, then all of the second, ...: ordinary transfer learning
+    weighted        step n is a batch of a dataset drawn with the given probability ('batch'), or
+                    every sample of every batch is drawn so ('example')
+    task_by_task    all batches of the first dataset, then all of the second, ...: ordinary transfer
+                    learning
 
-(PolyViT, arXiv 2111.12993, section 3.2; co-finetuning, arXiv 2207.03807, section 3.) Drawing is balanced: of every
-`BLOCK` draws each dataset gets its share, rounded, in random order. `sampling.TrainingOrder` over all datasets together
-is the schedule called concatenate.
+(PolyViT, arXiv 2111.12993, section 3.2; co-finetuning, arXiv 2207.03807, section 3.) Drawing is
+balanced: of every `BLOCK` draws each dataset gets its share, rounded, in random order.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +23,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipelines.options import OrderOptions, ScheduleOptions, Source, check_schedule
 from data_pipelines.order.epochs import Sample, TrainingOrder, generator, host_share
 
 BLOCK = 1000
 
-# Keep the streams of one seed apart; see `sampling`.
+# Keep the streams of one seed apart; see `epochs`.
 _DRAW = 0x7363686564756C65
 _DATASET = 0x6461746173657421
 
@@ -46,6 +49,111 @@ class Turn(NamedTuple):
 
 # What to do at a step.
 Schedule = Callable[[int], Turn]
+
+
+def make_order(
+    sources: Sequence[Source],
+    sizes: Sequence[int],
+    options: OrderOptions,
+    *,
+    repeats: int = 1,
+    num_hosts: int = 1,
+) -> 'TrainingOrder | ScheduledOrder':
+    """The order of the training samples.
+
+    Args:
+        sources: the datasets.
+        sizes: records of each.
+        options: batch size, schedule, length of the run, seed.
+        repeats: samples of a record per epoch; they share a batch.
+        num_hosts: over which every batch must divide.
+
+    Raises:
+        ValueError: numbers that do not fit.
+    """
+    schedule, seed = options.schedule, options.seed
+    check_schedule(schedule, [source.name for source in sources])
+    if schedule.kind == 'concatenate':
+        host_share(options.batch_size, 0, num_hosts)  # Refuses what does not divide.
+        return TrainingOrder(sizes, batch_size=options.batch_size, repeats=repeats, seed=seed)
+    if min(sizes, default=0) < 1:
+        raise ValueError(f'{schedule.kind}: every dataset needs a record, got sizes {list(sizes)}')
+    own = _batch_sizes(sources, options)
+    batches = own if schedule.by_dataset else [options.batch_size]
+    for size in batches:
+        if size % repeats:
+            raise ValueError(
+                f'{schedule.kind}: batch_size={size} must be a positive multiple of '
+                f'repeats={repeats}, because the samples of one record share a batch'
+            )
+    places = {sum(own)} if schedule.kind == 'accumulated' else set(batches)
+    for size in places:
+        host_share(size, 0, num_hosts)
+    return ScheduledOrder(
+        sizes,
+        _schedule(sources, sizes, options, repeats),
+        repeats=repeats,
+        seed=seed,
+        batch_size=places.pop() if len(places) == 1 else None,
+    )
+
+
+def clips_per_step(sources: Sequence[Source], sizes: Sequence[int], options: OrderOptions) -> float:
+    """Clips of a batch, over all hosts, in the mean of the run."""
+    schedule, own = options.schedule, np.asarray(_batch_sizes(sources, options), np.float64)
+    if not schedule.by_dataset:
+        return float(options.batch_size)
+    if schedule.kind == 'accumulated':
+        return float(own.sum())
+    if schedule.kind == 'alternating':
+        return float(own.mean())
+    if schedule.kind == 'task_by_task':
+        return float(sum(sizes) / (np.asarray(sizes) / own).sum())
+    return float(_probabilities(sources, sizes, schedule) @ own)
+
+
+def _batch_sizes(sources: Sequence[Source], options: OrderOptions) -> list[int]:
+    """Clips of each dataset in a batch of its own."""
+    return [source.batch_size or options.batch_size for source in sources]
+
+
+def _schedule(
+    sources: Sequence[Source], sizes: Sequence[int], options: OrderOptions, repeats: int
+) -> Schedule:
+    schedule, own = options.schedule, _batch_sizes(sources, options)
+    if schedule.kind == 'alternating':
+        return alternating(own)
+    if schedule.kind == 'accumulated':
+        return accumulated(own)
+    if schedule.kind == 'task_by_task':
+        names = [source.name for source in sources]
+        order = [names.index(name) for name in schedule.order or names]
+        # Rounded so that all steps together are the whole run's, and nobody's share is off by more
+        # than a step.
+        exact = [options.epochs * sizes[dataset] * repeats / own[dataset] for dataset in order]
+        ends = np.maximum(np.round(np.cumsum(exact)).astype(np.int64), 1)
+        steps = np.zeros(len(sizes), np.int64)
+        steps[order] = np.diff(ends, prepend=0)
+        if not steps.all():
+            raise ValueError(
+                f'task_by_task: no step is left for dataset {names[steps.argmin()]} in '
+                f'{options.epochs:g} epochs; give it smaller batches, or train longer'
+            )
+        return task_by_task(steps, own, order)
+    probabilities = _probabilities(sources, sizes, schedule)
+    if not schedule.by_dataset:
+        return weighted_by_example(probabilities, options.batch_size, options.seed, repeats=repeats)
+    return weighted_by_batch(probabilities, own, options.seed)
+
+
+def _probabilities(
+    sources: Sequence[Source], sizes: Sequence[int], schedule: ScheduleOptions
+) -> np.ndarray:
+    """f64[N] with which the datasets are drawn."""
+    if schedule.weights is not None:
+        weights = np.asarray([schedule.weights[source.name] for source in sources], np.float64)
+        return weights / weights.sum()
+    return proportions(sizes, schedule.size_power if schedule.kind == 'weighted' else 0.0)
 
 
 def alternating(batch_sizes: Sequence[int]) -> Schedule:
@@ -85,7 +193,10 @@ def weighted_by_batch(weights: Sequence[float], batch_sizes: Sequence[int], seed
 def weighted_by_example(
     weights: Sequence[float], batch_size: int, seed: int, *, repeats: int = 1
 ) -> Schedule:
-    """Each record of each batch is of a dataset drawn with these probabilities; its `repeats` samples stay together."""
+    """Each record of each batch is of a dataset drawn with these probabilities.
+
+    Its `repeats` samples stay together.
+    """
     if batch_size < 1 or repeats < 1 or batch_size % repeats:
         raise ValueError(
             f'batch_size={batch_size} must be a positive multiple of repeats={repeats}'
@@ -129,18 +240,19 @@ def task_by_task(
 
 
 def proportions(sizes: Sequence[int], alpha: float) -> np.ndarray:
-    """Probabilities in proportion to size^alpha, f64[N]: 1 is by size, 0 is all alike ('uniform')."""
+    """Probabilities in proportion to size^alpha, f64[N]: 1: by size; 0: all alike ('uniform')."""
     weights = np.asarray(sizes, np.float64) ** alpha
     return weights / weights.sum()
 
 
 class ScheduledOrder:
-    """The training samples of several datasets under a schedule; interface of `sampling.TrainingOrder`.
+    """The training samples of several datasets under a schedule; interface of `TrainingOrder`.
 
     Args:
         sizes: number of records of each dataset.
         schedule: what each step is made of.
-        repeats: samples of a record per epoch of its dataset; divides each dataset's share of each batch.
+        repeats: samples of a record per epoch of its dataset; divides each dataset's share of each
+            batch.
         seed: of the datasets' orders.
         batch_size: places of the global batch of every step; None: they differ.
 
@@ -177,11 +289,14 @@ class ScheduledOrder:
         return self.num_records * self.repeats
 
     def sample(self, dataset: int, position: int, skipped: int = 0) -> Sample:
-        """The sample at `position` of a dataset's own sequence, or its stand-in after `skipped` damaged records."""
+        """The sample at `position` of a dataset's sequence; after `skipped` ones, its stand-in."""
         return self._orders[dataset].sample(position, skipped)._replace(dataset=dataset)
 
     def stand_in(self, sample: Sample, skipped: int) -> Sample | None:
-        """What takes the place of a sample after so many damaged records, of the same dataset; None: none is left."""
+        """What takes the place of a sample after so many damaged records, of the same dataset.
+
+        None: none is left.
+        """
         if skipped >= self._orders[sample.dataset].num_records:
             return None
         return self.sample(sample.dataset, sample.position, skipped)
@@ -190,26 +305,29 @@ class ScheduledOrder:
         """This host's consecutive share of the batch of `step`; the hosts' shares make it up.
 
         Raises:
-            ValueError: the batch does not divide over the hosts, or the repeats not over a dataset's part of it.
+            ValueError: the batch does not divide over the hosts, or the repeats not over a
+                dataset's part of it.
         """
         turn = self._schedule(step)
         if (turn.counts % self.repeats).any():
             raise ValueError(
-                f'step {step}: {turn.counts.tolist()} samples of the datasets are not multiples of repeats={self.repeats}'
+                f'step {step}: {turn.counts.tolist()} samples of the datasets are not multiples of '
+                f'repeats={self.repeats}'
             )
         share = host_share(len(turn.datasets), host, num_hosts)
         place = np.empty_like(turn.datasets)  # among those of the same dataset
         for dataset, count in enumerate(turn.counts):
             place[turn.datasets == dataset] = np.arange(count)
         records = np.maximum(turn.counts // self.repeats, 1)[turn.datasets]
-        # First samples of all the dataset's records first, then the second ones: see `TrainingOrder.batch`.
+        # First samples of all the dataset's records first, then the second ones: see
+        # `TrainingOrder.batch`.
         positions = turn.before[turn.datasets] + (place % records) * self.repeats + place // records
         chosen = slice(share.start, share.stop)
         return list(map(self.sample, turn.datasets[chosen].tolist(), positions[chosen].tolist()))
 
 
 class _Draws:
-    """A balanced random sequence of datasets: every block of `BLOCK` draws has each dataset's share of them."""
+    """A balanced random sequence of datasets: of every `BLOCK` draws each has its share."""
 
     def __init__(self, weights: Sequence[float], seed: int):
         weights = np.asarray(weights, np.float64)
@@ -228,14 +346,15 @@ class _Draws:
         lost = np.flatnonzero((weights > 0) & (counts == 0))
         if len(lost):
             raise ValueError(
-                f'weights={weights.tolist()}: number {lost[0]} is less than a {BLOCK}th of all; raise it, or set it to 0'
+                f'weights={weights.tolist()}: number {lost[0]} is less than a {BLOCK}th of all; '
+                'raise it, or set it to 0'
             )
         self.number = len(weights)
         self._counts, self._seed = counts, seed
         self._of_block = functools.lru_cache(maxsize=4)(self._compute_block)
 
     def _compute_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """The draws of a block, i64[BLOCK], and how many of each dataset come before each, i64[BLOCK + 1, N]."""
+        """Draws of a block, i64[BLOCK], and each dataset's before each, i64[BLOCK + 1, N]."""
         keys = generator(_DRAW, self._seed, (block, 0, 0)).random_raw(BLOCK)
         draws = np.repeat(np.arange(self.number), self._counts)[np.argsort(keys, kind='stable')]
         before = np.zeros((BLOCK + 1, self.number), np.int64)

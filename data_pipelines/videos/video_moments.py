@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.clip import decode, frame_sampling
+from data_pipelines.clip import crops, decode, frame_sampling
 from data_pipelines.videos import video_file
 
 
@@ -21,7 +21,7 @@ class Moment(NamedTuple):
 
     seconds: float
     clips: np.ndarray
-    views: list[tuple[frame_sampling.Window, tuple[int, int], bool]]
+    views: list[tuple[crops.Window, tuple[int, int], bool]]
 
 
 class Times(NamedTuple):
@@ -80,14 +80,12 @@ def video_moments(
         wanted.append((seconds, numbers))
     needed = set(np.concatenate([numbers for _, numbers in wanted]).tolist()) if wanted else set()
     kept: dict[int, np.ndarray] = {}
-    views: list[tuple[frame_sampling.Window, tuple[int, int], bool]] = []
+    views: list[tuple[crops.Window, tuple[int, int], bool]] = []
     for number, (_, frame) in enumerate(video_file.FrameStream(path)):
         if number in needed:
-            scaled = frame_sampling.scaled_size(*frame.shape[:2], short_side)
-            corners = frame_sampling.crop_corners(*scaled, crop_size, spatial_views)
-            windows = [
-                frame_sampling.Window(top, left, crop_size, crop_size) for top, left in corners
-            ]
+            scaled = crops.scaled_size(*frame.shape[:2], short_side)
+            corners = crops.crop_corners(*scaled, crop_size, spatial_views)
+            windows = [crops.Window(top, left, crop_size, crop_size) for top, left in corners]
             views = [(window, scaled, False) for window in windows]
             resized = decode.resize(frame, scaled)
             kept[number] = np.stack(

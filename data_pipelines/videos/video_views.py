@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.clip import decode, frame_sampling
+from data_pipelines.clip.crops import crop_corners, scaled_size
 from data_pipelines.videos import video_file
 
 
@@ -56,8 +57,8 @@ def video_views(
     kept: dict[int, np.ndarray] = {}
     for number, (_, frame) in enumerate(video_file.FrameStream(path)):
         if number in needed:
-            scaled = frame_sampling.scaled_size(*frame.shape[:2], short_side)
-            corners = frame_sampling.crop_corners(*scaled, crop_size, spatial_views)
+            scaled = scaled_size(*frame.shape[:2], short_side)
+            corners = crop_corners(*scaled, crop_size, spatial_views)
             resized = decode.resize(frame, scaled)
             crops = [
                 resized[top : top + crop_size, left : left + crop_size] for top, left in corners

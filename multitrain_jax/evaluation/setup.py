@@ -143,17 +143,14 @@ def open_evaluation(
 
     driver = open_driver(ParallelConfig())
     check_divides(evaluation.batch_size, driver.mesh, 'batch_size')
-    from multitrain_jax.record_data import EvaluationData  # the only door to data_pipelines
+    from multitrain_jax import record_data  # the door to data_pipelines
 
-    source = EvaluationData(
+    source = record_data.EvaluationData(
         trained.heads,
-        data,
-        data_root=trained.data_root or '',
-        num_frames=trained.model.backbone.num_frames,
-        image_size=image_size,
-        evaluation=evaluation,
-        input_config=trained.input_config,
-        localisation=localisation,
+        record_data.evaluation_sources(data, trained.data_root or '', localisation),
+        record_data.ClipSize(trained.model.backbone.num_frames, image_size),
+        evaluation,
+        trained.input_config,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )

@@ -40,12 +40,8 @@ class LocalisationHead(nnx.Module):
         self,
         width: int,
         num_actions: int,
+        config: LocalisationHeadConfig,
         *,
-        dropout_rate: float = 0.0,
-        output_size: int = 7,
-        sampling_ratio: int = 0,
-        context: bool = False,
-        context_heads: int = 8,
         init_std: float = 0.01,
         rngs: nnx.Rngs,
     ):
@@ -54,25 +50,20 @@ class LocalisationHead(nnx.Module):
         Args:
           width: D of the backbone's tokens.
           num_actions: A.
-          dropout_rate: before the last layer.
-          output_size: bins of RoIAlign along each side.
-          sampling_ratio: of RoIAlign; 0: adaptive.
-          context: whether boxes attend to the clip.
-          context_heads: heads of that attention; divides `width`.
+          config: what it is made of.
           init_std: of the kernels.
 
         Raises:
           ValueError: `context_heads` does not divide `width`.
         """
-        if context and width % context_heads:
-            raise ValueError(f'context_heads = {context_heads} does not divide the width {width}')
+        config.check_width(width)
         self.output = linear(width, num_actions, init_std=init_std, rngs=rngs)
         self.context = (
-            BoxContext(width, context_heads, init_std=init_std, rngs=rngs) if context else None
+            BoxContext(width, config.context_heads, init_std=init_std, rngs=rngs)
+            if config.context
+            else None
         )
-        self.dropout_rate = dropout_rate
-        self.output_size = output_size
-        self.sampling_ratio = sampling_ratio
+        self.config = config
 
     @jax.named_scope('heads')
     def __call__(
@@ -93,12 +84,15 @@ class LocalisationHead(nnx.Module):
         tokens = features.grid_tokens.astype(jnp.float32)
         grid = tokens.reshape(tokens.shape[0], t, h, w, -1).mean(1)  # [B, h, w, D]
         regions = roi_align(
-            grid, boxes, output_size=self.output_size, sampling_ratio=self.sampling_ratio
+            grid,
+            boxes,
+            output_size=self.config.output_size,
+            sampling_ratio=self.config.sampling_ratio,
         )
         embedding = regions.max((2, 3))  # [B, M, D]
         if self.context is not None:
             embedding = self.context(embedding, tokens)
-        return self.output(dropout(embedding, self.dropout_rate, key))
+        return self.output(dropout(embedding, self.config.dropout, key))
 
 
 class BoxContext(nnx.Module):

@@ -117,17 +117,7 @@ class MultiTrainModel(nnx.Module):
         head = config.localisation_head
         self.localisation_heads = (
             nnx.List(
-                LocalisationHead(
-                    width,
-                    actions,
-                    dropout_rate=head.dropout,
-                    output_size=head.output_size,
-                    sampling_ratio=head.sampling_ratio,
-                    context=head.context,
-                    context_heads=head.context_heads,
-                    init_std=init_std,
-                    rngs=rngs,
-                )
+                LocalisationHead(width, actions, head, init_std=init_std, rngs=rngs)
                 for actions in config.num_actions
             )
             if head is not None

@@ -56,18 +56,7 @@ def _vit_rules(config: 'ViTConfig') -> None:
 
 @settings(rules=_vit_rules)
 class ViTConfig(BackboneConfig):
-    """Architecture of one plain video transformer. The defaults are VideoMAE's B on 16 frames.
-
-    What the clip embedding is, `pooling`: 'norm_of_mean', the final norm of the tokens' mean
-    (VideoMAE, fine-tuned); 'mean', the mean of the normalised tokens; 'first', the first of them,
-    which is the class token where there is one (ViViT); 'attentive', a learned query's attention to
-    them (V-JEPA 2's classifiers).
-
-    Positions: 'sine', fixed, one wave for the number of each token, time slowest (VideoMAE);
-    'learned', a vector for each token (ViViT); 'rotary', over time, height and width, in every
-    attention (V-JEPA 2). Those of `position_grid` are interpolated for other grids; rotary ones need
-    none.
-    """
+    """Architecture of one plain video transformer. The defaults are VideoMAE's B on 16 frames."""
 
     MEANING: ClassVar = (
         'heads',
@@ -83,14 +72,19 @@ class ViTConfig(BackboneConfig):
     OPTIONAL: ClassVar = ('class_token', 'class_position', 'pooler')
 
     width: PositiveInt = 768  # of the tokens
-    blocks: PositiveInt = 12
+    blocks: PositiveInt = 12  # all alike
     heads: PositiveInt = 12  # of each attention
     mlp_width: PositiveInt = 3072  # hidden units of each MLP
     patch_stride: PositiveTriple = (2, 16, 16)  # frames, rows, columns of a tubelet; none overlap
+    # 'sine': fixed, one wave for the number of each token, time slowest (VideoMAE); 'learned': a
+    # vector for each token (ViViT); 'rotary': over time, height and width, in every attention (V-JEPA 2)
     positions: Literal['sine', 'learned', 'rotary'] = 'sine'
     # of sine or learned positions, interpolated for others; None: that of the clip's size
     position_grid: PositiveTriple | None = None
     class_token: bool = False  # a learned token is put first
+    # what the clip embedding is, 'norm_of_mean': the final norm of the tokens' mean (VideoMAE,
+    # fine-tuned); 'mean': the mean of the normalised tokens; 'first': the first of them, a class token
+    # where there is one (ViViT); 'attentive': a learned query's attention to them (V-JEPA 2)
     pooling: Literal['norm_of_mean', 'mean', 'first', 'attentive'] = 'norm_of_mean'
     pooler_blocks: NonNegativeInt = 0  # 'attentive': further blocks before the query's attention
     attention_bias: Literal['qkv', 'qv', 'none'] = 'qkv'  # of which linear layers; 'qv': VideoMAE

@@ -5,11 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from data_pipelines.clip import frame_sampling
-from data_pipelines.clip.boxes import BoxOptions, overlaps
-from data_pipelines.datasets.base import TestSpec
-from data_pipelines.datasets.open import RecordDataset
-from data_pipelines.pipeline import Source, evaluation_batches, train_batches
+from data_pipelines.clip import crops
+from data_pipelines.clip.boxes import overlaps
+from data_pipelines.datasets.records import RecordDataset
+from data_pipelines.options import BoxOptions, Source
+from tests.helpers.batches import evaluation_batches, train_batches, view_spec
 from tests.helpers.box_records import (
     SIZE,
     box_dataset,
@@ -53,7 +53,7 @@ def test_boxes_are_where_their_pixels_are(source, reduced):
         **options,
         batch_size=16,
         num_steps=12,
-        reduced=reduced,
+        reduced_decoding=reduced,
     )
     checked, mirrored, missing, empty = 0, 0, 0, 0
     for batch in batches:
@@ -211,7 +211,7 @@ def test_every_view_of_every_record_and_its_boxes(source):
         np.testing.assert_array_equal(row['candidate_mask'], np.arange(3) < count)
         np.testing.assert_array_equal(row['candidate_score'], np.arange(3) < count)
         side, mirrored, crop = (66, 80)[view // 6], view % 6 >= 3, view % 3
-        height, width = frame_sampling.scaled_size(*SIZE, side)
+        height, width = crops.scaled_size(*SIZE, side)
         left = (0, -(-(width - 64) // 2), width - 64)[crop] / width
         for number in range(count):
             seen = seen_rectangle(row['video'][0], number)
@@ -288,7 +288,7 @@ def test_candidates_are_proposals(tmp_path, caplog):
 
 
 def test_a_dataset_that_localises_and_the_same_for_classification(source):
-    spec = TestSpec(**TEST_SPEC)
+    spec = view_spec(**TEST_SPEC)
     with_regions = RecordDataset(source, spec)
     assert with_regions.localises and with_regions.num_records == 4
     plain = RecordDataset(Source(**{**vars(source), 'task': 'classification'}), spec)
@@ -306,9 +306,12 @@ def test_a_dataset_that_localises_and_the_same_for_classification(source):
 def test_mistakes_are_named(source):
     with pytest.raises(ValueError, match="sampling='strided' may miss them"):
         read_views(Source(**{**vars(source), 'sampling': 'strided'}))
-    with pytest.raises(ValueError, match="task must be one of auto, classification, got 'boxes'"):
+    with pytest.raises(ValueError, match="task='boxes' must be one of 'auto', 'classification'"):
         Source(**{**vars(source), 'task': 'boxes'})
-    with pytest.raises(ValueError, match='crop of 64 px does not fit'):
+    with pytest.raises(
+        ValueError,
+        match=r'test_short_sides=\(40,\) must not be below crop_size=64: crops would not fit',
+    ):
         read_views(with_boxes(source, test_short_sides=(40,)))
 
 

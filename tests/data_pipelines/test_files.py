@@ -9,10 +9,11 @@ import pytest
 
 from data_pipelines import files
 from data_pipelines.datasets import dataset_info
-from data_pipelines.pipeline import Source, evaluation_batches, train_batches
+from data_pipelines.options import Source
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import find_shards
 from data_pipelines.storage.sequence_example import RecordError
+from tests.helpers.batches import evaluation_batches, train_batches
 from tests.helpers.tiny_records import flat_dataset
 
 

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from data_pipelines.clip import jpeg_cut
-from data_pipelines.clip.frame_sampling import Window
+from data_pipelines.clip.crops import Window
 from data_pipelines.conversion.jpeg import encode_jpeg
 from tests.helpers.tiny_records import smooth_image
 

@@ -8,14 +8,14 @@ import pytest
 
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.clip import decode
-from data_pipelines.datasets.base import TestSpec
-from data_pipelines.datasets.open import RecordDataset
+from data_pipelines.datasets.records import RecordDataset
+from data_pipelines.options import Source
 from data_pipelines.order import epochs
-from data_pipelines.pipeline import Source, evaluation_batches, train_batches
 from data_pipelines.storage import regions
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import VIDEO_FILENAME, RecordError
+from tests.helpers.batches import evaluation_batches, train_batches, view_spec
 from tests.helpers.golden import shared_path
 from tests.helpers.tiny_records import (
     flat_dataset,
@@ -334,7 +334,7 @@ def test_faulty_records_of_other_writers(name, message, tmp_path):
 def test_wrong_labels_are_damage(tmp_path):
     clips = [[flat_frame(r, 0)] for r in range(3)]
     write_records(tmp_path, clips, [[1], [2], [0, 1]], num_classes=2, num_shards=1)
-    dataset = RecordDataset(Source(tmp_path, 'd', 'train'), TestSpec(**TEST_SPEC))
+    dataset = RecordDataset(Source(tmp_path, 'd', 'train'), view_spec(**TEST_SPEC))
     assert dataset.load(0).labels.tolist() == [1]
     with pytest.raises(RecordError, match='class number .2. is not one of the 2 classes'):
         dataset.load(1)
@@ -416,7 +416,7 @@ def test_videos_without_a_name_are_called_after_their_place(tmp_path):
     )
     source = Source(tmp_path, 'd', 'train')
     (batch,) = evaluation_batches(source, **TEST_SPEC, batch_size=1)
-    assert batch['name'].tolist() == [RecordDataset(source, TestSpec(3, 16, 16)).where(0)]
+    assert batch['name'].tolist() == [RecordDataset(source, view_spec(**TEST_SPEC)).where(0)]
 
 
 def test_uniform_evaluation_has_one_temporal_view(two_sources):
@@ -491,16 +491,18 @@ def test_impossible_training_arguments_are_refused(two_sources, options, message
 def test_impossible_sources_are_refused(tmp_path):
     with pytest.raises(ValueError, match='no sources'):
         train_batches([], **SPEC, batch_size=2)
-    with pytest.raises(ValueError, match="sampling must be one of .* got 'random'"):
+    with pytest.raises(
+        ValueError, match="sampling='random' must be one of 'strided', 'uniform', 'key_frame'"
+    ):
         Source('x', 'x', 'train', sampling='random')
-    with pytest.raises(ValueError, match='stride'):
+    with pytest.raises(ValueError, match='stride=0 must be at least 1'):
         Source('x', 'x', 'train', stride=0)
-    with pytest.raises(ValueError, match='target_frame_rate'):
+    with pytest.raises(ValueError, match='target_frame_rate=0 must be positive, or None'):
         Source('x', 'x', 'train', target_frame_rate=0)
     source = flat_dataset(tmp_path / 'd', 2)
     with pytest.raises(ValueError, match="no split 'test', only train"):
         train_batches([Source(source.path, 'd', 'test')], **SPEC, batch_size=2)
-    with pytest.raises(ValueError, match='spatial views'):
+    with pytest.raises(ValueError, match='spatial_views=2 must be one of 1, 3'):
         evaluation_batches(source, **TEST_SPEC, batch_size=2, spatial_views=2)
-    with pytest.raises(ValueError, match='temporal_views'):
+    with pytest.raises(ValueError, match='temporal_views=0 must be at least 1'):
         evaluation_batches(source, **TEST_SPEC, batch_size=2, temporal_views=0)

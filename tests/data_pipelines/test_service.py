@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from data_pipelines import service
-from data_pipelines.clip.boxes import BoxOptions
-from data_pipelines.order.training_order import ScheduleOptions
-from data_pipelines.pipeline import train_batches
+from data_pipelines.options import BoxOptions, ScheduleOptions, Source
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import RecordError
+from tests.helpers.batches import service_batches, train_batches
 from tests.helpers.box_records import box_dataset
 from tests.helpers.tiny_records import flat_dataset
 
@@ -53,26 +52,27 @@ def _command(*arguments):
 def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypatch):
     source = flat_dataset(tmp_path / 'd', 9, num_frames=9)
     monkeypatch.chdir(tmp_path)
-    relative = service.Source('d', 'd', 'train')  # The worker runs in another directory.
+    relative = Source('d', 'd', 'train')  # The worker runs in another directory.
     with _command('dispatcher', '--port=0') as (_, line):
         address = line.split('grpc://')[1].strip()
         with _command('worker', f'--dispatcher={address}', '--host=localhost'):
-            batches = service.ServiceBatches(
-                address, [relative], **OPTIONS, start_step=3, num_steps=12, max_bad_records=0
-            )
+            batches = service_batches(address, [relative], **OPTIONS, start_step=3, num_steps=12)
             assert batches.samples_per_epoch == 9
             got = list(batches)
             _assert_equal(got, train_batches([source], **OPTIONS, start_step=3, num_steps=12))
             assert batches.step == 15 and batches.bad_records == 0 and batches.wait_seconds > 0
             # Batches of changing size, with boxes.
             boxes = box_dataset(
-                tmp_path / 'boxes', [[(20, 20, 70, 90)]] * 3, boxes=BoxOptions(2, jitter=0.1)
+                tmp_path / 'boxes',
+                [[(20, 20, 70, 90)]] * 3,
+                boxes=BoxOptions(2, jitter=0.1),
+                batch_size=2,
             )
-            schedule = ScheduleOptions('alternating', (4, 2))
+            schedule = ScheduleOptions('alternating')
             options = dict(
                 **OPTIONS, start_step=1, num_steps=4, schedule=schedule, max_bad_records=0
             )
-            batches = list(service.ServiceBatches(address, [source, boxes], **options))
+            batches = list(service_batches(address, [source, boxes], **options))
             assert [len(batch['dataset']) for batch in batches] == [2, 4, 2, 4]
             _assert_equal(batches, train_batches([source, boxes], **options))
             # Damage that a worker meets counts here.
@@ -82,11 +82,11 @@ def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypat
             data[int(reader.index.offsets[4]) + 40] ^= 1
             path.write_bytes(data)
             options = dict(**OPTIONS, start_step=0, num_steps=4)
-            batches = service.ServiceBatches(address, [source], **options, max_bad_records=1)
+            batches = service_batches(address, [source], **options, max_bad_records=1)
             _assert_equal(batches, train_batches([source], **options, max_bad_records=1))
             assert batches.bad_records == 1
             with pytest.raises(RecordError, match='checksum.*max_bad_records=0'):
-                list(service.ServiceBatches(address, [source], **options, max_bad_records=0))
+                list(service_batches(address, [source], **options, max_bad_records=0))
 
 
 class _Arrivals:
@@ -117,7 +117,7 @@ def test_batches_come_in_order_and_lost_ones_are_made_here(
     monkeypatch.setattr(service, '_distributed', lambda *args: _Arrivals(source, steps))
     count = max(steps) + 1
     options = dict(**OPTIONS, start_step=0, num_steps=count)
-    batches = service.ServiceBatches('nowhere:1', [source], **options, max_bad_records=0)
+    batches = service_batches('nowhere:1', [source], **options, max_bad_records=0)
     _assert_equal(batches, train_batches([source], **OPTIONS, num_steps=count))
     assert caplog.text.count('was lost with a worker') == lost
 
@@ -127,5 +127,5 @@ def test_nobody_at_the_address(tmp_path):
     options = dict(**OPTIONS, start_step=0, num_steps=1, max_bad_records=0)
     for address in ('localhost:1', 'localhost', 'grpc://localhost:x'):
         with pytest.raises(ValueError, match='no tf.data service at .localhost.*HOST:PORT'):
-            service.ServiceBatches(address, [source], **options)
+            service_batches(address, [source], **options)
     assert service.main(['worker', '--dispatcher=localhost:1']) == 2

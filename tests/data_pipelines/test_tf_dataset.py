@@ -1,11 +1,12 @@
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
 
-from data_pipelines.order.training_order import ScheduleOptions
-from data_pipelines.pipeline import evaluation_batches, train_batches
+from data_pipelines.options import ScheduleOptions
 from data_pipelines.tf_dataset import as_tf_dataset
+from tests.helpers.batches import evaluation_batches, train_batches
 from tests.helpers.box_records import box_dataset
 from tests.helpers.tiny_records import flat_dataset
 
@@ -16,13 +17,12 @@ def test_elements_are_the_batches(tmp_path):
     source = flat_dataset(tmp_path / 'd', 7, num_frames=9)
     spec = dict(num_frames=3, crop_size=16, batch_size=4, num_threads=2)
     boxes = box_dataset(tmp_path / 'boxes', [[(20, 20, 70, 90)] * n for n in (1, 0, 2, 1)])
-    changing = dict(
-        short_side=(16, 20), num_steps=3, schedule=ScheduleOptions('alternating', (4, 2))
-    )
+    fewer = dataclasses.replace(boxes, batch_size=2)
+    changing = dict(short_side=(16, 20), num_steps=3, schedule=ScheduleOptions('alternating'))
     for make, rows in (
         (functools.partial(train_batches, [source], **spec, short_side=(16, 20), num_steps=3), 4),
         (functools.partial(evaluation_batches, source, **spec, short_side=16), 4),
-        (functools.partial(train_batches, [source, boxes], **spec, **changing), None),
+        (functools.partial(train_batches, [source, fewer], **spec, **changing), None),
         (functools.partial(evaluation_batches, boxes, **spec, short_side=16), 4),
     ):
         dataset = as_tf_dataset(make)

@@ -22,7 +22,7 @@ def jpeg(data: bytes, folder: pathlib.Path) -> str:
     import simplejpeg
 
     from data_pipelines.clip import decode
-    from data_pipelines.clip.frame_sampling import Window
+    from data_pipelines.clip.crops import Window
 
     sound = (folder / 'original').read_bytes()
     try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.datasets import dataset_info
-from data_pipelines.pipeline import Source
+from data_pipelines.options import Source
 from data_pipelines.storage import regions
 from tests.helpers.tiny_records import jpeg, write_records
 

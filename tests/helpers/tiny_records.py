@@ -7,7 +7,7 @@ import numpy as np
 import simplejpeg
 
 from data_pipelines.datasets.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
-from data_pipelines.pipeline import Source
+from data_pipelines.options import Source
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import (
     IMAGE_ENCODED,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from multitrain_jax.models.backbone import Features
-from multitrain_jax.models.localisation_head import LocalisationHead
+from multitrain_jax.models.localisation_head import LocalisationHead, LocalisationHeadConfig
 from tests.helpers.golden import reference_path
 
 
@@ -28,7 +28,9 @@ def test_equal_to_pyslowfast(class_token):
         scale = file['spatial_scale'] / np.array([width, height, width, height])
         # Every clip gets all boxes; those of the other clips are not looked at.
         boxes = np.broadcast_to(rows[:, 1:] * scale, (grid.shape[0], len(rows), 4))
-        head = LocalisationHead(grid.shape[-1], file['weight'].shape[0], rngs=nnx.Rngs(0))
+        head = LocalisationHead(
+            grid.shape[-1], file['weight'].shape[0], LocalisationHeadConfig(), rngs=nnx.Rngs(0)
+        )
         head.output.kernel[...] = jnp.asarray(file['weight'].T, jnp.float32)
         head.output.bias[...] = jnp.asarray(file['bias'], jnp.float32)
         logits = head(_features(grid, class_token), jnp.asarray(boxes, jnp.float32))
@@ -41,10 +43,10 @@ def test_context_reads_the_whole_clip_and_its_order_of_tokens_does_not_matter():
     rng = np.random.default_rng(0)
     grid = rng.normal(size=(1, 2, 4, 4, 8)).astype(np.float32)
     boxes = jnp.asarray([[[0.0, 0.0, 0.25, 0.25]]], jnp.float32)
-    head = LocalisationHead(
-        8, 3, output_size=2, context=True, context_heads=2, init_std=0.5, rngs=nnx.Rngs(0)
-    )
-    plain = LocalisationHead(8, 3, output_size=2, init_std=0.5, rngs=nnx.Rngs(0))
+    with_context = LocalisationHeadConfig(output_size=2, context=True, context_heads=2)
+    head = LocalisationHead(8, 3, with_context, init_std=0.5, rngs=nnx.Rngs(0))
+    without = LocalisationHeadConfig(output_size=2)
+    plain = LocalisationHead(8, 3, without, init_std=0.5, rngs=nnx.Rngs(0))
     far = grid.copy()
     far[:, :, 3, 3] += 1.0  # beyond the box
     assert not np.allclose(head(_features(grid), boxes), head(_features(far), boxes))
@@ -69,7 +71,8 @@ def test_context_reads_the_whole_clip_and_its_order_of_tokens_does_not_matter():
 
 
 def test_dropout_needs_a_key_and_keeps_the_mean():
-    head = LocalisationHead(16, 2, dropout_rate=0.5, init_std=0.3, rngs=nnx.Rngs(0))
+    config = LocalisationHeadConfig(dropout=0.5)
+    head = LocalisationHead(16, 2, config, init_std=0.3, rngs=nnx.Rngs(0))
     features = _features(np.ones((1, 1, 4, 4, 16)))
     boxes = jnp.asarray([[[0.1, 0.1, 0.9, 0.9]]], jnp.float32)
     certain = head(features, boxes)
@@ -83,4 +86,5 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
 
 def test_heads_of_the_context_must_divide_the_width():
     with pytest.raises(ValueError, match='context_heads'):
-        LocalisationHead(10, 2, context=True, context_heads=4, rngs=nnx.Rngs(0))
+        config = LocalisationHeadConfig(context=True, context_heads=4)
+        LocalisationHead(10, 2, config, rngs=nnx.Rngs(0))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.clip import boxes
-from data_pipelines.clip.boxes import BoxOptions
-from data_pipelines.clip.frame_sampling import Window
+from data_pipelines.clip.crops import Window
+from data_pipelines.options import BoxOptions
 from data_pipelines.storage.regions import Regions
 
 SIZE = (100, 200)  # height, width

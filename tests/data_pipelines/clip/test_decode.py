@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines.clip import decode
-from data_pipelines.clip import frame_sampling as frame_rules
-from data_pipelines.clip.frame_sampling import Window
+from data_pipelines.clip import crops, decode
+from data_pipelines.clip.crops import Window
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames
@@ -88,10 +87,10 @@ def test_window_equals_resizing_first_and_cropping_then(height, width):
     data = [jpeg(image)]
     rng = np.random.default_rng(0)
     for short_side in (64, 80, 96):
-        window = frame_rules.random_window(rng, height, width, (short_side, short_side), 64)
+        window = crops.random_window(rng, height, width, (short_side, short_side), 64)
         out = np.zeros((1, 64, 64, 3), np.uint8)
         decode.decode_window(data, np.array([0]), window, out)
-        scaled = frame_rules.scaled_size(height, width, short_side)
+        scaled = crops.scaled_size(height, width, short_side)
         resized = cv2.resize(simplejpeg.decode_jpeg(data[0]), scaled[::-1])
         top = round(window.top * scaled[0] / height)
         left = round(window.left * scaled[1] / width)
@@ -167,7 +166,7 @@ def test_reduced_decoding_keeps_the_geometry(height, width):
         decode.decode_window(data, np.array([0]), window, full)
         decode.decode_window(data, np.array([0]), window, reduced, reduced=True)
         assert np.abs(full.astype(int) - reduced).mean() < 4
-        scaled = frame_rules.scaled_size(height, width, short_side)
+        scaled = crops.scaled_size(height, width, short_side)
         views, reduced_views = np.zeros((2, 1, 1, *scaled, 3), np.uint8)
         decode.decode_views(data, np.array([[0]]), scaled, [(0, 0)], views)
         decode.decode_views(data, np.array([[0]]), scaled, [(0, 0)], reduced_views, reduced=True)

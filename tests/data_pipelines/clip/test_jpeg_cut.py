@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 
 from data_pipelines.clip import decode, jpeg_cut
-from data_pipelines.clip.frame_sampling import Window
+from data_pipelines.clip.crops import Window
 from tests.helpers.tiny_records import smooth_image
 
 SAMPLINGS = {

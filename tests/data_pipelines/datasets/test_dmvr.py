@@ -5,9 +5,9 @@ import importlib.util
 import numpy as np
 import pytest
 
-from data_pipelines.datasets.base import Source
-from data_pipelines.pipeline import evaluation_batches, train_batches
+from data_pipelines.options import Source
 from data_pipelines.storage.sequence_example import RecordError
+from tests.helpers.batches import evaluation_batches, train_batches
 from tests.helpers.golden import shared_path
 from tests.helpers.tiny_records import flat_dataset
 

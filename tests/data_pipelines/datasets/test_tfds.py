@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.pipeline import Source, evaluation_batches, train_batches
+from data_pipelines.options import Source
 from data_pipelines.storage.sequence_example import RecordError
 from data_pipelines.storage.tfrecord import scan_records
+from tests.helpers.batches import evaluation_batches, train_batches
 
 pytest.importorskip('tensorflow_datasets')
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from data_pipelines import index
-from data_pipelines.datasets.base import Source, TrainingSpec
-from data_pipelines.datasets.open import RecordDataset
-from data_pipelines.pipeline import evaluation_batches, train_batches
+from data_pipelines.datasets.records import RecordDataset
+from data_pipelines.options import Source
 from data_pipelines.storage import frame_index
 from data_pipelines.storage.frame_index import FrameIndex
 from data_pipelines.storage.indexing import write_frame_index
@@ -25,6 +24,7 @@ from data_pipelines.storage.sequence_example import (
     encoded_frames,
 )
 from data_pipelines.storage.tfrecord import RecordWriter, read_records
+from tests.helpers.batches import evaluation_batches, train_batches, training_spec
 from tests.helpers.golden import shared_path
 from tests.helpers.tiny_records import flat_frame, write_records
 
@@ -88,7 +88,7 @@ def test_batches_are_those_of_whole_records(source, monkeypatch, max_gap):
 def test_only_the_asked_frames_are_read(source, monkeypatch, max_gap, requests):
     index.main([str(source.path)])
     monkeypatch.setattr(frame_index, '_MAX_GAP', max_gap)
-    dataset = RecordDataset(source, TrainingSpec(**SPEC))
+    dataset = RecordDataset(source, training_spec(**SPEC))
     clip = dataset.load(1)
     counts, read_part = [], clip.frames._read
     clip.frames._read = lambda start, count: counts.append(count) or read_part(start, count)

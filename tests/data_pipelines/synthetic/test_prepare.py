@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from data_pipelines import pipeline
 from data_pipelines.datasets import dataset_info
-from data_pipelines.datasets.base import Source
+from data_pipelines.options import Source
 from data_pipelines.storage import regions
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import decode_sequence_example
 from data_pipelines.synthetic import localisation, prepare
+from tests.helpers.batches import evaluation_batches
 
 SIZES = dict(train_videos=10, validation_videos=10, seed=1)
 
@@ -29,9 +29,7 @@ def test_rendered_and_converted_once(tmp_path):
             assert info.splits[split].class_counts == (1,) * 10
             assert info.splits[split].failures == info.splits[split].damaged == ()
     source = Source(made['motions'], 'motions', 'validation', sampling='uniform')
-    batches = pipeline.evaluation_batches(
-        source, batch_size=10, num_frames=4, crop_size=32, short_side=32
-    )
+    batches = evaluation_batches(source, batch_size=10, num_frames=4, crop_size=32, short_side=32)
     (batch,) = batches
     assert sorted(batch['label']) == list(range(10))
     assert np.ptp(batch['video'].astype(int), axis=1).max() > 50  # something moves

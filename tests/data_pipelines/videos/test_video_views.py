@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from data_pipelines import pipeline
 from data_pipelines.annotations import folder
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.options import Options
-from data_pipelines.datasets.base import Source
+from data_pipelines.options import Source
 from data_pipelines.videos import video_views
 from data_pipelines.videos.video_file import VideoError
 from tests.helpers import golden, tiny_records, video_writer
+from tests.helpers.batches import evaluation_batches
 
 FRAMES, RATE = 23, 10
 
@@ -62,7 +62,7 @@ def test_equal_to_the_views_of_the_records(
     source = Source(
         records, 'moving', 'train', sampling=sampling, stride=stride, target_frame_rate=rate
     )
-    batches = list(pipeline.evaluation_batches(source, batch_size=16, **sizes))
+    batches = list(evaluation_batches(source, batch_size=16, **sizes))
     count = spatial * (temporal if sampling == 'strided' else 1)
     (batch,) = batches
     assert damage == ''

@@ -3,7 +3,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from data_pipelines.array_pool import ArrayPool, scratch
+from data_pipelines.workers import ArrayPool, scratch
 
 
 def _place(array):

@@ -6,29 +6,31 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.order import schedules, training_order
+from data_pipelines.options import OrderOptions, ScheduleOptions, Source
+from data_pipelines.order import schedules
 from data_pipelines.order.epochs import TrainingOrder
-from data_pipelines.order.training_order import ScheduleOptions
-from data_pipelines.pipeline import TrainingPlan, train_batches
+from data_pipelines.order.schedules import clips_per_step, make_order
 from data_pipelines.storage.reader import RecordReader
+from tests.helpers.batches import train_batches, training_plan
 from tests.helpers.box_records import box_dataset
 from tests.helpers.tiny_records import flat_dataset
 
 SIZES = (12, 30, 6)
 BATCHES = (4, 6, 2)
+SOURCES = [Source(name, name, 'train', batch_size=size) for name, size in zip('abc', BATCHES)]
 SPEC = dict(num_frames=2, crop_size=16, short_side=(16, 20))
 
 ALL = {
-    'concatenate': None,
-    'weighted': ScheduleOptions('weighted', BATCHES, weights=(3, 1, 4)),
-    'weighted by size': ScheduleOptions('weighted', BATCHES, size_power=0.5),
+    'concatenate': ScheduleOptions(),
+    'weighted': ScheduleOptions('weighted', weights={'a': 3, 'b': 1, 'c': 4}),
+    'weighted by size': ScheduleOptions('weighted', size_power=0.5),
     'weighted by batch': ScheduleOptions(
-        'weighted', BATCHES, by='batch', weights=(0.5, 0.25, 0.25)
+        'weighted', by='batch', weights={'a': 0.5, 'b': 0.25, 'c': 0.25}
     ),
-    'alternating': ScheduleOptions('alternating', BATCHES),
-    'uniform': ScheduleOptions('uniform', BATCHES),
-    'accumulated': ScheduleOptions('accumulated', BATCHES),
-    'task by task': ScheduleOptions('task_by_task', BATCHES, order=(1, 2, 0), epochs=4),
+    'alternating': ScheduleOptions('alternating'),
+    'uniform': ScheduleOptions('uniform'),
+    'accumulated': ScheduleOptions('accumulated'),
+    'task by task': ScheduleOptions('task_by_task', order=('b', 'c', 'a')),
 }
 ROOTS = np.sqrt(SIZES)
 SHARES = {  # of each dataset in the clips
@@ -43,8 +45,12 @@ SHARES = {  # of each dataset in the clips
 }
 
 
+def options(name, **changes):
+    return OrderOptions(**{**dict(batch_size=8, seed=2, epochs=4.0), **changes}, schedule=ALL[name])
+
+
 def make(name, **changes):
-    return training_order.make_order(SIZES, ALL[name], **{**dict(batch_size=8, seed=2), **changes})
+    return make_order(SOURCES, SIZES, options(name), **changes)
 
 
 @pytest.fixture(scope='module')
@@ -52,18 +58,20 @@ def sources(tmp_path_factory):
     """Two that classify and one that localises."""
     root = tmp_path_factory.mktemp('schedules')
     rectangles = [(20, 20, 70, 90)]
-    return [
+    made = [
         flat_dataset(root / 'a', SIZES[0]),
         flat_dataset(root / 'b', SIZES[1]),
         box_dataset(root / 'c', [rectangles] * SIZES[2]),
     ]
+    return [dataclasses.replace(one, batch_size=size) for one, size in zip(made, BATCHES)]
 
 
 @pytest.mark.parametrize('name', ALL)
 def test_shares_and_epochs(name):
-    """A long run, by counting: each dataset's share, and each record once per epoch of its dataset (or the union)."""
-    samples, clips = make(name), training_order.clips_per_step(SIZES, ALL[name], batch_size=8)
-    # A whole number of rounds: all of task_by_task's four epochs, and blocks of 1000 draws of the others.
+    """A long run, by counting: each dataset's share, and each record once per epoch."""
+    samples, clips = make(name), clips_per_step(SOURCES, SIZES, options(name))
+    # A whole number of rounds: all of task_by_task's four epochs, and blocks of 1000 draws of the
+    # others.
     steps = 20 + 12 + 12 if name == 'task by task' else 3 * schedules.BLOCK
     visits, given = collections.Counter(), 0
     for step in range(steps):
@@ -90,7 +98,7 @@ def test_shares_and_epochs(name):
 
 
 def test_task_by_task_takes_its_order_and_visits_each_record_in_every_epoch():
-    """12 records in batches of 4, 30 in 6, 6 in 2, four epochs: 20 steps of dataset 1, 12 of 2, 12 of 0."""
+    """12 records in batches of 4, 30 in 6, 6 in 2, four epochs: 20 steps of dataset 1, 12, 12."""
     samples = make('task by task')
     tasks = [samples.batch(step)[0].dataset for step in range(60)]
     assert tasks == [1] * 20 + [2] * 12 + [0] * 28
@@ -98,23 +106,23 @@ def test_task_by_task_takes_its_order_and_visits_each_record_in_every_epoch():
         (s.dataset, s.record) for step in range(44) for s in samples.batch(step)
     )
     assert set(seen.values()) == {4} and len(seen) == 48
-    assert training_order.clips_per_step(
-        SIZES, ALL['task by task'], batch_size=8
-    ) * 44 == pytest.approx(48 * 4)
+    mean = clips_per_step(SOURCES, SIZES, options('task by task'))
+    assert mean * 44 == pytest.approx(48 * 4)
 
 
 def test_steps_of_tasks_are_those_of_the_run_whatever_rounding_does():
     for epochs in (1.0, 1.3, 2.7):
-        schedule = ScheduleOptions('task_by_task', (5, 7, 4), epochs=epochs)
-        samples = training_order.make_order(SIZES, schedule, batch_size=8)
-        steps = round(epochs * 48 / training_order.clips_per_step(SIZES, schedule, batch_size=8))
+        sources = [Source(name, name, 'x', batch_size=n) for name, n in zip('abc', (5, 7, 4))]
+        order = OrderOptions(epochs=epochs, schedule=ScheduleOptions('task_by_task'))
+        samples = make_order(sources, SIZES, order)
+        steps = round(epochs * 48 / clips_per_step(sources, SIZES, order))
         counts = np.bincount([samples.batch(step)[0].dataset for step in range(steps)])
         np.testing.assert_allclose(counts, epochs * np.array(SIZES) / (5, 7, 4), atol=1)
 
 
 @pytest.mark.parametrize('name', ALL)
 def test_batches_from_any_step_are_those_of_an_uninterrupted_run(name, sources):
-    options = dict(**SPEC, batch_size=8, seed=5, schedule=ALL[name])
+    options = dict(**SPEC, batch_size=8, seed=5, epochs=4, schedule=ALL[name])
     whole = list(train_batches(sources, **options, num_steps=9, num_threads=1))
     for start in (1, 4, 8):
         resumed = list(
@@ -128,7 +136,7 @@ def test_batches_from_any_step_are_those_of_an_uninterrupted_run(name, sources):
 
 @pytest.mark.parametrize('name', ALL)
 def test_hosts_share_batches_of_any_size(name, sources):
-    options = dict(**SPEC, batch_size=8, seed=5, schedule=ALL[name], num_steps=5)
+    options = dict(**SPEC, batch_size=8, seed=5, epochs=4, schedule=ALL[name], num_steps=5)
     whole = list(train_batches(sources, **options))
     halves = [list(train_batches(sources, **options, host=host, num_hosts=2)) for host in (0, 1)]
     for batch, *parts in zip(whole, *halves, strict=True):
@@ -138,7 +146,7 @@ def test_hosts_share_batches_of_any_size(name, sources):
 
 @pytest.mark.parametrize('name', ALL)
 def test_what_is_told_of_batches_beforehand(name, sources):
-    plan = TrainingPlan(sources, **SPEC, batch_size=8, schedule=ALL[name], num_hosts=2)
+    plan = training_plan(sources, **SPEC, batch_size=8, epochs=4, schedule=ALL[name], num_hosts=2)
     sizes = {len(plan.batch(step)[0]['dataset']) for step in range(60)}
     for array, (shape, kind) in plan.element_spec.items():
         batch, _ = plan.batch(0)
@@ -161,10 +169,13 @@ def test_repeats_stay_in_the_batch_of_their_record(sources):
 
 @pytest.mark.parametrize('name', [name for name in ALL if name != 'concatenate'])
 def test_damaged_records_are_replaced_by_others_of_their_dataset(name, tmp_path):
-    sources = [flat_dataset(tmp_path / 'a', 5), flat_dataset(tmp_path / 'b', 4)]
-    two = {field: value[:2] for field, value in vars(ALL[name]).items() if isinstance(value, tuple)}
-    schedule = dataclasses.replace(ALL[name], **{**two, 'order': None})
-    options = dict(**SPEC, batch_size=6, seed=1, schedule=schedule, num_steps=8)
+    sources = [
+        flat_dataset(tmp_path / 'a', 5, batch_size=4),
+        flat_dataset(tmp_path / 'b', 4, batch_size=6),
+    ]
+    weights = ALL[name].weights and {key: ALL[name].weights[key] for key in 'ab'}
+    schedule = dataclasses.replace(ALL[name], weights=weights, order=None)
+    options = dict(**SPEC, batch_size=6, seed=1, epochs=4, schedule=schedule, num_steps=8)
     sound = list(train_batches(sources, **options))
     reader = RecordReader(tmp_path / 'b', 'train')
     path = tmp_path / 'b' / reader.shard_of(2)
@@ -192,25 +203,40 @@ def test_no_schedule_is_the_order_of_the_union():
 @pytest.mark.parametrize(
     ('schedule', 'changes', 'message'),
     [
-        (ScheduleOptions('alternating', (4, 6)), {}, 'one batch size for each dataset'),
-        (
-            ScheduleOptions('alternating', BATCHES),
-            dict(repeats=4),
-            'batch_size=6 must be a positive multiple of repeats=4',
-        ),
-        (ScheduleOptions('uniform', BATCHES), dict(num_hosts=4), 'num_hosts=4'),
-        (
-            ScheduleOptions('task_by_task', BATCHES, order=(0, 0, 1)),
-            {},
-            'name each of 3 datasets once',
-        ),
-        (ScheduleOptions('task_by_task', (4, 6, 2000)), {}, 'no step is left for dataset 2'),
-        (ScheduleOptions('weighted', BATCHES, weights=(1, 1, -1)), {}, 'not negative'),
-        (ScheduleOptions('weighted', BATCHES), dict(batch_size=7, repeats=2), 'batch_size=7'),
-        (ScheduleOptions('random', BATCHES), {}, "no schedule 'random'"),
-        (None, dict(num_hosts=3), 'num_hosts=3'),
+        ('alternating', dict(repeats=4), 'batch_size=6 must be a positive multiple of repeats=4'),
+        ('uniform', dict(num_hosts=4), 'num_hosts=4'),
+        ('weighted', dict(batch_size=7, repeats=2), 'batch_size=7'),
+        ('concatenate', dict(num_hosts=3), 'num_hosts=3'),
     ],
 )
-def test_mistakes_are_named(schedule, changes, message):
+def test_numbers_that_do_not_fit_are_named(schedule, changes, message):
+    order = options(schedule, batch_size=changes.pop('batch_size', 8))
     with pytest.raises(ValueError, match=message):
-        training_order.make_order(SIZES, schedule, **{'batch_size': 8, **changes})
+        make_order(SOURCES, SIZES, order, **changes)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        (
+            dict(kind='task_by_task', order=('a', 'a', 'b')),
+            'schedule.order names a, a, b: must name each of the datasets a, b, c once',
+        ),
+        (
+            dict(kind='weighted', weights={'a': 1.0}),
+            'schedule.weights names a: must name each of the datasets a, b, c once',
+        ),
+        (dict(kind='weighted', weights={'a': 1, 'b': 1, 'c': -1}), 'each must not be negative'),
+        (dict(kind='random'), "kind='random' must be one of 'concatenate', 'weighted'"),
+        (dict(kind='uniform', order=('a',)), 'needs kind="task_by_task", which is \'uniform\''),
+    ],
+)
+def test_schedules_that_do_not_fit_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        make_order(SOURCES, SIZES, OrderOptions(schedule=ScheduleOptions(**fields)))
+
+
+def test_a_dataset_without_a_step_is_named():
+    sources = [*SOURCES[:2], dataclasses.replace(SOURCES[2], batch_size=2000)]
+    with pytest.raises(ValueError, match='no step is left for dataset c in 4 epochs'):
+        make_order(sources, SIZES, options('task by task'))
