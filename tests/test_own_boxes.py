@@ -1,23 +1,18 @@
 """One's own boxes: the README's three commands, from a folder of videos and csv files to a head that knows the actions."""
 
 import json
-import logging
 import pathlib
 import re
-import runpy
 import shlex
-import sys
 
-from absl import flags
 import jax
 import numpy as np
-import pytest
 
 from data_pipelines.videos import video_file
+from tests.helpers.calling import ROOT, call_line
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.video_writer import write_video
 
-ROOT = pathlib.Path(__file__).parent.parent
 ACTIONS = 'label { name: "be red" label_id: 1 }\nlabel { name: "be blue" label_id: 3 }\n'
 COLOURS = {1: (230, 30, 30), 3: (30, 30, 230)}
 HEIGHT, WIDTH, RATE, SECONDS = 48, 64, 10, (1, 2, 3)
@@ -63,58 +58,35 @@ def write_dataset(root: pathlib.Path) -> None:
 def readme_commands() -> list[list[str]]:
     """The three commands, split as a shell does."""
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
-    block = re.search(r'## Who does what, where: boxes.*?``bash\n(.*?)``', text, re.DOTALL)[1]
+    block = re.search(r'Your own boxes.*?```bash\n(.*?)```', text, re.DOTALL)[1]
     return [shlex.split(line) for line in block.replace('\\\n', ' ').splitlines()]
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs a command line `python -m MODULE ...` or `python FILE ...` in this process: what it printed, and logged."""
-    before, handlers = set(flags.FLAGS), logging.getLogger().handlers[:]
-
-    def call(python, *words):
-        assert python == 'python'
-        name, arguments = (words[1], words[2:]) if words[0] == '-m' else (words[0], words[1:])
-        monkeypatch.setattr(sys, 'argv', [name, *arguments])
-        with pytest.raises(SystemExit) as end:
-            if words[0] == '-m':
-                runpy.run_module(name, run_name='__main__', alter_sys=True)
-            else:
-                runpy.run_path(str(ROOT / name), run_name='__main__')
-        out, err = capsys.readouterr()
-        assert not end.value.code, err
-        return out, err
-
-    yield call
-    for name in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, name)
-    logging.getLogger().handlers[:] = handlers
-
-
-def test_the_readme_commands_on_own_videos(command, tmp_path, monkeypatch):
+def test_the_readme_commands_on_own_boxes(tmp_path, monkeypatch):
     convert, train, predict = readme_commands()
     write_dataset(tmp_path)
     monkeypatch.chdir(tmp_path)
 
-    command(*convert)
+    code, _, err = call_line(*convert)
+    assert code == 0, err
     info = json.loads((tmp_path / 'data' / 'mine' / 'dataset.json').read_text())
     assert info['classes'] == ['be red', 'be blue'] and info['splits']['train'][
         'records'
     ] == 8 * len(SECONDS)
 
-    train = [
-        word for word in train if not word.startswith('--config.init_from')
-    ]  # no weights to start from
-    train = [word.replace('--config=', f'--config={ROOT}/') for word in train]
     cache = f'--config.compilation_cache_dir={jax.config.jax_compilation_cache_dir}'
-    _, log = command(*train, *SMALL, cache)
+    code, _, log = call_line(*train, *SMALL, cache)
+    assert code == 0, log
     losses = [float(loss) for loss in re.findall(r' loss ([\d.]+)', log)]
     assert losses[-1] < losses[0] / 3
-    found = json.loads((tmp_path / 'runs' / 'mine' / 'results.json').read_text())['accuracy']['ava']
+    found = json.loads((tmp_path / 'runs' / 'mine' / 'results.json').read_text())['accuracy'][
+        'mine'
+    ]
     assert found['videos'] == 4 * len(SECONDS) and found['mean_average_precision'] > 0.95
 
     predict = [word.replace('some', 'val_1') for word in predict]
-    out, _ = command(*predict)
+    code, out, err = call_line(*predict)
+    assert code == 0, err
     assert 'VIDEOS/val_1.mp4' in out and 'be red' in out and 'be blue' in out
     drawn = video_file.read_frames(tmp_path / 'out.mp4').frames
     assert drawn.shape == (RATE * 4, HEIGHT, WIDTH, 3)

@@ -32,6 +32,20 @@ def call(command: str, *arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
+def call_line(*words: str) -> tuple[int, str, str]:
+    """As `call`, of a whole line: `multitrain COMMAND ...`, `python -m MODULE ...` or `python run.py ...`."""
+    match words:
+        case ['multitrain', name, *arguments]:
+            module = COMMANDS[name]
+        case ['python', '-m', module, *arguments]:
+            pass
+        case ['python', 'run.py', *arguments]:
+            module = COMMANDS['train']
+        case _:
+            raise ValueError(f'{words}: no command of ours')
+    return call(module.rpartition('.')[2], *arguments)
+
+
 def _run(command: str) -> int:
     main = importlib.import_module(_MODULES[command]).main
     try:

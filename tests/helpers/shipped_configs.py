@@ -13,6 +13,7 @@ CONFIGS = (
     'kinetics_pretrain.py', 'kinetics_pretrain.py:imagenet', 'quickstart_cofinetune.py',
     'cofinetune_ava.py', 'cofinetune_ava.py:ava_kinetics,transfer', 'cofinetune_ava.py:vit_b',
     'multitrain.py:videomae_b', 'multitrain.py:vjepa2_l', 'finetune.py', 'finetune.py:ssv2,vjepa2_l',
+    'own_videos.py:mine,other=more/mine', 'own_boxes.py:scenes',
 )  # fmt: skip
 
 
