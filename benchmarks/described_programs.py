@@ -6,20 +6,18 @@
 import sys
 import time
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from multitrain_jax import export, inference, optimizer
+from multitrain_jax import experiment, export, inference
 from multitrain_jax.batch import DatasetSpec, localising
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.evaluation import views
-from multitrain_jax.models.multitrain import MultiTrainModel
+from multitrain_jax.models.multitrain import abstract_model
 from multitrain_jax.parallel import layout
 from multitrain_jax.parallel.drivers import Driver, ShardMap
 from multitrain_jax.parallel.mesh import check_divides, over_data
-from multitrain_jax.training import train_step
 
 PROGRAMS = ('train', 'evaluate', 'predict')  # predict: of an export, one clip
 CLASSES = dict(
@@ -107,26 +105,16 @@ def _placed(tree, shardings):
 def _train(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
     clips = check_divides(config.batch_size, driver.mesh, 'batch_size', config.accumulation_steps)
     config.augment.check_batch(clips)
-    graphdef, params = train_step.abstract_model(config, datasets)
-    schedule = optimizer.learning_rate_schedule(
-        config.optimizer, steps_per_epoch=2000, total_steps=100_000
-    )
-    tx = optimizer.build_optimizer(
-        config.optimizer,
-        schedule,
-        train_step.training_params(config, params),
-        config.model.backbone,
-    )
-    state = jax.eval_shape(lambda: train_step.init_state(config, datasets, tx))
-    shardings = layout.state_shardings(state, driver.mesh, with_datasets(config, datasets))
-    step = driver.train_step(train_step.make_train_step(config, datasets, graphdef, tx), shardings)
+    length = experiment.Length(100_000, per_epoch=2000)
+    prepared = experiment.prepare(config, datasets, driver, length)
     batch = _batch(config, datasets, config.batch_size, training=True)
-    return step.lower(_placed(state, shardings), _placed(batch, over_data(driver.mesh)))
+    state = _placed(prepared.shapes, prepared.shardings)
+    return prepared.train_step.lower(state, _placed(batch, over_data(driver.mesh)))
 
 
 def _evaluate(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
     check_divides(config.evaluation.batch_size, driver.mesh, 'evaluation.batch_size')
-    graphdef, params = train_step.abstract_model(config, datasets)
+    graphdef, params = abstract_model(with_datasets(config, datasets))
     shardings = layout.state_shardings(params, driver.mesh, with_datasets(config, datasets))
     step = views.make_eval_step(graphdef, datasets, config.augment, driver)
     batch = _batch(config, datasets, config.evaluation.batch_size, training=False)
@@ -136,12 +124,10 @@ def _evaluate(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
 def _predict(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
     """The forward pass of an export, on one chip and one clip."""
     info = export.export_info(config, datasets)
-    graphdef, params = nnx.split(
-        nnx.eval_shape(lambda: MultiTrainModel(info.model, rngs=nnx.Rngs(0)))
-    )
+    graphdef, params = abstract_model(info.model)
     one_chip = SingleDeviceSharding(driver.mesh.devices.flat[0])
     params, batch = (
-        _placed(nnx.to_pure_dict(params), one_chip),
+        _placed(params, one_chip),
         _placed(_batch(config, datasets, 1, training=False), one_chip),
     )
     return jax.jit(inference.make_forward(info, graphdef)).lower(

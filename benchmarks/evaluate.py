@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from benchmarks import synthetic_step
-from multitrain_jax.config import read_config
-from multitrain_jax.evaluation import in_training, views
+from multitrain_jax.config import read_config, with_datasets
+from multitrain_jax.evaluation import results, views
+from multitrain_jax.models.multitrain import abstract_model
 from multitrain_jax.parallel import host_memory
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.record_data import RecordData
-from multitrain_jax.training import train_step
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         config = read_config(values | dict(data_root=root))
         source = RecordData(config)
         driver = Pmap(data_mesh())
-        graphdef, shapes = train_step.abstract_model(config, source.datasets)
+        graphdef, shapes = abstract_model(with_datasets(config, source.datasets))
         rng = np.random.default_rng(0)
         params = jax.tree.map(
             lambda leaf: 0.02 * rng.standard_normal(leaf.shape, np.float32), shapes
@@ -60,7 +60,7 @@ def main() -> None:
                 scores = step(params, share)
             jax.block_until_ready(scores)
 
-        runs = [lambda: in_training.evaluate(step, params, source, driver), reading, computing]
+        runs = [lambda: results.evaluate(step, params, source, driver), reading, computing]
         taken = synthetic_step.take_turns(runs, args.rounds)
     count = sum(dataset.evaluation_records * dataset.views for dataset in source.datasets)
     device = jax.devices()[0]

@@ -22,7 +22,7 @@ from benchmarks import synthetic_step
 from multitrain_jax.config import read_config
 from multitrain_jax.models.heads import Heads, Projections
 from multitrain_jax.models.multitrain import Outputs
-from multitrain_jax.objectives.objective import DatasetObjective, ObjectiveConfig, objective
+from multitrain_jax.objectives.objective import DatasetObjective, ObjectiveConfig, clip_objective
 from multitrain_jax.objectives.targets import Targets
 
 WIDTH = 768
@@ -46,7 +46,7 @@ def part(datasets: int, classes: int, batch: int):
     own = rng.integers(0, datasets, (batch, 2)).astype(np.int32)
     label = np.eye(classes, dtype=np.float32)[rng.integers(0, classes, (batch, 2))]
     share, weight = np.full((batch, 2), 0.5, np.float32), np.ones(batch, np.float32)
-    targets = Targets(dataset=own, label=label, share=share, weight=weight)
+    targets = Targets(dataset=own, label=label, lam=share, weight=weight)
     embedding = rng.standard_normal((batch, WIDTH)).astype(np.float32)
 
     def loss(params, embedding, key):
@@ -54,7 +54,7 @@ def part(datasets: int, classes: int, batch: int):
         logits = heads(embedding, key=key)
         projected = heads.mask_padding(projections(logits))
         outputs = Outputs(embedding, heads.mask_padding(logits), projected)
-        return objective(outputs, targets, config, specs)[0]
+        return clip_objective(outputs, targets, config, specs)[0]
 
     lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, embedding, jax.random.key(0))
     return (

@@ -11,12 +11,12 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 
-from multitrain_jax import optimizer
+from multitrain_jax import experiment
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
-from multitrain_jax.training import train_step
+from multitrain_jax.training.train_step import TrainState
 
 
 def shipped_config(name: str) -> ml_collections.ConfigDict:
@@ -34,7 +34,7 @@ def random_clips(config: Config, batch: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def training_step(config: Config, classes: int) -> tuple[Callable, train_step.TrainState, dict]:
+def training_step(config: Config, classes: int) -> tuple[Callable, TrainState, dict]:
     """The training step on one device, to be lowered and compiled, a state and a batch of random clips for it.
 
     Args:
@@ -43,16 +43,8 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
     """
     datasets = [DatasetSpec(name, tuple(map(str, range(classes)))) for name in config.datasets]
     driver = Pmap(data_mesh(jax.devices()[:1]))
-    graphdef, params = train_step.abstract_model(config, datasets)
-    schedule = optimizer.learning_rate_schedule(
-        config.optimizer, steps_per_epoch=100, total_steps=5000
-    )
-    tx = optimizer.build_optimizer(
-        config.optimizer,
-        schedule,
-        train_step.training_params(config, params),
-        config.model.backbone,
-    )
+    length = experiment.Length(5000, per_epoch=100)
+    prepared = experiment.prepare(config, datasets, driver, length)
     rng = np.random.default_rng(0)
 
     # Drawn here, so that no initialiser has to be compiled.
@@ -68,7 +60,7 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
             else 0.02 * rng.standard_normal(leaf.shape, np.float32)
         )
 
-    state = jax.tree.map(zeros, jax.eval_shape(lambda: train_step.init_state(config, datasets, tx)))
+    state = jax.tree.map(zeros, prepared.shapes)
     state = state.replace(params=jax.tree_util.tree_map_with_path(draw, state.params))
     batch = config.batch_size
     share = dict(
@@ -78,11 +70,10 @@ def training_step(config: Config, classes: int) -> tuple[Callable, train_step.Tr
         weight=np.ones(batch, np.float32),
     )
     state, share = replicate(state, driver.mesh), driver.to_devices(share)
-    step = driver.train_step(train_step.make_train_step(config, datasets, graphdef, tx))
-    return step, state, share
+    return prepared.train_step, state, share
 
 
-def steps_of(program: Callable, state: train_step.TrainState, share: dict) -> Callable[[], None]:
+def steps_of(program: Callable, state: TrainState, share: dict) -> Callable[[], None]:
     """A function that takes one step and waits for it; each goes on from the state that the one before left."""
     held = [state]
 

@@ -31,9 +31,9 @@ import jax.numpy as jnp  # noqa: E402
 from benchmarks import device_rates, step_configs, synthetic_step  # noqa: E402
 from multitrain_jax.augment.pipeline import prepare_eval  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
-from multitrain_jax.config import Config  # noqa: E402
+from multitrain_jax.config import Config, with_datasets  # noqa: E402
+from multitrain_jax.models.multitrain import abstract_model  # noqa: E402
 from multitrain_jax.parallel import host_memory  # noqa: E402
-from multitrain_jax.training import train_step  # noqa: E402
 
 CLASSES = 400
 
@@ -43,9 +43,8 @@ def ours(config: Config) -> dict:
     step, state, share = synthetic_step.training_step(config, CLASSES)
     lowered = step.lower(state, share)
     step, compiling = synthetic_step.timed(lowered.compile)
-    graphdef, _ = train_step.abstract_model(
-        config, [DatasetSpec('kinetics400', tuple(map(str, range(CLASSES))))]
-    )
+    datasets = [DatasetSpec('kinetics400', tuple(map(str, range(CLASSES))))]
+    graphdef, _ = abstract_model(with_datasets(config, datasets))
     params = jax.tree.map(jnp.copy, state.params)  # the step takes over its own
     video = jax.device_put(synthetic_step.random_clips(config, config.batch_size), jax.devices()[0])
     logits = jax.jit(lambda params, video: nnx.merge(graphdef, params)(prepare_eval(video)).logits)

@@ -46,7 +46,7 @@ from experiments.small_runs import Training  # noqa: E402
 from multitrain_jax.config import read_config  # noqa: E402
 from multitrain_jax.errors import UserError, run_command  # noqa: E402
 from multitrain_jax.evaluation import results  # noqa: E402
-from multitrain_jax.projections import Agreement  # noqa: E402
+from multitrain_jax.reporting.projections import Agreement  # noqa: E402
 from multitrain_jax.train import train_and_evaluate  # noqa: E402
 
 DATASETS = ('directions', 'motions')

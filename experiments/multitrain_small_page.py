@@ -8,7 +8,12 @@ import numpy as np
 
 from experiments import small_page, small_runs
 from experiments.small_page import differences, plot_arms, row, spread, table_head
-from multitrain_jax.projections import Agreement, agreement, read_projections, read_relations
+from multitrain_jax.reporting.projections import (
+    Agreement,
+    agreement,
+    read_projections,
+    read_relations,
+)
 
 _BASELINE = 'joint'
 _LIMITS = (

@@ -34,19 +34,31 @@ of which only `boxes` goes to the devices. Places and order of candidates and tr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from data_pipelines.settings import PositiveFloat, PositiveInt, settings
+from multitrain_jax import config_reading
 from multitrain_jax.errors import UserError
 
 Batch = Mapping[str, np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
+_OF_A_RUN = ('name', 'views', 'evaluation_records')  # that no file of a model says of a dataset
+
+
+def _dataset_rules(spec: 'DatasetSpec') -> None:
+    # Files are called after it, also where it comes out of an export or a file of predictions.
+    if not spec.name or spec.name[0] == '.' or set(spec.name) & set('/\\\0'):
+        raise UserError(
+            f'dataset {spec.name!r}: a name must not be empty, begin with a dot or hold a slash'
+        )
+
+
+@settings(rules=_dataset_rules)
 class DatasetSpec:
-    """What training knows of one dataset.
+    """What training, and a trained model, know of one dataset.
 
     Attributes:
         name: as in the config; the heads are in the order of the datasets.
@@ -57,6 +69,8 @@ class DatasetSpec:
         localisation: whether clips have boxes, and the classes are the actions of these.
         train_counts: boxes with each action in the training split, where they are known.
         action_ids: numbers of the actions in files of the official format; (): 1, 2, ...
+        sampling, stride, target_frame_rate: how clips are taken from its videos, as in
+            `data_pipelines.options.DatasetOptions`.
     """
 
     name: str
@@ -67,13 +81,42 @@ class DatasetSpec:
     localisation: bool = False
     train_counts: tuple[int, ...] = ()
     action_ids: tuple[int, ...] = ()
+    sampling: Literal['strided', 'uniform', 'key_frame'] = 'strided'
+    stride: PositiveInt = 1
+    target_frame_rate: PositiveFloat | None = None
 
-    def __post_init__(self):
-        # Files are called after it, also where it comes out of an export or a file of predictions.
-        if not self.name or self.name[0] == '.' or set(self.name) & set('/\\\0'):
-            raise UserError(
-                f'dataset {self.name!r}: a name must not be empty, begin with a dot or hold a slash'
-            )
+    def to_dict(self) -> dict[str, Any]:
+        """As descriptions of models and checkpoints have it, by name: fit for JSON."""
+        content = config_reading.to_dict(self)
+        return {field: value for field, value in content.items() if field not in _OF_A_RUN}
+
+    @classmethod
+    def from_dict(cls, name: str, content: Any, where: str) -> 'DatasetSpec':
+        """The opposite of `to_dict`; fields that came later may be missing.
+
+        Args:
+            name: of the dataset.
+            content: what was stored.
+            where: in messages.
+
+        Raises:
+            UserError: it is no such thing.
+        """
+        if not isinstance(content, Mapping):
+            raise UserError(f'{where}: must be a group of fields')
+        for field in _OF_A_RUN:
+            if field in content:
+                raise UserError(f'{where}.{field}: unknown field')
+        spec = config_reading.build(cls, {**content, 'name': name}, where)
+        if not spec.classes or len(set(spec.classes)) < len(spec.classes):
+            raise UserError(f'{where}: classes: must be names, each once')
+        return spec
+
+
+def sampling_of(entry: Any) -> dict[str, Any]:
+    """The fields of a `DatasetSpec`, of a dataset's config, that say how clips are taken from videos."""
+    fields = ('sampling', 'stride', 'target_frame_rate')
+    return {field: getattr(entry, field) for field in fields}
 
 
 def classifying(datasets: Sequence[DatasetSpec]) -> tuple[DatasetSpec, ...]:

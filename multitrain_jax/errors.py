@@ -33,6 +33,11 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(EXIT_USER_ERROR, f'error: {message} (help: {self.prog} --help)\n')
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of what an exception says, for a message of one line."""
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
 def storage_problem(error: BaseException | None) -> str | None:
     """What a disk that is full or beyond a limit has said, however the libraries have wrapped it; None: nothing of that kind."""
     while error is not None:

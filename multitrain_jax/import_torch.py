@@ -23,8 +23,9 @@ from flax import nnx, traverse_util
 import jax
 import numpy as np
 
-from multitrain_jax import export
 from multitrain_jax.augment.normalize import IMAGENET_MEAN, IMAGENET_STD, MEAN, STD, Rgb
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints.exports import ModelInfo, check_output, write_export
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.ops.windows import Triple
@@ -111,7 +112,7 @@ def import_state_dict(
     Raises:
         UserError: another architecture, or options that do not fit.
     """
-    target = export.check_output(output)
+    target = check_output(output)
     notes = list(notes)
     settings = _settings(settings_text, notes) if directory is None else settings_of(directory)
     image = inflate.is_image_model(state_dict)
@@ -166,7 +167,7 @@ def import_state_dict(
         ]
     )
     tree = traverse_util.unflatten_dict({_keys(path): array for path, array in params.items()})
-    export.write_model(target, info, tree)
+    write_export(target, info, tree)
     (target / _TABLE_FILE).write_text(f'{text}\n', encoding='utf-8')
     return text
 
@@ -242,7 +243,7 @@ def _describe(
     settings: Settings,
     image: bool,
     notes: list[str],
-) -> export.ExportInfo:
+) -> ModelInfo:
     """The export's description: datasets and preprocessing."""
 
     def known(option, setting, usual, what: str):
@@ -277,14 +278,15 @@ def _describe(
         uniform = name in options.uniform or any(part in name.lower() for part in _UNIFORM)
         if uniform and name not in options.uniform:
             notes.append(f'{name}: clips span the whole video: assumed from its name')
-        datasets[name] = export.ExportedDataset(
-            classes=classes or tuple(f'class {c}' for c in range(count)),
-            multi_label=name in options.multi_label or activation,
+        datasets[name] = DatasetSpec(
+            name,
+            classes or tuple(f'class {c}' for c in range(count)),
+            name in options.multi_label or activation,
             sampling='uniform' if uniform else 'strided',
             stride=1 if uniform else stride,
             target_frame_rate=None if uniform else rate,
         )
-    return export.ExportInfo(
+    return ModelInfo(
         model=model,
         datasets=datasets,
         mean=known(options.mean, settings.mean, IMAGENET_MEAN if imagenet else MEAN, 'mean'),

@@ -17,20 +17,25 @@ import jax
 import numpy as np
 
 from multitrain_jax.augment.pipeline import prepare_eval
+from multitrain_jax.checkpoints.exports import ModelInfo
+from multitrain_jax.checkpoints.trained_model import TrainedModel, open_trained
 from multitrain_jax.errors import UserError
-from multitrain_jax.export import ExportInfo, read_export
 
 
-def load(path: str | os.PathLike) -> 'Model':
-    """Loads an export.
+def load(path: str | os.PathLike, step: int | None = None) -> 'Model':
+    """Loads a trained model.
+
+    Args:
+        path: an export, an import, a run or one of its checkpoints.
+        step: which checkpoint of a run; None: the newest.
 
     Raises:
         UserError: `path` holds none.
     """
-    return Model(*read_export(path))
+    return Model(open_trained(path, step))
 
 
-def make_forward(info: ExportInfo, graphdef: nnx.GraphDef) -> Callable:
+def make_forward(info: ModelInfo, graphdef: nnx.GraphDef) -> Callable:
     """`forward(params, clips, boxes or None) -> (embedding, logits, actions)`, as in `models.multitrain.Outputs`."""
 
     def forward(params, video, boxes):
@@ -43,17 +48,17 @@ def make_forward(info: ExportInfo, graphdef: nnx.GraphDef) -> Callable:
 
 
 class Model:
-    """An export in memory.
+    """A trained model, ready to be used.
 
     Attributes:
         info: architecture, datasets with class names, preprocessing.
     """
 
-    def __init__(self, info: ExportInfo, graphdef: nnx.GraphDef, params):
-        self.info = info
-        self._params = jax.device_put(params)
-
-        self._forward = jax.jit(make_forward(info, graphdef))
+    def __init__(self, trained: TrainedModel):
+        trained = trained.for_inference()
+        self.info = trained.info
+        self._params = jax.device_put(trained.params)
+        self._forward = jax.jit(make_forward(trained.info, trained.graphdef))
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:

@@ -18,7 +18,7 @@ from data_pipelines.settings import (
     settings,
 )
 from multitrain_jax.models.backbone import BackboneConfig
-from multitrain_jax.weights.parameters import split
+from multitrain_jax.models.parameters import partition
 
 # Added to the norm before dividing by it, as torch.nn.utils.clip_grad_norm_ does.
 _CLIP_EPSILON = 1e-6
@@ -215,7 +215,7 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Clipping, then AdamW (arXiv 1711.05101) with decay where `decay_mask` says so.
 
-    It is for the parameters that train: the first result of `parameters.split(params, frozen)`.
+    It is for the parameters that train: the first result of `parameters.partition(params, frozen)`.
     Factors of the learning rate act on the whole update, weight decay included.
 
     Args:
@@ -227,7 +227,7 @@ def build_optimizer(
     Raises:
         UserError: `frozen` does not fit the parameters.
     """
-    trainable, _ = split(params, config.frozen)
+    trainable, _ = partition(params, config.frozen)
     adamw = optax.adamw(
         schedule,
         b1=config.b1,
@@ -240,7 +240,7 @@ def build_optimizer(
     steps.append(adamw)
     if config.layer_decay != 1.0 or config.learning_rate_factors != LearningRateFactors():
         factors = learning_rate_factors(config, params, backbone)
-        steps.append(_scale_by(split(factors, config.frozen)[0]))
+        steps.append(_scale_by(partition(factors, config.frozen)[0]))
     return optax.chain(*steps)
 
 

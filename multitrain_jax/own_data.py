@@ -10,9 +10,9 @@ import re
 
 import ml_collections
 
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.config import config_tree, defaults
 from multitrain_jax.errors import UserError
-from multitrain_jax.export import read_export
 from multitrain_jax.models import variants
 
 _START = 'from='
@@ -99,7 +99,7 @@ def _small(config: ml_collections.ConfigDict, start: None) -> None:
 
 def _from(config: ml_collections.ConfigDict, start: str) -> None:
     """Fine-tuning on an accelerator: architecture, normalisation and parameters are the model's."""
-    info = read_export(start)[0]
+    info = open_trained(start, argument='from').info
     backbone = dataclasses.replace(info.model.backbone, stochastic_depth=0.1, dtype='bfloat16')
     config.init_from = start
     config.epochs = 20.0

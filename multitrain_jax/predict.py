@@ -1,7 +1,7 @@
 """Names the best classes of videos, for every dataset that a model was trained on.
 
-    python -m multitrain_jax.predict --checkpoint=runs/quickstart/export a.mp4 b.avi
-    python -m multitrain_jax.predict --checkpoint=runs/quickstart/export --json a.mp4 > predictions.json
+    python -m multitrain_jax.predict runs/quickstart a.mp4 b.avi
+    python -m multitrain_jax.predict runs/quickstart --json a.mp4 > predictions.json
     python -m multitrain_jax.predict --checkpoint=runs/ava/export --overlay=out.mp4 --boxes=boxes.csv a.mp4
 
 Scores are averaged over several views of each video. Exit code 2 when a video could not be read.
@@ -18,6 +18,7 @@ import os
 import sys
 
 from multitrain_jax.errors import EXIT_USER_ERROR, ArgumentParser, run_command
+from multitrain_jax.model_argument import add_model_argument, model_and_others
 
 
 def main() -> int:
@@ -26,11 +27,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument(
-        '--checkpoint',
-        required=True,
-        help='an export: WORKDIR/export, or made by multitrain_jax.export',
-    )
+    add_model_argument(parser, 'VIDEO')
     parser.add_argument('--top', type=int, default=5, help='classes per dataset (default: 5)')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.add_argument(
@@ -39,24 +36,24 @@ def main() -> int:
     parser.add_argument(
         '--boxes', metavar='CSV', help='with --overlay: boxes whose actions to tell'
     )
-    parser.add_argument(
-        'videos', nargs='+', metavar='VIDEO', help='any file that PyAV (FFmpeg) decodes'
-    )
     args = parser.parse_args()
+    chosen, videos = model_and_others(parser, args)
+    if not videos:
+        parser.error('a VIDEO is missing: any file that PyAV (FFmpeg) decodes')
     if args.top < 1:
         parser.error(f'--top={args.top} must be at least 1')
-    if args.overlay and len(args.videos) > 1:
-        parser.error(f'--overlay={args.overlay} is of one video, but {len(args.videos)} are given')
-    if args.overlay and os.path.realpath(args.overlay) == os.path.realpath(args.videos[0]):
+    if args.overlay and len(videos) > 1:
+        parser.error(f'--overlay={args.overlay} is of one video, but {len(videos)} are given')
+    if args.overlay and os.path.realpath(args.overlay) == os.path.realpath(videos[0]):
         parser.error(f'--overlay={args.overlay} is the video itself, which would be overwritten')
     if args.boxes and not args.overlay:
         parser.error(f'--boxes={args.boxes} needs --overlay')
 
-    from multitrain_jax.inference import load  # after the arguments: --help stays fast
+    from multitrain_jax.inference import Model  # after the arguments: --help stays fast
 
-    model = load(args.checkpoint)
+    model = Model(chosen.open())
     everything, unreadable = [], 0
-    for video in args.videos:
+    for video in videos:
         try:
             best, damage = model.predict_with_damage(video, top=args.top)
         except (ValueError, OSError) as error:

@@ -1,7 +1,7 @@
 """Reads off the projections of a trained model which classes of two datasets belong together.
 
-    python -m multitrain_jax.projections --checkpoint=runs/quickstart
-    python -m multitrain_jax.projections --checkpoint=runs/quickstart --relations=data/quickstart/videos/relations.json
+    python -m multitrain_jax.projections runs/quickstart
+    python -m multitrain_jax.projections runs/quickstart --relations=data/quickstart/videos/relations.json
 
 The projection from dataset A to dataset B maps A's logits to B's classes; its largest weights name the pairs of
 classes that go together (MultiTrain, supplement, table 4). Prints them for every ordered pair of datasets, and writes
@@ -9,270 +9,11 @@ classes that go together (MultiTrain, supplement, table 4). Prints them for ever
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
 import json
-import os
 from pathlib import Path
-from typing import Any
 
-from flax import nnx
-import numpy as np
-
-from multitrain_jax.batch import classifying
-from multitrain_jax.checkpoints.trained_model import find_run, read_run
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
-from multitrain_jax.export import is_export, read_export
-from multitrain_jax.models.heads import Projections
-from multitrain_jax.models.multitrain import MultiTrainModel
-from multitrain_jax.reporting.heat_map import MOST_NAMES, heat_map
-
-# {dataset: {other dataset: {class: classes of the other that are related to it}}}
-Relations = Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Projection:
-    """The projection between two datasets.
-
-    Attributes:
-        source, target: names of the datasets.
-        source_classes, target_classes: names of their classes.
-        weight: f32[source classes, target classes].
-    """
-
-    source: str
-    target: str
-    source_classes: tuple[str, ...]
-    target_classes: tuple[str, ...]
-    weight: np.ndarray
-
-    @property
-    def name(self) -> str:
-        return f'{self.source} to {self.target}'
-
-    def top(self, count: int) -> Iterator[tuple[int, int]]:
-        """(source class, target class) of the largest weights, falling."""
-        for flat in np.argsort(-self.weight, axis=None, kind='stable')[:count]:
-            row, column = np.unravel_index(flat, self.weight.shape)
-            yield int(row), int(column)
-
-    def matches(self) -> np.ndarray:
-        """i64[source classes]: the target class of each one's largest weight."""
-        return self.weight.argmax(axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """How often the best match of a class is one that is known to be related.
-
-    Attributes:
-        right: classes whose best match is related.
-        classes: classes that have related ones.
-        chance: how many would be right if matches were drawn blindly.
-    """
-
-    right: int
-    classes: int
-    chance: float
-
-
-def read_projections(path: str | os.PathLike, step: int | None = None) -> list[Projection]:
-    """All projections of a trained model, target by target.
-
-    Args:
-        path: of a run (or one of its checkpoints), or of an export whose predictions use the projections.
-        step: which checkpoint of a run; None: the newest.
-
-    Raises:
-        UserError: there is no such model, or it has no projections.
-    """
-    if is_export(path):
-        info, graphdef, params = read_export(path)
-        if not info.model.projections:
-            raise UserError(
-                f'--checkpoint={path}: an export, which has no projections (they are for training); '
-                'give the workdir of the run, or one of its checkpoints'
-            )
-        datasets = [
-            (name, dataset.classes)
-            for name, dataset in info.datasets.items()
-            if not dataset.localisation
-        ]
-    else:
-        run = read_run(path, step, argument='--checkpoint')
-        with_labels = classifying(run.datasets)
-        if not run.model.projections or len(with_labels) < 2:
-            raise UserError(
-                f'--checkpoint={path}: a model without projections: '
-                + (
-                    'config.model.projections was off'
-                    if len(with_labels) > 1
-                    else 'it was trained on one dataset'
-                )
-            )
-        datasets = [(spec.name, spec.classes) for spec in with_labels]
-        graphdef = nnx.graphdef(
-            nnx.eval_shape(lambda: MultiTrainModel(run.model, rngs=nnx.Rngs(0)))
-        )
-        params = run.params
-    matrices = np.asarray(nnx.merge(graphdef, params).projections.matrices())  # [N, N - 1, C, C]
-    found = []
-    for d, (target, target_classes) in enumerate(datasets):
-        for j, o in enumerate(Projections.sources(len(datasets), d)):
-            source, source_classes = datasets[o]
-            weight = matrices[d, j, : len(source_classes), : len(target_classes)]
-            found.append(
-                Projection(source, target, tuple(source_classes), tuple(target_classes), weight)
-            )
-    return found
-
-
-def read_relations(path: str | os.PathLike, projections: Sequence[Projection]) -> Relations:
-    """Known relations: JSON, {dataset: {other dataset: {class: [related classes of the other]}}}.
-
-    Datasets that the model does not have are left out; a class with an empty list is related to none.
-
-    Raises:
-        UserError: the file cannot be read, or names a class that a dataset of the model does not have.
-    """
-    try:
-        content = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
-    except OSError as error:
-        raise UserError(f'--relations={path}: cannot be read ({error.strerror})') from error
-    except ValueError as error:
-        raise UserError(f'--relations={path}: not JSON ({error})') from error
-    relations: dict[str, dict[str, dict[str, list[str]]]] = {}
-    for projection in projections:
-        try:
-            own = content.get(projection.source, {}).get(projection.target)
-            if own is None:
-                continue
-            own = {name: list(related) for name, related in own.items()}
-        except (AttributeError, TypeError) as error:
-            raise UserError(
-                f'--relations={path}: must be {{dataset: {{other dataset: {{class: [classes of the other]}}}}}}'
-            ) from error
-        named = [(projection.source, projection.source_classes, list(own))]
-        named += [
-            (projection.target, projection.target_classes, related) for related in own.values()
-        ]
-        for dataset, classes, names in named:
-            strange = [name for name in names if name not in classes]
-            if strange:
-                raise UserError(f'--relations={path}: {dataset} has no class {strange[0]!r}')
-        relations.setdefault(projection.source, {})[projection.target] = own
-    if not relations:
-        pairs = ', '.join(projection.name for projection in projections)
-        raise UserError(f'--relations={path}: says nothing of the pairs of this model ({pairs})')
-    return relations
-
-
-def agreement(projection: Projection, relations: Relations) -> Agreement | None:
-    """Whether the best matches are related; None where the relations say nothing of this pair."""
-    known = relations.get(projection.source, {}).get(projection.target)
-    if known is None:
-        return None
-    related = {name: others for name, others in known.items() if others}
-    matches = dict(zip(projection.source_classes, projection.matches()))
-    return Agreement(
-        right=sum(
-            projection.target_classes[matches[name]] in others for name, others in related.items()
-        ),
-        classes=len(related),
-        chance=sum(
-            len(set(others)) / len(projection.target_classes) for others in related.values()
-        ),
-    )
-
-
-def to_json(projection: Projection, top: int, relations: Relations) -> dict[str, Any]:
-    """One pair of datasets for `projections.json`."""
-    known = relations.get(projection.source, {}).get(projection.target, {})
-
-    def entry(row: int, column: int) -> dict[str, Any]:
-        first, second = projection.source_classes[row], projection.target_classes[column]
-        pair = {'class': first, 'match': second, 'weight': float(projection.weight[row, column])}
-        return {**pair, 'related': second in known[first]} if known.get(first) else pair
-
-    content = {
-        'source': projection.source,
-        'target': projection.target,
-        'top': [entry(*place) for place in projection.top(top)],
-        'best_match_of_every_class': [
-            entry(row, int(column)) for row, column in enumerate(projection.matches())
-        ],
-    }
-    found = agreement(projection, relations)
-    return (
-        content if found is None else {**content, 'best_matches_related': dataclasses.asdict(found)}
-    )
-
-
-def to_text(projection: Projection, top: int, relations: Relations) -> str:
-    """One pair of datasets as a table."""
-    content = to_json(projection, top, relations)
-    width = max(len(entry['class']) for entry in content['top'])
-    lines = [projection.name]
-    for entry in content['top']:
-        related = {True: '  related', False: '  not related', None: ''}[entry.get('related')]
-        lines.append(
-            f'  {entry["weight"]:7.3f}  {entry["class"]:<{width}}  {entry["match"]}{related}'
-        )
-    found = agreement(projection, relations)
-    if found is not None:
-        lines.append(
-            f'  best match related: {found.right} of {found.classes} classes that have related ones '
-            f'(blindly: {found.chance:.1f})'
-        )
-    return '\n'.join(lines) + '\n'
-
-
-def draw(projection: Projection, path: str | os.PathLike, relations: Relations) -> None:
-    """Writes a heat map as PNG; of many classes those with the largest weights."""
-    weight, known = (
-        projection.weight,
-        relations.get(projection.source, {}).get(projection.target, {}),
-    )
-    rows, columns = _shown(weight)
-    shown = weight[np.ix_(rows, columns)]
-    sources = [projection.source_classes[row] for row in rows]
-    targets = [projection.target_classes[column] for column in columns]
-    title = projection.name
-    if shown.shape != weight.shape:
-        title += (
-            f'\n({len(rows)} of {weight.shape[0]}, {len(columns)} of {weight.shape[1]} classes)'
-        )
-    related = [
-        (i, j)
-        for i, name in enumerate(sources)
-        for j, other in enumerate(targets)
-        if other in known.get(name, ())
-    ]
-    heat_map(
-        path,
-        shown,
-        rows=sources,
-        columns=targets,
-        title=title,
-        row_title=projection.source,
-        column_title=projection.target,
-        value_title='weight',
-        signed=True,
-        dots=enumerate(shown.argmax(axis=1)),
-        frames=related,
-        note='dots: best match of a row' + (', frames: related classes' if known else ''),
-    )
-
-
-def _shown(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the heat map: all, or those of the largest weights."""
-    rows, columns = (np.arange(length) for length in weight.shape)
-    if len(rows) > MOST_NAMES:
-        rows = np.sort(np.argsort(-weight.max(axis=1), kind='stable')[:MOST_NAMES])
-    if len(columns) > MOST_NAMES:
-        columns = np.sort(np.argsort(-weight[rows].max(axis=0), kind='stable')[:MOST_NAMES])
-    return rows, columns
+from multitrain_jax.model_argument import add_model_argument, model_argument
 
 
 def main() -> int:
@@ -281,12 +22,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument(
-        '--checkpoint', required=True, help='workdir of a run, or WORKDIR/checkpoints/STEP'
-    )
-    parser.add_argument(
-        '--step', type=int, help='which checkpoint of the run (default: the newest)'
-    )
+    add_model_argument(parser)
     parser.add_argument(
         '--top', type=int, default=5, help='pairs of classes per pair of datasets (default: 5)'
     )
@@ -299,10 +35,19 @@ def main() -> int:
     args = parser.parse_args()
     if args.top < 1:
         parser.error(f'--top={args.top} must be at least 1')
-    projections = read_projections(args.checkpoint, args.step)
+    model = model_argument(parser, args)
+    from multitrain_jax.reporting.projections import (  # after the arguments: --help stays fast
+        draw,
+        projections_of,
+        read_relations,
+        to_json,
+        to_text,
+    )
+
+    trained = model.open()
+    projections = projections_of(trained)
     relations = {} if args.relations is None else read_relations(args.relations, projections)
-    workdir, _ = find_run(args.checkpoint) or (args.checkpoint, None)
-    output = Path(args.output or Path(workdir) / 'projections').expanduser()
+    output = Path(args.output or trained.directory / 'projections').expanduser()
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -86,7 +86,9 @@ class RecordData:
         if options.tf_data_service is None:
             make = pipeline.train_batches
         else:
-            from data_pipelines.service import ServiceBatches as make  # It needs TensorFlow.
+            from data_pipelines.service_batches import (
+                ServiceBatches as make,  # It needs TensorFlow.
+            )
         return make(
             self._train_sources,
             _clip_size(self._config),

@@ -68,8 +68,8 @@ def main() -> int:
     by_hand = values.coordinator_address, values.num_processes, values.process_id
     with joined(values.multi_host, *by_hand):
         host_memory.keep_freed_memory()
+        from multitrain_jax.replay import replay
         from multitrain_jax.train import make_workdir, train_and_evaluate
-        from multitrain_jax.training.replay import replay
 
         workdir = make_workdir(values.workdir)
         progress.set_up_logging(workdir, process=jax.process_index())

@@ -5,15 +5,19 @@ import dataclasses
 import json
 import sys
 
+from flax import nnx
 import jax
 import numpy as np
 import pytest
 
 import multitrain_jax as mt
 from multitrain_jax import evaluate as evaluate_command
-from multitrain_jax import projections, train
+from multitrain_jax import train
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
 from multitrain_jax.parallel import drivers
+from multitrain_jax.reporting.projections import read_projections
 from multitrain_jax.weights import warm_start
 from tests.helpers import tiny
 from tests.helpers.box_records import write_scenes
@@ -102,9 +106,7 @@ def test_interrupted_is_uninterrupted(run, root, tmp_path):
         path.name for path in (tmp_path / 'cut' / 'checkpoints').iterdir() if path.name.isdigit()
     ] == ['1']
     train.train_and_evaluate(settings, tmp_path / 'cut', devices=jax.devices()[:1])
-    whole, cut = (
-        train.export.read_export(where / 'export')[2] for where in (workdir, tmp_path / 'cut')
-    )
+    whole, cut = (open_trained(where / 'export').params for where in (workdir, tmp_path / 'cut'))
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
@@ -178,22 +180,19 @@ def test_the_evaluate_command(run, tmp_path, monkeypatch, capsys, candidates):
 
 def test_heads_are_kept_by_names_of_datasets_and_actions(run, root):
     _, workdir, _ = run
-    weights = warm_start.read_weights(workdir / 'export')
+    weights = open_trained(workdir / 'export')
     settings = config(root)
-    source = train.train_step
     specs = [
-        source.DatasetSpec('colours', ('red', 'green', 'blue')),
-        source.DatasetSpec('other', ('a', 'b'), localisation=True),
-        source.DatasetSpec('scenes', ('class 2', 'new', 'class 0'), localisation=True),
+        DatasetSpec('colours', ('red', 'green', 'blue')),
+        DatasetSpec('other', ('a', 'b'), localisation=True),
+        DatasetSpec('scenes', ('class 2', 'new', 'class 0'), localisation=True),
     ]
-    model = source.build_model(settings, specs, jax.random.key(5))
-    fresh = jax.device_get(source.nnx.to_pure_dict(source.nnx.state(model)))
-    params, report = warm_start.initialise(
+    model = tiny.model(settings, specs, 5)
+    fresh = jax.device_get(nnx.to_pure_dict(nnx.state(model)))
+    params, report = warm_start.fill(
         fresh, model.config, specs, weights, mean=settings.augment.mean, std=settings.augment.std
     )
-    theirs = train.export.read_export(workdir / 'export')[2]['localisation_heads'][0]['output'][
-        'kernel'
-    ]
+    theirs = open_trained(workdir / 'export').params['localisation_heads'][0]['output']['kernel']
     ours = params['localisation_heads'][1]['output']['kernel']
     np.testing.assert_array_equal(ours[:, [0, 2]], np.asarray(theirs)[:, [2, 0]])
     np.testing.assert_array_equal(
@@ -225,7 +224,7 @@ def test_schedules_train(root, tmp_path, schedule):
     outcome = train.train_and_evaluate(settings, tmp_path, devices=jax.devices()[:1])
     assert outcome.steps >= 3 and 0 <= outcome.accuracy['scenes'].mean_average_precision <= 1
     assert 0 <= outcome.accuracy['actions'].mean_average_precision <= 1
-    found = {one.name for one in projections.read_projections(tmp_path)}
+    found = {one.name for one in read_projections(tmp_path)}
     assert {'actions to colours', 'shades to actions'} < found and not any(
         'scenes' in name for name in found
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import functools
 import inspect
 import json
 import pathlib
@@ -14,14 +13,13 @@ import jax.numpy as jnp
 import pytest
 
 from data_pipelines.settings import Range, comments, settings
-from multitrain_jax import config_reading, optimizer
+from multitrain_jax import config_reading, experiment
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import Config, describe, read_config, read_stored_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import check_divides, data_mesh
-from multitrain_jax.training import train_step
 from tests.helpers import tiny, tiny_config
 from tests.helpers.shipped_configs import CONFIGS, DIRECTORY, load
 
@@ -60,13 +58,10 @@ def test_the_training_step_has_shapes_that_fit(name):
         DatasetSpec(name, tuple(map(str, range(count))))
         for name, count in zip(config.datasets, numbers)
     ]
-    graphdef, params = train_step.abstract_model(config, datasets)
-    schedule = optimizer.learning_rate_schedule(
-        config.optimizer, steps_per_epoch=100, total_steps=100 * config.epochs
-    )
-    tx = optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone)
-    state = jax.eval_shape(functools.partial(train_step.init_state, config, datasets, tx))
     driver = Pmap(data_mesh(jax.devices()[:8]))
+    length = experiment.Length(round(100 * config.epochs), per_epoch=100)
+    prepared = experiment.prepare(config, datasets, driver, length)
+    state = prepared.shapes
     clips = check_divides(config.batch_size, driver.mesh, 'batch_size', config.accumulation_steps)
     config.augment.check_batch(clips)
     check_divides(config.evaluation.batch_size, driver.mesh, 'evaluation.batch_size')
@@ -84,8 +79,7 @@ def test_the_training_step_has_shapes_that_fit(name):
     batch = {
         name: jax.ShapeDtypeStruct((8, *shape), dtype) for name, (shape, dtype) in batch.items()
     }
-    step = driver.train_step(train_step.make_train_step(config, datasets, graphdef, tx))
-    after, metrics = jax.eval_shape(step, state, batch)
+    after, metrics = jax.eval_shape(prepared.train_step, state, batch)
     describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert describe(after) == describe(state)
     assert metrics['loss'][0].shape == ()

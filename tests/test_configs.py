@@ -12,14 +12,14 @@ import pytest
 from data_pipelines.annotations import KeyFrame
 from data_pipelines.datasets import dataset_info
 from data_pipelines.storage import regions
-from multitrain_jax import export, train
+from multitrain_jax import train
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints import exports
 from multitrain_jax.config import Config, read_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.models import variants
 from multitrain_jax.models.multitrain import MultiTrainModel, count_parameters
-from multitrain_jax.training import train_step
-from tests.helpers import tiny_records
+from tests.helpers import tiny, tiny_records
 from tests.helpers.shipped_configs import CONFIGS, DIRECTORY, load
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
@@ -175,10 +175,10 @@ def test_shrunk_it_trains_evaluates_and_exports(name, root, tmp_path):
         specs = [DatasetSpec('imagenet', ('cat', 'dog'))]
         entry = dataclasses.replace(config.datasets['kinetics400'], path='imagenet')
         image_model = dataclasses.replace(config, datasets={'imagenet': entry})
-        model = train_step.build_model(image_model, specs, jax.random.key(5))
-        export.write_export(
-            tmp_path / 'import', nnx.to_pure_dict(nnx.state(model)), image_model, specs
-        )
+        model = tiny.model(image_model, specs, 5)
+        info = exports.model_info(image_model, specs)
+        params = nnx.to_pure_dict(nnx.state(model))
+        exports.write_export(tmp_path / 'import', *exports.for_inference(info, params))
         config = dataclasses.replace(config, init_from=str(tmp_path / 'import'))
     outcome = train.train_and_evaluate(config, tmp_path / 'run', devices=jax.devices()[:1])
     assert outcome.steps == 2

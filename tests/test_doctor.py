@@ -10,6 +10,7 @@ import pytest
 
 from data_pipelines.clip import decode
 from multitrain_jax import doctor
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.diagnosis import experiment, machine
 from multitrain_jax.reporting import metrics
 from tests.helpers import tiny
@@ -86,7 +87,7 @@ def test_all_is_well_here(command, data, finished_run):
 def flat_params(finished_run):
     from multitrain_jax.weights import warm_start
 
-    return warm_start.read_weights(finished_run[2]).params.values()
+    return warm_start.flatten(open_trained(finished_run[2]).params).values()
 
 
 def test_the_table_names_what_fails_and_how_to_mend_it(command, data, tmp_path, monkeypatch):

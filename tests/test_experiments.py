@@ -14,7 +14,7 @@ from multitrain_jax.config import read_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import results
 from multitrain_jax.evaluation.metrics import DatasetResult
-from multitrain_jax.projections import Agreement
+from multitrain_jax.reporting.projections import Agreement
 
 CONDITION = multitrain_small.Condition(train_videos=40, steps=500)
 

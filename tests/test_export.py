@@ -1,6 +1,7 @@
 """An export is the trained model; nothing else is mistaken for one, or overwritten by one."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import pytest
 import multitrain_jax as mt
 from multitrain_jax import export
 from multitrain_jax.augment.normalize import normalize
-from multitrain_jax.checkpoints import runs
+from multitrain_jax.checkpoints import exports, runs
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
-from multitrain_jax.training import train_step
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
@@ -24,7 +25,7 @@ def trained_outputs(finished_run, step, clips):
     """Embedding and logits of the training model with the parameters of a checkpoint."""
     config, source, workdir = finished_run
     saved = runs.RunCheckpoints(workdir, keep=10)
-    graphdef, abstract = train_step.abstract_model(config, source.datasets)
+    graphdef, abstract = tiny.abstract(config, source.datasets)
     params = saved.restore_params(step, abstract)
     saved.close()
     video = normalize(clips, mean=config.augment.mean, std=config.augment.std)
@@ -55,7 +56,7 @@ def test_an_export_asks_for_no_gpu():
             f'{backbone}remat_attention': True,
         }
     )
-    info = export.export_info(config, tiny.ArraySource(config, steps_per_epoch=1).datasets)
+    info = exports.model_info(config, tiny.ArraySource(config, steps_per_epoch=1).datasets)
     assert (info.model.backbone.attention, info.model.backbone.remat_attention) == ('xla', False)
 
 
@@ -84,7 +85,8 @@ def test_any_checkpoint_can_be_exported(finished_run, clips, tmp_path):
     assert content['datasets']['shades']['classes'] == list(tiny.CLASSES['shades'])
     assert not content['model']['expander'] and not content['model']['projections']
     # Again to the same place: replaced.
-    assert export.export_run(workdir, tmp_path / 'e') == 8
+    open_trained(workdir).export(tmp_path / 'e')
+    check_is(mt.load(tmp_path / 'e'), *trained_outputs(finished_run, 8, clips), clips)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['e']
 
 
@@ -97,16 +99,20 @@ def test_a_foreign_place_is_left_alone(finished_run, tmp_path, kind):
     else:
         place.write_text('mine')
     with pytest.raises(UserError, match='photos: .*no export'):
-        export.export_run(finished_run[2], place)
+        open_trained(finished_run[2]).export(place)
     assert (place / 'holiday.txt' if kind == 'directory' else place).read_text() == 'mine'
     assert [path.name for path in tmp_path.iterdir()] == ['photos']
 
 
-def test_no_run_and_no_checkpoint(finished_run, tmp_path):
-    with pytest.raises(UserError, match='no run here'):
-        export.export_run(tmp_path / 'none', tmp_path / 'out')
-    with pytest.raises(UserError, match=r'no checkpoint of step 5; it has \[3, 6, 8\]'):
-        export.export_run(finished_run[2], tmp_path / 'out', step=5)
+def test_no_run_and_no_checkpoint(finished_run, tmp_path, monkeypatch):
+    out = f'--output={tmp_path / "out"}'
+    for arguments, message in (
+        ([str(tmp_path / 'none')], 'neither a run (directory "checkpoints") nor an export'),
+        ([str(finished_run[2]), '--step=5'], 'no checkpoint of step 5; it has [3, 6, 8]'),
+    ):
+        monkeypatch.setattr(sys, 'argv', ['export', *arguments, out])
+        with pytest.raises(UserError, match=re.escape(message)):
+            export.main()
     assert not list(tmp_path.iterdir())
 
 
@@ -144,7 +150,7 @@ def test_an_export_that_does_not_fit_its_description(finished_run, tmp_path, cha
 
 
 def test_damaged_exports(finished_run, tmp_path):
-    with pytest.raises(UserError, match='no export here'):
+    with pytest.raises(UserError, match='neither a run'):
         mt.load(tmp_path)
     shutil.copytree(finished_run[2] / 'export', tmp_path / 'e')
     shutil.rmtree(tmp_path / 'e' / 'params')

@@ -23,7 +23,7 @@ DEEP = {
 def deep():
     """(parameters, backbone)."""
     config = tiny.config(**DEEP)
-    params = train_step.abstract_model(config, tiny.ArraySource(config).datasets)[1]
+    params = tiny.abstract(config, tiny.ArraySource(config).datasets)[1]
     return params, config.model.backbone
 
 

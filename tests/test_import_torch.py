@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
 from multitrain_jax.import_torch import Options, import_state_dict, read_classes
 from multitrain_jax.pytorch import naming
@@ -164,10 +165,12 @@ def test_heads_projections_and_expander_serve_as_a_start(tmp_path):
         classes={name: str(tmp_path / name) for name in names},
     )
     import_state_dict(naming.to_torch(ours, entries), tmp_path / 'out', options)
-    weights = warm_start.read_weights(tmp_path / 'out')
-    assert weights.classes == names and weights.model.backbone == backbone()
-    assert weights.params.keys() == ours.keys()
-    for path, array in weights.params.items():
+    weights = open_trained(tmp_path / 'out')
+    assert {spec.name: spec.classes for spec in weights.datasets} == names
+    assert weights.info.model.backbone == backbone()
+    params = warm_start.flatten(weights.params)
+    assert params.keys() == ours.keys()
+    for path, array in params.items():
         np.testing.assert_array_equal(array, ours[path], err_msg=path)
     info = mt.load(tmp_path / 'out').info
     assert [d.sampling for d in info.datasets.values()] == ['uniform', 'strided', 'strided']
@@ -177,13 +180,13 @@ def test_heads_projections_and_expander_serve_as_a_start(tmp_path):
 def test_another_size(tmp_path):
     state = k400()
     report = import_state_dict(state, tmp_path / 'out', Options(num_frames=12, image_size=96))
-    weights = warm_start.read_weights(tmp_path / 'out')
+    weights = open_trained(tmp_path / 'out')
     spatial = state['pos_embed_spatial'].reshape(16, 16, 16)
     np.testing.assert_array_equal(
-        weights.params['backbone/spatial_positions'],
+        weights.params['backbone']['spatial_positions'],
         resize_positions('backbone/spatial_positions', spatial, (24, 24, 16)),
     )
-    assert weights.params['backbone/temporal_positions'].shape == (6, 16)
+    assert weights.params['backbone']['temporal_positions'].shape == (6, 16)
     assert '94 used, 2 resized' in report and 'interpolated [4, 16] -> [6, 16]' in report
     assert mt.load(tmp_path / 'out').clip_shape == (12, 96, 96, 3)
 
@@ -207,7 +210,7 @@ def test_an_inflated_image_model_sees_in_a_still_clip_what_it_saw_in_the_image(t
 def test_kernels_spread_over_time_keep_their_sum(tmp_path):
     state = image_mvit.draw_state_dict()
     import_state_dict(state, tmp_path / 'out', Options(inflation='mean'))
-    params = warm_start.read_weights(tmp_path / 'out').params
+    params = warm_start.flatten(open_trained(tmp_path / 'out').params)
     patch = params['backbone/patch_kernel']  # [3, 7, 7, 3, D]
     expected = state['patch_embed.proj.weight'].transpose(2, 3, 1, 0) / 3
     for frame in patch:

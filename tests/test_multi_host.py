@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import export
+from multitrain_jax.checkpoints.trained_model import open_trained
 from tests.helpers import tiny
 from tests.helpers.box_records import write_scenes
 from tests.helpers.event_files import scalars
@@ -93,7 +93,7 @@ def two(place):
 
 
 def assert_same_parameters(one, other):
-    params, others = (export.read_export(workdir / 'export')[2] for workdir in (one, other))
+    params, others = (open_trained(workdir / 'export').params for workdir in (one, other))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(a).max() + 1e-6),
         params,

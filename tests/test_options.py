@@ -10,9 +10,8 @@ import pytest
 import multitrain_jax as mt
 from multitrain_jax import train
 from multitrain_jax.checkpoints import runs
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
-from multitrain_jax.export import export_run, read_export
-from multitrain_jax.training import train_step
 from multitrain_jax.weights.projection_files import start_projections
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
@@ -56,7 +55,7 @@ def test_each_dataset_has_the_figures_of_its_kind(run):
 def test_the_export_predicts_with_the_moving_average_and_the_projections(run):
     config, source, workdir, _ = run
     saved = runs.RunCheckpoints(workdir, keep=3)
-    graphdef, shapes = train_step.abstract_model(config, source.datasets)
+    graphdef, shapes = tiny.abstract(config, source.datasets)
     averaged = saved.restore_params(4, shapes)
     saved.close()
     clips = np.stack([source.clip(9, number) for number in range(3)])
@@ -64,7 +63,7 @@ def test_the_export_predicts_with_the_moving_average_and_the_projections(run):
     heads_only = dataclasses.replace(
         config, model=dataclasses.replace(config.model, add_projected=0.0)
     )
-    graphdef, _ = train_step.abstract_model(heads_only, source.datasets)
+    graphdef, _ = tiny.abstract(heads_only, source.datasets)
     plain = np.asarray(nnx.merge(graphdef, averaged)(video.astype(np.float32)).logits, np.float64)
     expected = {
         'colours': plain[0, :, :3] + 0.5 * plain[1] @ MATRICES['shades->colours'],
@@ -79,7 +78,7 @@ def test_the_export_predicts_with_the_moving_average_and_the_projections(run):
 
 
 def test_frozen_projections_of_a_file_stay_as_they_were(run):
-    params = read_export(run[2] / 'export')[2]
+    params = open_trained(run[2] / 'export').params
     kernel = params['projections']['kernel']
     np.testing.assert_array_equal(kernel[0, 0, :5, :3], MATRICES['shades->colours'])
     np.testing.assert_array_equal(kernel[1, 0, :3, :5], MATRICES['colours->shades'])
@@ -87,8 +86,8 @@ def test_frozen_projections_of_a_file_stay_as_they_were(run):
 
 def test_a_checkpoint_is_exported_as_at_the_end(run, tmp_path):
     config, source, workdir, _ = run
-    export_run(workdir, tmp_path / 'again')
-    one, other = (read_export(path)[2] for path in (workdir / 'export', tmp_path / 'again'))
+    open_trained(workdir).export(tmp_path / 'again')
+    one, other = (open_trained(path).params for path in (workdir / 'export', tmp_path / 'again'))
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 

@@ -79,6 +79,6 @@ def test_awkward_files(call, name):
 
 def test_mistakes(call, tmp_path):
     code, out, err = call('x.mp4', checkpoint=tmp_path)
-    assert code == 2 and out == '' and err.startswith('error: ') and 'no export here' in err
+    assert code == 2 and out == '' and err.startswith('error: ') and 'neither a run' in err
     assert len(err.splitlines()) == 1
     assert call('--top=0', 'x.mp4')[0] == 2

@@ -8,17 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import projections
-from multitrain_jax.checkpoints.trained_model import read_run
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
-from multitrain_jax.projections import (
+from multitrain_jax.reporting import projections
+from multitrain_jax.reporting.projections import (
     Agreement,
     Projection,
     agreement,
     read_projections,
     read_relations,
 )
-from multitrain_jax.training.train_step import build_model
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
@@ -35,8 +34,8 @@ RELATIONS = {'pets': {'sounds': {'cat': ['meow'], 'dog': ['meow'], 'fish': []}}}
 def test_weights_are_what_the_model_projects_with(finished_run):
     """Row s of A to B is what B is told when A's head says 1 for class s, and 0 for all others."""
     config, source, workdir = finished_run
-    kernel = read_run(workdir).params['projections']['kernel']
-    model = build_model(config, source.datasets, jax.random.key(0))
+    kernel = open_trained(workdir).params['projections']['kernel']
+    model = tiny.model(config, source.datasets, 0)
     model.projections.kernel[...] = jax.numpy.asarray(kernel)
     found = {(one.source, one.target): one for one in read_projections(workdir)}
     assert set(found) == {('shades', 'colours'), ('colours', 'shades')}

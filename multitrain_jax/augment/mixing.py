@@ -104,6 +104,6 @@ def mix_group(video: jax.Array, targets: Targets, mix: Mix) -> tuple[jax.Array, 
     targets = targets.replace(
         label=jnp.concatenate([targets.label, targets.label[::-1]], axis=1),
         dataset=jnp.concatenate([targets.dataset, targets.dataset[::-1]], axis=1),
-        share=jnp.concatenate([lam, 1.0 - lam], axis=1),
+        lam=jnp.concatenate([lam, 1.0 - lam], axis=1),
     )
     return video, targets

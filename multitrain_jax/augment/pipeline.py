@@ -63,12 +63,12 @@ def augment_train(
     weight: jax.Array,
     *,
     key: jax.Array,
-    first_slot: jax.Array | int,
+    first_row: jax.Array | int,
     config: AugmentConfig,
     max_classes: int,
     has_boxes: jax.Array | None = None,
 ) -> tuple[jax.Array, Targets]:
-    """Augments and normalises this device's share of a training batch.
+    """Augments and normalises this device's shard of a training batch.
 
     A clip with boxes stays in its place and unmixed, so that they still fit: only its colours are jittered.
 
@@ -78,7 +78,7 @@ def augment_train(
         dataset: i32[B].
         weight: f32[B], 0 for padding.
         key: typed PRNG key of this step, the same on all devices.
-        first_slot: position of the first clip in the global batch: axis_index * B.
+        first_row: position of the first clip in the global batch: axis_index * B.
         config: static.
         max_classes: C, what all heads are padded to.
         has_boxes: bool[B], clips of localising datasets; None: there are none. Their targets have weight 0.
@@ -104,7 +104,7 @@ def augment_train(
         )
 
     key_clips, key_groups = jax.random.split(key)
-    keys = _keys_by_position(key_clips, first_slot, batch)
+    keys = _keys_by_position(key_clips, first_row, batch)
     # Distinct numbers per purpose, so that turning one augmentation off leaves the others as they
     # were.
     key_for = [jax.vmap(lambda k, n=n: jax.random.fold_in(k, n))(keys) for n in range(3)]
@@ -119,7 +119,7 @@ def augment_train(
     if config.erasing_probability:
         video = unless_boxes(random_erasing(video, key_for[2], config.erasing_probability), video)
     if config.mixes:
-        video, targets = _mix(video, targets, key_groups, first_slot, config)
+        video, targets = _mix(video, targets, key_groups, first_row, config)
     return video, targets
 
 
@@ -138,13 +138,13 @@ def _mix(
     video: jax.Array,
     targets: Targets,
     key: jax.Array,
-    first_slot: jax.Array | int,
+    first_row: jax.Array | int,
     config: AugmentConfig,
 ) -> tuple[jax.Array, Targets]:
     """`mix_group` over all groups of this device."""
     batch, _, height, width, _ = video.shape
     size, groups = config.mix_group, batch // config.mix_group
-    keys = _keys_by_position(key, first_slot // size, groups)
+    keys = _keys_by_position(key, first_row // size, groups)
     mixes = jax.vmap(
         lambda k: draw_mix(
             k,

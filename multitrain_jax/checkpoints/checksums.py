@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from multitrain_jax.weights.parameters import named_leaves
+from multitrain_jax.models.parameters import named_leaves
 
 _UNSIGNED = {
     1: np.uint8,

@@ -8,7 +8,6 @@ position: batch number n is a function of the config and n alone.
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 from pathlib import Path
@@ -21,14 +20,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from multitrain_jax.checkpoints.checksums import array_checksums, first_difference, text_checksum
-from multitrain_jax.errors import UserError, storage_problem
+from multitrain_jax.errors import UserError, first_line, storage_problem
+from multitrain_jax.models.parameters import merge, named_leaves
 from multitrain_jax.parallel.hosts import barrier, on_all_hosts
-from multitrain_jax.weights.parameters import merge, named_leaves
 
 _log = logging.getLogger('multitrain_jax')
 T = TypeVar('T')
+BEST = 'best'  # in the workdir
 # Of `TrainState`; checkpoints of earlier versions have none of them, and 0 is meant.
 _LATER_FIELDS = ('skipped',)
+_FIGURE = 'figure'  # in the description of the best checkpoint
 
 
 class DamagedCheckpoint(UserError):
@@ -225,7 +226,7 @@ class RunCheckpoints:
             yield
         except Exception as error:
             raise DamagedCheckpoint(
-                f'checkpoint {self.directory / str(step)} is damaged: {_first_line(error)}'
+                f'checkpoint {self.directory / str(step)} is damaged: {first_line(error)}'
             ) from error
 
     def _stored_tree(self, step: int) -> Mapping[str, Any]:
@@ -259,72 +260,38 @@ class RunCheckpoints:
             raise ValueError(f'the numbers of {changed} are not those that were saved')
 
 
-def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where: Any) -> None:
-    """A checkpoint continues only the run that wrote it: same architecture, classes, batches and kind of state.
+class BestCheckpoint:
+    """Keep-best: the checkpoint of the state that was best in the evaluations of a run.
 
-    Raises:
-        UserError: names the first field that differs, with both values.
+    `WORKDIR/best` is to commands what a workdir is: `--config.init_from=WORKDIR/best`.
     """
-    for part in ('datasets', 'model', 'data_order', 'state'):
-        difference = _first_difference(
-            stored.get(part), json.loads(json.dumps(current[part])), part
-        )
-        if difference:
-            path, old, new = difference
-            raise UserError(
-                f'{where} holds a run with other settings: {path} was {old!r}, is {new!r} now; '
-                'use another --workdir, or set it back'
-            )
 
+    def __init__(self, workdir: Path):
+        """Opens `WORKDIR/best`.
 
-def save_tree(directory: str | os.PathLike, tree: Any) -> None:
-    """Writes one pytree of NumPy arrays as an Orbax checkpoint (blocking, atomic, replacing what was there).
+        Raises:
+            UserError: its checkpoint is damaged.
+        """
+        self._saved = RunCheckpoints(workdir / BEST, keep=1)
+        stored = self._saved.read_newest(self._saved.read_meta)
+        self._best = float('-inf') if stored is None else stored[_FIGURE]
 
-    Of several processes only the one that calls takes part.
-    """
-    own = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix='alone'
-    )
-    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-        checkpointer.save(Path(directory).resolve(), tree, force=True)
+    def offer(self, step: int, state: Any, meta: Mapping[str, Any], figure: float | None) -> bool:
+        """Keeps the state if the figure of its evaluation is better than that of the one before."""
+        if figure is None or not figure > self._best:
+            return False
+        self._best = figure
+        self._saved.save(step, state, {**meta, _FIGURE: figure})
+        return True
 
-
-def load_tree(directory: str | os.PathLike, like: Any) -> Any:
-    """Reads what `save_tree` wrote into the structure of `like`, as NumPy arrays.
-
-    Raises:
-        UserError: the checkpoint is of another structure or other shapes, or damaged.
-    """
-    directory = Path(directory).resolve()
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            description = checkpointer.metadata(directory).item_metadata
-        except (FileNotFoundError, ValueError) as error:
-            raise UserError(
-                f'{directory}: not a readable checkpoint ({_first_line(error)})'
-            ) from error
-        if description is None:
-            raise UserError(
-                f'{directory}: not a readable checkpoint (files of it are missing or damaged)'
-            )
-        stored = description.tree
-        problem = _shape_problem(stored, like)
-        if problem:
-            raise UserError(f'{directory}: checkpoint of another architecture: {problem}')
-        try:
-            return checkpointer.restore(directory, jax.tree.map(_on_host, like))
-        except Exception as error:  # whatever the libraries make of damaged files
-            raise UserError(f'{directory}: damaged: {_first_line(error)}') from error
+    def close(self) -> None:
+        """Waits until it is on disk."""
+        self._saved.close()
 
 
 def _on_host(leaf: Any) -> Any:
     """Orbax restores to NumPy where the target is a NumPy array: no device layout is stored or asked for."""
     return np.empty(leaf.shape, leaf.dtype)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
 def _is_key(leaf: Any) -> bool:
@@ -350,32 +317,3 @@ def _unstorable(restored: Any, like: Any) -> Any:
         restored,
         like,
     )
-
-
-def _first_difference(old: Any, new: Any, path: str) -> tuple[str, Any, Any] | None:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new}):
-            found = _first_difference(old.get(key), new.get(key), f'{path}.{key}')
-            if found:
-                return found
-        return None
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for i, (a, b) in enumerate(zip(old, new)):
-            found = _first_difference(a, b, f'{path}[{i}]')
-            if found:
-                return found
-        return None
-    return None if old == new else (path, old, new)
-
-
-def _shape_problem(stored: Any, like: Any) -> str | None:
-    have, want = (
-        {name: tuple(leaf.shape) for name, leaf in named_leaves(tree)} for tree in (stored, like)
-    )
-    for name in want:
-        if name not in have:
-            return f'parameter {name} is missing'
-        if have[name] != want[name]:
-            return f'parameter {name} has shape {list(have[name])}, must be {list(want[name])}'
-    extra = [name for name in have if name not in want]
-    return f'parameter {extra[0]} is not part of this model' if extra else None

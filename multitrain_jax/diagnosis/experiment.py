@@ -2,23 +2,21 @@
 
 from collections.abc import Iterator
 import dataclasses
-import functools
 import math
 from typing import Any
 
 import jax
 import numpy as np
 
-from multitrain_jax import train
+from multitrain_jax import experiment as wiring
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.config import Config, load_config
 from multitrain_jax.diagnosis.check import Check
 from multitrain_jax.diagnosis.machine import available_memory, bytes_text, count, writable
-from multitrain_jax.optimizer import build_optimizer
-from multitrain_jax.parallel.mesh import DATA_AXIS
-from multitrain_jax.training import train_step
-from multitrain_jax.weights import warm_start
-from multitrain_jax.weights.parameters import split
+from multitrain_jax.models.parameters import partition
+from multitrain_jax.parallel.drivers import open_driver
+from multitrain_jax.parallel.mesh import DATA_AXIS, ParallelConfig
 
 _LOOK_AT = 3  # records of each split: first, middle, last
 _ASSUMED_CLASSES = 400  # of datasets that cannot be opened yet
@@ -145,8 +143,9 @@ def _batches(config: Config) -> Iterator[Check]:
     try:
         # Without `synthetic`: nothing is to be rendered here.
         source = RecordData(dataclasses.replace(config, synthetic=None))
-        driver = train.driver_of(config)
-        total_steps, _ = train.plan_steps(config, source)
+        driver = wiring.open_devices(config)
+        length = wiring.run_length(config, source)
+        wiring.prepare(config, source.datasets, driver, length)
     except ValueError as error:
         yield Check('fail', 'batches', str(error))
         return None
@@ -156,7 +155,7 @@ def _batches(config: Config) -> Iterator[Check]:
         'ok',
         'batches',
         f'{source.clips_per_step:g} clips, {source.clips_per_step / replicas:g} on each of {count(replicas, "replica")}{pieces}; '
-        f'{source.samples_per_epoch} clips an epoch, {total_steps} steps',
+        f'{source.samples_per_epoch} clips an epoch, {length.steps} steps',
     )
     return source.datasets
 
@@ -170,24 +169,20 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
         )
         config = dataclasses.replace(config, localisation=None)
         assumed = f'; with {_ASSUMED_CLASSES} classes in each dataset, which is not known'
-    graphdef, params = train_step.abstract_model(config, specs)
+    # Neither devices nor schedule matter for the shapes: there is room for any warm-up.
+    length = wiring.Length(2**31, per_epoch=1.0)
+    prepared = wiring.prepare(config, specs, open_driver(ParallelConfig()), length)
+    params = prepared.abstract_params
     parts = {name: _numbers(branch) for name, branch in params.items()}
     listed = ', '.join(f'{name} {number:,}' for name, number in parts.items())
     yield Check('ok', 'parameters', f'{sum(parts.values()):,} ({listed}){assumed}')
-    tx = build_optimizer(
-        config.optimizer,
-        lambda step: 0.0,
-        train_step.training_params(config, params),
-        config.model.backbone,
-    )
-    state = jax.eval_shape(functools.partial(train_step.init_state, config, specs, tx))
-    trainable, _ = split(state.params, config.optimizer.frozen)
-    fixed = _bytes(state) + _bytes(trainable)  # and a gradient of each
+    trainable, _ = partition(prepared.shapes.params, config.optimizer.frozen)
+    fixed = _bytes(prepared.shapes) + _bytes(trainable)  # and a gradient of each
     clips = -(
         -config.batch_size
         // (jax.device_count() // config.parallel.model * config.accumulation_steps)
     )
-    kept = _kept_for_backward(config, graphdef, params, clips)
+    kept = _kept_for_backward(config, prepared.graphdef, params, clips)
     text = (
         f'{bytes_text(fixed)} of parameters, optimizer and gradients, and at most {bytes_text(kept)} of activations of {count(clips, "clip")}'
         f' (before the compiler leaves some out)'
@@ -244,13 +239,13 @@ def _start(config: Config) -> Iterator[Check]:
     """What the first parameters come from."""
     if config.init_from is not None:
         try:
-            weights = warm_start.read_weights(config.init_from)
+            source = open_trained(config.init_from, argument='config.init_from')
         except ValueError as error:
             yield Check('fail', 'init_from', str(error))
             return
-        heads = ', '.join([*weights.classes, *weights.actions])
+        heads = ', '.join(source.info.datasets)
         yield Check(
             'ok',
             'init_from',
-            f'{config.init_from}: {_numbers(weights.params):,} parameters, heads of {heads}',
+            f'{config.init_from}: {_numbers(source.params):,} parameters, heads of {heads}',
         )

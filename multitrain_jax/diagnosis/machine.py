@@ -350,29 +350,18 @@ def training_step() -> Iterator[Check]:
     """Two steps of a tiny model of the quickstart, on all devices, on noise."""
     import jax
 
-    from multitrain_jax import train
+    from multitrain_jax import experiment
     from multitrain_jax.batch import DatasetSpec
     from multitrain_jax.config import load_config
-    from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
-    from multitrain_jax.parallel.mesh import replicate
-    from multitrain_jax.training import train_step
+    from multitrain_jax.parallel.mesh import place
 
     clips = 2 * jax.device_count()
     sizes = (f'--config.batch_size={clips}', f'--config.evaluation.batch_size={clips}')
     config = load_config(['--config=quickstart', *_TINY, *sizes])
     datasets = [DatasetSpec(name, ('a', 'b', 'c')) for name in config.datasets]
-    driver = train.driver_of(config)
-    graphdef, params = train_step.abstract_model(config, datasets)
-    schedule = learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
-    tx = build_optimizer(
-        config.optimizer,
-        schedule,
-        train_step.training_params(config, params),
-        config.model.backbone,
-    )
-    state = jax.jit(lambda: train_step.init_state(config, datasets, tx))()
-    state = replicate(state, driver.mesh)
-    step = driver.train_step(train_step.make_train_step(config, datasets, graphdef, tx))
+    driver = experiment.open_devices(config)
+    prepared = experiment.prepare(config, datasets, driver, experiment.Length(2, per_epoch=2))
+    state = place(jax.jit(prepared.random_state)(), prepared.shardings)
     rng, local = np.random.default_rng(0), clips // jax.process_count()
     batch = driver.to_devices(
         {
@@ -385,7 +374,7 @@ def training_step() -> Iterator[Check]:
     seconds, losses = [], []
     for _ in range(2):
         began = time.perf_counter()
-        state, terms = step(state, batch)
+        state, terms = prepared.train_step(state, batch)
         total, weight = jax.device_get(terms['loss'])
         losses.append(float(total / weight))
         seconds.append(time.perf_counter() - began)

@@ -6,7 +6,6 @@ import dataclasses
 import numpy as np
 
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.reporting import metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +77,40 @@ class Scores:
     name: tuple[str, ...] = ()
 
 
+def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Whether the label is among the k largest scores.
+
+    Args:
+        scores: f[n, C].
+        labels: i[n].
+        k: how many scores count. A tie counts against the clip: constant scores are no hit.
+
+    Returns:
+        bool[n].
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)  # [n, 1]
+    at_least_as_high = (scores >= own).sum(axis=1) - 1  # others with the same or a higher score
+    return (at_least_as_high < k) & np.isfinite(own[:, 0])
+
+
+def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
+    """Area under the precision-recall steps of one class: mean over the positives of the precision at their score.
+
+    Equal scores stand or fall together, so that the order of the clips does not matter.
+
+    Args:
+        scores: f[n].
+        positives: bool[n]; NaN is returned when there is none.
+    """
+    if not positives.any():
+        return float('nan')
+    order = np.argsort(-scores, kind='stable')
+    falling, hits = scores[order], positives[order]
+    last = np.searchsorted(-falling, -falling, side='right') - 1  # of the clips with the same score
+    precision = np.cumsum(hits)[last] / (last + 1)
+    return float(precision[hits].mean())
+
+
 def summarise(scores: Scores, spec: DatasetSpec) -> DatasetResult:
     """Accuracy figures of a dataset's scores."""
     videos = len(scores.record)
@@ -91,8 +124,8 @@ def summarise(scores: Scores, spec: DatasetSpec) -> DatasetResult:
     label = scores.label.astype(np.int64)
     return DatasetResult(
         videos=videos,
-        top1=float(metrics.top_k_hits(scores.score, label, 1).mean()),
-        top5=float(metrics.top_k_hits(scores.score, label, 5).mean()),
+        top1=float(top_k_hits(scores.score, label, 1).mean()),
+        top5=float(top_k_hits(scores.score, label, 5).mean()),
     )
 
 
@@ -106,7 +139,7 @@ def per_class(scores: Scores, spec: DatasetSpec) -> list[ClassResult]:
             for name, count, precision in zip(spec.classes, videos, precisions)
         ]
     label = scores.label.astype(np.int64)
-    top1, top5 = (metrics.top_k_hits(scores.score, label, k) for k in (1, 5))
+    top1, top5 = (top_k_hits(scores.score, label, k) for k in (1, 5))
     wrong = confusion_matrix(scores, spec)
     np.fill_diagonal(wrong, 0)
     found = []
@@ -131,10 +164,10 @@ def per_class(scores: Scores, spec: DatasetSpec) -> list[ClassResult]:
 def confusion_matrix(scores: Scores, spec: DatasetSpec) -> np.ndarray:
     """i64[C, C]: videos of a class (row) whose highest score is that of a class (column); single-label only.
 
-    A tie counts as a mistake, as in `metrics.top_k_hits`.
+    A tie counts as a mistake, as in `top_k_hits`.
     """
     label = scores.label.astype(np.int64)
-    hit = metrics.top_k_hits(scores.score, label, 1)
+    hit = top_k_hits(scores.score, label, 1)
     others = np.nan_to_num(scores.score, nan=-np.inf, neginf=-np.inf)
     others[np.arange(len(label)), label] = -np.inf
     predicted = np.where(hit, label, others.argmax(axis=1))
@@ -205,6 +238,5 @@ def _average_precisions(scores: Scores, spec: DatasetSpec) -> list[float]:
     """Of every class; NaN where no video carries it."""
     positives = scores.label[:, : len(spec.classes)] > 0
     return [
-        metrics.average_precision(scores.score[:, c], positives[:, c])
-        for c in range(len(spec.classes))
+        average_precision(scores.score[:, c], positives[:, c]) for c in range(len(spec.classes))
     ]

@@ -1,15 +1,27 @@
-"""What came out of a run: kept in `WORKDIR/results.json`, printed as a table."""
+"""The figures of all datasets, and what came out of a run: kept in `WORKDIR/results.json`, printed as a table."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
+import logging
 import math
 import os
 from pathlib import Path
 
+from multitrain_jax.batch import BatchSource, DatasetSpec
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation.metrics import DatasetResult, accuracy_table
+from multitrain_jax.evaluation import views
+from multitrain_jax.evaluation.box_metrics import BoxScores, summarise_boxes
+from multitrain_jax.evaluation.metrics import (
+    DatasetResult,
+    Scores,
+    accuracy_table,
+    describe,
+    summarise,
+)
+from multitrain_jax.parallel.drivers import Driver
 
+_log = logging.getLogger('multitrain_jax')
 _FILE = 'results.json'
 
 
@@ -30,6 +42,26 @@ class RunResults:
     workdir: str
 
 
+def summary(scores: Scores | BoxScores, spec: DatasetSpec) -> DatasetResult:
+    """The figures of a dataset of either kind."""
+    return summarise_boxes(scores, spec) if spec.localisation else summarise(scores, spec)
+
+
+def evaluate(
+    eval_step: Callable, params, source: BatchSource, driver: Driver
+) -> dict[str, DatasetResult]:
+    """Accuracy, or mean average precision, on every dataset that has evaluation records."""
+    results = {}
+    for number, spec in enumerate(source.datasets):
+        if not spec.evaluation_records:
+            _log.warning('%s: no evaluation records', spec.name)
+            continue
+        scores = views.score(eval_step, params, source, number, driver)
+        result = results[spec.name] = summary(scores, spec)
+        (_log.warning if result.problem else _log.info)('  %s: %s', spec.name, describe(result))
+    return results
+
+
 def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
     """Figures for the metric writers, `evaluation/NAME/...` and the average over datasets."""
     values = {}
@@ -42,6 +74,13 @@ def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
     if known:
         values['evaluation/average'] = sum(known) / len(known)
     return values
+
+
+def figure(accuracy: Mapping[str, DatasetResult], which: str) -> float | None:
+    """The figure that checkpoints are compared by: of a dataset, or 'average'; None: there is none."""
+    if which == 'average':
+        return scalars(accuracy).get('evaluation/average')
+    return accuracy[which].primary if which in accuracy else None
 
 
 def save(workdir: str | os.PathLike, outcome: RunResults) -> None:

@@ -2,16 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
 import jax
 
-from multitrain_jax.augment.normalize import Rgb
-from multitrain_jax.batch import BatchSource, DatasetSpec
-from multitrain_jax.checkpoints.trained_model import find_run, read_run
+from multitrain_jax.batch import BatchSource, DatasetSpec, sampling_of
+from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.config import (
     Config,
     DatasetConfig,
@@ -22,47 +19,33 @@ from multitrain_jax.config import (
 )
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import views
-from multitrain_jax.evaluation.box_results import BoxScores
-from multitrain_jax.evaluation.box_views import score_boxes
+from multitrain_jax.evaluation.box_metrics import BoxScores
 from multitrain_jax.evaluation.metrics import Scores
-from multitrain_jax.export import is_export, read_export
-from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.parallel.drivers import open_driver
 from multitrain_jax.parallel.mesh import ParallelConfig, check_divides, replicate
 
 _EXPORT_BATCH_SIZE = 16  # views, for an export without a config
+_PROTOCOL = ('temporal_views', 'spatial_views', 'short_side')
+_BOX_PROTOCOL = ('candidates', 'min_candidate_score', 'test_short_sides', 'test_flip')
 
 
 @dataclasses.dataclass(frozen=True)
-class _Trained:
-    """A model to test, and the data and protocol that it brings along.
+class _Test:
+    """The data and the protocol of a test.
 
     Attributes:
-        about: where it came from, for `metrics.json`.
-        directory: of the run or export.
-        model: architecture.
-        params: of `model`.
-        heads: name, classes and kind of each.
-        mean, std: of pixels scaled to 0..1.
-        data: how the heads' datasets were sampled, and, where known, their paths.
+        data: how the heads' datasets are sampled, and, where known, their paths.
         data_root: of those paths; None: they are not known.
         evaluation: the protocol.
-        input_config: how data are read.
+        input: how data are read.
         localisation: which boxes are tested, of heads that localise.
     """
 
-    about: dict[str, Any]
-    directory: Path
-    model: MultiTrainConfig
-    params: Any
-    heads: tuple[DatasetSpec, ...]
-    mean: Rgb
-    std: Rgb
     data: Mapping[str, DatasetConfig]
     data_root: str | None
     evaluation: EvaluationConfig
-    input_config: InputOptions
-    localisation: LocalisationConfig | None = None
+    input: InputOptions
+    localisation: LocalisationConfig | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,52 +75,49 @@ class Evaluation:
 
 
 def open_evaluation(
-    checkpoint: str | os.PathLike,
+    trained: TrainedModel,
     *,
-    argument: str = '--checkpoint',
-    step: int | None = None,
     config_values: Mapping[str, Any] | None = None,
     chosen: Sequence[str] | None = None,
     split: str | None = None,
     protocol: Mapping[str, Any] | None = None,
     candidates: str | None = None,
 ) -> Evaluation:
-    """Reads the checkpoint and opens the data.
+    """Opens the data that a model is tested on.
 
     Args:
-        checkpoint: an export or import, a run, or a checkpoint of one.
-        argument: what error messages call it.
-        step: which checkpoint of a run; None: the newest.
-        config_values: data and protocol; None: those that the checkpoint brings along.
+        trained: the model.
+        config_values: data and protocol; None: those that the model brings along.
         chosen: datasets, each NAME, NAME=DIR or DIR; None: all.
         split: to test on; None: each dataset's own.
         protocol: fields of the EvaluationConfig to change.
         candidates: boxes that are scored, as in the LocalisationConfig; None: what that says.
 
     Raises:
-        ValueError: a checkpoint or data that cannot be read, or that do not fit together.
+        ValueError: data that cannot be read, or that do not fit the model.
     """
-    trained = _read(checkpoint, argument, step)
+    heads, model = trained.datasets, trained.info.model
+    test = _own_test(trained)
     if config_values is not None:
-        trained = _with_config(trained, read_config(config_values), named=chosen is not None)
+        test = _test_of(read_config(config_values), trained, named=chosen is not None)
     try:
-        evaluation = dataclasses.replace(trained.evaluation, **(protocol or {}))
+        evaluation = dataclasses.replace(test.evaluation, **(protocol or {}))
     except ValueError as error:
         raise UserError(str(error)) from error
-    image_size = trained.model.backbone.image_size
+    image_size = model.backbone.image_size
     if evaluation.short_side < image_size:
         raise UserError(
             f'short_side={evaluation.short_side} is below the {image_size} pixels of the model: crops would not fit'
         )
-    data = _choose(trained, chosen)
+    data = _choose(trained, test, chosen)
     if split is not None:
         data = {
             name: dataclasses.replace(entry, evaluation_split=split) for name, entry in data.items()
         }
 
-    localisation = trained.localisation
+    localisation = test.localisation
     if candidates is not None:
-        if not any(spec.localisation for spec in trained.heads):
+        if not any(spec.localisation for spec in heads):
             raise UserError(f'--candidates={candidates}: no dataset of the checkpoint has boxes')
         localisation = dataclasses.replace(localisation, candidates=candidates)
 
@@ -146,136 +126,88 @@ def open_evaluation(
     from multitrain_jax import record_data  # the door to data_pipelines
 
     source = record_data.EvaluationData(
-        trained.heads,
-        record_data.evaluation_sources(data, trained.data_root or '', localisation),
-        record_data.ClipSize(trained.model.backbone.num_frames, image_size),
+        heads,
+        record_data.evaluation_sources(data, test.data_root or '', localisation),
+        record_data.ClipSize(model.backbone.num_frames, image_size),
         evaluation,
-        trained.input_config,
+        test.input,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )
-    graphdef = nnx.graphdef(
-        nnx.eval_shape(lambda: MultiTrainModel(trained.model, rngs=nnx.Rngs(0)))
-    )
-    eval_step = views.make_eval_step(graphdef, trained.heads, trained, driver)
+    eval_step = views.make_eval_step(trained.graphdef, heads, trained.info, driver)
     params = replicate(trained.params, driver.mesh)
 
     def score(head: int) -> Scores | BoxScores:
-        of_kind = score_boxes if source.datasets[head].localisation else views.score_dataset
-        return of_kind(eval_step, params, source, head, driver)
+        return views.score(eval_step, params, source, head, driver)
 
-    about = {
-        field: getattr(evaluation, field)
-        for field in ('temporal_views', 'spatial_views', 'short_side')
-    }
-    if localisation is not None:
-        fields = ('candidates', 'min_candidate_score', 'test_short_sides', 'test_flip')
-        about |= {field: getattr(localisation, field) for field in fields}
+    about = {'checkpoint': trained.name}
+    if trained.step is not None:
+        about = {'checkpoint': str(trained.directory), 'step': trained.step}
+    for group, fields in ((evaluation, _PROTOCOL), (localisation, _BOX_PROTOCOL)):
+        about |= {field: getattr(group, field) for field in fields if group is not None}
     return Evaluation(
         source=source,
         tested=tuple(number for number, spec in enumerate(source.datasets) if spec.name in data),
         score=score,
-        about={**trained.about, **about},
+        about=about,
         default_output=trained.directory / 'evaluation',
         data=data,
     )
 
 
-def _read(path: str | os.PathLike, argument: str, step: int | None) -> _Trained:
-    if is_export(path):
-        if step is not None:
-            raise UserError(f'{argument}={path} is an export, which has no steps; leave --step out')
-        info, _, params = read_export(path)
-        size = info.model.backbone.image_size
-        return _Trained(
-            about={'checkpoint': str(path)},
-            directory=Path(path).expanduser(),
-            model=info.model,
-            params=params,
-            heads=tuple(
-                DatasetSpec(
-                    name,
-                    entry.classes,
-                    entry.multi_label,
-                    localisation=entry.localisation,
-                    train_counts=entry.train_counts,
-                    action_ids=entry.action_ids,
-                )
-                for name, entry in info.datasets.items()
-            ),
-            mean=info.mean,
-            std=info.std,
-            data={
-                name: DatasetConfig(
-                    name,
-                    sampling=entry.sampling,
-                    stride=entry.stride,
-                    target_frame_rate=entry.target_frame_rate,
-                )
-                for name, entry in info.datasets.items()
-            },
-            data_root=None,
-            evaluation=EvaluationConfig(
-                _EXPORT_BATCH_SIZE, info.short_side, info.temporal_views, info.spatial_views
-            ),
-            input_config=InputOptions((size, size)),
-            localisation=info.localisation,
+def _own_test(trained: TrainedModel) -> _Test:
+    """Data and protocol that a model brings along."""
+    if trained.config is not None:
+        config = trained.config
+        return _Test(
+            config.datasets, config.data_root, config.evaluation, config.input, config.localisation
         )
-    if find_run(path) is None:
-        raise UserError(
-            f'{argument}={path}: neither a run (directory "checkpoints") nor an export (file model.json)'
-        )
-    run = read_run(path, step, argument=argument)
-    config = run.config
-    return _Trained(
-        {'checkpoint': str(run.workdir), 'step': run.step},
-        run.workdir,
-        run.model,
-        run.params,
-        run.datasets,
-        config.augment.mean,
-        config.augment.std,
-        config.datasets,
-        config.data_root,
-        config.evaluation,
-        config.input,
-        config.localisation,
+    info = trained.info
+    size = info.model.backbone.image_size
+    return _Test(
+        {
+            name: DatasetConfig(name, flip=False, **sampling_of(spec))
+            for name, spec in info.datasets.items()
+        },
+        None,
+        EvaluationConfig(
+            batch_size=_EXPORT_BATCH_SIZE,
+            **{field: getattr(info, field) for field in _PROTOCOL},
+        ),
+        InputOptions((size, size)),
+        info.localisation,
     )
 
 
-def _with_config(trained: _Trained, config: Config, *, named: bool) -> _Trained:
-    """Data and protocol of the config, the model as it is."""
-    heads = [spec.name for spec in trained.heads]
+def _test_of(config: Config, trained: TrainedModel, *, named: bool) -> _Test:
+    """Data and protocol of a config."""
+    heads = list(trained.info.datasets)
     strange = [name for name in config.datasets if name not in heads]
     if strange and not named:
         raise UserError(
-            f'config.datasets.{strange[0]}: the checkpoint has no such dataset, only {", ".join(heads)}; '
-            'choose some of them with --datasets'
+            f'config.datasets.{strange[0]}: the checkpoint has no such dataset, only '
+            f'{", ".join(heads)}; choose some of them with --datasets'
         )
-    return dataclasses.replace(
-        trained,
-        data=config.datasets,
-        data_root=config.data_root,
-        evaluation=config.evaluation,
-        input_config=config.input,
-        localisation=config.localisation or trained.localisation,
-    )
+    localisation = config.localisation or _own_test(trained).localisation
+    return _Test(config.datasets, config.data_root, config.evaluation, config.input, localisation)
 
 
-def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, DatasetConfig]:
+def _choose(
+    trained: TrainedModel, test: _Test, chosen: Sequence[str] | None
+) -> dict[str, DatasetConfig]:
     """What to test, by name of the head."""
-    heads = {spec.name: spec for spec in trained.heads}
+    heads = trained.info.datasets
     if chosen is None:
-        if trained.data_root is None:
+        if test.data_root is None:
             raise UserError(
                 f'{trained.directory}: an export does not know where data are; give --config=FILE, '
                 f'or --datasets {next(iter(heads))}=DIR'
             )
-        return dict(trained.data)
+        return dict(test.data)
     found = {}
     for text in chosen:
         name, equals, directory = text.partition('=')
-        if not equals and name not in trained.data:
+        if not equals and name not in test.data:
             name, directory = _head_with_classes(text, heads), text
         if name not in heads:
             raise UserError(
@@ -283,18 +215,19 @@ def _choose(trained: _Trained, chosen: Sequence[str] | None) -> dict[str, Datase
             )
         if name in found:
             raise UserError(f'--datasets {text}: {name} is named twice; test one after the other')
-        if name not in trained.data:
+        if name not in test.data:
             raise UserError(
                 f'--datasets {text}: config.datasets does not tell how {name} is sampled'
             )
         if directory:
-            found[name] = dataclasses.replace(trained.data[name], path=_absolute(directory))
-        elif trained.data_root is None:
+            found[name] = dataclasses.replace(test.data[name], path=_absolute(directory))
+        elif test.data_root is None:
             raise UserError(
-                f'--datasets {text}: an export does not know where data are; say {name}=DIR, or give --config'
+                f'--datasets {text}: an export does not know where data are; say {name}=DIR, '
+                'or give --config'
             )
         else:
-            found[name] = trained.data[name]
+            found[name] = test.data[name]
     return found
 
 

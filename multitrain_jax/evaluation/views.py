@@ -1,4 +1,4 @@
-"""Multi-view test: the scores of a video's views are averaged, every video counts exactly once."""
+"""Multi-view test: the scores of a video's (or of a key frame's boxes') views are averaged, each counts exactly once."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -12,6 +12,7 @@ import numpy as np
 
 from multitrain_jax.augment.pipeline import prepare_eval
 from multitrain_jax.batch import Batch, BatchSource, DatasetSpec, classifying
+from multitrain_jax.evaluation.box_metrics import BoxScores, Rows
 from multitrain_jax.evaluation.metrics import Scores
 from multitrain_jax.parallel.drivers import Driver
 from multitrain_jax.parallel.hosts import gather_names, gather_rows
@@ -25,20 +26,20 @@ _SECONDS_BETWEEN_REPORTS = 5
 def make_eval_step(
     graphdef: nnx.GraphDef, datasets: Sequence[DatasetSpec], augment_config, driver: Driver
 ) -> Callable:
-    """`step(params, share) -> scores`: of the head of the clip's own dataset.
+    """`step(params, batch) -> scores`: of the head of the clip's own dataset.
 
-    f32[B, C], softmax or sigmoid; where the share has boxes, f32[B, M, A], sigmoid, of every box. `Driver.local_rows`
-    of what the mapped step returns are those of the host's share.
+    f32[B, C], softmax or sigmoid; where the batch has boxes, f32[B, M, A], sigmoid, of every box. `Driver.local_rows`
+    of what the mapped step returns are those of the host's shard.
     """
     localises = np.array([dataset.localisation for dataset in datasets])
     multi_label = np.array([dataset.multi_label for dataset in classifying(datasets)])
 
-    def step(params, share):
-        model, boxes = nnx.merge(graphdef, params), share.get('boxes')
+    def step(params, batch):
+        model, boxes = nnx.merge(graphdef, params), batch.get('boxes')
         outputs = model(
-            prepare_eval(share['video'], mean=augment_config.mean, std=augment_config.std), boxes
+            prepare_eval(batch['video'], mean=augment_config.mean, std=augment_config.std), boxes
         )
-        own = jax.nn.one_hot(share['dataset'], len(datasets), axis=0)  # [N, B]
+        own = jax.nn.one_hot(batch['dataset'], len(datasets), axis=0)  # [N, B]
         if boxes is not None:
             own = own[np.flatnonzero(localises)]
             most = max(logits.shape[-1] for logits in outputs.actions)
@@ -54,6 +55,14 @@ def make_eval_step(
         return jnp.where(is_multi_label[:, None], jax.nn.sigmoid(logits), jax.nn.softmax(logits))
 
     return driver.eval_step(step)
+
+
+def score(
+    eval_step: Callable, params, source: BatchSource, dataset: int, driver: Driver
+) -> Scores | BoxScores:
+    """Runs all views of a dataset, on every host for all hosts' videos or key frames; see the two forms."""
+    form = score_boxes if source.datasets[dataset].localisation else score_dataset
+    return form(eval_step, params, source, dataset, driver)
 
 
 def score_dataset(
@@ -102,6 +111,93 @@ def score_dataset(
     return _gather_hosts(scores)
 
 
+class _KeyFrame:
+    """What the views of one key frame add up to."""
+
+    def __init__(self, batch, row: int, actions: int):
+        real, labelled = batch['candidate_mask'][row] > 0, batch['truth_mask'][row] > 0
+        self.name = str(batch['name'][row]) if 'name' in batch else str(batch['record'][row])
+        self.box = batch['candidate'][row][real]
+        self.total, self.views, self.shown = (
+            np.zeros((real.sum(), actions)),
+            0,
+            np.zeros(real.sum()),
+        )
+        self.truth_box = batch['truth_box'][row][labelled]
+        self.truth_label = batch['truth_label'][row][labelled, :actions] > 0
+
+    def add(self, batch, row: int, scores: np.ndarray) -> None:
+        real = batch['candidate_mask'][row] > 0
+        seen = (batch['box_mask'][row][real] > 0).astype(np.float64)
+        self.total += seen[:, None] * scores[real]
+        self.shown += seen
+        self.views += 1
+
+
+def score_boxes(
+    eval_step: Callable, params, source: BatchSource, dataset: int, driver: Driver
+) -> BoxScores:
+    """Runs all views of a localising dataset, on every host for all hosts' key frames.
+
+    Raises:
+        RuntimeError: a key frame got another number of views than the protocol has (a defect of the data source).
+    """
+    spec = source.datasets[dataset]
+    actions = len(spec.classes)
+    frames: dict[int, _KeyFrame] = {}
+
+    def collect(batch, scores: np.ndarray) -> None:
+        for row in np.flatnonzero(batch['weight'] > 0):
+            record = int(batch['record'][row])
+            if record not in frames:
+                frames[record] = _KeyFrame(batch, row, actions)
+            frames[record].add(batch, row, scores[row][:, :actions])
+
+    run_views(eval_step, params, source, dataset, driver, collect)
+    uneven = [
+        (record, frame.views) for record, frame in frames.items() if frame.views != spec.views
+    ]
+    if uneven:
+        record, views = uneven[0]
+        raise RuntimeError(
+            f'{spec.name}: record {record} has {views} views instead of {spec.views}'
+        )
+    order = sorted(frames)
+    ours = [frames[record] for record in order]
+
+    def joined(parts: list[np.ndarray], *shape: int, dtype=np.float32) -> np.ndarray:
+        rows = np.concatenate(parts) if parts else np.zeros((0, *shape))
+        return gather_rows(np.ascontiguousarray(rows, dtype))
+
+    seen = [frame.shown > 0 for frame in ours]
+    true = [np.nonzero(frame.truth_label) for frame in ours]  # (box, action) of each row
+    number = dict(zip(gather_rows(np.array(order, np.int32)).tolist(), range(10**9)))
+
+    def frame_numbers(counts) -> np.ndarray:
+        records = joined(
+            [np.full(count, record) for count, record in zip(counts, order)], dtype=np.int32
+        )
+        return np.array([number[record] for record in records.tolist()], np.int64)
+
+    return BoxScores(
+        name=gather_names([frame.name for frame in ours]),
+        frame=frame_numbers([which.sum() for which in seen]),
+        box=joined([frame.box[which] for frame, which in zip(ours, seen)], 4),
+        score=joined(
+            [frame.total[which] / frame.shown[which, None] for frame, which in zip(ours, seen)],
+            actions,
+        ),
+        unseen=int(
+            gather_rows(np.array([sum(int((~which).sum()) for which in seen)], np.int32)).sum()
+        ),
+        truth=Rows(
+            frame_numbers([len(box) for box, _ in true]),
+            joined([action for _, action in true], dtype=np.int32).astype(np.int64),
+            joined([frame.truth_box[box] for frame, (box, _) in zip(ours, true)], 4),
+        ),
+    )
+
+
 def run_views(
     eval_step: Callable,
     params,
@@ -124,8 +220,10 @@ def run_views(
         lambda batch: (batch, driver.to_devices(model_inputs(batch))),
     )
     with contextlib.closing(batches):
-        for batch, share in batches:
-            scores = eval_step(params, share)
+        for batch, inputs in batches:
+            scores = eval_step(params, inputs)
+            if not done:
+                countdown.restart(0)  # compiling says nothing of the views to come
             if waiting is not None:  # the one before, while this one runs
                 collect_local(*waiting)
             waiting = (batch, scores)

@@ -4,6 +4,7 @@ Datasets whose clips have boxes have a localisation head instead (co-finetuning,
 """
 
 import dataclasses
+from typing import Any
 
 from flax import nnx
 import jax
@@ -176,6 +177,13 @@ class MultiTrainModel(nnx.Module):
                 for head, head_key in zip(self.localisation_heads, keys)
             )
         return Outputs(embedding, logits, projected, expanded, kernel, actions)
+
+
+def abstract_model(config: MultiTrainConfig) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """(graph definition, parameters as shapes), without computing anything."""
+    model = nnx.eval_shape(lambda: MultiTrainModel(config, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(params)
 
 
 def count_parameters(model: MultiTrainModel) -> dict[str, int]:

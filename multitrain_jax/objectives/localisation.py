@@ -1,13 +1,13 @@
 """The loss of action localisation: each box is judged on every action."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from multitrain_jax.objectives.classification import binary_cross_entropy
-from multitrain_jax.objectives.terms import Term
+from multitrain_jax.objectives.targets import Term
 from multitrain_jax.objectives.uncertainty import learned_weight
 
 
@@ -19,12 +19,12 @@ class LocalisationObjective:
     number: int  # among all datasets
     num_actions: int
     weight: float = 1.0  # factor of its loss
-    factor: float = 1.0  # as in `total.DatasetObjective`
+    factor: float = 1.0  # as in `objective.DatasetObjective`
 
 
 def localisation_objective(
     actions: Sequence[jax.Array],
-    share: dict[str, jax.Array],
+    batch: Mapping[str, jax.Array],
     datasets: Sequence[LocalisationObjective],
     *,
     log_variances: jax.Array | None = None,
@@ -33,7 +33,7 @@ def localisation_objective(
 
     Args:
         actions: of every localising dataset f32[B, M, A_d], what its head says about all clips.
-        share: `boxes`' clips: `dataset` i32[B], `weight` f32[B], `box_label` f32[B, M, A], `box_mask` f32[B, M].
+        batch: `dataset` i32[B], `weight` f32[B], `box_label` f32[B, M, A], `box_mask` f32[B, M].
         datasets: in the order of `actions`.
         log_variances: f32[number of them], where the datasets' weights are learned.
 
@@ -46,11 +46,11 @@ def localisation_objective(
     for d, (logits, entry) in enumerate(zip(actions, datasets, strict=True)):
         every_action = jnp.ones((1, 1, entry.num_actions), bool)
         per_clip = localisation_loss(
-            logits, share['box_label'][..., : entry.num_actions], share['box_mask'], every_action
+            logits, batch['box_label'][..., : entry.num_actions], batch['box_mask'], every_action
         )
-        has_box = share['box_mask'].any(-1)
+        has_box = batch['box_mask'].any(-1)
         clip_weight = jnp.where(
-            (share['dataset'] == entry.number) & has_box, share['weight'], 0.0
+            (batch['dataset'] == entry.number) & has_box, batch['weight'], 0.0
         )  # [B]
         terms[f'localisation/{entry.name}'] = Term(
             jnp.sum(clip_weight * per_clip), jnp.sum(clip_weight)

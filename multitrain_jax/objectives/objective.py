@@ -1,6 +1,7 @@
 """How the losses of all datasets add up to the one number that is minimised."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Annotated, Literal, Protocol
 
 import jax
@@ -14,9 +15,9 @@ from multitrain_jax.objectives.classification import (
     smooth_label,
 )
 from multitrain_jax.objectives.informative import informative_terms
+from multitrain_jax.objectives.localisation import LocalisationObjective, localisation_objective
 from multitrain_jax.objectives.projection import projection_loss, projection_size
-from multitrain_jax.objectives.targets import Targets
-from multitrain_jax.objectives.terms import Term
+from multitrain_jax.objectives.targets import Targets, Term
 from multitrain_jax.objectives.uncertainty import LogVariances, learned_weight
 
 SoftmaxLossName = Literal[*SOFTMAX_LOSSES]
@@ -63,37 +64,114 @@ class ModelOutputs(Protocol):
         expanded: f32[B, D]. None: off.
         projection_kernel: f32[N, N-1, C, C], the projections' matrices: [d, j] from the classes of
             dataset (d + 1 + j) % N (rows) to those of d. None: off.
+        actions: of every localising dataset f32[B, M, A_d]. None: there is none.
     """
 
     logits: jax.Array
     projected: jax.Array | None
     expanded: jax.Array | None
     projection_kernel: jax.Array | None
+    actions: Sequence[jax.Array] | None
 
 
-def objective(
-    outputs: ModelOutputs,
-    targets: Targets,
-    config: ObjectiveConfig,
-    datasets: Sequence[DatasetObjective],
-    *,
-    log_variances: LogVariances | None = None,
-    axis_name: str | None = None,
-) -> tuple[jax.Array, dict[str, Term]]:
-    """The loss of one replica, whose *mean* over replicas is the loss of the global batch.
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The objective of a run, over clips with labels and clips with boxes.
 
-        L = (1 / B) sum_i w_i weight_d (L_cls + lambda_proj L_proj) + lambda_inf L_inf + l1 |W|
+        L = (1 / B) sum_i w_i weight_d L_i + lambda_inf L_inf + l1 |W|
 
-    The sum of `clip_objective` and `batch_objective`; arguments and terms as there, and the term
-    `loss`.
+    with L_i = L_cls + lambda_proj L_proj of a clip with labels, or the loss of its boxes. `clips` is
+    the part that is a mean over clips, `batch` the rest.
+
+    Attributes:
+        config: weights.
+        names: of all datasets; a clip's `dataset` is the place of its own.
+        classifying: those with a classification head, in the order of the heads.
+        localising: those with a localisation head, likewise.
     """
-    loss, terms = clip_objective(outputs, targets, config, datasets, log_variances=log_variances)
-    of_batch, batch_terms = batch_objective(
-        outputs.expanded, config, log_variances=log_variances, axis_name=axis_name
-    )
-    loss = loss + of_batch
-    terms |= batch_terms | {'loss': Term(loss, jnp.ones_like(loss))}
-    return loss, jax.lax.stop_gradient(terms)
+
+    config: ObjectiveConfig
+    names: tuple[str, ...]
+    classifying: tuple[DatasetObjective, ...]
+    localising: tuple[LocalisationObjective, ...] = ()
+
+    @property
+    def max_classes(self) -> int:
+        """C, what the classification heads are padded to; 1 where there is none."""
+        return max((entry.num_classes for entry in self.classifying), default=1)
+
+    @property
+    def _localises(self) -> np.ndarray:
+        return np.isin(np.arange(len(self.names)), [entry.number for entry in self.localising])
+
+    def head(self, dataset: jax.Array) -> jax.Array:
+        """Classification heads of the clips' datasets i32[B]; 0 for clips of localising datasets."""
+        if not self.localising:
+            return dataset
+        heads = np.where(self._localises, 0, np.cumsum(~self._localises) - 1).astype(np.int32)
+        return jnp.asarray(heads)[dataset]
+
+    def has_boxes(self, dataset: jax.Array) -> jax.Array | None:
+        """bool[B], clips of localising datasets; None where there is no such dataset."""
+        return jnp.asarray(self._localises)[dataset] if self.localising else None
+
+    def clips(
+        self,
+        outputs: ModelOutputs,
+        targets: Targets,
+        batch: Mapping[str, jax.Array],
+        *,
+        log_variances: LogVariances | None = None,
+    ) -> tuple[jax.Array, dict[str, Term]]:
+        """The mean over clips.
+
+        Args:
+            outputs: of the model.
+            targets: of classification, whose datasets are `head` numbers.
+            batch: as it was read.
+            log_variances: the learned weights, of all datasets.
+
+        Returns:
+            loss f32[], and the terms of `clip_objective` and `localisation_objective`, and for every
+            dataset `share/NAME`, the part of the clips that is of it.
+        """
+        dataset, real = batch['dataset'], batch['weight'] > 0
+        clips = jnp.sum(real, dtype=jnp.float32)
+        terms = {
+            f'share/{name}': Term(jnp.sum(real & (dataset == number), dtype=jnp.float32), clips)
+            for number, name in enumerate(self.names)
+        }
+        loss, learned = jnp.zeros((), jnp.float32), (log_variances or {}).get('dataset')
+        for entries, part in ((self.classifying, self._labels), (self.localising, self._boxes)):
+            if entries:
+                own, own_terms = part(outputs, targets, batch, learned)
+                loss, terms = loss + own, terms | own_terms
+        return loss, terms
+
+    def _labels(self, outputs, targets, batch, learned) -> tuple[jax.Array, dict[str, Term]]:
+        weights = None if learned is None else {'dataset': learned[~self._localises]}
+        return clip_objective(
+            outputs, targets, self.config, self.classifying, log_variances=weights
+        )
+
+    def _boxes(self, outputs, targets, batch, learned) -> tuple[jax.Array, dict[str, Term]]:
+        weights = None if learned is None else learned[self._localises]
+        return localisation_objective(
+            outputs.actions, batch, self.localising, log_variances=weights
+        )
+
+    def batch(
+        self,
+        expanded: jax.Array | None,
+        weight: jax.Array,
+        *,
+        log_variances: LogVariances | None = None,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, dict[str, Term]]:
+        """What is of the whole batch, see `batch_objective`."""
+        return batch_objective(
+            expanded, self.config, weight=weight, log_variances=log_variances, axis_name=axis_name
+        )
 
 
 def clip_objective(
@@ -106,7 +184,7 @@ def clip_objective(
 ) -> tuple[jax.Array, dict[str, Term]]:
     """The part of the objective that is a mean over clips.
 
-    A slot that holds a share of its clip enters the sum with that share, judged by its own
+    A slot that holds a part of its clip enters the sum with that part, judged by its own
     dataset's head. B is the number of clips given (all replicas have equally many): averaging the
     losses and gradients of replicas, or of parts of a batch, gives those of the whole. A dataset
     without a clip in the batch contributes 0.
@@ -122,7 +200,7 @@ def clip_objective(
         loss: f32[].
         terms: by name, to be averaged over replicas and logged as sum / count: for every dataset
             `classification/NAME`, `projection/NAME` (neither has the dataset's weight in it)
-            and `top1/NAME` (against the clean label of the slot with the largest share);
+            and `top1/NAME` (against the clean label of the slot with the largest part);
             `weight/NAME` where weights are learned; `projection_l1`, the mean of the
             absolute values, where it is penalised.
 
@@ -141,7 +219,7 @@ def clip_objective(
         multi_label = jnp.asarray([entry.multi_label for entry in datasets])[targets.dataset]
         per_slot = jnp.where(multi_label, binary_cross_entropy(logits, label, mask), per_slot)
 
-    slot_weight = targets.share * targets.weight[:, None]  # [B, S]
+    slot_weight = targets.lam * targets.weight[:, None]  # [B, S]
     terms = _per_dataset('classification', per_slot, slot_weight, targets.dataset, datasets)
 
     if config.lambda_proj > 0 and len(datasets) > 1:
@@ -175,6 +253,7 @@ def batch_objective(
     expanded: jax.Array | None,
     config: ObjectiveConfig,
     *,
+    weight: jax.Array | None = None,
     log_variances: LogVariances | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, Term]]:
@@ -183,6 +262,7 @@ def batch_objective(
     Args:
         expanded: f32[B, D], this replica's embeddings after the expander; None: without one.
         config: weights.
+        weight: f32[B], 0 for padding, which does not enter; None: there is none.
         log_variances: the learned weights, where the config turns them on; see `uncertainty`.
         axis_name: the named axis over replicas, or None for a single one.
 
@@ -200,15 +280,15 @@ def batch_objective(
         raise ValueError(
             'lambda_inf > 0 needs the expanded embedding: build the model with an expander'
         )
-    std, covariance = informative_terms(expanded, axis_name=axis_name)
+    std, covariance = informative_terms(expanded, weight, axis_name=axis_name)
     values = jnp.stack([std, covariance])
-    weight = jnp.asarray([config.std_weight, config.covariance_weight], values.dtype)
+    factors = jnp.asarray([config.std_weight, config.covariance_weight], values.dtype)
     terms = {'informative/std': std, 'informative/covariance': covariance}
-    penalty = jnp.zeros_like(weight)
+    penalty = jnp.zeros_like(factors)
     if config.learned_informative_weights:
-        weight, penalty = learned_weight(weight, log_variances['informative'])
-        terms |= {'informative/std_weight': weight[0], 'informative/covariance_weight': weight[1]}
-    loss = config.lambda_inf * jnp.sum(weight * values + penalty)
+        factors, penalty = learned_weight(factors, log_variances['informative'])
+        terms |= {'informative/std_weight': factors[0], 'informative/covariance_weight': factors[1]}
+    loss = config.lambda_inf * jnp.sum(factors * values + penalty)
     return loss, jax.lax.stop_gradient(
         {name: Term(value, jnp.ones_like(value)) for name, value in terms.items()}
     )
@@ -240,8 +320,8 @@ def _top1(
     targets: Targets,
     datasets: Sequence[DatasetObjective],
 ) -> dict[str, Term]:
-    """Whether the best class of the slot with the largest share is (one of) its own."""
-    main = jnp.argmax(targets.share, axis=1, keepdims=True)  # [B, 1]
+    """Whether the best class of the slot with the largest part is (one of) its own."""
+    main = jnp.argmax(targets.lam, axis=1, keepdims=True)  # [B, 1]
 
     def of_main(x: jax.Array) -> jax.Array:
         index = main.reshape(main.shape + (1,) * (x.ndim - 2))

@@ -1,8 +1,17 @@
-"""What a clip should be classified as, also when it is mixed of clips of different datasets."""
+"""What a clip should be classified as, also when it is mixed of clips of different datasets; terms of a loss."""
+
+from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+
+class Term(NamedTuple):
+    """A mean that is not divided yet, so that terms of replicas and steps may be added."""
+
+    sum: jax.Array  # f32[]
+    count: jax.Array  # f32[]
 
 
 @flax.struct.dataclass
@@ -15,13 +24,13 @@ class Targets:
         label: f32[B, S, C], soft or multi-hot; zero for classes that the slot's dataset does not
             have.
         dataset: i32[B, S], position of the slot's dataset in the list of datasets.
-        share: f32[B, S], how much of the clip is of this slot; sums to 1 over the slots.
+        lam: f32[B, S], how much of the clip is of this slot; sums to 1 over the slots.
         weight: f32[B], 0 for padding.
     """
 
     label: jax.Array
     dataset: jax.Array
-    share: jax.Array
+    lam: jax.Array
     weight: jax.Array
 
 
@@ -49,6 +58,6 @@ def make_targets(
     return Targets(
         label=label[:, None].astype(jnp.float32),  # [B, 1, C]
         dataset=dataset[:, None],
-        share=jnp.ones((dataset.shape[0], 1), jnp.float32),
+        lam=jnp.ones((dataset.shape[0], 1), jnp.float32),
         weight=weight,
     )

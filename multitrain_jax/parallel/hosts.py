@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from multitrain_jax.errors import UserError
+from multitrain_jax.errors import UserError, first_line
 
 # A process that has not been heard of for so long counts as lost. JAX then ends the others, also where they wait for
 # it in a collective, with a message that names it.
@@ -81,7 +81,7 @@ def joined(
     except (ValueError, RuntimeError) as error:
         where = coordinator_address or 'the cluster that --multi_host looks for'
         raise UserError(
-            f'cannot join {where}: {_first_line(error)}. Without SLURM, Open MPI or TPU pod, give '
+            f'cannot join {where}: {first_line(error)}. Without SLURM, Open MPI or TPU pod, give '
             '--coordinator_address=HOST:PORT --num_processes=N --process_id=I'
         ) from error
     try:
@@ -90,7 +90,7 @@ def joined(
         if jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
         print(
-            f'error: process {jax.process_index()} of {jax.process_count()} has lost another one ({_first_line(error)}); see the '
+            f'error: process {jax.process_index()} of {jax.process_count()} has lost another one ({first_line(error)}); see the '
             'output of the others for the reason. The same command goes on from the last checkpoint',
             file=sys.stderr,
             flush=True,
@@ -151,7 +151,3 @@ def _from_all(array: np.ndarray) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(array)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]

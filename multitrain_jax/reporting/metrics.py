@@ -24,40 +24,6 @@ def merge(many: Iterable[Terms]) -> dict[str, float]:
     return {name: float(total / count) for name, (total, count) in totals.items() if count > 0}
 
 
-def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Whether the label is among the k largest scores.
-
-    Args:
-        scores: f[n, C].
-        labels: i[n].
-        k: how many scores count. A tie counts against the clip: constant scores are no hit.
-
-    Returns:
-        bool[n].
-    """
-    own = np.take_along_axis(scores, labels[:, None], axis=1)  # [n, 1]
-    at_least_as_high = (scores >= own).sum(axis=1) - 1  # others with the same or a higher score
-    return (at_least_as_high < k) & np.isfinite(own[:, 0])
-
-
-def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
-    """Area under the precision-recall steps of one class: mean over the positives of the precision at their score.
-
-    Equal scores stand or fall together, so that the order of the clips does not matter.
-
-    Args:
-        scores: f[n].
-        positives: bool[n]; NaN is returned when there is none.
-    """
-    if not positives.any():
-        return float('nan')
-    order = np.argsort(-scores, kind='stable')
-    falling, hits = scores[order], positives[order]
-    last = np.searchsorted(-falling, -falling, side='right') - 1  # of the clips with the same score
-    precision = np.cumsum(hits)[last] / (last + 1)
-    return float(precision[hits].mean())
-
-
 def import_writers() -> str:
     """Imports what writes TensorBoard files, which takes seconds for the first of these.
 

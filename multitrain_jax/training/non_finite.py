@@ -1,11 +1,13 @@
-"""Steps whose loss or gradient is not finite: they do not change the model, and what is needed to look at them is kept.
+"""Steps whose loss or gradient is not finite, on the host: they are told, and what is needed to look at them is kept.
 
-`WORKDIR/non_finite/` gets the batch of such a step, `step_N.npz`, and where the run stops because of it the state
-before that step, as a checkpoint. `multitrain_jax.replay` takes the step again.
+They do not change the model, see `train_step.keep_if_finite`. `WORKDIR/non_finite/` gets the batch of such a step,
+`step_N.npz`, and where the run stops because of it the state before that step, as a checkpoint.
+`multitrain_jax.replay` takes the step again.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import logging
 import math
 import os
 from pathlib import Path
@@ -13,15 +15,14 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from multitrain_jax.batch import Batch, BatchSource
 from multitrain_jax.checkpoints.runs import RunCheckpoints
 from multitrain_jax.errors import UserError
 from multitrain_jax.npz import read_npz
 
+_log = logging.getLogger('multitrain_jax')
 _DIRECTORY = 'non_finite'
 _STEP = 'step'  # in the npz, beside the arrays of the batch
 
@@ -34,41 +35,48 @@ class NonFiniteStep(UserError):
         self.step = step
 
 
-def gradient_norms(grads: Mapping[str, Any]) -> dict[str, tuple[jax.Array, float]]:
-    """Terms `gradient_norm`, of all gradients together, and `gradient_norm/PART` of backbone, heads, ..."""
-    parts = {
-        f'gradient_norm/{name}': (optax.global_norm(part), 1.0) for name, part in grads.items()
-    }
-    return {'gradient_norm': (optax.global_norm(grads), 1.0), **parts}
+class Watch:
+    """Looks at the metrics of all steps of a run."""
 
+    def __init__(self, workdir: Path, source: BatchSource, saved: RunCheckpoints, max_skips: int):
+        """Begins.
 
-def unless_not_finite(
-    old: Any, new: Any, terms: Mapping[str, Any], max_skips: int
-) -> tuple[Any, dict[str, Any]]:
-    """The state after a step, on the device: `new`, but unchanged by an update that is not finite.
+        Args:
+            workdir: of the run.
+            source: of its batches.
+            saved: its checkpoints, the last of which is named.
+            max_skips: steps that may be passed over in the whole run.
+        """
+        self._workdir, self._source, self._saved = workdir, source, saved
+        self._max_skips = max_skips
 
-    Such a step is counted and passed over. After more than `max_skips` of them nothing changes any more, not even the
-    number of steps: when the host hears of it, some steps later, it still has the state in which it happened.
+    def check(self, step: int, terms: Mapping[str, Any]) -> bool:
+        """Whether the step of these terms (on the host) was finite; one that was passed over is told.
 
-    Args:
-        old, new: `TrainState` before and after.
-        terms: of the step; equal on all replicas.
-        max_skips: steps to pass over in the whole run.
-
-    Returns:
-        state; the terms with `skipped_updates`, the number of steps passed over so far.
-    """
-    finite = jnp.isfinite(terms['loss'][0]) & jnp.isfinite(terms['gradient_norm'][0])
-    skipped = old.skipped + ~finite
-    stopped = skipped > max_skips
-    kept = {
-        name: jax.tree.map(
-            lambda o, n: jnp.where(finite & ~stopped, n, o), getattr(old, name), getattr(new, name)
+        Raises:
+            NonFiniteStep: it was not, and no more may be passed over.
+        """
+        if is_finite(terms):
+            return True
+        try:
+            file = save_batch(self._workdir, self._source, step)
+            look = f'to look at the step, give the same command with --config.replay={file}'
+        except (OSError, ValueError) as error:  # what has happened is told all the same
+            look = f'its batch could not be kept ({error})'
+        last, skipped = self._saved.latest_step(), int(terms['skipped_updates'][0])
+        text = (
+            f'{describe(step, terms)}; the last good checkpoint is '
+            f'{"none" if last is None else f"step {last}"} in {self._saved.directory}; {look}'
         )
-        for name in ('params', 'opt_state', 'ema')
-    }
-    state = new.replace(step=jnp.where(stopped, old.step, new.step), skipped=skipped, **kept)
-    return state, {**terms, 'skipped_updates': (skipped.astype(jnp.float32), 1.0)}
+        if skipped > self._max_skips:
+            remedy = 'lower config.optimizer.peak_learning_rate, ' + (
+                f'or raise config.non_finite.max_skips={self._max_skips}'
+                if self._max_skips
+                else 'or go on without it: --config.non_finite.action=skip'
+            )
+            raise NonFiniteStep(f'{text}; {remedy}', step)
+        _log.warning('%s; passed over, %d of at most %d', text, skipped, self._max_skips)
+        return False
 
 
 def is_finite(terms: Mapping[str, Any]) -> bool:
@@ -86,7 +94,7 @@ def describe(step: int, terms: Mapping[str, Any]) -> str:
         for name, mean in means.items()
         if not math.isfinite(mean) and 'gradient_norm' not in name
     ]
-    shares = [
+    clips = [
         f'{name.partition("/")[2]} {mean:.0%}'
         for name, mean in means.items()
         if name.startswith('share/')
@@ -98,12 +106,12 @@ def describe(step: int, terms: Mapping[str, Any]) -> str:
     ]
     return (
         f'the {what} of step {step} is not finite ({value}); terms that are not: {", ".join(losses) or "none"}; '
-        f'clips: {", ".join(shares) or "unknown"}; gradient norms: {", ".join(norms)}'
+        f'clips: {", ".join(clips) or "unknown"}; gradient norms: {", ".join(norms)}'
     )
 
 
 def save_batch(workdir: Path, source: BatchSource, step: int) -> Path:
-    """Keeps this host's share of a step's batch; the source gives it again, being a function of the step."""
+    """Keeps this host's shard of a step's batch; the source gives it again, being a function of the step."""
     with contextlib.closing(_once(source.train_batches(step, 1))) as batches:
         batch = next(batches)
     path = state_directory(workdir) / _file_name(step, jax.process_index(), jax.process_count())
@@ -128,9 +136,9 @@ def load_batch(path: str | os.PathLike) -> tuple[int, Batch]:
         step, hosts = map(int, one_of_several.groups())
         files = [path.with_name(_file_name(step, host, hosts)) for host in range(hosts)]
     try:
-        shares = [read_npz(file) for file in files]
-        steps = {int(share.pop(_STEP)) for share in shares}
-        batch = {name: np.concatenate([share[name] for share in shares]) for name in shares[0]}
+        shards = [read_npz(file) for file in files]
+        steps = {int(shard.pop(_STEP)) for shard in shards}
+        batch = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -1,27 +1,58 @@
-"""How a run begins: where its last good checkpoint is, from another model's parameters, or at random."""
+"""How a run begins: where its last good checkpoint is, or anew."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import fnmatch
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
-import jax
-import optax
-
-from multitrain_jax.batch import BatchSource, DatasetSpec, classifying
-from multitrain_jax.checkpoints import runs
-from multitrain_jax.config import Config, with_datasets
+from multitrain_jax.batch import BatchSource
+from multitrain_jax.checkpoints import exports, runs
+from multitrain_jax.config import Config, read_stored_config
 from multitrain_jax.config_reading import to_dict
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import results
 from multitrain_jax.reporting.progress import timed
-from multitrain_jax.training import train_step
 from multitrain_jax.training.train_step import TrainState
-from multitrain_jax.weights import warm_start
-from multitrain_jax.weights.projection_files import start_projections
 
 _log = logging.getLogger('multitrain_jax')
+
+# A run goes on with other settings than it began with, by this rule: what changes only speed, or what
+# is kept and shown, is free; what cannot be carried over is refused; all else, which changes the
+# experiment, is told. Patterns are of fields of the config.
+_FREE = (
+    'parallel.*',
+    'cpu_devices',
+    'compilation_cache_dir',
+    'input.num_threads',
+    'input.tf_data_service',
+    'model.backbone.remat',
+    'model.backbone.remat_attention',
+    'model.backbone.attention',
+    'checkpoint.*',
+    'evaluation.batch_size',
+    'evaluation.every_epochs',
+    'log_every_steps',
+    'replay',
+)
+# Of the model, what its parameters do not depend on; the rest of it is refused.
+_TOLD = (
+    'model.head_dropout',
+    'model.logit_dropout',
+    'model.add_projected',
+    'model.backbone.stochastic_depth',
+    'model.backbone.init_std',
+    'model.backbone.dtype',
+    'model.localisation_head.dropout',
+)
+_REASONS = {
+    'datasets': 'its heads are for those classes',
+    'model': 'its parameters are of that model',
+    'data_order': 'a step is a place in the data, which would be another one',
+    'state': 'its checkpoints hold other arrays',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,26 +71,22 @@ class Start:
 
 
 def start_or_continue(
-    config: Config,
-    datasets: Sequence[DatasetSpec],
-    tx: optax.GradientTransformation,
-    shapes: TrainState,
-    workdir: Path,
     saved: runs.RunCheckpoints,
+    workdir: Path,
     meta: Mapping[str, Any],
     total_steps: int,
+    first_state: Callable[[], TrainState],
+    restore: Callable[[int, Config], TrainState],
 ) -> Start | results.RunResults:
     """The newest checkpoint that can be read, or a new state; the results where the run is finished already.
 
     Args:
-        config: the experiment.
-        datasets: what it trains on.
-        tx: its optimizer.
-        shapes: of the state.
+        saved: checkpoints of the run.
         workdir: of the run.
-        saved: its checkpoints.
         meta: see `run_meta`; a checkpoint must say the same of itself.
         total_steps: of the run.
+        first_state: makes a new state.
+        restore: reads that of a step; it is told the config that was stored with it.
 
     Raises:
         UserError: a workdir of another run, or one whose checkpoints are all damaged or gone.
@@ -67,25 +94,30 @@ def start_or_continue(
     finished = results.load(workdir)
     if finished is not None and not saved.all_steps():
         raise UserError(
-            f'{workdir} holds the results of a run, but no checkpoints; to train anew use another --workdir'
+            f'{workdir} holds the results of a run, but no checkpoints; to train anew use another '
+            '--workdir'
         )
 
     def continue_from(step: int) -> Start | results.RunResults:
         stored = saved.read_meta(step)
-        runs.check_same_run(stored, meta, workdir)
+        changed = check_same_run(stored, meta, workdir)
         if step > total_steps:
             raise UserError(
-                f'{workdir} holds a run at step {step}, beyond the {total_steps} steps of config.epochs={config.epochs:g}; '
-                'raise config.epochs, or use another --workdir'
+                f'{workdir} holds a run at step {step}, beyond the {total_steps} steps of '
+                f'config.epochs={meta["config"]["epochs"]:g}; raise config.epochs, or use another '
+                '--workdir'
             )
         if finished is not None and step == total_steps == finished.steps:
             return finished
-        return Start(step, saved.restore(step, shapes), stored.get('evaluation_due', False))
+        state = restore(step, read_stored_config(stored['config']))
+        if changed:
+            _log.info('the run goes on with other settings: %s', '; '.join(changed))
+        return Start(step, state, stored.get('evaluation_due', False))
 
     start = saved.read_newest(continue_from)
     if start is None:
         with timed('initialising'):
-            return Start(0, first_state(config, datasets, tx, workdir))
+            return Start(0, first_state())
     if isinstance(start, results.RunResults):
         _log.info(
             'this run is finished (step %d of %d); choose another --workdir to train anew',
@@ -98,68 +130,100 @@ def start_or_continue(
     return start
 
 
-def first_state(
-    config: Config, datasets: Sequence[DatasetSpec], tx: optax.GradientTransformation, workdir: Path
-) -> TrainState:
-    """The state of a new run: random parameters, over them those of `init_from`, then those of `projections_from`."""
-    weights = None if config.init_from is None else warm_start.read_weights(config.init_from)
-    # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small model.
-    options = {'xla_backend_optimization_level': 0}
-    state = jax.block_until_ready(
-        jax.jit(lambda: train_step.init_state(config, datasets, tx), compiler_options=options)()
-    )
-    if weights is not None:
-        params, report = warm_start.initialise(
-            jax.device_get(state.params),
-            with_datasets(config, datasets),
-            datasets,
-            weights,
-            mean=config.augment.mean,
-            std=config.augment.std,
-        )
-        if jax.process_index() == 0:
-            (workdir / warm_start.TABLE_FILE).write_text(f'{report}\n', encoding='utf-8')
-        _log.info('parameters, and where they come from:\n%s', report)
-        state = train_step.start_from(state, config, jax.tree.map(jax.numpy.asarray, params))
-    if config.projections_from is not None:
-        start = start_projections(
-            config.projections_from, state.params['projections'], classifying(datasets)
-        )
-        state = train_step.start_from(
-            state, config, {'projections': jax.tree.map(jax.numpy.asarray, start)}
-        )
-    return state
-
-
 def run_meta(config: Config, source: BatchSource) -> dict[str, Any]:
     """What a checkpoint says of itself, beside its arrays."""
+    info = exports.model_info(config, source.datasets)
     return {
         'model': to_dict(config.model),
-        'datasets': {spec.name: _spec_meta(spec) for spec in source.datasets},
-        'data_order': {
-            'seed': config.seed,
-            'batch_size': config.batch_size,
-            'repeats': config.input.repeats,
-            'samples_per_epoch': source.samples_per_epoch,
-            'schedule': None if config.schedule.kind == 'concatenate' else to_dict(config.schedule),
-            'batch_sizes': config.batch_sizes if config.schedule.by_dataset else None,
-        },
-        'state': {
-            'frozen': config.optimizer.frozen,
-            'ema': config.optimizer.ema_decay > 0,
-            'learned_dataset_weights': config.objective.learned_dataset_weights,
-            'learned_informative_weights': config.objective.learned_informative_weights,
-        },
+        'datasets': {name: spec.to_dict() for name, spec in info.datasets.items()},
+        'data_order': {'samples_per_epoch': source.samples_per_epoch},
         'config': to_dict(config),
     }
 
 
-def _spec_meta(spec: DatasetSpec) -> dict[str, Any]:
-    meta = {'classes': list(spec.classes), 'multi_label': spec.multi_label}
-    if spec.localisation:
-        meta |= {
-            'localisation': True,
-            'train_counts': list(spec.train_counts),
-            'action_ids': list(spec.action_ids),
-        }
-    return meta
+def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where: Any) -> list[str]:
+    """Whether a run may go on from a checkpoint: by the table at the top of this file.
+
+    Args:
+        stored: what the checkpoint says of itself.
+        current: what the run says of itself, see `run_meta`.
+        where: the workdir, for messages.
+
+    Returns:
+        What is another now and changes the experiment, one text each: field, value, value now.
+
+    Raises:
+        UserError: names the first field that cannot be carried over, with both values and the reason.
+    """
+    before, now = _comparable(stored), _comparable(current)
+    for part, reason in _REASONS.items():
+        for path, old, new in _differences(before[part], now[part], part):
+            raise UserError(
+                f'{where} holds a run with other settings: {path} was {old!r}, is {new!r} now; '
+                f'use another --workdir, or set it back ({reason})'
+            )
+    return [
+        f'{path} was {old!r}, is {new!r} now'
+        for path, old, new in _differences(before['config'], now['config'], 'config')
+        if not _matches(path.removeprefix('config.'), _FREE)
+    ]
+
+
+def _comparable(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that a checkpoint and a run are compared in; what an older one does not say is as by default."""
+    config = read_stored_config(meta['config'])
+    tree = json.loads(json.dumps(to_dict(config)))
+    head = (tree['localisation'] or {}).get('head')
+    model = _without({**tree['model'], 'localisation_head': head}, (*_FREE, *_TOLD), 'model')
+    fields = ('classes', 'multi_label', 'localisation')
+    return {
+        'datasets': {
+            name: {field: entry.get(field, False) for field in fields}
+            for name, entry in meta['datasets'].items()
+        },
+        'model': {
+            name: model[name] for name in model if name not in ('num_classes', 'num_actions')
+        },
+        'data_order': {
+            'seed': config.seed,
+            'batch_size': config.batch_size,
+            'repeats': config.input.repeats,
+            'samples_per_epoch': meta['data_order']['samples_per_epoch'],
+            'schedule': tree['schedule'],
+            'batch_sizes': config.batch_sizes if config.schedule.by_dataset else None,
+        },
+        'state': {
+            'frozen': list(config.optimizer.frozen),
+            'ema': config.optimizer.ema_decay > 0,
+            'learned_dataset_weights': config.objective.learned_dataset_weights,
+            'learned_informative_weights': config.objective.learned_informative_weights,
+        },
+        'config': tree,
+    }
+
+
+def _without(tree: Any, patterns: Sequence[str], path: str) -> Any:
+    """A nested dict without the fields whose path one of the patterns fits."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {
+        name: _without(value, patterns, f'{path}.{name}')
+        for name, value in tree.items()
+        if not _matches(f'{path}.{name}', patterns)
+    }
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """(path, value in the one, value in the other) of all that differs."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f'{path}.{key}')
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new)):
+            yield from _differences(a, b, f'{path}[{i}]')
+    elif old != new:
+        yield path, old, new

@@ -3,8 +3,9 @@
     numpy.savez('start.npz', **{'kinetics400->something_v2': matrix})   # [400, 174]
 
 A file holds matrices by the names of both datasets, `SOURCE->TARGET`, each [classes of SOURCE, classes of TARGET]:
-a logit of SOURCE times its row is added to the logits of TARGET. It may be .npz, .json (nested lists) or the
-directory of an export whose model adds projected logits to its predictions.
+a logit of SOURCE times its row is added to the logits of TARGET. It may be .npz, .json (nested lists), or a
+trained model with projections: a run, one of its checkpoints, an export whose model adds projected logits to its
+predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
-from multitrain_jax.export import read_export
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.npz import read_npz
 
@@ -31,7 +32,7 @@ def start_projections(
     Projections of low rank start from the nearest product of that rank (by singular values).
 
     Args:
-        path: .npz, .json or the directory of an export.
+        path: .npz, .json, or a trained model.
         params: as initialised: `kernel`, or `left` and `right`; see `Projections`.
         datasets: the N datasets, in the order of the heads.
 
@@ -91,7 +92,7 @@ def _put(params: dict[str, np.ndarray], d: int, j: int, matrix: np.ndarray) -> N
 
 def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarray]:
     if path.is_dir():
-        return _of_export(path, datasets)
+        return _of_model(path, datasets)
     try:
         if path.suffix == '.json':
             content = json.loads(path.read_text(encoding='utf-8'))
@@ -112,23 +113,14 @@ def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarra
         ) from error
 
 
-def _of_export(path: Path, datasets: Sequence[DatasetSpec]) -> dict[str, np.ndarray]:
-    info, _, params = read_export(path)
-    if 'projections' not in params:
-        raise UserError(f'{path}: this export has no projections (its model has add_projected=0)')
-    classes = {name: entry.classes for name, entry in info.datasets.items()}
+def _of_model(path: Path, datasets: Sequence[DatasetSpec]) -> dict[str, np.ndarray]:
+    trained = open_trained(path, argument='config.projections_from')
     for spec in datasets:
-        if spec.name in classes and classes[spec.name] != spec.classes:
+        theirs = trained.info.datasets.get(spec.name)
+        if theirs is not None and theirs.classes != spec.classes:
             raise UserError(
                 f'{path}: dataset {spec.name} has other classes there, or in another order'
             )
-    stored = params['projections']
-    kernel = (
-        stored['kernel'] if 'kernel' in stored else stored['left'] @ stored['right']
-    )  # [N, N-1, C, C]
-    names = list(classes)
     return {
-        f'{names[s]}->{target}': kernel[d, j, : len(classes[names[s]]), : len(classes[target])]
-        for d, target in enumerate(names)
-        for j, s in enumerate(Projections.sources(len(names), d))
+        f'{source}->{target}': matrix for (source, target), matrix in trained.projections().items()
     }

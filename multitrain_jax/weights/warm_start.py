@@ -8,18 +8,15 @@ between two such datasets. Everything else starts anew. A table says what became
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import os
-from pathlib import Path
 import shlex
 from typing import Any
 
 from flax import traverse_util
 import numpy as np
 
-from multitrain_jax import export
 from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec, classifying, localising
-from multitrain_jax.checkpoints.trained_model import find_run, read_run
+from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.backbone import BackboneConfig
 from multitrain_jax.models.heads import Projections
@@ -39,30 +36,7 @@ _PARTS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
-    """A trained model to start from.
-
-    Attributes:
-        where: what the user called it.
-        model: its architecture.
-        classes: class names of its classifying datasets, in the order of the heads.
-        actions: likewise of its localising datasets.
-        mean: of the pixels (scaled to 0..1) that it was trained on.
-        std: likewise.
-        params: its parameters by path.
-    """
-
-    where: str
-    model: MultiTrainConfig
-    classes: Mapping[str, tuple[str, ...]]
-    mean: Rgb
-    std: Rgb
-    params: Mapping[str, np.ndarray]
-    actions: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Initialisation:
+class Report:
     """What became of every parameter, and in what the models differ beside their shapes.
 
     Attributes:
@@ -86,63 +60,41 @@ class Initialisation:
         )
 
 
-def read_weights(path: str | os.PathLike) -> Weights:
-    """Reads an export (or an import), a run's newest checkpoint, or one checkpoint of a run.
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """The trained model to start from.
 
-    Args:
-        path: directory with `model.json`; or a workdir; or `WORKDIR/checkpoints/STEP`.
-
-    Raises:
-        UserError: it is none of these.
+    Attributes:
+        name: what the user called it.
+        model: its architecture.
+        params: by path.
+        classes: class names of its classifying datasets, in the order of the heads.
+        actions: likewise of its localising datasets.
     """
-    directory = Path(path).expanduser().resolve()
-    if directory.is_file():
-        raise UserError(
-            f'config.init_from={path}: a file; import PyTorch checkpoints first: '
-            f'python -m multitrain_jax.import_torch --checkpoint={path} --output=DIR'
-        )
-    if (directory / 'model.json').exists():
-        info, _, params = export.read_export(directory)
-        classes, actions = (
-            {
-                name: dataset.classes
-                for name, dataset in info.datasets.items()
-                if dataset.localisation == localises
-            }
-            for localises in (False, True)
-        )
-        return Weights(
-            str(path), info.model, classes, info.mean, info.std, flatten(params), actions
-        )
-    if find_run(path) is not None:
-        run = read_run(path, argument='config.init_from')
-        classes, actions = _classes(classifying(run.datasets)), _classes(localising(run.datasets))
-        augment = run.config.augment
-        return Weights(
-            str(path), run.model, classes, augment.mean, augment.std, flatten(run.params), actions
-        )
-    raise UserError(
-        f'config.init_from={path}: neither an export (with model.json), nor a workdir (with checkpoints), '
-        'nor WORKDIR/checkpoints/STEP'
-    )
+
+    name: str
+    model: MultiTrainConfig
+    params: Mapping[str, np.ndarray]
+    classes: Mapping[str, tuple[str, ...]]
+    actions: Mapping[str, tuple[str, ...]]
 
 
-def initialise(
+def fill(
     fresh: Mapping[str, Any],
     model: MultiTrainConfig,
     datasets: Sequence[DatasetSpec],
-    weights: Weights,
+    trained: TrainedModel,
     *,
     mean: Rgb,
     std: Rgb,
-) -> tuple[dict[str, Any], Initialisation]:
+) -> tuple[dict[str, Any], Report]:
     """Parameters of a new model, filled with what the source has for it.
 
     Args:
         fresh: the new model's own initial parameters, a tree of arrays; they are not written to.
         model: its architecture.
         datasets: in the order of its heads.
-        weights: the source.
+        trained: the source.
         mean: of the pixels that the new model sees.
         std: likewise.
 
@@ -152,25 +104,32 @@ def initialise(
     Raises:
         UserError: the backbones are of different architectures.
     """
+    source = _Source(
+        trained.name,
+        trained.info.model,
+        flatten(trained.params),
+        _classes(classifying(trained.datasets)),
+        _classes(localising(trained.datasets)),
+    )
     params = {path: np.array(array) for path, array in flatten(fresh).items()}
-    rows = _fill_backbone(params, model.backbone, weights)
+    rows = _fill_backbone(params, model.backbone, source)
     ours = _classes(classifying(datasets))
-    rows += _fill_heads(params, model, ours, weights)
-    rows += _fill_localisation_heads(params, model, _classes(localising(datasets)), weights)
-    rows += _fill_projections(params, model, ours, weights)
-    rows += _fill_expander(params, weights)
+    rows += _fill_heads(params, model, ours, source)
+    rows += _fill_localisation_heads(params, model, _classes(localising(datasets)), source)
+    rows += _fill_projections(params, model, ours, source)
+    rows += _fill_expander(params, source)
     rows += [
         Row(path, 'fresh', 'always starts anew')
         for path in params
         if path.split('/')[0] not in _PARTS
     ]
     parts = {path.split('/')[0] for path in params}
-    gone = dict.fromkeys(path.split('/')[0] for path in weights.params)
+    gone = dict.fromkeys(path.split('/')[0] for path in source.params)
     rows += [Row(part, 'ignored', 'not in this model') for part in gone if part not in parts]
     changed = {
         field: (old, new)
         for field in model.backbone.MEANING
-        for old, new in [(getattr(weights.model.backbone, field), getattr(model.backbone, field))]
+        for old, new in [(getattr(source.model.backbone, field), getattr(model.backbone, field))]
         if old != new
     }
     differences = [
@@ -185,10 +144,10 @@ def initialise(
         differences.append(f'      to compute what the source computed: {" ".join(flags)}')
     differences += [
         f'note: augment.{field} is {new} here and was {old} there'
-        for field, old, new in [('mean', weights.mean, mean), ('std', weights.std, std)]
+        for field, old, new in [('mean', trained.info.mean, mean), ('std', trained.info.std, std)]
         if tuple(old) != tuple(new)
     ]
-    return _like(fresh, params), Initialisation(weights.where, rows, differences)
+    return _like(fresh, params), Report(trained.name, rows, differences)
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,37 +163,37 @@ def _like(tree: Mapping[str, Any], leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fill_backbone(
-    params: dict[str, np.ndarray], backbone: BackboneConfig, weights: Weights
+    params: dict[str, np.ndarray], backbone: BackboneConfig, source: _Source
 ) -> list[Row]:
     """Fills the backbone in place."""
-    kinds = [type(config).__name__ for config in (weights.model.backbone, backbone)]
+    kinds = [type(config).__name__ for config in (source.model.backbone, backbone)]
     if kinds[0] != kinds[1]:
         raise UserError(
-            f'config.init_from={weights.where}: a backbone of another kind, {kinds[0]} there and '
+            f'config.init_from={source.name}: a backbone of another kind, {kinds[0]} there and '
             f'{kinds[1]} here. Give config.model.backbone that of the source'
         )
     needed = [path for path in params if path.startswith('backbone/')]
-    theirs = {path: array for path, array in weights.params.items() if path.startswith('backbone/')}
+    theirs = {path: array for path, array in source.params.items() if path.startswith('backbone/')}
     rows, problems = [], []
     for path in needed:
-        shape, source = params[path].shape, theirs.get(path)
-        if source is not None and source.shape == shape:
-            params[path] = np.asarray(source)
+        shape, array = params[path].shape, theirs.get(path)
+        if array is not None and array.shape == shape:
+            params[path] = np.asarray(array)
             rows.append(Row(path, 'used', shape_text(shape)))
-        elif is_positions(path) and source is not None:
+        elif is_positions(path) and array is not None:
             try:
-                params[path] = resize_positions(path, np.asarray(source), shape)
+                params[path] = resize_positions(path, np.asarray(array), shape)
                 rows.append(
-                    Row(path, 'resized', f'{shape_text(source.shape)} -> {shape_text(shape)}')
+                    Row(path, 'resized', f'{shape_text(array.shape)} -> {shape_text(shape)}')
                 )
             except ValueError:
                 problems.append(
-                    f'{path} is {shape_text(source.shape)} there and {shape_text(shape)} here'
+                    f'{path} is {shape_text(array.shape)} there and {shape_text(shape)} here'
                 )
-        elif source is None and _optional(path, backbone):
+        elif array is None and _optional(path, backbone):
             rows.append(Row(path, 'fresh', f'{shape_text(shape)}, not in the source'))
         else:
-            there = 'missing' if source is None else shape_text(source.shape)
+            there = 'missing' if array is None else shape_text(array.shape)
             problems.append(f'{path} is {there} there and {shape_text(shape)} here')
     for path in theirs:
         if path in params:
@@ -244,7 +203,7 @@ def _fill_backbone(
             problems.append(f'{path} is {shape_text(theirs[path].shape)} there and missing here')
     if problems:
         raise UserError(
-            f'config.init_from={weights.where}: a backbone of another architecture, only {len(rows)} of {len(needed)} '
+            f'config.init_from={source.name}: a backbone of another architecture, only {len(rows)} of {len(needed)} '
             f'parameters fit; for example, {problems[0]}. Give config.model.backbone that of the source'
         )
     return rows
@@ -259,25 +218,25 @@ def _fill_heads(
     params: dict[str, np.ndarray],
     model: MultiTrainConfig,
     ours: Mapping[str, tuple[str, ...]],
-    weights: Weights,
+    source: _Source,
 ) -> list[Row]:
     """Fills the heads of datasets that the source has too, in place."""
-    rows, theirs = [], weights.classes
+    rows, theirs = [], source.classes
     for d, (name, classes) in enumerate(ours.items()):
         here, there = _common_classes(ours, theirs, name)
         if not len(here):
             rows.append(
                 Row(f'heads/{name}', 'fresh', _why_fresh(theirs, name, f'{len(classes)} classes'))
             )
-        elif model.head_hidden != weights.model.head_hidden:
-            hidden = f'head_hidden {model.head_hidden} here, {weights.model.head_hidden} there'
+        elif model.head_hidden != source.model.head_hidden:
+            hidden = f'head_hidden {model.head_hidden} here, {source.model.head_hidden} there'
             rows.append(Row(f'heads/{name}', 'fresh', hidden))
         else:
             o = list(theirs).index(name)
             for path in ('heads/hidden_kernel', 'heads/hidden_bias') if model.head_hidden else ():
-                params[path][d] = weights.params[path][o]
+                params[path][d] = source.params[path][o]
             for path in ('heads/kernel', 'heads/bias'):
-                params[path][d][..., here] = weights.params[path][o][..., there]
+                params[path][d][..., here] = source.params[path][o][..., there]
             rows.append(Row(f'heads/{name}', 'used', _kept(here, there, classes, theirs[name])))
     rows += [
         Row(f'heads/{name}', 'ignored', 'no dataset of this name in this model')
@@ -291,10 +250,10 @@ def _fill_localisation_heads(
     params: dict[str, np.ndarray],
     model: MultiTrainConfig,
     ours: Mapping[str, tuple[str, ...]],
-    weights: Weights,
+    source: _Source,
 ) -> list[Row]:
     """Fills the localisation heads of datasets that the source has too, in place."""
-    rows, theirs = [], weights.actions
+    rows, theirs = [], source.actions
     for d, (name, classes) in enumerate(ours.items()):
         here, there = _common_classes(ours, theirs, name)
         row_name = f'localisation_heads/{name}'
@@ -311,7 +270,7 @@ def _fill_localisation_heads(
             f'localisation_heads/{list(theirs).index(name)}/',
         )
         parts = [path.removeprefix(of_ours) for path in params if path.startswith(of_ours)]
-        if model.localisation_head.context != weights.model.localisation_head.context:
+        if model.localisation_head.context != source.model.localisation_head.context:
             rows.append(
                 Row(
                     row_name,
@@ -321,7 +280,7 @@ def _fill_localisation_heads(
             )
             continue
         for part in parts:
-            array = np.asarray(weights.params[of_theirs + part])
+            array = np.asarray(source.params[of_theirs + part])
             if part.startswith('output/'):  # one column for each action
                 params[of_ours + part][..., here] = array[..., there]
             else:
@@ -343,32 +302,32 @@ def _fill_projections(
     params: dict[str, np.ndarray],
     model: MultiTrainConfig,
     ours: Mapping[str, tuple[str, ...]],
-    weights: Weights,
+    source: _Source,
 ) -> list[Row]:
     """Fills the projections between datasets that the source has too, in place."""
     if not any(path.startswith('projections/') for path in params):
         return []
-    rows, theirs, names = [], weights.classes, list(ours)
-    in_source = any(path.startswith('projections/') for path in weights.params)
-    same_form = model.projection_rank == weights.model.projection_rank
+    rows, theirs, names = [], source.classes, list(ours)
+    in_source = any(path.startswith('projections/') for path in source.params)
+    same_form = model.projection_rank == source.model.projection_rank
     for d, target in enumerate(names):
         columns, their_columns = _common_classes(ours, theirs, target)
         for j, o in enumerate(Projections.sources(len(names), d)):
-            source, row_name = names[o], f'projections/{names[o]} -> {target}'
-            lines, their_lines = _common_classes(ours, theirs, source)
+            other, row_name = names[o], f'projections/{names[o]} -> {target}'
+            lines, their_lines = _common_classes(ours, theirs, other)
             if not in_source:
                 rows.append(Row(row_name, 'fresh', 'the source has no projections'))
             elif not len(lines) or not len(columns):
                 rows.append(Row(row_name, 'fresh', 'the source lacks one of them'))
             elif not same_form:
-                ranks = f'projection_rank {model.projection_rank} here, {weights.model.projection_rank} there'
+                ranks = f'projection_rank {model.projection_rank} here, {source.model.projection_rank} there'
                 rows.append(Row(row_name, 'fresh', ranks))
             else:
-                their_target, their_source = list(theirs).index(target), list(theirs).index(source)
-                their_j = Projections.sources(len(theirs), their_target).index(their_source)
+                their_target, their_other = list(theirs).index(target), list(theirs).index(other)
+                their_j = Projections.sources(len(theirs), their_target).index(their_other)
                 if model.projection_rank:
                     left, right = (
-                        weights.params[f'projections/{side}'] for side in ('left', 'right')
+                        source.params[f'projections/{side}'] for side in ('left', 'right')
                     )
                     params['projections/left'][d, j, lines] = left[
                         their_target, their_j, their_lines
@@ -377,7 +336,7 @@ def _fill_projections(
                         :, their_columns
                     ]
                 else:
-                    matrix = weights.params['projections/kernel'][their_target, their_j]
+                    matrix = source.params['projections/kernel'][their_target, their_j]
                     kept = matrix[np.ix_(their_lines, their_columns)]
                     params['projections/kernel'][d, j][np.ix_(lines, columns)] = kept
                 note = f'{len(lines)} x {len(columns)} classes'
@@ -385,18 +344,18 @@ def _fill_projections(
     return rows
 
 
-def _fill_expander(params: dict[str, np.ndarray], weights: Weights) -> list[Row]:
+def _fill_expander(params: dict[str, np.ndarray], source: _Source) -> list[Row]:
     """Fills the expander in place, all of it or nothing."""
     paths = [path for path in params if path.startswith('expander/')]
     if not paths:
         return []
-    if 'expander/fc1/kernel' not in weights.params:
+    if 'expander/fc1/kernel' not in source.params:
         return [Row('expander', 'fresh', 'the source has none')]
-    here, there = params['expander/fc1/kernel'].shape, weights.params['expander/fc1/kernel'].shape
+    here, there = params['expander/fc1/kernel'].shape, source.params['expander/fc1/kernel'].shape
     if here != there:
         return [Row('expander', 'fresh', f'{shape_text(here)} here, {shape_text(there)} there')]
     for path in paths:
-        params[path] = np.asarray(weights.params[path])
+        params[path] = np.asarray(source.params[path])
     return [Row('expander', 'used', shape_text(here))]
 
 

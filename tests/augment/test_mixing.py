@@ -52,7 +52,7 @@ def test_mixed_batches_equal_to_the_reference(name):
     targets = Targets(
         label=label,
         dataset=case['own_dataset'][:, None].astype(np.int32),
-        share=np.ones((batch, 1), np.float32),
+        lam=np.ones((batch, 1), np.float32),
         weight=np.ones(batch, np.float32),
     )
     lam, cut = np.float32(case['lam_drawn']), bool(case['use_cutmix'])
@@ -72,7 +72,7 @@ def test_mixed_batches_equal_to_the_reference(name):
     off = smoothing / int(case['num_classes_cfg'])
     for d, classes in enumerate(number_of):
         expected = (case[f'target_out/{NAMES[d]}'] - off) / (1 - smoothing)
-        share = np.where(targets.dataset == d, targets.share, 0.0)  # [B, 2]
+        share = np.where(targets.dataset == d, targets.lam, 0.0)  # [B, 2]
         ours = np.einsum('bs,bsc->bc', share, targets.label)[:, :classes]
         np.testing.assert_allclose(ours, expected, atol=1e-6)
 
@@ -87,7 +87,7 @@ def test_single_head_equal_to_the_reference():
     mix = Mix(jnp.float32(golden['call_single/lam']), jnp.asarray(False), Box(*(jnp.int32(0),) * 4))
     video, targets = jax.jit(mix_group)(np.moveaxis(golden['call_single/x'], 1, -1), targets, mix)
     np.testing.assert_allclose(np.moveaxis(video, -1, 1), golden['call_single/x_out'], atol=1e-6)
-    ours = 0.9 * np.einsum('bs,bsc->bc', targets.share, targets.label) + 0.1 / classes
+    ours = 0.9 * np.einsum('bs,bsc->bc', targets.lam, targets.label) + 0.1 / classes
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
@@ -99,7 +99,7 @@ def test_padding_is_not_mixed():
     mix = Mix(jnp.float32(0.25), jnp.asarray(False), Box(*(jnp.int32(0),) * 4))
     mixed, targets = jax.jit(mix_group)(video, targets, mix)
     np.testing.assert_allclose(mixed[:, 0, 0, 0, 0], [0, 0.25 + 1.5, 0.5 + 0.75, 3])
-    np.testing.assert_allclose(targets.share, [[1, 0], [0.25, 0.75], [0.25, 0.75], [1, 0]])
+    np.testing.assert_allclose(targets.lam, [[1, 0], [0.25, 0.75], [0.25, 0.75], [1, 0]])
 
 
 def _draw(count=4000, **changes):

@@ -27,13 +27,13 @@ def _batch(size=16):
     }
 
 
-def _augment(batch, key, first_slot, config):
-    return augment_train(**batch, key=key, first_slot=first_slot, config=config, max_classes=5)
+def _augment(batch, key, first_row, config):
+    return augment_train(**batch, key=key, first_row=first_row, config=config, max_classes=5)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def augment(batch, key, first_slot, config):
-    return _augment(batch, key, first_slot, config)
+def augment(batch, key, first_row, config):
+    return _augment(batch, key, first_row, config)
 
 
 def test_eight_devices_give_what_one_gives():
@@ -59,7 +59,7 @@ def test_everything_changes_every_clip_and_depends_on_the_key():
     for changed in (np.asarray(video) != plain, np.asarray(video) != other):
         assert np.all(np.any(changed, axis=(1, 2, 3, 4)))
     assert targets.label.shape == (16, 2, 5) and targets.dataset.shape == (16, 2)
-    np.testing.assert_allclose(np.sum(targets.share, axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(np.sum(targets.lam, axis=1), 1.0, rtol=1e-6)
     # The second slot is the partner's label: the neighbour, in groups of two.
     partner = np.arange(16) ^ 1
     np.testing.assert_array_equal(targets.label[:, 1], np.asarray(targets.label)[partner, 0])
@@ -70,7 +70,7 @@ def test_mixing_groups_share_one_draw():
     config = AugmentConfig(mixup_alpha=0.8, mix_group=4)
     batch = _batch()
     video, targets = augment(batch, jax.random.key(0), 0, config)
-    lam = np.asarray(targets.share)[:, 0].reshape(4, 4)
+    lam = np.asarray(targets.lam)[:, 0].reshape(4, 4)
     np.testing.assert_array_equal(lam, np.broadcast_to(lam[:, :1], lam.shape))
     assert len(np.unique(lam)) == 4
     plain = np.asarray(prepare_eval(batch['video'])).reshape(4, 4, *video.shape[1:])
@@ -125,7 +125,7 @@ def test_clips_with_boxes_only_change_their_colours():
         [1, 0, 0, 0, 1, 1, 1, 1], bool
     )  # clip 0 would be mixed with 3, 1 with 2, ...
     labels = (jnp.zeros(8, jnp.int32), jnp.zeros(8, jnp.int32), jnp.ones(8))
-    options = {'key': jax.random.key(0), 'first_slot': 0, 'config': config, 'max_classes': 3}
+    options = {'key': jax.random.key(0), 'first_row': 0, 'config': config, 'max_classes': 3}
     found, targets = augment_train(
         jnp.asarray(video), *labels, has_boxes=jnp.asarray(has_boxes), **options
     )
@@ -134,7 +134,7 @@ def test_clips_with_boxes_only_change_their_colours():
         found[has_boxes], normalize(jnp.asarray(video[has_boxes])), atol=1e-6
     )
     np.testing.assert_array_equal(targets.weight, ~has_boxes)
-    np.testing.assert_array_equal(targets.share[3], [1, 0])  # its partner has boxes
-    np.testing.assert_array_equal(targets.share[1:3], plain_targets.share[1:3])
+    np.testing.assert_array_equal(targets.lam[3], [1, 0])  # its partner has boxes
+    np.testing.assert_array_equal(targets.lam[1:3], plain_targets.lam[1:3])
     np.testing.assert_array_equal(found[1:3], plain[1:3])
-    assert targets.share[1, 1] > 0 and not np.allclose(found[3], plain[3])
+    assert targets.lam[1, 1] > 0 and not np.allclose(found[3], plain[3])

@@ -8,9 +8,9 @@ import pytest
 
 from multitrain_jax import train
 from multitrain_jax.checkpoints import runs
-from multitrain_jax.checkpoints.best import BestCheckpoint
-from multitrain_jax.checkpoints.trained_model import read_run
-from multitrain_jax.evaluation import in_training
+from multitrain_jax.checkpoints.runs import BestCheckpoint
+from multitrain_jax.checkpoints.trained_model import open_trained
+from multitrain_jax.evaluation import results
 from multitrain_jax.evaluation.metrics import DatasetResult
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
@@ -29,7 +29,7 @@ def kept(workdir):
 
 @pytest.mark.parametrize(('which', 'expected'), [('average', 20), ('b', 30)])
 def test_what_is_best(which, expected, tmp_path):
-    best = BestCheckpoint(tmp_path, which)
+    best = BestCheckpoint(tmp_path)
     for step, a, b in (
         (10, 0.5, 0.2),
         (20, 0.9, 0.1),
@@ -37,11 +37,13 @@ def test_what_is_best(which, expected, tmp_path):
         (40, 0.4, 0.6),
         (50, float('nan'), float('nan')),
     ):
-        best.offer(step, {'step': np.asarray(step)}, {}, accuracy(a=a, b=b))
+        figure = results.figure(accuracy(a=a, b=b), which)
+        best.offer(step, {'step': np.asarray(step)}, {}, figure)
     best.close()
     assert kept(tmp_path) == [expected]
-    again = BestCheckpoint(tmp_path, which)  # a run that goes on knows it
-    again.offer(60, {'step': np.asarray(60)}, {}, accuracy(a=0.45, b=0.5))
+    again = BestCheckpoint(tmp_path)  # a run that goes on knows it
+    figure = results.figure(accuracy(a=0.45, b=0.5), which)
+    again.offer(60, {'step': np.asarray(60)}, {}, figure)
     again.close()
     assert kept(tmp_path) == [expected]
 
@@ -50,14 +52,14 @@ def test_a_run_keeps_it(tmp_path, monkeypatch):
     """The best evaluation is neither the first nor the last, and its checkpoint no longer among the newest."""
     figures = iter([0.2, 0.7, 0.6, 0.3])
     monkeypatch.setattr(
-        in_training, 'evaluate', lambda *args: accuracy(colours=next(figures), shades=0.0)
+        results, 'evaluate', lambda *args: accuracy(colours=next(figures), shades=0.0)
     )
     config = tiny.config(
         evaluation__every_epochs=1.0, checkpoint__keep_best='colours', checkpoint__keep=1
     )
     source = tiny.ArraySource(config, steps_per_epoch=2)
     train.train_and_evaluate(config, tmp_path, source=source, devices=jax.devices()[:1])
-    run, newest = read_run(tmp_path / 'best'), read_run(tmp_path)
+    run, newest = open_trained(tmp_path / 'best'), open_trained(tmp_path)
     assert (run.step, newest.step) == (4, 8)
     assert dataclasses.replace(run.config, seed=0) == config
     assert np.abs(run.params['heads']['kernel'] - newest.params['heads']['kernel']).max() > 1e-4

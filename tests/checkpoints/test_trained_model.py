@@ -1,11 +1,11 @@
-"""A run's checkpoints read back, whatever of its directories is named."""
+"""Trained models read back, whatever of their directories is named."""
 
 import shutil
 
 import numpy as np
 import pytest
 
-from multitrain_jax.checkpoints.trained_model import find_run, read_run
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
 
 
@@ -21,39 +21,38 @@ from multitrain_jax.errors import UserError
 )
 def test_any_of_its_directories(finished_run, below, step, expected):
     config, source, workdir = finished_run
-    run = read_run(workdir / below, step)
-    assert (run.workdir, run.step, run.config) == (workdir.resolve(), expected, config)
+    run = open_trained(workdir / below, step)
+    assert (run.directory, run.step, run.config) == (workdir.resolve(), expected, config)
     assert [(spec.name, spec.classes) for spec in run.datasets] == [
         (spec.name, spec.classes) for spec in source.datasets
     ]
-    assert run.model.num_classes == (3, 5) and run.model.projections
+    assert run.info.model.num_classes == (3, 5) and run.info.model.projections
     assert run.params['projections']['kernel'].shape == (2, 1, 5, 5)
 
 
 def test_steps_differ(finished_run):
-    first, last = (read_run(finished_run[2], step).params['heads']['kernel'] for step in (6, 8))
+    first, last = (open_trained(finished_run[2], step).params['heads']['kernel'] for step in (6, 8))
     assert np.abs(first - last).max() > 1e-4
 
 
 def test_mistakes(finished_run, tmp_path):
     workdir = finished_run[2]
-    assert find_run(tmp_path) is None and find_run(workdir / 'export') is None
     with pytest.raises(
-        UserError, match=r'--checkpoint=.*no run here \(no directory "checkpoints" in it\)'
+        UserError, match=r'--checkpoint=.*neither a run \(directory "checkpoints"\) nor an export'
     ):
-        read_run(tmp_path, argument='--checkpoint')
+        open_trained(tmp_path, argument='--checkpoint')
     with pytest.raises(UserError, match=r'no checkpoint of step 7; it has \[3, 6, 8\]'):
-        read_run(workdir, 7)
+        open_trained(workdir, 7)
     with pytest.raises(UserError, match='names another checkpoint than --step=8'):
-        read_run(workdir / 'checkpoints' / '6', 8)
+        open_trained(workdir / 'checkpoints' / '6', 8)
 
 
 def test_damaged_checkpoints(finished_run, tmp_path, caplog):
     """Without a step the one before is read, and the log says so; a step that was asked for must be whole."""
     shutil.copytree(finished_run[2] / 'checkpoints', tmp_path / 'checkpoints')
     shutil.rmtree(tmp_path / 'checkpoints' / '8' / 'state')
-    assert read_run(tmp_path).step == 6
+    assert open_trained(tmp_path).step == 6
     assert f'checkpoint {tmp_path}/checkpoints/8 is damaged' in caplog.text
     with pytest.raises(UserError, match='checkpoints/8 is damaged'):
-        read_run(tmp_path, 8)
+        open_trained(tmp_path, 8)
     assert (tmp_path / 'checkpoints' / '8').exists()  # who only reads moves nothing

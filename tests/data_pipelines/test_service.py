@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import service
+from data_pipelines import service_batches as library
 from data_pipelines.options import BoxOptions, ScheduleOptions, Source
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import RecordError
@@ -113,8 +114,8 @@ def test_batches_come_in_order_and_lost_ones_are_made_here(
     tmp_path, monkeypatch, caplog, steps, lost
 ):
     source = flat_dataset(tmp_path / 'd', 9, num_frames=9)
-    monkeypatch.setattr(service, '_check_answers', lambda address: None)
-    monkeypatch.setattr(service, '_distributed', lambda *args: _Arrivals(source, steps))
+    monkeypatch.setattr(library, '_check_answers', lambda address: None)
+    monkeypatch.setattr(library, '_distributed', lambda *args: _Arrivals(source, steps))
     count = max(steps) + 1
     options = dict(**OPTIONS, start_step=0, num_steps=count)
     batches = service_batches('nowhere:1', [source], **options, max_bad_records=0)

@@ -3,21 +3,22 @@
 import csv
 import dataclasses
 
+from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from multitrain_jax import ava_eval
 from multitrain_jax.evaluation import views
-from multitrain_jax.evaluation.box_metrics import OFFICIAL
-from multitrain_jax.evaluation.box_results import per_action, summarise_boxes, write_detections
-from multitrain_jax.evaluation.box_views import score_boxes
+from multitrain_jax.evaluation.box_metrics import OFFICIAL, per_action, summarise_boxes
+from multitrain_jax.evaluation.files import write_detections
 from multitrain_jax.evaluation.metrics import accuracy_table
 from multitrain_jax.evaluation.results import scalars
+from multitrain_jax.evaluation.views import score_boxes
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
-from multitrain_jax.training import train_step
-from tests.helpers import tiny_boxes
+from tests.helpers import tiny, tiny_boxes
 from tests.helpers.average_precision import average_precision_by_loops
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
@@ -151,9 +152,9 @@ def test_nothing_matches_is_said_and_is_no_figure(source, found):
 
 def test_scores_are_those_of_the_own_head_on_any_number_of_devices(source):
     config = tiny_boxes.config()
-    graphdef, _ = train_step.abstract_model(config, source.datasets)
-    model = train_step.build_model(config, source.datasets, jax.random.key(0))
-    params = train_step.nnx.to_pure_dict(train_step.nnx.state(model))
+    graphdef, _ = tiny.abstract(config, source.datasets)
+    model = tiny.model(config, source.datasets, 0)
+    params = nnx.to_pure_dict(nnx.state(model))
     scores = {}
     for devices in (1, 4):
         driver = Pmap(data_mesh(jax.devices()[:devices]))
@@ -170,7 +171,7 @@ def test_scores_are_those_of_the_own_head_on_any_number_of_devices(source):
     total = 0
     for view in range(VIEWS):
         pick = slice(row + view, row + view + 1)
-        video = train_step.jnp.asarray(batch['video'][pick])
+        video = jnp.asarray(batch['video'][pick])
         normalised = views.prepare_eval(video, mean=config.augment.mean, std=config.augment.std)
         total += jax.nn.sigmoid(model(normalised, batch['boxes'][pick]).actions[1][0, 0])
     np.testing.assert_allclose(scores[1][0], total / VIEWS, rtol=1e-4)

@@ -8,9 +8,11 @@ from multitrain_jax.evaluation.metrics import (
     DatasetResult,
     Scores,
     accuracy_table,
+    average_precision,
     confusion_matrix,
     per_class,
     summarise,
+    top_k_hits,
 )
 
 SPEC = DatasetSpec('animals', ('cat', 'dog', 'owl', 'fox'))
@@ -63,3 +65,19 @@ def test_table_averages_over_datasets():
         {'a': DatasetResult(10, 0.5, 0.75), 'm': DatasetResult(5, mean_average_precision=0.2)}
     )
     assert mixed.splitlines()[-1].split() == ['average', '15', '50.0', '75.0', '20.0']
+
+
+def test_top_k_hits_counts_ties_against_the_clip():
+    scores = np.array([[3.0, 3.0, 1.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
+    labels = np.array([0, 0, 0, 2])
+    assert top_k_hits(scores, labels, 1).tolist() == [False, True, False, False]
+    assert top_k_hits(scores, labels, 2).tolist() == [True, True, False, False]
+    assert top_k_hits(scores, labels, 3).tolist() == [True] * 4
+
+
+def test_average_precision_of_tied_scores_does_not_depend_on_the_order():
+    """All scores equal say nothing: precision at every positive is the share of positives."""
+    positives = np.array([True, False, False, True])
+    for order in (positives, positives[::-1]):
+        assert average_precision(np.zeros(4), order) == 0.5
+    assert np.isnan(average_precision(np.zeros(2), np.zeros(2, bool)))

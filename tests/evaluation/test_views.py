@@ -14,7 +14,6 @@ from multitrain_jax.evaluation import views
 from multitrain_jax.evaluation.metrics import Scores, summarise
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
-from multitrain_jax.training import train_step
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
@@ -28,7 +27,7 @@ def scored(devices: int, multi_label: bool, records: int, per_video: int):
         config, multi_label=flags, evaluation_records=records, views=per_video
     )
     driver = Pmap(data_mesh(jax.devices()[:devices]))
-    model = train_step.build_model(config, source.datasets, jax.random.key(3))
+    model = tiny.model(config, source.datasets, 3)
     graphdef, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
     step = views.make_eval_step(graphdef, source.datasets, config.augment, driver)

@@ -69,8 +69,8 @@ def video(data: bytes, folder: pathlib.Path) -> str:
 
 def export(data: bytes, folder: pathlib.Path) -> str:
     """`data` is that of model.json; the export stands beside it."""
+    from multitrain_jax.checkpoints.exports import read_export
     from multitrain_jax.errors import UserError
-    from multitrain_jax.export import read_export
 
     (folder / 'export' / 'model.json').write_bytes(data)
     try:

@@ -8,7 +8,7 @@ from data_pipelines import pipeline
 from data_pipelines.datasets.base import TestSpec, TrainingSpec
 from data_pipelines.options import ClipSize, InputOptions, OrderOptions, Source, ViewOptions
 from data_pipelines.plans import TrainingPlan
-from data_pipelines.service import ServiceBatches
+from data_pipelines.service_batches import ServiceBatches
 
 
 def groups(options: dict[str, Any], *kinds: type) -> list[Any]:

@@ -59,7 +59,7 @@ class MultiHeadCase:
         self.targets = Targets(
             label=label,
             dataset=dataset[:, None].astype(np.int32),
-            share=np.ones((batch, 1)),
+            lam=np.ones((batch, 1)),
             weight=np.sum(own, axis=0),
         )
         self.datasets = tuple(

@@ -1,10 +1,11 @@
 """The smallest experiment, its batches in memory and its records on disk, shared by the tests."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from data_pipelines.datasets import dataset_info
 from multitrain_jax import config as configs
 from multitrain_jax import train
 from multitrain_jax.batch import Batch, DatasetSpec
+from multitrain_jax.models.multitrain import MultiTrainModel, abstract_model
 from tests.helpers import tiny_config, tiny_records
 
 CONFIG_FILE = pathlib.Path(tiny_config.__file__)
@@ -45,6 +47,17 @@ def config(**changes: Any) -> configs.Config:
         with group.ignore_type():
             group[field] = value
     return configs.read_config(values)
+
+
+def model(config: configs.Config, datasets: Sequence[DatasetSpec], seed: int) -> MultiTrainModel:
+    """The config's model with random parameters."""
+    key = jax.random.key(seed)
+    return MultiTrainModel(configs.with_datasets(config, datasets), rngs=nnx.Rngs(key))
+
+
+def abstract(config: configs.Config, datasets: Sequence[DatasetSpec]):
+    """(graph definition, parameters as shapes) of the config's model."""
+    return abstract_model(configs.with_datasets(config, datasets))
 
 
 class ArraySource:

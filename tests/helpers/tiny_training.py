@@ -1,5 +1,6 @@
 """A few training steps of the tiny experiment, with their gradients, shared by the tests of training."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,20 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from multitrain_jax import optimizer
-from multitrain_jax.config import with_datasets
-from multitrain_jax.parallel import layout
+from multitrain_jax import experiment
 from multitrain_jax.parallel.drivers import Pmap, ShardMap
 from multitrain_jax.parallel.mesh import data_mesh, grid_mesh
-from multitrain_jax.training import train_step
 from tests.helpers import tiny
 
 STEPS = 3
 
 
+def wired(config, datasets, driver, steps: int = STEPS):
+    """An experiment whose optimizer keeps the gradients as the first part of its state."""
+    length = experiment.Length(steps, per_epoch=2)
+    found = experiment.prepare(config, datasets, driver, length)
+    return dataclasses.replace(found, tx=optax.chain(tiny.keep_gradients(), found.tx))
+
+
 @functools.cache
-def prepared(devices: int, *, model: int = 0, **changes):
-    """(source, driver, step, state): a step that keeps its gradients, the state to start from.
+def experiment_on(devices: int, *, model: int = 0, **changes):
+    """(source, the tiny experiment on its batches).
 
     Args:
         devices: number of them.
@@ -31,29 +36,14 @@ def prepared(devices: int, *, model: int = 0, **changes):
     source = tiny.ArraySource(config)
     devices = jax.devices()[:devices]
     driver = ShardMap(grid_mesh(model, devices)) if model else Pmap(data_mesh(devices))
-    graphdef, abstract = train_step.abstract_model(config, source.datasets)
-    schedule = optimizer.learning_rate_schedule(
-        config.optimizer, steps_per_epoch=2, total_steps=STEPS
-    )
-    params = train_step.training_params(config, abstract)
-    tx = optax.chain(
-        tiny.keep_gradients(),
-        optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone),
-    )
-    state = jax.jit(lambda: train_step.init_state(config, source.datasets, tx))()
-    step = driver.train_step(
-        train_step.make_train_step(config, source.datasets, graphdef, tx),
-        shardings(config, source, state, driver.mesh),
-    )
-    return source, driver, step, state
+    return source, wired(config, source.datasets, driver)
 
 
-def shardings(config, source, state, mesh):
-    """Of the state, as `train_and_evaluate` lays it out."""
-    model = with_datasets(config, source.datasets)
-    return layout.state_shardings(
-        state, mesh, model, shard_optimizer=config.parallel.shard_optimizer
-    )
+@functools.cache
+def prepared(devices: int, *, model: int = 0, **changes):
+    """(source, driver, step, state) of `experiment_on`: its training step, the state to start from."""
+    source, found = experiment_on(devices, model=model, **changes)
+    return source, found.driver, found.train_step, jax.jit(found.random_state)()
 
 
 @functools.cache
@@ -61,7 +51,7 @@ def trained_state(devices: int, *, model: int = 0, **changes):
     """Gradients and metrics of each of a few steps, and the state after them as it lies on the devices."""
     source, driver, step, state = prepared(devices, model=model, **changes)
     copy = jax.tree.map(jnp.copy, state)  # the step takes it over
-    state = jax.device_put(copy, shardings(tiny.config(**changes), source, state, driver.mesh))
+    state = jax.device_put(copy, experiment_on(devices, model=model, **changes)[1].shardings)
     gradients, metrics = [], []
     for number in range(STEPS):
         state, terms = step(state, driver.to_devices(source.batch(number)))

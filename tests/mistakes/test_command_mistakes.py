@@ -22,10 +22,10 @@ SYNTHETIC = ['--output={new}', '--train_videos=1', '--validation_videos=1']
 # (command, arguments, parts of the line)
 MISTAKES = [
     # export
-    ('export', [], ['--workdir, --output', 'multitrain_jax.export --help']),
-    ('export', ['--workdir=/nowhere', '--output={new}'], ['--workdir=/nowhere', 'no run here']),
-    ('export', ['--workdir={export}', '--output={new}'], ['no run here']),
-    ('export', ['--workdir={video}', '--output={new}'], ['no run here']),
+    ('export', [], ['--output', 'multitrain_jax.export --help']),
+    ('export', ['--workdir=/nowhere', '--output={new}'], ['--workdir=/nowhere', 'neither a run']),
+    ('export', ['--output={new}'], ['MODEL is missing']),
+    ('export', ['--workdir={video}', '--output={new}'], ['a file, not a directory']),
     ('export', ['--workdir={run}', '--output={video}'], ['exists and is no export']),
     ('export', ['--workdir={run}', '--output={data}'], ['exists and is no export']),
     (
@@ -40,14 +40,10 @@ MISTAKES = [
     ('export', [*EXPORT, '--step=last'], ['--step', "'last'"]),
     ('export', [*EXPORT, '--stop=8'], ['unrecognized arguments: --stop=8']),
     # predict
-    ('predict', [], ['--checkpoint, VIDEO']),
-    ('predict', ['--checkpoint=/nowhere', '{video}'], ['/nowhere', 'no export here']),
-    (
-        'predict',
-        ['--checkpoint={run}', '{video}'],
-        ['the workdir of a run; its export is', '/export'],
-    ),
-    ('predict', ['--checkpoint={video}', '{video}'], ['no export here']),
+    ('predict', [], ['MODEL is missing']),
+    ('predict', ['--checkpoint=/nowhere', '{video}'], ['/nowhere', 'neither a run']),
+    ('predict', ['{export}'], ['a VIDEO is missing']),
+    ('predict', ['--checkpoint={video}', '{video}'], ['a file, not a directory']),
     ('predict', ['--checkpoint={export}', '/nowhere.mp4'], ['/nowhere.mp4: no such file']),
     ('predict', ['--checkpoint={export}', '{videos}'], ['a directory, not a video']),
     ('predict', ['--checkpoint={export}', '{text}'], ['text.txt: empty or unreadable']),
@@ -57,7 +53,7 @@ MISTAKES = [
     ('predict', [*PREDICT, '{video}', '--overlay={new}'], ['is of one video, but 2 are given']),
     ('predict', [*PREDICT, '--overlay={video}'], ['is the video itself']),
     # evaluate
-    ('evaluate', [], ['one of the arguments --workdir --checkpoint --ensemble is required']),
+    ('evaluate', [], ['MODEL is missing']),
     ('evaluate', ['--workdir=/nowhere'], ['/nowhere', 'neither a run']),
     ('evaluate', ['--checkpoint={data}'], ['neither a run', 'nor an export']),
     ('evaluate', ['--checkpoint={export}'], ['does not know where data are']),
@@ -106,13 +102,13 @@ MISTAKES = [
         ['--config.sed: unknown field', "'seed'"],
     ),
     ('evaluate', ['--checkpoint={export}', '--config.seed=3'], ['needs --config=FILE']),
-    ('evaluate', ['--checkpoint={export}', '--workdir={run}'], ['not allowed with argument']),
+    ('evaluate', ['--checkpoint={export}', '--workdir={run}'], ['are both given']),
     ('evaluate', ['--workdir={run}', '--step=99'], ['no checkpoint of step 99']),
     ('evaluate', ['--ensemble', '/nowhere.npz'], ['/nowhere.npz: no such file']),
     ('evaluate', ['--ensemble', '{video}'], ['not a file of predictions']),
     ('evaluate', ['--ensemble', '{videos}'], ['not a file of predictions']),
     # projections
-    ('projections', ['--checkpoint=/nowhere'], ['no run here']),
+    ('projections', ['--checkpoint=/nowhere'], ['neither a run']),
     ('projections', ['--checkpoint={export}'], ['an export, which has no projections']),
     ('projections', [*PROJECTIONS, '--step=4'], ['no checkpoint of step 4']),
     ('projections', [*PROJECTIONS, '--top=0'], ['--top=0']),
@@ -245,7 +241,7 @@ def test_one_line(command, arguments, parts, places, filled, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ('module', 'arguments', 'part'),
     [
-        ('multitrain_jax.export', ['--workdir=/nowhere', '--output=x'], 'no run here'),
+        ('multitrain_jax.export', ['--workdir=/nowhere', '--output=x'], 'neither a run'),
         ('data_pipelines.inspect', ['/nowhere'], 'no such directory'),
         (
             'data_pipelines.convert',

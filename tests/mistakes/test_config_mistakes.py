@@ -77,9 +77,9 @@ VALUES = [
     ('evaluation.temporal_views=0', ['temporal_views=0']),
     ('checkpoint.keep=0', ['keep=0']),
     ('init_from={video}', ['import PyTorch checkpoints first']),
-    ('init_from={data}', ['neither an export']),
+    ('init_from={data}', ['neither a run']),
     ('projections_from={video}', ['cannot be read as .npz or .json']),
-    ('projections_from={data}', ['no export here']),
+    ('projections_from={data}', ['neither a run']),
 ]
 
 FILES = {

@@ -61,6 +61,44 @@ def test_constant_embedding_has_a_finite_gradient():
     assert np.all(np.isfinite(gradient))
 
 
+@pytest.mark.parametrize('axis_name', [None, 'data'])
+def test_padding_does_not_enter(axis_name):
+    """As if it were not there, in value and gradient, whatever stands in its rows; also over replicas."""
+    rng = np.random.default_rng(0)
+    embedding = rng.normal(size=(12, 5)).astype(np.float32)
+    weight = np.array([1, 1, 0, 1, 0.5, 1, 0, 0, 1, 1, 0, 1], np.float32)
+    embedding[weight == 0] = 1e3
+
+    def loss(embedding, weight):
+        return jnp.sum(jnp.stack(informative_terms(embedding, weight, axis_name=axis_name)))
+
+    evaluate = jax.value_and_grad(loss)
+    if axis_name is None:
+        value, gradient = jax.jit(evaluate)(embedding, weight)
+    else:  # the mean over the replicas is the gradient, see `informative_terms`
+        split = (embedding.reshape(4, 3, 5), weight.reshape(4, 3))
+        value, gradient = jax.pmap(evaluate, axis_name=axis_name)(*split)
+        value, gradient = value[0], gradient.reshape(12, 5) / 4
+    real = weight > 0
+    expected, expected_gradient = jax.jit(jax.value_and_grad(lambda x: sum(informative_terms(x))))(
+        embedding[real]
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient[real], expected_gradient, rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(gradient[~real], 0)
+
+
+@pytest.mark.parametrize('clips', [0, 1])
+def test_fewer_than_two_clips_have_no_variance(clips):
+    weight = jnp.arange(4) < clips
+    embedding = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    value, gradient = jax.jit(
+        jax.value_and_grad(lambda x: sum(informative_terms(x, weight.astype(jnp.float32))))
+    )(embedding)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
 def test_one_clip_is_refused():
     with pytest.raises(ValueError, match='at least 2 clips'):
         informative_terms(jnp.zeros((1, 3)))

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from multitrain_jax.models.heads import add_projected
-from multitrain_jax.objectives.objective import DatasetObjective, ObjectiveConfig, objective
-from multitrain_jax.objectives.targets import Targets, make_targets
+from multitrain_jax.objectives.objective import (
+    DatasetObjective,
+    ObjectiveConfig,
+    batch_objective,
+    clip_objective,
+)
+from multitrain_jax.objectives.targets import Targets, Term, make_targets
 from multitrain_jax.objectives.uncertainty import LIMIT, init_log_variances, learned_weight
 from tests.helpers.golden_losses import (
     MultiHeadCase,
@@ -18,6 +23,17 @@ from tests.helpers.golden_losses import (
     parameter_of,
     variance_by_parameter,
 )
+
+
+def objective(outputs, targets, config, datasets, *, log_variances=None, axis_name=None):
+    """The part that is a mean over clips, and the part of the whole batch."""
+    clips, terms = clip_objective(outputs, targets, config, datasets, log_variances=log_variances)
+    batch, more = batch_objective(
+        outputs.expanded, config, log_variances=log_variances, axis_name=axis_name
+    )
+    loss = clips + batch
+    return loss, terms | more | {'loss': Term(loss, jnp.ones_like(loss))}
+
 
 evaluate = jax.jit(objective, static_argnums=(2, 3))
 
@@ -228,7 +244,7 @@ def _problem(batch=16, slots=2, width=5, seed=0):
     targets = Targets(
         label=label,
         dataset=dataset.astype(np.int32),
-        share=(share / share.sum(1, keepdims=True)).astype(np.float32),
+        lam=(share / share.sum(1, keepdims=True)).astype(np.float32),
         weight=(rng.uniform(size=batch) > 0.2).astype(np.float32),
     )
     features = rng.normal(size=(batch, width)).astype(np.float32)
@@ -320,7 +336,7 @@ def _reference_loss(params, features, targets):
         proj = np.mean(
             [cross_entropy(outputs['projected'][d, j, clip, classes], label) for j in (0, 1)]
         )
-        weight = targets.share[clip, slot] * targets.weight[clip] * entry.weight
+        weight = targets.lam[clip, slot] * targets.weight[clip] * entry.weight
         total += weight * (own + proj)
     expanded = outputs['expanded']
     covariance = np.cov(expanded.T)
@@ -343,7 +359,7 @@ def test_top1_judges_the_largest_share_by_its_own_head():
     targets = Targets(
         label=label,
         dataset=jnp.asarray([[0, 1], [1, 1]]),
-        share=jnp.asarray([[0.4, 0.6], [0.3, 0.7]]),
+        lam=jnp.asarray([[0.4, 0.6], [0.3, 0.7]]),
         weight=jnp.ones(2),
     )
     datasets = (DatasetObjective('x', 3), DatasetObjective('y', 2))

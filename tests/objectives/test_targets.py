@@ -9,7 +9,7 @@ def test_class_numbers_become_one_hot_rows():
     targets = make_targets(jnp.asarray([2, 0]), jnp.asarray([1, 0]), jnp.asarray([1.0, 0.0]), 4)
     np.testing.assert_array_equal(targets.label[:, 0], [[0, 0, 1, 0], [1, 0, 0, 0]])
     np.testing.assert_array_equal(targets.dataset, [[1], [0]])
-    np.testing.assert_array_equal(targets.share, [[1], [1]])
+    np.testing.assert_array_equal(targets.lam, [[1], [1]])
     np.testing.assert_array_equal(targets.weight, [1, 0])
 
 

@@ -5,19 +5,17 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from multitrain_jax import optimizer
-from multitrain_jax.models.multitrain import Outputs
+from multitrain_jax import experiment
+from multitrain_jax.config import with_datasets
+from multitrain_jax.models.multitrain import Outputs, abstract_model
 from multitrain_jax.objectives.targets import make_targets
-from multitrain_jax.objectives.tasks import Tasks
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
-from multitrain_jax.training import train_step
 from tests.helpers import tiny_boxes
-from tests.helpers.tiny import keep_gradients, quick_compile  # noqa: F401
-from tests.helpers.tiny_training import assert_same, means
+from tests.helpers.tiny import quick_compile  # noqa: F401
+from tests.helpers.tiny_training import assert_same, means, wired
 
 NAMES = ('colours', 'scenes', 'scenes_more', 'shades')
 CLASSES = (3, 3, 4, 5)
@@ -57,22 +55,25 @@ def test_objective_by_the_formula(accumulated, learned):
         share['label'] = rng.integers(0, 3, 16, np.int32)
     else:
         share['weight'][3] = 0
-    tasks = Tasks(config, source.datasets)
+    driver = Pmap(data_mesh(jax.devices()[:1]))
+    objective = experiment.prepare(
+        config, source.datasets, driver, experiment.Length(2, 2)
+    ).objective
     logits = rng.normal(size=(2, 16, 5)).astype(np.float32)
     actions = tuple(rng.normal(size=(16, 3, count)).astype(np.float32) for count in (3, 4))
     variance = np.array([0.3, -0.2, 0.1, 0.5]) if learned else np.zeros(4)
     has_boxes = np.isin(share['dataset'], [1, 2])
-    np.testing.assert_array_equal(tasks.has_boxes(share['dataset']), has_boxes)
+    np.testing.assert_array_equal(objective.has_boxes(share['dataset']), has_boxes)
     targets = make_targets(
         jnp.asarray(share['label']),
-        tasks.head(share['dataset']),
+        objective.head(share['dataset']),
         jnp.where(has_boxes, 0.0, share['weight']),
-        tasks.max_classes,
+        objective.max_classes,
     )
     log_variances = (
         {'dataset': jnp.asarray(5 * np.arctanh(variance / 5), jnp.float32)} if learned else None
     )
-    loss, terms = tasks.objective(
+    loss, terms = objective.clips(
         Outputs(jnp.zeros((16, 2)), jnp.asarray(logits), actions=actions),
         targets,
         {name: jnp.asarray(array) for name, array in share.items() if name != 'video'},
@@ -124,16 +125,9 @@ def gradients(devices, **changes):
     source = tiny_boxes.BoxSource(config)
     specs = source.datasets
     driver = Pmap(data_mesh(jax.devices()[:devices]))
-    graphdef, abstract = train_step.abstract_model(config, specs)
-    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
-    params = train_step.training_params(config, abstract)
-    tx = optax.chain(
-        keep_gradients(),
-        optimizer.build_optimizer(config.optimizer, schedule, params, config.model.backbone),
-    )
-    state = jax.jit(lambda: train_step.init_state(config, specs, tx))()
-    step = driver.train_step(train_step.make_train_step(config, specs, graphdef, tx))
-    state, terms = step(replicate(state, driver.mesh), driver.to_devices(source.batch(0)))
+    found = wired(config, specs, driver, steps=2)
+    state = replicate(jax.jit(found.random_state)(), driver.mesh)
+    state, terms = found.train_step(state, driver.to_devices(source.batch(0)))
     return (
         jax.device_get(state.opt_state[0]),
         means(jax.device_get(terms)),
@@ -171,7 +165,7 @@ def test_boxes_may_be_all_there_is():
         model__projections=False,
     )
     specs = tiny_boxes.BoxSource(config).datasets[1:2]
-    graphdef, abstract = train_step.abstract_model(config, specs)
+    _, abstract = abstract_model(with_datasets(config, specs))
     assert (
         'heads' not in abstract
         and 'projections' not in abstract

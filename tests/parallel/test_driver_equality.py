@@ -12,7 +12,15 @@ from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.parallel.mesh import check_divides, grid_mesh
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
-from tests.helpers.tiny_training import STEPS, assert_same, means, prepared, trained, trained_state
+from tests.helpers.tiny_training import (
+    STEPS,
+    assert_same,
+    experiment_on,
+    means,
+    prepared,
+    trained,
+    trained_state,
+)
 
 # Two stages of 2 and 4 heads, the second with a scan: 4 devices share the heads of the second stage only.
 TWO_STAGES = dict(
@@ -82,7 +90,7 @@ def test_devices_that_share_a_plain_transformer_give_the_numbers_of_one():
 def own_programs():
     """Compiled programs go with the test: every kernel is a memory mapping, of which Linux lets a process have 65,530."""
     yield
-    for function in (prepared, trained_state):
+    for function in (experiment_on, prepared, trained_state):
         function.cache_clear()
     jax.clear_caches()
 

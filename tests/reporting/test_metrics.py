@@ -1,4 +1,4 @@
-"""Figures of merit against plain loops, and metrics over steps."""
+"""Metrics over steps, and where they are written."""
 
 import concurrent.futures
 import importlib.util
@@ -17,22 +17,6 @@ def test_merge_is_the_weighted_mean_and_leaves_out_what_never_occurred():
         {'loss': (4.0, 1.0), 'top1/a': (0.0, 2.0), 'top1/b': (0.0, 0.0)},
     ]
     assert metrics.merge(steps) == {'loss': 3.0, 'top1/a': 0.5}
-
-
-def test_top_k_hits_counts_ties_against_the_clip():
-    scores = np.array([[3.0, 3.0, 1.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
-    labels = np.array([0, 0, 0, 2])
-    assert metrics.top_k_hits(scores, labels, 1).tolist() == [False, True, False, False]
-    assert metrics.top_k_hits(scores, labels, 2).tolist() == [True, True, False, False]
-    assert metrics.top_k_hits(scores, labels, 3).tolist() == [True] * 4
-
-
-def test_average_precision_of_tied_scores_does_not_depend_on_the_order():
-    """All scores equal say nothing: precision at every positive is the share of positives."""
-    positives = np.array([True, False, False, True])
-    for order in (positives, positives[::-1]):
-        assert metrics.average_precision(np.zeros(4), order) == 0.5
-    assert np.isnan(metrics.average_precision(np.zeros(2), np.zeros(2, bool)))
 
 
 @pytest.fixture

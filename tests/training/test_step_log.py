@@ -1,7 +1,5 @@
 """How far the loop runs ahead of the devices."""
 
-import types
-
 from multitrain_jax.training.step_log import StepLog
 
 
@@ -19,14 +17,13 @@ class Pending:
 def test_one_step_waits_behind_the_one_that_runs():
     waited_for = []
     log = StepLog(
-        types.SimpleNamespace(log_every_steps=100),
         None,
-        1,
+        every_steps=100,
+        clips_per_step=1,
         first_step=0,
         total_steps=9,
         schedule=lambda step: 0.1,
-        workdir=None,
-        saved=None,
+        watch=None,
         writer=None,
     )
     for step in range(4):

@@ -75,7 +75,7 @@ def test_what_is_no_file_of_matrices(tmp_path):
     for name in ('pickle.npz', 'list.json', 'ragged.json', 'absent.npz'):
         with pytest.raises(UserError, match='cannot be read'):
             start_projections(str(tmp_path / name), {'kernel': START}, DATASETS)
-    with pytest.raises(UserError, match='no export here'):
+    with pytest.raises(UserError, match='neither a run'):
         start_projections(str(tmp_path), {'kernel': START}, DATASETS)
     np.savez(tmp_path / 'objects.npz', **{'a->b': np.array([{}], object)})  # a pickle inside
     with pytest.raises(UserError, match='cannot be read'):

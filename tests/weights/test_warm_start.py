@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import pathlib
 
 from flax import nnx
 import jax
@@ -9,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from multitrain_jax import optimizer, train
+from multitrain_jax import experiment, train
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints.exports import ModelInfo
+from multitrain_jax.checkpoints.trained_model import TrainedModel, open_trained
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainModel
 from multitrain_jax.models.variants import public_form
-from multitrain_jax.training import run_start, train_step
+from multitrain_jax.parallel.drivers import Pmap
+from multitrain_jax.parallel.mesh import data_mesh
 from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.positions import is_positions, resize_positions
 from tests.helpers import tiny
@@ -26,10 +30,17 @@ from tests.helpers.tiny import quick_compile  # noqa: F401
 GREY, WHITE = (0.45,) * 3, (0.225,) * 3
 
 
-def source(classes=CLASSES, **changes) -> warm_start.Weights:
+def source(classes=CLASSES, **changes) -> TrainedModel:
     model = architecture(classes, **changes)
-    params = jax.device_get(flat(make(model, seed=1)))
-    return warm_start.Weights('SOURCE', model, classes, GREY, WHITE, params)
+    params = jax.device_get(nnx.to_pure_dict(nnx.state(make(model, seed=1))))
+    specs = {name: DatasetSpec(name, names) for name, names in classes.items()}
+    info = ModelInfo(model, specs, GREY, WHITE, 64, 1, 1)
+    return TrainedModel('SOURCE', pathlib.Path('SOURCE'), info, params)
+
+
+def params_of(trained):
+    """By path."""
+    return warm_start.flatten(trained.params)
 
 
 def start(weights, classes=CLASSES, **changes):
@@ -39,7 +50,7 @@ def start(weights, classes=CLASSES, **changes):
     fresh = nnx.to_pure_dict(nnx.state(new))
     datasets = [DatasetSpec(name, names) for name, names in classes.items()]
     before = jax.tree.map(np.array, fresh)
-    params, report = warm_start.initialise(fresh, model, datasets, weights, mean=GREY, std=WHITE)
+    params, report = warm_start.fill(fresh, model, datasets, weights, mean=GREY, std=WHITE)
     jax.tree.map(np.testing.assert_array_equal, before, fresh)  # not written to
     assert jax.tree.structure(params) == jax.tree.structure(fresh)
     return flat(new), warm_start.flatten(params), report, {row.name: row for row in report.rows}
@@ -48,9 +59,9 @@ def start(weights, classes=CLASSES, **changes):
 def test_the_same_model_gives_the_same_parameters():
     weights = source()
     _, params, report, rows = start(weights)
-    assert params.keys() == weights.params.keys()
+    assert params.keys() == params_of(weights).keys()
     for path, array in params.items():
-        np.testing.assert_array_equal(array, weights.params[path], err_msg=path)
+        np.testing.assert_array_equal(array, params_of(weights)[path], err_msg=path)
     assert {row.outcome for row in report.rows} == {'used'} and not report.differences
     assert rows['heads/animals'].note == '3 of 3 classes'
     assert rows['projections/tools -> animals'].note == '2 x 3 classes'
@@ -64,7 +75,7 @@ def test_larger_clips_get_interpolated_positions_and_the_same_output(public):
     _, params, report, rows = start(weights, shape=larger)
     resized = 0
     for path, array in params.items():
-        old = weights.params[path]
+        old = params_of(weights)[path]
         if array.shape == old.shape:
             np.testing.assert_array_equal(array, old, err_msg=path)
         else:
@@ -87,7 +98,7 @@ def test_larger_clips_get_interpolated_positions_and_the_same_output(public):
         return jax.jit(lambda m: m(video).embedding)(nnx.merge(graph, nnx.from_flat_state(leaves)))
 
     new = embed(architecture(shape=larger), params)
-    np.testing.assert_allclose(new, embed(weights.model, weights.params), atol=2e-5)
+    np.testing.assert_allclose(new, embed(weights.info.model, params_of(weights)), atol=2e-5)
 
 
 def test_classes_are_known_by_name():
@@ -99,7 +110,7 @@ def test_classes_are_known_by_name():
     }
     weights = source()
     fresh, params, report, rows = start(weights, ours)
-    old = weights.params
+    old = params_of(weights)
     for path in ('heads/hidden_kernel', 'heads/hidden_bias'):
         np.testing.assert_array_equal(params[path][0], old[path][1])
         np.testing.assert_array_equal(params[path][1], fresh[path][1])
@@ -139,7 +150,7 @@ def test_projections_of_low_rank_follow_the_classes_too():
     weights = source(projection_rank=2)
     _, params, _, rows = start(weights, ours, projection_rank=2)
     new = params['projections/left'] @ params['projections/right']  # [2, 1, C, C]
-    old = weights.params['projections/left'] @ weights.params['projections/right']
+    old = weights.params['projections']['left'] @ weights.params['projections']['right']
     theirs = old[1, Projections.sources(3, 1).index(0)]  # animals -> tools
     np.testing.assert_allclose(new[0, 0], theirs[np.ix_([1, 2], [1, 0])], rtol=1e-5)
     _, params, _, rows = start(weights, ours, projection_rank=0)
@@ -168,9 +179,7 @@ def test_parts_of_only_one_model_are_in_the_table():
     model = architecture(shape=shape)
     fresh = {**nnx.to_pure_dict(nnx.state(make(model, seed=2))), 'objective': {'w': np.ones(2)}}
     specs = [DatasetSpec(name, names) for name, names in CLASSES.items()]
-    params, report = warm_start.initialise(
-        fresh, model, specs, source(shape=shape), mean=GREY, std=WHITE
-    )
+    params, report = warm_start.fill(fresh, model, specs, source(shape=shape), mean=GREY, std=WHITE)
     assert warm_start.Row('objective/w', 'fresh', 'always starts anew') in report.rows
     np.testing.assert_array_equal(params['objective']['w'], 1)
 
@@ -220,22 +229,23 @@ def test_another_backbone_is_refused(changes):
 
 def test_a_run_its_checkpoint_and_its_export(finished_run):
     config, data, workdir = finished_run
-    newest = warm_start.read_weights(workdir)
-    assert newest.classes == tiny.CLASSES and newest.mean == config.augment.mean
-    assert any(path.startswith('projections/') for path in newest.params)
-    earlier = warm_start.read_weights(workdir / 'checkpoints' / '3')
-    exported = warm_start.read_weights(workdir / 'export')
-    assert exported.classes == newest.classes and exported.std == newest.std
-    for path, array in exported.params.items():
-        np.testing.assert_array_equal(array, newest.params[path], err_msg=path)
-    assert any(np.any(array != newest.params[path]) for path, array in earlier.params.items())
+    newest = open_trained(workdir)
+    assert {spec.name: spec.classes for spec in newest.datasets} == tiny.CLASSES
+    assert newest.info.mean == config.augment.mean and 'projections' in newest.params
+    earlier, exported = (
+        open_trained(workdir / 'checkpoints' / '3'),
+        open_trained(workdir / 'export'),
+    )
+    assert exported.datasets == newest.datasets and exported.info.std == newest.info.std
+    for path, array in params_of(exported).items():
+        np.testing.assert_array_equal(array, params_of(newest)[path], err_msg=path)
+    assert any(np.any(a != params_of(newest)[path]) for path, a in params_of(earlier).items())
 
 
 def first_state(config, source, workdir):
-    schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch=2, total_steps=2)
-    _, abstract = train_step.abstract_model(config, source.datasets)
-    tx = optimizer.build_optimizer(config.optimizer, schedule, abstract, config.model.backbone)
-    return run_start.first_state(config, source.datasets, tx, workdir)
+    driver = Pmap(data_mesh(jax.devices()[:1]))
+    length = experiment.Length(2, per_epoch=2)
+    return experiment.prepare(config, source.datasets, driver, length).first_state(workdir)
 
 
 def test_a_run_starts_from_another_and_keeps_the_table(finished_run, tmp_path, caplog):
@@ -248,7 +258,7 @@ def test_a_run_starts_from_another_and_keeps_the_table(finished_run, tmp_path, c
     )
     with caplog.at_level(logging.INFO, 'multitrain_jax'):
         state = first_state(config, source, tmp_path)
-    old = warm_start.read_weights(workdir).params
+    old = params_of(open_trained(workdir))
     new = warm_start.flatten(jax.device_get(state.params))
     for path, array in new.items():
         expected = old[path]
@@ -278,7 +288,7 @@ def test_resuming_does_not_ask_for_the_source_again(finished_run, tmp_path):
 @pytest.mark.parametrize(
     ('make_source', 'message'),
     [
-        (lambda path: None, 'neither an export'),
+        (lambda path: None, 'neither a run'),
         (lambda path: path.write_text('PK'), 'multitrain_jax.import_torch --checkpoint='),
         (
             lambda path: (path / 'checkpoints').mkdir(parents=True),
@@ -289,5 +299,5 @@ def test_resuming_does_not_ask_for_the_source_again(finished_run, tmp_path):
 def test_no_source(tmp_path, make_source, message):
     make_source(tmp_path / 'source')
     with pytest.raises(UserError, match=message) as error:
-        warm_start.read_weights(tmp_path / 'source')
+        open_trained(tmp_path / 'source', argument='config.init_from')
     assert '\n' not in str(error.value)

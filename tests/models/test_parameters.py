@@ -1,7 +1,7 @@
 import pytest
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.weights.parameters import merge, split
+from multitrain_jax.models.parameters import merge, partition
 
 PARAMS = {
     'backbone': {
@@ -26,7 +26,7 @@ def test_patterns(frozen, stays):
     def leaves(tree):
         return set().union(*map(leaves, tree.values())) if isinstance(tree, dict) else {tree}
 
-    trains, kept = split(PARAMS, frozen)
+    trains, kept = partition(PARAMS, frozen)
     assert leaves(kept) == stays and leaves(trains) == {1, 2, 3, 4, 5} - stays
     assert merge(trains, kept) == merge(kept, trains) == PARAMS
 
@@ -40,6 +40,6 @@ def test_mistakes_are_named():
     with pytest.raises(
         UserError, match="frozen: 'backbon' matches no parameter; names begin with backbone, heads"
     ):
-        split(PARAMS, ('heads', 'backbon'))
+        partition(PARAMS, ('heads', 'backbon'))
     with pytest.raises(UserError, match='leaves nothing to train'):
-        split(PARAMS, ('*',))
+        partition(PARAMS, ('*',))

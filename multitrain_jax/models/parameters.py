@@ -13,7 +13,7 @@ import jax
 from multitrain_jax.errors import UserError
 
 
-def split(
+def partition(
     params: Mapping[Any, Any], frozen: Sequence[str]
 ) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """(parameters that train, frozen ones), without the branches that hold none.

@@ -18,23 +18,21 @@ import jax
 from jax.experimental import checkify
 import numpy as np
 
-from multitrain_jax import train
+from multitrain_jax import experiment
 from multitrain_jax.batch import BatchSource
 from multitrain_jax.checkpoints import runs
-from multitrain_jax.config import Config, NonFiniteConfig, with_datasets
+from multitrain_jax.config import Config, NonFiniteConfig, read_stored_config
 from multitrain_jax.errors import UserError
-from multitrain_jax.optimizer import build_optimizer
-from multitrain_jax.parallel import layout
+from multitrain_jax.models.parameters import named_leaves
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, place, replicate, whole
 from multitrain_jax.parallel.prefetch import prefetch
-from multitrain_jax.training import non_finite, train_step
-from multitrain_jax.training.run_start import first_state, run_meta
+from multitrain_jax.training import non_finite
+from multitrain_jax.training.run_start import check_same_run, run_meta
 from multitrain_jax.training.train_step import TrainState
-from multitrain_jax.weights.parameters import named_leaves
 
 _log = logging.getLogger('multitrain_jax')
-_ROOT = Path(__file__).resolve().parent.parent.parent
+_ROOT = Path(__file__).resolve().parent.parent
 # They hand on what other devices have computed.
 _COLLECTIVES = ('psum', 'psum_invariant', 'all_gather', 'all_gather_invariant', 'reduce_scatter')
 
@@ -58,44 +56,32 @@ def replay(
         UserError: the file is no batch of a run, or the workdir is that of another run.
     """
     step, batch = non_finite.load_batch(config.replay)
-    driver = train.driver_of(config, devices)
     if source is None:
         from multitrain_jax.record_data import RecordData
 
         source = RecordData(config, host=jax.process_index(), num_hosts=jax.process_count())
-    schedule = train.plan_steps(config, source)[1]
-    graphdef, abstract_params = train_step.abstract_model(config, source.datasets)
-    tx = build_optimizer(
-        config.optimizer,
-        schedule,
-        train_step.training_params(config, abstract_params),
-        config.model.backbone,
-    )
-    shapes = jax.eval_shape(lambda: train_step.init_state(config, source.datasets, tx))
-    shardings = layout.state_shardings(
-        shapes,
-        driver.mesh,
-        with_datasets(config, source.datasets),
-        shard_optimizer=config.parallel.shard_optimizer,
-    )
     never_stopping = dataclasses.replace(
         config, non_finite=NonFiniteConfig('skip', max_skips=2**30)
     )
-    own_step = train_step.make_train_step(never_stopping, source.datasets, graphdef, tx)
-    take_step = driver.train_step(own_step, shardings)
-
-    begin, state, origin = _newest_state(workdir, step, shapes, run_meta(config, source))
+    prepared = experiment.prepare(
+        never_stopping,
+        source.datasets,
+        experiment.open_devices(config, devices),
+        experiment.run_length(config, source),
+    )
+    driver = prepared.driver
+    begin, state, origin = _newest_state(workdir, step, prepared, run_meta(config, source))
     if state is None:
-        state = first_state(config, source.datasets, tx, workdir)
+        state = prepared.first_state(workdir)
     _log.info('from %s; taking %d steps to come to step %d', origin, step - begin, step)
-    state = place(state.replace(skipped=np.zeros((), np.int32)), shardings)
+    state = place(state.replace(skipped=np.zeros((), np.int32)), prepared.shardings)
     with contextlib.closing(
         prefetch(source.train_batches(begin, step - begin), driver.to_devices)
     ) as batches:
-        for share in batches:
-            state, _ = take_step(state, share)
+        for clips in batches:
+            state, _ = prepared.train_step(state, clips)
     before = jax.device_get(whole(state))  # the step takes the state over
-    _, terms = take_step(state, driver.to_devices(_own_rows(batch)))
+    _, terms = prepared.train_step(state, driver.to_devices(_own_rows(batch)))
     terms = jax.device_get(terms)
 
     lines = [
@@ -112,12 +98,12 @@ def replay(
         ),
     ]
     if not non_finite.is_finite(terms):
-        lines += [f'  {line}' for line in _first_nan(own_step, before, batch, devices)]
+        lines += [f'  {line}' for line in _first_nan(prepared.replica_step, before, batch, devices)]
     return '\n'.join(lines)
 
 
 def _newest_state(
-    workdir: Path, step: int, shapes: TrainState, meta: Mapping[str, Any]
+    workdir: Path, step: int, prepared: experiment.Experiment, meta: Mapping[str, Any]
 ) -> tuple[int, TrainState | None, str]:
     """(its step, state, what it is) of the newest checkpoint that is not after `step`; None: the run's first state."""
     found = (0, None, 'the start of the run')
@@ -127,17 +113,19 @@ def _newest_state(
         with contextlib.closing(runs.RunCheckpoints(directory, keep=None)) as saved:
             steps = [number for number in saved.all_steps() if found[0] < number <= step]
             if steps:
-                runs.check_same_run(saved.read_meta(steps[-1]), meta, workdir)
+                stored = saved.read_meta(steps[-1])
+                check_same_run(stored, meta, workdir)
+                config = read_stored_config(stored['config'])
                 found = (
                     steps[-1],
-                    saved.restore(steps[-1], shapes),
+                    prepared.restore(saved, steps[-1], config),
                     f'checkpoint {saved.directory / str(steps[-1])}',
                 )
     return found
 
 
 def _own_rows(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """This host's share of the batch of all hosts."""
+    """This host's shard of the batch of all hosts."""
     host, hosts = jax.process_index(), jax.process_count()
     clips = len(batch['dataset'])
     if clips % hosts:
@@ -168,7 +156,7 @@ def _norms(params: Mapping[str, Any]) -> str:
 
 
 def _first_nan(
-    own_step: Any, state: TrainState, batch: Mapping[str, np.ndarray], devices: Any
+    replica_step: Any, state: TrainState, batch: Mapping[str, np.ndarray], devices: Any
 ) -> list[str]:
     """The operations that made numbers into no numbers, on each replica the first one."""
     if jax.process_count() > 1:
@@ -179,7 +167,7 @@ def _first_nan(
     # One replica per device, however the run has divided its model.
     driver = Pmap(data_mesh(devices))
     checked = checkify.checkify(
-        lambda state, share: own_step(state, share)[1], errors=checkify.nan_checks
+        lambda state, shard: replica_step(state, shard)[1], errors=checkify.nan_checks
     )
     error, _ = driver.eval_step(checked)(replicate(state, driver.mesh), driver.to_devices(batch))
     exception = error.get_exception()

@@ -1,0 +1,133 @@
+"""Files of a test: figures, tables, predictions, detections, pictures."""
+
+import csv
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.errors import UserError
+from multitrain_jax.evaluation.box_metrics import (
+    ActionResult,
+    BoxScores,
+    per_action,
+    summarise_boxes,
+)
+from multitrain_jax.evaluation.metrics import (
+    DatasetResult,
+    Scores,
+    confusion_matrix,
+    per_class,
+    summarise,
+)
+from multitrain_jax.evaluation.predictions import Predictions, save
+from multitrain_jax.reporting.heat_map import MOST_NAMES, heat_map
+
+
+def write(output: Path, spec: DatasetSpec, scores: Scores | BoxScores) -> DatasetResult:
+    """Writes all files of one dataset but `metrics.json`, whose content is returned."""
+    return (_write_boxes if spec.localisation else _write_labels)(output, spec, scores)
+
+
+def _write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores) -> DatasetResult:
+    write_detections(output / f'detections_{spec.name}.csv', scores, spec)
+    fields = [field.name for field in dataclasses.fields(ActionResult)]
+    actions = [dataclasses.astuple(action) for action in per_action(scores, spec)]
+    _write_csv(output / f'{spec.name}_classes.csv', fields, actions)
+    return summarise_boxes(scores, spec)
+
+
+def _write_labels(output: Path, spec: DatasetSpec, scores: Scores) -> DatasetResult:
+    save(output / f'{spec.name}_predictions.npz', Predictions(spec, scores))
+    classes = per_class(scores, spec)
+    fields = [
+        'name',
+        'videos',
+        *(['average_precision'] if spec.multi_label else ['top1', 'top5', 'taken_for']),
+    ]
+    rows = [[getattr(entry, field) for field in fields] for entry in classes]
+    _write_csv(output / f'{spec.name}_classes.csv', fields, rows)
+    if not spec.multi_label:
+        matrix = confusion_matrix(scores, spec)
+        rows = [[name, *counts] for name, counts in zip(spec.classes, matrix.tolist())]
+        _write_csv(output / f'{spec.name}_confusion.csv', ['', *spec.classes], rows)
+        _draw_confusion(output / f'{spec.name}_confusion.png', matrix, spec)
+    return summarise(scores, spec)
+
+
+def _draw_confusion(path: Path, matrix: np.ndarray, spec: DatasetSpec) -> None:
+    """Shares of each class's videos; of many classes those with most mistakes."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    shown = np.arange(len(spec.classes))
+    title = f'{spec.name}: {matrix.sum()} videos'
+    if len(shown) > MOST_NAMES:
+        mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+        shown = np.sort(np.argsort(-mistakes, kind='stable')[:MOST_NAMES])
+        title += f'\n(the {len(shown)} of {len(spec.classes)} classes with most mistakes)'
+    names = [spec.classes[number] for number in shown]
+    heat_map(
+        path,
+        shares[np.ix_(shown, shown)],
+        rows=names,
+        columns=names,
+        title=title,
+        row_title='class',
+        column_title='taken for',
+        value_title="share of the class's videos",
+        signed=False,
+    )
+
+
+def write_metrics(
+    output: Path,
+    results: dict[str, DatasetResult],
+    about: dict[str, Any],
+    details: dict[str, Any] | None = None,
+) -> None:
+    datasets = {
+        name: {key: value for key, value in dataclasses.asdict(result).items() if value is not None}
+        | (details or {}).get(name, {})
+        for name, result in results.items()
+    }
+    known = [result.primary for result in results.values() if result.primary is not None]
+    average = sum(known) / len(known) if known else None
+    content = {**about, 'datasets': datasets, 'average': average}
+    (output / 'metrics.json').write_text(
+        json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8'
+    )
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(['' if cell is None else cell for cell in row] for row in rows)
+
+
+def make_directory(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--output={path}: cannot be made ({error.strerror})') from error
+    return path
+
+
+def write_detections(path: str | os.PathLike, scores: BoxScores, spec: DatasetSpec) -> None:
+    """Writes the official csv: video, timestamp (seconds), x1, y1, x2, y2, action, score; no header.
+
+    Actions have the numbers of the dataset's own annotations, or count from 1.
+    """
+    ids = spec.action_ids or range(1, len(spec.classes) + 1)
+    with open(path, 'w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        for frame, box, score in zip(scores.frame, scores.box, scores.score):
+            video, _, timestamp = scores.name[frame].rpartition(',')
+            where = (video, timestamp, *(f'{side:.6g}' for side in box))
+            writer.writerows(
+                (*where, action, f'{value:.6g}') for action, value in zip(ids, score.tolist())
+            )
