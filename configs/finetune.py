@@ -6,7 +6,10 @@
 
 The recipe is that of VideoMAE for ViT-B on Kinetics-400 (arXiv 2203.12602, appendix; their scripts):
 AdamW with a learning rate of 1e-3 per 256 clips, layer-wise decay 0.75, stochastic depth, RandAugment,
-mixup and CutMix, two samples of each video in a batch, no clipping; tested on 5 x 3 views.
+mixup and CutMix, two samples of each video in a batch, no clipping; tested on 5 x 3 views. Any
+imported weights: named by `from=`, the import gives architecture, pixels and size of clips:
+
+    python run.py --config=configs/finetune.py:from=imports/vjepa2_l --workdir=runs/vjepa2 ...
 
 Hardware and hours: 75 epochs of Kinetics-400 took the authors 64 V100. docs/pods.md: what fits where.
 Expected accuracy: not measured here; the authors report 81.5 % top-1 for B (table 7).
@@ -16,12 +19,14 @@ Variants, after a colon; several with commas between them:
     ssv2               Something-Something V2: frames of the whole video, half the learning rate
     videomae_l         L instead of B
     vjepa2_l           V-JEPA 2's L on 16 frames of 256 pixels
+    from=MODEL         an import, export or run to start from
 """
 
 from collections.abc import Callable
 
 import ml_collections
 
+from multitrain_jax.checkpoints.start_from import start_from
 from multitrain_jax.config import apply_variants, defaults, strided, uniform, use_pretrained_vit
 from multitrain_jax.models import variants
 from multitrain_jax.models.vit import ViTConfig
@@ -55,7 +60,12 @@ def get_config(names: str = '') -> ml_collections.ConfigDict:
         clip_norm=0.0,
     )
     config.evaluation.update(every_epochs=5.0, temporal_views=5, spatial_views=3)
-    return apply_variants(config, names, VARIANTS)
+    for name in filter(None, names.split(',')):
+        if name.startswith('from='):
+            start_from(config, name.removeprefix('from='))
+        else:
+            apply_variants(config, name, VARIANTS)
+    return config
 
 
 def ssv2(config: ml_collections.ConfigDict) -> None:

@@ -22,6 +22,7 @@ from data_pipelines.options import (
 from data_pipelines.settings import (
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Range,
     settings,
@@ -106,6 +107,19 @@ class SyntheticConfig:
     seed: NonNegativeInt = 0  # of the videos
     scene_train_videos: NonNegativeInt = 0  # of "scenes", which has boxes; 0: not made
     scene_validation_videos: NonNegativeInt = 0  # of "scenes"
+
+
+@settings
+class ProbeConfig:
+    """Attentive probes on a frozen backbone (V-JEPA 2, arXiv 2506.09985, section 4.1)."""
+
+    # of as many probes of each dataset, which are trained at once; the best by validation is kept
+    learning_rates: tuple[PositiveFloat, ...] = (1e-4, 3e-4, 1e-3)
+    blocks: NonNegativeInt = 3  # of a probe, before the query's attention
+    train_views: PositiveInt = 1  # clips along each training video, of which each is an example
+    cache_dir: str = '~/.cache/multitrain_jax/features'  # keeps the features between runs
+    # that all features together may take there
+    cache_gib: Annotated[float, Range(gt=0)] = 100.0
 
 
 def _experiment_rules(config: 'Config') -> None:
@@ -194,6 +208,8 @@ class Config(OrderOptions):
     localisation: LocalisationConfig | None = None  # needed where a dataset has boxes
     synthetic: SyntheticConfig | None = None  # None: no data is rendered
     parallel: ParallelConfig = ParallelConfig()
+    # attentive probes on the frozen backbone of `init_from` instead of training the model
+    probe: ProbeConfig | None = None
     log_every_steps: PositiveInt = 20  # updates from one line of metrics to the next
     # keeps compiled programs between runs; None: off
     compilation_cache_dir: str | None = '~/.cache/multitrain_jax/xla'

@@ -2,6 +2,7 @@
 
 python -m multitrain_jax.export runs/quickstart --output=exports/quickstart
 python -m multitrain_jax.export runs/quickstart --best --output=exports/best
+python -m multitrain_jax.export runs/finetune --format=huggingface --output=huggingface
 """
 
 import argparse
@@ -20,10 +21,23 @@ def main() -> int:
     parser.add_argument(
         '--output', required=True, help='directory of the export; an older export there is replaced'
     )
+    parser.add_argument(
+        '--format',
+        choices=('multitrain_jax', 'huggingface'),
+        default='multitrain_jax',
+        help="ours, or directories that Hugging Face's transformers loads, one for each dataset",
+    )
     args = parser.parse_args()
     model = model_argument(parser, args)
     from multitrain_jax.checkpoints import exports  # after the arguments: --help stays fast
 
+    if args.format == 'huggingface':
+        from multitrain_jax.checkpoints import huggingface_export
+
+        trained = model.open()
+        for path in huggingface_export.write_directories(args.output, trained.info, trained.params):
+            print(f'exported to {path}')
+        return 0
     exports.check_output(args.output)
     trained = model.open()
     trained.export(args.output)

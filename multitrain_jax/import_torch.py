@@ -275,8 +275,9 @@ def _describe(
             notes.append(
                 f'{name}: class names not given (--classes): classes are called "class 0", "class 1", ...'
             )
-        uniform = name in options.uniform or any(part in name.lower() for part in _UNIFORM)
-        if uniform and name not in options.uniform:
+        uniform = name in options.uniform or settings.uniform
+        if uniform is None and any(part in name.lower() for part in _UNIFORM):
+            uniform = True
             notes.append(f'{name}: clips span the whole video: assumed from its name')
         datasets[name] = DatasetSpec(
             name,
@@ -312,8 +313,10 @@ def _dataset_names(
             raise UserError('--dataset: this checkpoint has one unnamed head; write --dataset=NAME')
         names = [options.datasets['']]
     else:
-        names = [_USUAL_DATASETS.get(found.model.num_classes[0]) or settings.dataset or 'dataset']
         count = found.model.num_classes[0]
+        if settings.uniform is not None and settings.dataset:  # we wrote it
+            return [settings.dataset]
+        names = [_USUAL_DATASETS.get(count) or settings.dataset or 'dataset']
         notes.append(
             f'dataset {names[0]}: assumed from its {count} classes; --dataset=NAME names it'
         )

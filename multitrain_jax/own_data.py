@@ -4,13 +4,12 @@
 """
 
 from collections.abc import Callable
-import dataclasses
 from pathlib import PurePosixPath
 import re
 
 import ml_collections
 
-from multitrain_jax.checkpoints.trained_model import open_trained
+from multitrain_jax.checkpoints.start_from import start_from
 from multitrain_jax.config import config_tree, defaults
 from multitrain_jax.errors import UserError
 from multitrain_jax.models import variants
@@ -99,17 +98,13 @@ def _small(config: ml_collections.ConfigDict, start: None) -> None:
 
 def _from(config: ml_collections.ConfigDict, start: str) -> None:
     """Fine-tuning on an accelerator: architecture, normalisation and parameters are the model's."""
-    info = open_trained(start, argument='from').info
-    backbone = dataclasses.replace(info.model.backbone, stochastic_depth=0.1, dtype='bfloat16')
-    config.init_from = start
+    config.model.backbone.update(stochastic_depth=0.1, dtype='bfloat16')
+    start_from(config, start)
     config.epochs = 20.0
     config.batch_size = 16
     config.accumulation = 'two_pass'
-    config.model.backbone = config_tree(backbone)
     config.model.head_hidden = 0  # linear heads: there are few videos
-    size = backbone.image_size
-    config.input.short_side = (size * 8 // 7, size * 10 // 7)
-    config.augment.update(mean=info.mean, std=info.std, color_jitter=0.4, mixup_alpha=0.2)
+    config.augment.update(color_jitter=0.4, mixup_alpha=0.2)
     config.optimizer.update(
         peak_learning_rate=1e-4,
         warmup_start_learning_rate=1e-6,
@@ -117,5 +112,5 @@ def _from(config: ml_collections.ConfigDict, start: str) -> None:
         warmup_epochs=2.0,
         layer_decay=0.75,
     )
-    config.evaluation.update(batch_size=32, short_side=size * 8 // 7)
+    config.evaluation.update(batch_size=32)
     config.checkpoint.update(every_steps=500, keep=2)

@@ -91,7 +91,7 @@ class RecordData:
             )
         return make(
             self._train_sources,
-            _clip_size(self._config),
+            clip_size(self._config),
             self._order,
             options,
             start_step=start_step,
@@ -103,7 +103,7 @@ class RecordData:
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
         return pipeline.evaluation_batches(
             self._evaluation_sources[dataset],
-            _clip_size(self._config),
+            clip_size(self._config),
             self._config.evaluation,
             self._config.input,
             dataset=dataset,
@@ -249,7 +249,8 @@ def _prepare(root: str, synthetic: SyntheticConfig) -> None:
         )
 
 
-def _clip_size(config: Config) -> ClipSize:
+def clip_size(config: Config) -> ClipSize:
+    """Of the clips that the backbone takes."""
     return ClipSize(config.model.backbone.num_frames, config.model.backbone.image_size)
 
 
@@ -268,7 +269,7 @@ def open_split(config: Config, name: str, *, training: bool) -> Iterator[base.Cl
         entry.train_split if training else entry.evaluation_split,
         config.localisation,
     )
-    size = _clip_size(config)
+    size = clip_size(config)
     spec = (
         base.TrainingSpec(size, config.input)
         if training

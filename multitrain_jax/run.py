@@ -76,6 +76,11 @@ def main() -> int:
         if config.replay is not None:
             print(replay(config, workdir))
             return 0
+        if config.probe is not None:
+            from multitrain_jax.probing import run
+
+            print('\n'.join(run.table(config, run.run(config, workdir))))
+            return 0
         outcome = train_and_evaluate(config, workdir)
         if jax.process_index() == 0:
             print(results.table(outcome))

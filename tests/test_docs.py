@@ -21,6 +21,7 @@ from tests.helpers.calling import ROOT, call_line
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES.remove(ROOT / 'docs' / 'checkpoints.md')  # which test_docs_checkpoints.py follows
 # Training on this: everything else is the config's.
 SMALL = """
 --config.model.backbone.num_frames=4 --config.model.backbone.image_size=16 --config.model.backbone.width=8

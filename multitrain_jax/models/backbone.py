@@ -132,6 +132,17 @@ class BackboneConfig(abc.ABC):
         as many.
         """
 
+    def with_attentive_pooling(self, blocks: int) -> Self:
+        """The same backbone whose embedding is a learned query's attention to its tokens.
+
+        Args:
+          blocks: further blocks before that attention.
+
+        Raises:
+          ValueError: it cannot have it.
+        """
+        raise ValueError(f'{type(self).__name__}: has no attentive pooling')
+
     def for_inference(self) -> Self:
         """The same function without what only training, or only some device, has a use for."""
         return dataclasses.replace(self, attention='xla', remat=False, remat_attention=False)

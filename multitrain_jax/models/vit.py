@@ -94,6 +94,9 @@ class ViTConfig(BackboneConfig):
     def build(self, rngs: nnx.Rngs) -> 'ViT':
         return ViT(self, rngs=rngs)
 
+    def with_attentive_pooling(self, blocks: int) -> 'ViTConfig':
+        return dataclasses.replace(self, pooling='attentive', pooler_blocks=blocks)
+
     @property
     def embedding_width(self) -> int:
         return self.width

@@ -140,6 +140,7 @@ class Settings:
         spatial_views: likewise.
         short_side: pixels of its test videos before cropping.
         classes: names of the classes of its head.
+        uniform: whether clips span the whole video.
         detection: whether its head reads regions of the key frame.
     """
 
@@ -158,6 +159,7 @@ class Settings:
     spatial_views: int | None = None
     short_side: int | None = None
     classes: tuple[str, ...] | None = None
+    uniform: bool | None = None
     detection: bool = False
 
 

@@ -15,6 +15,7 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.pytorch.checkpoint import Settings, read_torch
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
+OWN = 'multitrain_jax'  # in config.json, what only this code has a use for
 PREPROCESSORS = ('preprocessor_config.json', 'video_preprocessor_config.json')
 _TORCH_WEIGHTS = 'pytorch_model.bin'
 # Where the weights are in several files: {"weight_map": {name: file}}.
@@ -106,6 +107,7 @@ def settings_of(directory: Directory) -> Settings:
         size = {'shortest_edge': size} if isinstance(size, int) else size
         short_side = size.get('shortest_edge', size.get('height'))
         labels = config.get('id2label')
+        own = config.get(OWN) or {}
         classes = None
         if labels:
             names = {int(number): str(name) for number, name in labels.items()}
@@ -119,12 +121,25 @@ def settings_of(directory: Directory) -> Settings:
             std=std,
             short_side=None if short_side is None else int(short_side),
             classes=classes,
+            dataset=_of_type(own, 'dataset', str),
+            stride=_of_type(own, 'stride', int),
+            target_frame_rate=_of_type(own, 'target_frame_rate', float),
+            uniform=own.get('sampling') == 'uniform' if own else None,
+            temporal_views=_of_type(own, 'temporal_views', int),
+            spatial_views=_of_type(own, 'spatial_views', int),
             sigmoid=(config.get('problem_type') == 'multi_label_classification',),
         )
     except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(
             f'config.json or its preprocessor: not in the form that transformers writes ({error})'
         ) from error
+
+
+def _of_type(values: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = values.get(name)
+    if value is not None and type(value) is not kind:
+        raise ValueError(f'{OWN}.{name}={value!r} must be of type {kind.__name__}')
+    return value
 
 
 def _weight_files(where: Path) -> list[str]:

@@ -14,6 +14,7 @@ CONFIGS = (
     'cofinetune_ava.py', 'cofinetune_ava.py:ava_kinetics,transfer', 'cofinetune_ava.py:vit_b',
     'multitrain.py:videomae_b', 'multitrain.py:vjepa2_l', 'finetune.py', 'finetune.py:ssv2,vjepa2_l',
     'own_videos.py:mine,other=more/mine', 'own_boxes.py:scenes',
+    'probe.py', 'probe.py:videomae_b', 'probe.py:quickstart',
 )  # fmt: skip
 
 

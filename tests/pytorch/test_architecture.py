@@ -8,6 +8,7 @@ import pytest
 
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import MultiTrainConfig
+from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.models.variants import (
     mvit_b_16x4,
     mvit_b_32x3,
@@ -26,15 +27,25 @@ def one_head(backbone, classes=400) -> MultiTrainConfig:
     return MultiTrainConfig(backbone, (classes,), head_hidden=0, projections=False, expander=False)
 
 
+def pyslowfast_form(backbone: MViTConfig) -> MViTConfig:
+    """The public form with PySlowFast's rounding of distances."""
+    return dataclasses.replace(public_form(backbone), distance_rounding='float32')
+
+
+FORMS = {
+    'multitrain': lambda backbone: backbone,
+    'pyslowfast': pyslowfast_form,
+    'torchvision': public_form,
+}
 MULTI = MultiTrainConfig(mvit_b_32x3(), (400, 305, 174), expander_hidden=4096)
 DATASETS = ('kinetics', 'mit', 'ssv2')
 LISTINGS = {
     'multitrain_MVITV2_FULL_B_16x4_k400': (one_head(mvit_s_16x4()), 'multitrain'),
     'multitrain_MVITV2_FULL_B_32x3_k400': (one_head(mvit_b_32x3()), 'multitrain'),
     'multitrain_MVITV2_FULL_B_32x3_k400_mit_ssv2': (MULTI, 'multitrain'),
-    'pyslowfast_MVITv2_S_16x4': (one_head(public_form(mvit_s_16x4())), 'pyslowfast'),
-    'pyslowfast_MVITv2_B_32x3': (one_head(public_form(mvit_b_32x3())), 'pyslowfast'),
-    'pyslowfast_MVITv2_L_40x3_test': (one_head(public_form(mvit_l_40x3())), 'pyslowfast'),
+    'pyslowfast_MVITv2_S_16x4': (one_head(pyslowfast_form(mvit_s_16x4())), 'pyslowfast'),
+    'pyslowfast_MVITv2_B_32x3': (one_head(pyslowfast_form(mvit_b_32x3())), 'pyslowfast'),
+    'pyslowfast_MVITv2_L_40x3_test': (one_head(pyslowfast_form(mvit_l_40x3())), 'pyslowfast'),
     'torchvision_mvit_v2_s': (one_head(public_form(mvit_s_16x4())), 'torchvision'),
 }
 
@@ -61,7 +72,7 @@ def test_published_models(name):
     'backbone', [mvit_s_16x4, mvit_b_16x4, mvit_b_32x3, mvit_b_32x3_312, mvit_l_40x3]
 )
 def test_every_size_in_every_style(backbone, style):
-    config = one_head(backbone() if style == 'multitrain' else public_form(backbone()))
+    config = one_head(FORMS[style](backbone()))
     assert recognise(listing_of(config, style), Hints()).model == config
 
 
@@ -77,7 +88,7 @@ def test_every_size_in_every_style(backbone, style):
     ],
 )
 def test_tables_of_relative_positions_tell_strides_and_sizes(changes):
-    backbone = dataclasses.replace(public_form(mvit_s_16x4()), **changes)
+    backbone = dataclasses.replace(pyslowfast_form(mvit_s_16x4()), **changes)
     found = recognise(listing_of(one_head(backbone), 'pyslowfast'), Hints())
     assert found.model.backbone == backbone
     assert any('agree with the position tables' in line for line in found.assumptions)
@@ -143,7 +154,7 @@ def test_what_weights_cannot_tell_is_assumed_aloud_or_hinted():
     ],
 )
 def test_other_architectures_are_refused(change, hints, message):
-    listing = listing_of(one_head(public_form(mvit_s_16x4())), 'pyslowfast')
+    listing = listing_of(one_head(pyslowfast_form(mvit_s_16x4())), 'pyslowfast')
     change(listing)
     with pytest.raises(UserError, match=message) as error:
         recognise(listing, Hints(**hints))

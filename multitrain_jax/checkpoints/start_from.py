@@ -1,0 +1,28 @@
+"""A config that starts from a trained model, whose architecture, pixels and size of clips it takes."""
+
+import dataclasses
+import os
+
+import ml_collections
+
+from multitrain_jax.checkpoints.trained_model import open_trained
+from multitrain_jax.config import use_backbone
+
+# Of a backbone, what belongs to the training rather than to the weights.
+_OF_TRAINING = ('stochastic_depth', 'init_std', 'dtype', 'attention', 'remat', 'remat_attention')
+
+
+def start_from(config: ml_collections.ConfigDict, path: str | os.PathLike) -> None:
+    """Lets a config start from an export, an import or a run.
+
+    Its architecture, pixels and size of clips become the config's; of the backbone what belongs to the
+    training (`dtype`, `remat`, stochastic depth, ...) stays as it is, and so do the datasets.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    info = open_trained(path, argument='from').info
+    kept = {field: config.model.backbone[field] for field in _OF_TRAINING}
+    use_backbone(config, dataclasses.replace(info.model.backbone, **kept))
+    config.augment.update(mean=info.mean, std=info.std)
+    config.init_from = os.fspath(path)
