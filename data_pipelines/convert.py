@@ -68,19 +68,27 @@ def _run(args: argparse.Namespace) -> int:
         options = conversion_options.from_arguments(args)
         annotations = FORMATS[args.format].read(args)
         if args.dry_run:
-            return _estimate(annotations, args.output, options)
-        return _convert(annotations, args, options)
+            code = _estimate(annotations, args.output, options)
+        else:
+            code = _convert(annotations, args, options)
+        for note in annotations.notes:
+            _print(f'note: {note}')
+        return code
     except KeyboardInterrupt:
         goes_on = '' if args.dry_run else '; the same command goes on where this one stopped'
         print(f'interrupted{goes_on}', file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
+def _print(text: str) -> None:
+    print(text.encode(errors='backslashreplace').decode())  # names that are no UTF-8
+
+
 def _estimate(annotations: Annotations, output: str, options: Options) -> int:
     expected = estimate(annotations, output, options)
     text = describe(expected, annotations.classes, output, options.max_failures)
-    print(text.encode(errors='backslashreplace').decode())  # names that are no UTF-8
-    return 0
+    _print(text)
+    return 1 if expected.missing > options.max_failures * expected.clips else 0
 
 
 def _convert(annotations: Annotations, args: argparse.Namespace, options: Options) -> int:

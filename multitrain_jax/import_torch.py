@@ -14,7 +14,6 @@ Files of PyTorch need PyTorch, .safetensors do not: pip install torch pyyaml
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
-import json
 from pathlib import Path
 import sys
 from typing import Any
@@ -349,39 +348,26 @@ def read_classes(path: str, count: int) -> tuple[str, ...]:
     """Class names in the order of their numbers.
 
     Args:
-        path: a text file with one name in each line; or .json, a list of names or an object {name: number}.
+        path: a list of classes, in any of the forms of `data_pipelines.annotations.class_lists`.
         count: how many there must be.
 
     Raises:
         UserError: the file cannot be read or holds others.
     """
+    from data_pipelines.annotations.class_lists import read_class_list
+
     try:
-        text = Path(path).expanduser().read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
+        found = read_class_list(Path(path).expanduser())
+    except ValueError as error:
         raise UserError(f'--classes={path}: cannot be read ({error})') from error
-    if path.endswith('.json'):
+    names = found.names
+    if len(names) != count or len(set(names)) != count:
+        text = f'{len(set(names))} different names for the {count} classes of the checkpoint'
         try:
-            content = json.loads(text)
+            found.check_different()
         except ValueError as error:
-            raise UserError(f'--classes={path}: not JSON ({error})') from error
-        if isinstance(content, dict):
-            if sorted(content.values(), key=str) != sorted(range(len(content)), key=str):
-                raise UserError(
-                    f'--classes={path}: class numbers must be 0 to {len(content) - 1}, each once'
-                )
-            content = sorted(content, key=content.get)
-        if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-            raise UserError(
-                f'--classes={path}: must be a list of names, or an object of names and numbers'
-            )
-    else:
-        content = text.splitlines()
-    names = tuple(name.strip().strip('"') for name in content)
-    if len(names) != count or len(set(names)) != count or '' in names:
-        different = len(set(names) - {''})
-        raise UserError(
-            f'--classes={path}: {different} different names for the {count} classes of the checkpoint'
-        )
+            text += f' ({error})'
+        raise UserError(f'--classes={path}: {text}')
     return names
 
 
@@ -453,7 +439,7 @@ def _parser() -> argparse.ArgumentParser:
         action='append',
         default=[],
         metavar='[NAME=]FILE',
-        help='class names: one per line, or .json (list, or {name: number})',
+        help='class names: one per line, id,name lines, classInd.txt or JSON',
     )
     add('--frames', type=int, help='frames of a clip; learned positions are interpolated')
     add('--image_size', type=int, help='pixels; likewise')

@@ -15,7 +15,15 @@ import pytest
 from data_pipelines.settings import Range, comments, settings
 from multitrain_jax import config_reading, experiment
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.config import Config, describe, read_config, read_stored_config
+from multitrain_jax.config import (
+    Config,
+    DatasetConfig,
+    defaults,
+    describe,
+    read_config,
+    read_stored_config,
+    strided,
+)
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.parallel.drivers import Pmap
@@ -333,6 +341,23 @@ def test_probabilities_may_be_given_one_by_one():
     flags = [f'--config.schedule.weights.{name}=0.{place}' for place, name in enumerate(names, 1)]
     config = read_config(load('quickstart.py', '--config.schedule.kind=weighted', *flags))
     assert config.schedule.weights == {'motions': 0.1, 'directions': 0.2}
+
+
+def test_a_config_file_is_told_of_another_type_where_it_sets_it():
+    """Of a field that is None, too: its type is known."""
+    config = defaults()
+    for field, value in (('init_from', 5), ('cpu_devices', 'two'), ('epochs', 'many')):
+        with pytest.raises(TypeError, match=field):
+            config[field] = value
+    with pytest.raises(AttributeError, match='epoch'):
+        config.lock().epoch = 3.0
+    config.init_from, config.cpu_devices, config.epochs = 'runs/one', 2, 3
+    config.datasets = {'one': strided('one', stride=2)}
+    read = read_config(config)
+    assert (read.init_from, read.cpu_devices, read.epochs) == ('runs/one', 2, 3.0)
+    assert read.datasets == {
+        'one': DatasetConfig('one', sampling='strided', stride=2, target_frame_rate=30.0)
+    }
 
 
 def test_a_field_is_not_undone_by_its_group():

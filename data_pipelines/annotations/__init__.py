@@ -34,12 +34,13 @@ class Clip:
     """One clip to convert.
 
     Attributes:
-      path: the video file.
+      path: the video file, or a folder of images.
       key: what the record calls it (`video/filename`), unique within its split.
       labels: class numbers, one or (multi-label) several; none only where a key frame shows nobody.
       start: seconds at which the clip starts; None: where the video does.
       end: seconds at which it ends, exclusive; None: where the video does.
       key_frame: of a dataset for localisation; None for others.
+      images: of a folder of images: how many there should be; None: as many as there are.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Clip:
     start: float | None = None
     end: float | None = None
     key_frame: KeyFrame | None = None
+    images: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Annotations:
       multi_label: whether a clip may carry several classes.
       localisation: whether every clip has a key frame with boxes.
       details: what else `dataset.json` shall say about where they come from; JSON values.
+      notes: what whoever converts them is to be told, one line each.
     """
 
     classes: tuple[str, ...]
@@ -67,3 +70,4 @@ class Annotations:
     multi_label: bool = False
     localisation: bool = False
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -21,9 +21,9 @@ from data_pipelines.annotations.ava_files import (
     read_proposals,
     read_timestamps,
 )
-from data_pipelines.annotations.folder import VIDEO_SUFFIXES
 from data_pipelines.annotations.format import Format, add_videos, split_and_file
 from data_pipelines.annotations.locate import VideoFiles
+from data_pipelines.videos.probe import VIDEO_SUFFIXES
 
 CONTEXT_SECONDS = 3.2  # 32 frames at every third of 30 per second
 _TRIMMED = re.compile(r'(?P<video>.+)_(?P<start>\d{6})_(?P<end>\d{6})')  # Kinetics' file names
@@ -171,10 +171,10 @@ class _Locator:
                 f'{where}: {seconds:g} s lies before the {self._video_start:g} s at which the '
                 'files start, as video_start says'
             )
-        stem, suffix = os.path.splitext(
-            video
-        )  # the official files name videos without it, people's own often with it
-        names = (video, stem) if suffix.lower() in VIDEO_SUFFIXES else (video,)
+        # The official files name videos without a suffix, people's own often with it.
+        stem, suffix = os.path.splitext(video)
+        with_suffix = suffix.lower() in VIDEO_SUFFIXES or self._files.has_file(video)
+        names = (video, stem) if with_suffix else (video,)
         return self._files.find(*names, where=where), seconds - self._video_start
 
 

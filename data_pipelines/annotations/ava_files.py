@@ -21,7 +21,7 @@ import re
 from typing import TypeVar
 
 from data_pipelines.annotations import Box
-from data_pipelines.annotations.files import read_csv, read_lines, read_text
+from data_pipelines.annotations.files import Mistakes, read_csv, read_lines, read_text
 
 _Parsed = TypeVar('_Parsed')
 Moment = tuple[str, int]  # a key frame: video, microseconds of the original video
@@ -204,22 +204,15 @@ def _parsed(
     Raises:
       ValueError: of the first damaged line, at the end, so that it tells of the others too.
     """
-    first, others = None, []
+    mistakes = Mistakes()
     for where, cells in read_csv(path):
         try:
             parsed = parse(where, cells)
         except ValueError as error:
-            if first is None:
-                first = error
-            else:
-                others.append(where.rpartition(' ')[2])
-            continue
-        yield where, cells, parsed
-    if others:
-        numbers = ', '.join(others[:20]) + (', ...' if len(others) > 20 else '')
-        raise ValueError(f'{first} ({len(others)} more damaged lines: {numbers})')
-    if first is not None:
-        raise first
+            mistakes.add(error, where)
+        else:
+            yield where, cells, parsed
+    mistakes.check()
 
 
 def moment(cells: list[str], where: str) -> Moment:

@@ -7,17 +7,20 @@ import json
 import math
 import os
 from typing import Any
+import unicodedata
+
+_NAMED = 20  # damaged lines that a message names
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The content of a UTF-8 file, with or without a byte order mark.
+    """The content of a UTF-8 file, with or without a byte order mark, in Unicode's form NFC.
 
     Raises:
       ValueError: it cannot be read, or is not UTF-8.
     """
     try:
         with open(path, encoding='utf-8-sig') as file:
-            return file.read()
+            return unicodedata.normalize('NFC', file.read())
     except FileNotFoundError as error:
         raise ValueError(f'{os.fspath(path)}: no such file') from error
     except OSError as error:
@@ -104,3 +107,29 @@ def read_seconds(text: str, where: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f'{where}: wanted a time in seconds, got {str(text)[:80]!r}')
     return value
+
+
+class Mistakes:
+    """Damaged lines of a file: the first is told, the others are listed by their numbers."""
+
+    def __init__(self):
+        self._first: ValueError | None = None
+        self._others: list[str] = []
+
+    def add(self, error: ValueError, where: str) -> None:
+        """Takes note of a line; `where` ends with its number."""
+        if self._first is None:
+            self._first = error
+        else:
+            self._others.append(where.rpartition(' ')[2])
+
+    def check(self) -> None:
+        """
+        Raises:
+          ValueError: there are some.
+        """
+        if self._others:
+            numbers = ', '.join(self._others[:_NAMED]) + (', ...' if self._others[_NAMED:] else '')
+            raise ValueError(f'{self._first} ({len(self._others)} more damaged lines: {numbers})')
+        if self._first is not None:
+            raise self._first

@@ -2,20 +2,29 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 import os
+import unicodedata
 
 from data_pipelines.annotations.files import check_relative
-from data_pipelines.annotations.folder import VIDEO_SUFFIXES
+from data_pipelines.videos.probe import (
+    VIDEO_SUFFIXES,
+    holds_video,
+    is_video,
+    may_be_video,
+    suffix_of,
+)
 
 _SUFFIXES = sorted(VIDEO_SUFFIXES, key=lambda suffix: (suffix != '.mp4', suffix))  # by preference
+_MOST_PROBED = 32  # files, to tell a directory of videos from another one
 
 
 class VideoFiles:
     """The videos under a directory, by name without suffix.
 
     The directory is walked once, through symbolic links too; looking one up costs no file access.
-    Downloads differ in folders (per class, per split, none; blanks or underscores) and containers,
-    so that neither takes part in a name; where several files of one name exist, the one whose
-    folders agree best is taken.
+    Downloads differ in folders (per class, per split, none; blanks or underscores), containers and
+    in how letters with accents are written, so that none of these takes part in a name; where
+    several files of one name exist, the one whose folders agree best is taken. A file without a
+    video's suffix is taken if there is no other, and FFmpeg opens it as a video.
     """
 
     def __init__(self, root: str | os.PathLike, classes: Iterable[str] = ()):
@@ -34,42 +43,30 @@ class VideoFiles:
             raise ValueError(f'{self.root}: no such directory of videos')
         self._classes = {_alike(name) for name in classes}
         self._paths: dict[str, list[str]] = {}  # name without suffix -> paths relative to the root
-        self._walk()
-        if not self._paths:
+        self._no_videos: dict[str, str] = {}  # names that have only files that are none -> one
+        found = False
+        for path in _walk(self.root):
+            if not may_be_video(path):
+                continue
+            found = found or suffix_of(path) in VIDEO_SUFFIXES
+            stem = os.path.splitext(os.path.basename(path))[0]
+            self._paths.setdefault(normal(stem), []).append(path)
+        others = (path for paths in self._paths.values() for path in paths)
+        probed = (os.path.join(self.root, path) for path, _ in zip(others, range(_MOST_PROBED)))
+        if not (found or any(map(holds_video, probed))):
             raise ValueError(f'{self.root}: no videos in it')
-
-    def _walk(self) -> None:
-        folders, seen = [''], set()
-        while folders:
-            folder = folders.pop()
-            path = os.path.join(self.root, folder)
-            try:
-                status = os.stat(path)
-                if (status.st_dev, status.st_ino) in seen:
-                    continue  # a link to where we have been
-                seen.add((status.st_dev, status.st_ino))
-                with os.scandir(path) as entries:
-                    found = [
-                        (entry.name, entry.is_dir())
-                        for entry in entries
-                        if not entry.name.startswith('.')
-                    ]
-            except OSError as error:
-                raise ValueError(f'{path}: cannot be listed ({error.strerror})') from error
-            for name, is_folder in found:
-                if is_folder:
-                    folders.append(os.path.join(folder, name))
-                    continue
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() in VIDEO_SUFFIXES:
-                    self._paths.setdefault(stem, []).append(os.path.join(folder, name))
 
     def names(self) -> Iterator[str]:
         """All names, without suffix and folders."""
         return iter(self._paths)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._paths
+        return normal(name) in self._paths
+
+    def has_file(self, name: str) -> bool:
+        """Whether there is a file of this name, suffix included."""
+        paths = self._paths.get(normal(os.path.splitext(name)[0]), ())
+        return any(normal(os.path.basename(path)) == normal(name) for path in paths)
 
     def find(self, *names: str, where: str = 'annotations') -> str:
         """The file of the first of these names that has one.
@@ -86,32 +83,84 @@ class VideoFiles:
         Raises:
           ValueError: a name leads out of the directory.
         """
+        no_video = None
         for name in names:
             check_relative(name, where)
             paths = [
                 path
-                for path in self._paths.get(os.path.basename(name), ())
+                for path in self._paths.get(normal(os.path.basename(name)), ())
                 if not self._is_of_another_class(path, name)
             ]
-            if paths:
-                best = paths[0] if len(paths) == 1 else min(paths, key=lambda p: _rank(p, name))
-                return os.path.join(self.root, best)
+            if len(paths) > 1:
+                paths.sort(key=lambda path: _rank(path, name))
+            for path in paths:
+                path = os.path.join(self.root, path)
+                if is_video(path):
+                    return path
+                no_video = no_video or path
+        if no_video is not None:  # converting it tells what is wrong with it
+            self._no_videos[names[0]] = no_video
+            return no_video
         return os.path.join(self.root, f'{names[0]}.mp4')
+
+    def notes(self) -> tuple[str, ...]:
+        """What is to be told of the names that were looked up."""
+        if not self._no_videos:
+            return ()
+        first = next(iter(self._no_videos.values()))
+        return (
+            f'{len(self._no_videos)} of the listed videos have a file in which FFmpeg finds no '
+            f'video, such as {first}',
+        )
 
     def _is_of_another_class(self, path: str, name: str) -> bool:
         folder = _folders(path)[0]
         return folder in self._classes and folder != _folders(name)[0]
 
 
+def normal(name: str) -> str:
+    """A name in the one form in which names are compared: file systems differ in theirs (NFC)."""
+    return unicodedata.normalize('NFC', name)
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Files below a directory, relative to it, but for hidden ones."""
+    folders, seen = [''], set()
+    while folders:
+        folder = folders.pop()
+        path = os.path.join(root, folder)
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue  # a link to where we have been
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as entries:
+                found = [
+                    (entry.name, entry.is_dir())
+                    for entry in entries
+                    if not entry.name.startswith('.')
+                ]
+        except OSError as error:
+            raise ValueError(f'{path}: cannot be listed ({error.strerror})') from error
+        for name, is_folder in found:
+            name = os.path.join(folder, name)
+            if is_folder:
+                folders.append(name)
+            else:
+                yield name
+
+
 def _rank(path: str, name: str) -> tuple:
-    """Sorts files of the same name: agreeing folders first, then by container, then by path."""
+    """Sorts files of a name: videos' suffixes, agreeing folders, containers, then by path."""
     agreeing = 0
     for have, want in zip(_folders(path), _folders(name)):
         if have != want:
             break
         agreeing += 1
-    suffix = os.path.splitext(path)[1].lower()
-    return -agreeing, _SUFFIXES.index(suffix), path
+    suffix = suffix_of(path)
+    if suffix not in VIDEO_SUFFIXES:
+        return True, -agreeing, 0, path
+    return False, -agreeing, _SUFFIXES.index(suffix), path
 
 
 def _folders(path: str) -> Sequence[str]:
@@ -120,4 +169,4 @@ def _folders(path: str) -> Sequence[str]:
 
 
 def _alike(folder: str) -> str:
-    return folder.replace(' ', '_')
+    return normal(folder).replace(' ', '_')

@@ -1,20 +1,50 @@
-"""The csv of PySlowFast: one line per video, `path label`, label a class number.
+"""Lists of PySlowFast and MMAction: one line per video, with class numbers.
 
-Path and label are separated by a space, a comma or a tab (the last one of the line, so paths may
-hold spaces). https://github.com/facebookresearch/SlowFast/blob/main/slowfast/datasets/DATASET.md
+    videos/a.mp4 0                  path and class
+    videos/a.mp4 0 3 5              path and classes: several labels
+    brush_hair/April_09 77 12       folder of images (or name of a video), frames, class(es)
+
+Path and numbers are separated by spaces, commas or tabs; paths may hold spaces. PySlowFast's lists
+of frames have a line per image, and a header:
+
+    original_vido_id video_id frame_id path labels
+    107YZ 0 0 107YZ/107YZ-000001.jpg "15,20"
+
+https://github.com/facebookresearch/SlowFast/blob/main/slowfast/datasets/DATASET.md
 """
 
 import argparse
-from collections.abc import Mapping
+import collections
+from collections.abc import Mapping, Sequence
 import os
-import re
+from typing import NamedTuple
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.files import check_relative, read_text
+from data_pipelines.annotations.class_lists import read_class_list
+from data_pipelines.annotations.files import Mistakes, read_lines
 from data_pipelines.annotations.format import Format, add_files_by_split, files_by_split
+from data_pipelines.annotations.labels import with_unique_keys
+from data_pipelines.annotations.listed_files import ListedFiles
 
-_LINE = re.compile(r'(?P<path>\S.*?)\s*[,\s]\s*(?P<label>\d{1,9})')
 _MOST_CLASSES = 100_000  # without a file that names them
+_FRAME_LIST = 'original_vido_id '  # how the header begins, so spelt
+_NUMBERS = ('auto', 'labels', 'frames')
+
+
+class _Row(NamedTuple):
+    """A line, or all lines of a video in a list of frames.
+
+    Attributes:
+      where: its place.
+      path: as listed.
+      labels: class numbers as listed.
+      images: how many images of it there are, where the list tells.
+    """
+
+    where: str
+    path: str
+    labels: tuple[int, ...]
+    images: int | None = None
 
 
 def read_pyslowfast(
@@ -22,108 +52,224 @@ def read_pyslowfast(
     *,
     classes_file: str | os.PathLike | None = None,
     path_prefix: str | os.PathLike = '',
+    numbers: str = 'auto',
+    multi_label: bool = False,
 ) -> Annotations:
-    """Reads one csv file per split.
+    """Reads one list per split.
+
+    A video that a list has again is one more clip: `PATH#2`.
 
     Args:
-      csv_files: split name -> csv file.
-      classes_file: text file with one class name per line, in the order of the class numbers.
-        Without, classes are called by their numbers, 0 to the largest of any split.
-      path_prefix: directory that the paths of the csv are relative to, and must not leave.
+      csv_files: split name -> list.
+      classes_file: names of the classes, see `class_lists`. Without, classes are called by their
+        numbers, 0 to the largest of any split.
+      path_prefix: directory that the paths are relative to, and must not leave.
+      numbers: what stands behind a path: its 'labels'; the number of its 'frames', then labels; or
+        'auto': labels behind the name of a file, frames and labels behind other names.
+      multi_label: also if no video has several labels.
 
     Raises:
-      ValueError: a file is missing, a line is not `path label`, a label has no class name, a
-        path is listed twice in a split or leads out of `path_prefix`, or a split is empty.
+      ValueError: a file is missing, a line has another form, a label has no class name, a path is
+        listed with two labels where videos have one, or leads out of `path_prefix`, a split is empty, or the files
+        lie elsewhere.
     """
-    rows = {split: _read_rows(path) for split, path in csv_files.items()}
-    if not rows:
+    if not csv_files:
         raise ValueError('no csv file was given')
-    if classes_file is None:
-        largest, where = max(
-            (label, where) for split_rows in rows.values() for _, label, where in split_rows
+    files = ListedFiles(os.fspath(path_prefix))
+    rows = {split: _read_rows(path, numbers, files) for split, path in csv_files.items()}
+    classes, offset = _classes(classes_file, [row for own in rows.values() for row in own])
+    multi_label |= any(len(row.labels) > 1 for own in rows.values() for row in own)
+    splits, notes = {}, []
+    for split, own in rows.items():
+        if not multi_label:
+            _check_one_label(own)
+        paths = [files.find(row.path, row.where) for row in own]
+        notes += files.check_prefix([row.path for row in own], paths, csv_files[split])
+        splits[split] = with_unique_keys(
+            Clip(path, row.path, tuple(n - offset for n in row.labels), images=row.images)
+            for path, row in zip(paths, own)
         )
+        again = len(own) - len({row.path for row in own})
+        if again:
+            notes.append(
+                f'{os.fspath(csv_files[split])}: lines that list a video again: {again}; it is '
+                'stored again, called NAME#2'
+            )
+    return Annotations(classes, splits, multi_label=multi_label, notes=(*notes, *files.notes()))
+
+
+def _classes(classes_file: str | os.PathLike | None, rows: Sequence[_Row]) -> tuple:
+    """Names of the classes, and what to subtract from the labels that are listed."""
+    largest, where = max((label, row.where) for row in rows for label in row.labels)
+    if classes_file is None:
         if largest >= _MOST_CLASSES:
             raise ValueError(
                 f'{where}: class {largest} would make so many classes; if it is right, name them '
                 'in a file of classes'
             )
-        classes = tuple(str(number) for number in range(largest + 1))
-    else:
-        classes = _read_classes(classes_file)
-        for split_rows in rows.values():
-            for _, label, where in split_rows:
-                if label >= len(classes):
-                    raise ValueError(
-                        f'{where}: class {label}, but {classes_file} names only '
-                        f'0 to {len(classes) - 1}'
-                    )
-    prefix = os.fspath(path_prefix)
-    if prefix:  # without one, absolute paths are usual
-        for split_rows in rows.values():
-            for path, _, where in split_rows:
-                check_relative(path, where)
-    splits = {
-        split: tuple(
-            Clip(os.path.join(prefix, path), path, (label,)) for path, label, _ in split_rows
-        )
-        for split, split_rows in rows.items()
-    }
-    return Annotations(classes, splits)
+        return tuple(str(number) for number in range(largest + 1)), 0
+    classes = read_class_list(classes_file)
+    classes.check_different()
+    offset = classes.offset((label for row in rows for label in row.labels), classes_file)
+    mistakes, last = Mistakes(), len(classes.names) - 1 + offset
+    for row in rows:
+        if max(row.labels) > last:
+            mistakes.add(
+                ValueError(
+                    f'{row.where}: class {max(row.labels)}, but {os.fspath(classes_file)} names '
+                    f'only {offset} to {last}'
+                ),
+                row.where,
+            )
+    mistakes.check()
+    return classes.names, offset
 
 
-def _read_rows(path: str | os.PathLike) -> list[tuple[str, int, str]]:
-    """(video path, label, place in the csv) of each line."""
-    rows, seen = [], {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        where = f'{os.fspath(path)}, line {number}'
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.strip())
-        if match is None:
-            raise ValueError(
-                f'{where}: wanted "path label" with a class number, got {line.strip()[:80]!r}'
-            )
-        video = match['path'].strip('"')
-        if video in seen:
-            raise ValueError(
-                f'{where}: {video} was listed in line {seen[video]} already; remove one of them'
-            )
-        seen[video] = number
-        rows.append((video, int(match['label']), where))
-    if not rows:
+def _read_rows(path: str | os.PathLike, numbers: str, files: ListedFiles) -> list[_Row]:
+    """The lines of a list, each path with its labels.
+
+    Raises:
+      ValueError: of the first wrong line; names the others.
+    """
+    lines = list(read_lines(path))
+    if not lines:
         raise ValueError(f'{os.fspath(path)}: no line in it (wanted "path label" lines)')
+    if lines[0][1].startswith(_FRAME_LIST):
+        return _read_frame_list(path, lines[1:])
+    mistakes, parsed = Mistakes(), []
+    for where, line in lines:
+        name, found = _split_line(line)
+        if not found:
+            error = f'{where}: wanted "path label" with a class number, got {line[:80]!r}'
+            mistakes.add(ValueError(error), where)
+        parsed.append((where, name, found))
+    mistakes.check()
+    behind_frames = _with_frames(path, parsed, numbers, files)
+    rows = []
+    for (where, name, found), framed in zip(parsed, behind_frames):
+        images, labels = (found[0], found[1:]) if framed else (None, found)
+        rows.append(_Row(where, name, tuple(dict.fromkeys(labels)), images))
     return rows
 
 
-def _read_classes(path: str | os.PathLike) -> tuple[str, ...]:
-    classes = tuple(line.strip() for line in read_text(path).rstrip().splitlines())
-    for number, name in enumerate(classes):
-        if not name:
-            raise ValueError(f'{os.fspath(path)}, line {number + 1}: no class name')
-        first = classes.index(name)
-        if first != number:
-            raise ValueError(
-                f'{os.fspath(path)}, line {number + 1}: {name!r} is the name of class {first} '
-                'already'
+def _check_one_label(rows: Sequence[_Row]) -> None:
+    """
+    Raises:
+      ValueError: a video is listed with two labels; names all its lines.
+    """
+    first, mistakes = {}, Mistakes()
+    for row in rows:
+        earlier = first.setdefault(row.path, row)
+        if earlier.labels != row.labels:
+            error = (
+                f'{row.where}: {row.path} was listed in {earlier.where.rpartition(", ")[2]} '
+                f'already, with class {earlier.labels[0]} instead of {row.labels[0]}; several '
+                'labels of a video belong on one line'
             )
-    return classes
+            mistakes.add(ValueError(error), row.where)
+    mistakes.check()
+
+
+def _split_line(line: str) -> tuple[str, tuple[int, ...]]:
+    """The path of a line and the numbers behind it; none where there are none."""
+    numbers, path = [], line
+    while True:
+        stem = path.rstrip('0123456789')
+        digits = path[len(stem) :]
+        before = stem.rstrip(', \t')
+        if not 0 < len(digits) < 10 or len(before) == len(stem) or not before:
+            return path.strip('"'), tuple(reversed(numbers))
+        numbers.append(int(digits))
+        path = before
+
+
+def _with_frames(
+    path: str | os.PathLike,
+    rows: Sequence[tuple[str, str, tuple[int, ...]]],
+    numbers: str,
+    files: ListedFiles,
+) -> list[bool]:
+    """Whether the first number of each row counts frames."""
+    if numbers == 'labels':
+        return [False] * len(rows)
+    bare = [numbers == 'frames' or not files.is_video_name(name) for _, name, _ in rows]
+    several = [len(found) > 1 for _, _, found in rows]
+    if not any(several[n] for n in range(len(rows)) if bare[n]) and numbers == 'auto':
+        return [False] * len(rows)
+    mistakes = Mistakes()
+    for (where, _, _), is_bare, has_several in zip(rows, bare, several):
+        if is_bare and not has_several:
+            error = (
+                f'{where}: one number, where other lines have frames and labels; --numbers=labels '
+                'reads all numbers as labels'
+            )
+            mistakes.add(ValueError(error), where)
+    mistakes.check()
+    return bare
+
+
+def _read_frame_list(path: str | os.PathLike, lines: Sequence[tuple[str, str]]) -> list[_Row]:
+    """The videos of a list with a line per image; a video has the labels of all its images."""
+    found: dict[str, tuple[str, str]] = {}  # by video: place of the first line, folder
+    labels_of: dict[str, set[int]] = collections.defaultdict(set)
+    images: dict[str, int] = collections.Counter()
+    mistakes = Mistakes()
+    for where, line in lines:
+        cells = line.split(' ', 3)
+        image, _, labels = cells[-1].rpartition(' ')
+        labels = [label for label in labels.strip('"').split(',') if label]
+        if len(cells) < 4 or not image or not all(label.isdecimal() for label in labels):
+            error = (
+                f'{where}: wanted "video number frame path labels", as the header says, got '
+                f'{line[:80]!r}'
+            )
+            mistakes.add(ValueError(error), where)
+            continue
+        video, folder = cells[0], os.path.dirname(image)
+        if found.setdefault(video, (where, folder))[1] != folder:
+            mistakes.add(ValueError(f'{where}: images of {video} in two folders'), where)
+        labels_of[video].update(map(int, labels))
+        images[video] += 1
+    mistakes.check()
+    rows = [
+        _Row(where, folder, tuple(sorted(labels_of[video])), images[video])
+        for video, (where, folder) in found.items()
+        if labels_of[video]
+    ]
+    if not rows:
+        raise ValueError(f'{os.fspath(path)}: no image in it has a label')
+    return rows
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_files_by_split(parser, '--csv', 'one split')
+    add_files_by_split(parser, '--csv', 'the list of one split')
     parser.add_argument(
         '--classes',
         metavar='FILE',
-        help='class names, one per line (default: classes are called 0, 1, ...)',
+        help='class names: id,name or name,id lines, names alone, classInd.txt, or JSON '
+        '(default: classes are called 0, 1, ...)',
     )
     parser.add_argument(
         '--path_prefix', default='', metavar='DIR', help='what the paths are relative to'
+    )
+    parser.add_argument(
+        '--numbers',
+        choices=_NUMBERS,
+        default='auto',
+        help='what stands behind a path: labels; the number of frames, then labels; or, for auto, '
+        'labels behind the name of a file and frames and labels behind other names (default: auto)',
+    )
+    parser.add_argument(
+        '--multi_label',
+        action='store_true',
+        help='several labels per video, also if no line has more than one',
     )
 
 
 FORMAT = Format(
     'pyslowfast',
-    help='PySlowFast\'s csv files of lines "path label", label a class number',
+    help='PySlowFast\'s and MMAction\'s lists: lines "path label", "path label label ...", '
+    '"path frames label", and lists of frames',
     example='--csv train=train.csv --csv validation=val.csv --classes=classes.txt '
     '--path_prefix=/videos --output=data/kinetics',
     add_arguments=_add_arguments,
@@ -131,5 +277,7 @@ FORMAT = Format(
         files_by_split('--csv', args.csv),
         classes_file=args.classes,
         path_prefix=args.path_prefix,
+        numbers=args.numbers,
+        multi_label=args.multi_label,
     ),
 )

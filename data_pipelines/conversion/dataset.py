@@ -20,7 +20,7 @@ from data_pipelines.conversion.worker_pool import run_jobs
 from data_pipelines.cores import available_cores
 from data_pipelines.datasets.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
 from data_pipelines.storage.indexing import write_frame_index
-from data_pipelines.storage.record_index import build_index, save_index
+from data_pipelines.storage.record_index import find_shards, index_files, save_index
 
 FAILURES = 'failures.csv'
 DAMAGED = 'damaged.csv'
@@ -103,7 +103,7 @@ def convert(
         _write_list(output / DAMAGED, 'damage', {s: i.damaged for s, i in everything.items()})
         _check_failures(output, splits, options.max_failures)
         for split in splits:
-            index = build_index(output, split)
+            index = index_files(output, find_shards(output, split))
             save_index(output, split, index)
             write_frame_index(
                 output, split, index, known=functools.partial(planning.frames_path, output)
@@ -207,6 +207,7 @@ def _check_failures(
             raise ValueError(
                 f'{output}: all {len(split.failures)} videos of the split {name!r} failed; '
                 f'the first: {file}: {reason}; the others: {output / FAILURES}'
+                + ('; is it --videos, or --path_prefix?' if reason == 'no such file' else '')
             )
     if failed > max_failures * total:
         raise ValueError(

@@ -67,6 +67,16 @@ class Estimate:
     workers: int
     free: int
 
+    @property
+    def clips(self) -> int:
+        """Those listed."""
+        return sum(split.clips for split in self.splits.values())
+
+    @property
+    def missing(self) -> int:
+        """Those whose file is not there."""
+        return sum(len(split.missing) for split in self.splits.values())
+
 
 def estimate(
     annotations: Annotations, output: str | os.PathLike, options: Options = Options()
@@ -134,7 +144,7 @@ def _convert_sample(
     with (
         tempfile.TemporaryDirectory() as folder,
         tqdm.tqdm(
-            total=len(sample), desc='sample', unit='clip', disable=not options.progress
+            total=len(sample), desc='sample', unit='clip', disable=not (sample and options.progress)
         ) as bar,
     ):
         jobs, alone = [], dataclasses.replace(options, shards=1)
@@ -199,11 +209,9 @@ def describe(
     for name, split in splits.items():
         if split.missing:
             lines.append(f'missing in {name}: {some(split.missing, 3)}')
-    missing = sum(len(split.missing) for split in splits.values())
-    clips = sum(split.clips for split in splits.values())
-    if missing > max_failures * clips:
+    if estimate.missing > max_failures * estimate.clips:
         lines.append(
-            f'{missing / clips:.1%} of the clips are missing, more than '
+            f'{estimate.missing / estimate.clips:.1%} of the clips are missing, more than '
             f'max_failures={max_failures:g} allows'
         )
     for key, reason in estimate.sample_failures:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from data_pipelines.settings import Fraction, PositiveFloat, PositiveInt, Range, comments, settings
 
 # Options that datasets of earlier versions do not name, and how these were stored.
-LATER = {'upscale': True}
+LATER = {'upscale': True, 'images_per_second': None}
 
 _FLAGS = {'frame_rate': '--fps'}
 _NO_FLAGS = ('beam', 'progress')
@@ -18,6 +18,7 @@ _METAVARS = {
     'frame_rate': 'FPS',
     'short_side': 'PIXELS',
     'max_seconds': 'S',
+    'images_per_second': 'N',
     'max_failures': 'SHARE',
     'video_timeout': 'SECONDS',
 }
@@ -36,6 +37,9 @@ class Storage:
     max_seconds: PositiveFloat | None = None  # store so much of each clip's beginning; None: all
     # keep what can be decoded of a damaged video, listed in damaged.csv, or skip it
     damaged: Literal['keep', 'skip'] = 'keep'
+
+    # of videos that are folders of images, which do not say; None: such folders are refused
+    images_per_second: PositiveFloat | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What `dataset.json` and the notes for restarts hold: no `LATER` option that is as before."""

@@ -135,7 +135,10 @@ def _digest(content: list) -> str:
 
 def _without_path(clip: Clip) -> dict:
     """All that decides a record; the videos themselves may move."""
-    return {key: value for key, value in vars(clip).items() if key != 'path'}
+    content = {key: value for key, value in vars(clip).items() if key != 'path'}
+    if clip.images is None:  # earlier versions had no such field
+        del content['images']
+    return content
 
 
 def sizes_and_times(clips: Sequence[Clip]) -> dict[str, tuple[int, int]]:

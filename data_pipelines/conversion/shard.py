@@ -29,6 +29,7 @@ from data_pipelines.storage.sequence_example import (
     encode_sequence_example,
 )
 from data_pipelines.storage.tfrecord import RecordWriter
+from data_pipelines.videos.image_folder import ImageFolderStream
 from data_pipelines.videos.video_file import TIME_TOLERANCE, FrameStream, VideoError
 
 _MAX_RECORD_BYTES = 3 << 29  # 1.5 GiB: a serialised record must stay below 2 GiB
@@ -59,15 +60,7 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> Enc
     Raises:
       VideoError: the video cannot be used.
     """
-    stream = FrameStream(
-        clip.path,
-        frame_rate=options.frame_rate,
-        start=_start(clip, options.frame_rate),
-        end=clip.end,
-        short_side=options.short_side,
-        upscale=options.upscale,
-        max_seconds=options.max_seconds,
-    )
+    stream = _open(clip, options)
     try:
         key = clip.key.encode()
     except UnicodeEncodeError as error:
@@ -108,6 +101,26 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> Enc
         encode_sequence_example(context, {IMAGE_ENCODED: images}),
         stream.damage,
         small=min(height, width) < (options.short_side or 0),
+    )
+
+
+def _open(clip: Clip, options: Storage) -> FrameStream | ImageFolderStream:
+    """The frames of a clip."""
+    arguments = {
+        'frame_rate': options.frame_rate,
+        'start': _start(clip, options.frame_rate),
+        'end': clip.end,
+        'short_side': options.short_side,
+        'upscale': options.upscale,
+        'max_seconds': options.max_seconds,
+    }
+    if not os.path.isdir(clip.path):
+        return FrameStream(clip.path, **arguments)
+    return ImageFolderStream(
+        clip.path,
+        images_per_second=options.images_per_second,
+        images=clip.images,
+        **arguments,
     )
 
 

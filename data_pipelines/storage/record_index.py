@@ -119,7 +119,12 @@ def build_index(directory: str | os.PathLike, split: str) -> RecordIndex:
     Raises:
       RecordError: a shard is missing, damaged or cut short.
     """
-    return index_files(directory, find_shards(directory, split))
+    index = index_files(directory, find_shards(directory, split))
+    empty = [name for name, count in zip(index.shards, index.counts) if not count]
+    if empty:
+        others = f' (and {len(empty) - 1} more)' if len(empty) > 1 else ''
+        logging.warning('%s: this shard is empty%s', files.join(directory, empty[0]), others)
+    return index
 
 
 def index_files(directory: str | os.PathLike, names: Sequence[str]) -> RecordIndex:
@@ -132,8 +137,6 @@ def index_files(directory: str | os.PathLike, names: Sequence[str]) -> RecordInd
     for name in names:
         path = files.join(directory, name)
         records = list(scan_records(path))
-        if not records:
-            logging.warning('%s: this shard is empty', path)
         sizes.append(files.size(path))
         counts.append(len(records))
         offsets.extend(offset for offset, _ in records)

@@ -297,6 +297,17 @@ def test_too_many_failures(videos, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob('*-of-00???')} == before
 
 
+def test_shards_of_failed_videos_only_are_no_news(videos, tmp_path, caplog):
+    """The failures are told; that their shards hold nothing follows from that."""
+    bad = str(videos / 'train' / 'run' / 'bad.mp4')
+    clips = [Clip(bad, f'{number}.mp4', (0,)) for number in range(5)]
+    clips.append(Clip(str(videos / 'train/run/1.mp4'), 'good.mp4', (0,)))
+    annotations = Annotations(('x',), {'a': tuple(clips)})
+    options = Options(workers=1, shards=6, max_failures=1, progress=False)
+    assert convert(annotations, tmp_path, options).splits['a'].records == 1
+    assert not caplog.records
+
+
 def test_all_failed(tmp_path):
     clips = (Clip('nowhere.mp4', 'nowhere.mp4', (0,)),)
     with pytest.raises(

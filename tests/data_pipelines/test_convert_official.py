@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 
+import cv2
 import pytest
 import simplejpeg
 
@@ -16,7 +17,8 @@ from data_pipelines.storage.sequence_example import (
     encoded_frames,
     label_indices,
 )
-from tests.helpers.video_writer import numbers_of, write_numbered
+from tests.helpers.golden import shared_path
+from tests.helpers.video_writer import number_image, numbers_of, write_numbered
 
 
 def stored(directory, split):
@@ -223,3 +225,79 @@ def test_commands_of_the_readme_parse(capsys, tmp_path, monkeypatch):
     for command in commands:
         assert main(command.split()) == 2
         assert 'no such' in capsys.readouterr().err
+
+
+def test_lists_of_other_codebases(tmp_path, capsys):
+    """The inputs of MMAction's own tests, and lists that a user had: read, or one line."""
+    cases = shared_path('cases')
+    videos(tmp_path / 'v', test_DOT_mp4=6, a_DOT_mp4=5, b_DOT_mp4=4)
+    (tmp_path / 'v' / 'imgs').mkdir()
+    for number in range(5):
+        path = tmp_path / 'v' / 'imgs' / f'img_{number + 1:05d}.png'
+        cv2.imwrite(str(path), number_image(number)[..., ::-1])
+
+    def read(name, output, *more):
+        return main(
+            [
+                'pyslowfast',
+                f'--csv=test={cases / name}',
+                f'--path_prefix={tmp_path / "v"}',
+                f'--output={tmp_path / output}',
+                '--workers=1',
+                *more,
+            ]
+        )
+
+    assert read('frame_lists/video_test_list_multi_label.txt', 'labels') == 0
+    assert load_dataset_info(tmp_path / 'labels').multi_label
+    assert labels(tmp_path / 'labels', 'test') == {'test.mp4': [0, 3], 'test.mp4#2': [0, 2, 4]}
+    frames = 'frame_lists/rawframe_test_list_multi_label.txt'
+    assert read(frames, 'frames', '--images_per_second=30') == 0
+    assert labels(tmp_path / 'frames', 'test') == {'imgs': [1], 'imgs#2': [3, 5]}
+    example = decode_sequence_example(RecordReader(tmp_path / 'frames', 'test').read(0))
+    decoded = [simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)]
+    assert numbers_of(decoded) == list(range(5))
+    assert example.context['image/frame_rate'].tolist() == [30]
+    assert example.context['clip/end/timestamp'].tolist() == [166_667]
+    assert read(frames, 'no rate') == 2
+    assert 'give --images_per_second' in capsys.readouterr().err
+    assert read('frame_lists/hmdb51_train_5_lines.txt', 'missing', '--dry_run') == 1
+    said = capsys.readouterr()
+    assert '100.0% of the clips are missing' in said.out and '--path_prefix=DIR' in said.out
+    assert read('duplicate_lines.csv', 'again') == 0
+    assert labels(tmp_path / 'again', 'test') == {'a.mp4': [0], 'b.mp4': [1], 'a.mp4#2': [0]}
+    assert read('two_classes.csv', 'json', f'--classes={cases / "classids.json"}', *HALF) == 0
+    assert load_dataset_info(tmp_path / 'json').classes == ('running', 'walking')
+    assert labels(tmp_path / 'json', 'test') == {'a.mp4': [0], 'b.mp4': [1]}
+    named = f'--classes={cases / "id_name_classes/classes.csv"}'
+    assert read('id_name_classes/test.csv', 'named', named, '--dry_run') == 1
+    said = capsys.readouterr().out.splitlines()
+    assert ['Archery', '2'] in [line.split() for line in said]
+
+
+HALF = ['--max_failures=0.5']
+
+
+def labels(directory, split):
+    """Key -> class numbers."""
+    reader = RecordReader(directory, split)
+    examples = [decode_sequence_example(reader.read(i)) for i in range(len(reader))]
+    return {
+        example.context['video/filename'][0].decode(): label_indices(example).tolist()
+        for example in examples
+    }
+
+
+def test_segments_of_no_length(tmp_path):
+    """Each kind of wrong segment in its own words, and no test of numbers."""
+    videos(tmp_path / 'v', **{f'v_{name}_DOT_mp4': 25 * 13 for name in ('AAA', '-BBB', 'DDD')})
+    path = shared_path('cases/activitynet_zero_length.json')
+    arguments = [f'--videos={tmp_path / "v"}', f'--json={path}', f'--output={tmp_path / "out"}']
+    assert main(['activitynet', *arguments, '--workers=1', '--max_failures=1']) == 0
+    info = load_dataset_info(tmp_path / 'out')
+    reasons = dict(info.splits['train'].failures)
+    for number in (0, 5, 6, 8):  # [0, 0], [5, 3], [5, 5], [-3, -1]
+        assert re.fullmatch(
+            r'the clip ends \(.* s\) before it starts \(.* s\)', reasons[f'v_AAA_{number}']
+        )
+    assert not any('Error' in reason for reason in reasons.values())

@@ -18,6 +18,7 @@ from data_pipelines.settings import (
     PositiveInt,
     Range,
     comments,
+    narrowed,
     settings,
 )
 
@@ -107,6 +108,10 @@ def test_an_instance_is_frozen_and_so_is_what_is_made_of_it():
         group.count = 2
     with pytest.raises(ValueError, match='count=0'):
         dataclasses.replace(group, count=0)
+
+
+def test_the_part_of_a_base_class():
+    assert narrowed(Group(low=3, high=4, count=7), Base) == Base(low=3, high=4)
 
 
 def test_comments_come_from_the_source():

@@ -1,6 +1,10 @@
+import shutil
+
 import pytest
 
 from data_pipelines.annotations.folder import read_folder
+from tests.helpers.golden import shared_path
+from tests.helpers.video_writer import write_numbered
 
 
 def make(root, *names):
@@ -35,6 +39,8 @@ def test_splits(tmp_path):
     assert annotations.splits['train'][2].path == str(tmp_path / 'train/b run/2.mp4')
     assert [clip.key for clip in annotations.splits['validation']] == ['a/x.webm']
     assert list(read_folder(tmp_path, ['validation']).splits) == ['validation']
+    (note,) = annotations.notes
+    assert '2 files or folders' in note and 'readme.mp4' in note and 'notes.txt' in note
 
 
 def test_single_split(tmp_path):
@@ -65,12 +71,46 @@ def test_single_split(tmp_path):
         (['a/1.mp4', 'train/a/1.mp4'], None, "'a' holds videos, 'train' holds folders"),
         (['a/1.txt'], None, 'no videos in it'),
         ([], None, 'no videos in it'),
+        (
+            ['x.mp4', 'y.mp4', 'notes.txt'],
+            None,
+            r'its 2 videos \(x.mp4, ...\) lie in no folder of a class; .*/running/x.mp4',
+        ),
+        (['a/1/0001.jpg'], None, 'images, but no videos in it'),
+        (['a/b/'], None, r'no videos in it \(wanted'),
+        (['a/0001.jpg'], None, 'images, but no videos in it'),
     ],
 )
 def test_mistakes(tmp_path, names, splits, message):
     make(tmp_path, *names)
     with pytest.raises(ValueError, match=message):
         read_folder(tmp_path, splits)
+
+
+def test_files_of_any_suffix(tmp_path):
+    train = tmp_path / 'train'
+    make(train, 'run/1.mp4', 'run/cover.png', 'run/extras/2.mp4', 'sit/readme', 'sit/none.xyz')
+    shutil.copy(shared_path('cases/animated.gif'), train / 'sit')
+    write_numbered(train / 'sit' / 'a.m2ts', 3)
+    annotations = read_folder(tmp_path)
+    assert [clip.key for clip in annotations.splits['train']] == [
+        'run/1.mp4',
+        'sit/a.m2ts',
+        'sit/animated.gif',
+    ]
+    (note,) = annotations.notes
+    assert '4 files or folders' in note
+    for name in ('run/cover.png', 'run/extras', 'sit/readme', 'sit/none.xyz'):
+        assert str(train / name) in note
+
+
+def test_classes_are_compared_in_one_normal_form(tmp_path):
+    make(tmp_path, 'train/ne\u0301/a.mp4', 'val/n\u00e9/e\u0301.mp4')
+    annotations = read_folder(tmp_path)
+    assert annotations.classes == ('n\u00e9',)
+    (clip,) = annotations.splits['val']
+    assert clip.key == 'n\u00e9/\u00e9.mp4'
+    assert clip.path == str(tmp_path / 'val/n\u00e9/e\u0301.mp4')
 
 
 def test_a_part_of_each_class_is_held_out(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from data_pipelines.annotations.locate import VideoFiles
 from tests.helpers.file_tree import make_files
+from tests.helpers.video_writer import write_numbered
 
 
 def test_any_folder_and_container(tmp_path):
@@ -65,3 +66,27 @@ def test_no_videos(tmp_path):
         VideoFiles(tmp_path)
     with pytest.raises(ValueError, match='no such directory'):
         VideoFiles(tmp_path / 'nowhere')
+
+
+def test_any_suffix_if_ffmpeg_opens_it(tmp_path):
+    make_files(tmp_path, 'a.mp4', 'a.m2ts', 'b.json', 'c.xyz', 'd.png')
+    write_numbered(tmp_path / 'e.m2ts', 3)
+    videos = VideoFiles(tmp_path)
+    assert videos.find('a') == str(tmp_path / 'a.mp4')  # what is a video for certain comes first
+    assert videos.find('e') == str(tmp_path / 'e.m2ts')
+    for name in 'bd':  # what lies beside videos is none of them
+        assert not os.path.exists(videos.find(name))
+    assert not videos.notes()
+    assert videos.find('c') == str(tmp_path / 'c.xyz')  # is there: converting it says what it is
+    (note,) = videos.notes()
+    assert '1 of the listed videos have a file in which FFmpeg finds no video' in note
+    (tmp_path / 'a.mp4').unlink()
+    assert VideoFiles(tmp_path).find('e') == str(tmp_path / 'e.m2ts')  # the only video
+
+
+def test_names_in_one_normal_form(tmp_path):
+    make_files(tmp_path, 'cafe\u0301/re\u0301.mp4', 'th\u00e9/r\u00e9.mp4')
+    videos = VideoFiles(tmp_path)
+    assert videos.find('caf\u00e9/r\u00e9') == str(tmp_path / 'cafe\u0301/re\u0301.mp4')
+    assert videos.find('the\u0301/re\u0301') == str(tmp_path / 'th\u00e9/r\u00e9.mp4')
+    assert 're\u0301' in videos and 'r\u00e9' in videos
