@@ -45,7 +45,6 @@ def _parser() -> argparse.ArgumentParser:
         format_parser.add_argument(
             '--output', required=True, metavar='DIR', help='directory of the dataset'
         )
-        one.add_arguments(format_parser)
         how = format_parser.add_argument_group('how to convert')
         conversion_options.add_arguments(how)
         how.add_argument(
@@ -54,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
             help='only count clips and missing files, and estimate size and time by converting a '
             'sample; writes nothing',
         )
+        one.add_arguments(format_parser)  # last: it may set defaults
     return parser
 
 

@@ -81,7 +81,7 @@ def read_activitynet(
         )
         for split in splits or found
     }
-    return Annotations(classes, clips)
+    return Annotations(classes, clips, notes=files.notes())
 
 
 def _segments(where: str, video: str, entry: dict[str, Any]) -> Iterator[_Segment]:

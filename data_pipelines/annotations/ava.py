@@ -87,6 +87,7 @@ def read_ava(
         multi_label=True,
         localisation=True,
         details={'action_ids': list(names)},
+        notes=files.notes(),
     )
 
 
@@ -153,6 +154,10 @@ class _Locator:
             if match is not None:
                 piece = int(match['start']), int(match['end']), name
                 self._trimmed.setdefault(match['video'], []).append(piece)
+
+    def notes(self) -> tuple[str, ...]:
+        """See `VideoFiles.notes`."""
+        return self._files.notes()
 
     def find(self, video: str, seconds: float, where: str) -> tuple[str, float]:
         """(path, seconds since the beginning of the file) of a moment of an original video."""

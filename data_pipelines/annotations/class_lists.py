@@ -17,6 +17,7 @@ import json
 import os
 import re
 from typing import Any, NamedTuple
+import unicodedata
 
 from data_pipelines.annotations.files import read_text
 
@@ -307,7 +308,7 @@ def _is_header(cells: Sequence[str]) -> bool:
 
 def _name(text: str, where: str) -> str:
     """A name as people write it, without the quotation marks that Kinetics' have."""
-    name = text.strip().strip('"').strip()
+    name = unicodedata.normalize('NFC', text.strip().strip('"').strip())
     if not name:
         raise ValueError(f'{where}: no class name')
     return name

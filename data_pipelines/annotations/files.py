@@ -1,6 +1,6 @@
 """Reading annotation files: text and JSON, with errors that name the file; paths kept in bounds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import csv
 import io
 import json
@@ -41,7 +41,11 @@ def read_json(path: str | os.PathLike, wanted: type, description: str) -> Any:
       ValueError: it cannot be read, is not JSON, or holds something else.
     """
     try:
-        content = json.loads(read_text(path))
+        text = read_text(path)
+        content = json.loads(text)
+        if '\\u' in text:  # escapes may spell letters in another normal form
+            spelt = json.dumps(content, ensure_ascii=False)
+            content = json.loads(unicodedata.normalize('NFC', spelt))
     except json.JSONDecodeError as error:
         raise ValueError(
             f'{os.fspath(path)}, line {error.lineno}: not JSON ({error.msg}); wanted {description}'
@@ -71,6 +75,36 @@ def read_csv(path: str | os.PathLike, delimiter: str = ',') -> Iterator[tuple[st
         raise ValueError(f'{os.fspath(path)}, line {reader.line_num}: not csv ({error})') from error
 
 
+def read_table(
+    path: str | os.PathLike, wanted: Sequence[str] = (), delimiter: str = ','
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields (place, cells by column) of each line of a csv file whose header names the columns.
+
+    Args:
+      path: the file.
+      wanted: columns that must be there, in small letters, as all are here.
+      delimiter: between cells.
+
+    Raises:
+      ValueError: it cannot be read, a column is missing, or a line has not as many cells.
+    """
+    lines = read_csv(path, delimiter)
+    where, header = next(lines, (f'{os.fspath(path)}, line 1', []))
+    header = [name.lower() for name in header]
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise ValueError(
+            f'{where}: wanted a header with {", ".join(wanted)}; {", ".join(missing)} is missing'
+        )
+    for where, cells in lines:
+        if len(cells) != len(header):
+            raise ValueError(
+                f'{where}: {len(cells)} columns, but {len(header)} in the header: '
+                f'{delimiter.join(cells)[:80]!r}'
+            )
+        yield where, dict(zip(header, cells))
+
+
 def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
     """Yields (place, line without outer spaces) of each line that is not blank."""
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -95,14 +129,15 @@ def check_relative(path: str, where: str) -> str:
 
 
 def read_seconds(text: str, where: str) -> float:
-    """A time from an annotation file.
+    """A time from an annotation file: seconds, or `HH:MM:SS.ss`.
 
     Raises:
       ValueError: it is not a number, or infinite.
     """
     try:
-        value = float(text)
-    except (TypeError, ValueError):
+        parts = [float(part) for part in str(text).split(':')]
+        value = sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise ValueError(f'{where}: wanted a time in seconds, got {str(text)[:80]!r}')

@@ -56,7 +56,8 @@ def read_hmdb51(
                 key = f'{name}/{match["video"]}'
                 path = files.find(os.path.splitext(key)[0], where=where)
                 splits[_SPLITS[match['use']]].append(Clip(path, key, (label,)))
-    return Annotations(classes, {split: with_unique_keys(clips) for split, clips in splits.items()})
+    splits = {split: with_unique_keys(clips) for split, clips in splits.items()}
+    return Annotations(classes, splits, notes=files.notes())
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ import os
 from typing import NamedTuple
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.files import read_csv, read_seconds
+from data_pipelines.annotations.files import read_seconds, read_table
 from data_pipelines.annotations.format import (
     Format,
     add_files_by_split,
@@ -27,7 +27,9 @@ from data_pipelines.annotations.locate import VideoFiles
 _COLUMNS = ('label', 'youtube_id', 'time_start', 'time_end')
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A line of a csv file."""
+
     where: str
     label: str
     video: str  # YouTube's
@@ -57,7 +59,7 @@ def read_kinetics(
       ValueError: a file is missing or malformed, the splits have different classes, or there are no
         videos.
     """
-    rows = {split: _read_rows(path) for split, path in csv_files.items()}
+    rows = {split: read_rows(path) for split, path in csv_files.items()}
     if not rows:
         raise ValueError('no csv file was given')
     classes = check_same_classes(
@@ -70,55 +72,53 @@ def read_kinetics(
     clips_per_video = Counter(names.values())
     splits = {}
     for split, split_rows in rows.items():
-        clips = []
-        for row in split_rows:
-            label = (numbers[row.label],)
-            if untrimmed:
-                path = files.find(row.video, where=row.where)
-                clips.append(Clip(path, row.name, label, row.start, row.end))
-            else:
-                plain = [row.video] if clips_per_video[row.video] == 1 else []
-                clips.append(Clip(files.find(row.name, *plain, where=row.where), row.name, label))
-        splits[split] = with_unique_keys(clips)
-    return Annotations(classes, splits)
-
-
-def _read_rows(path: str | os.PathLike) -> list[_Row]:
-    path = os.fspath(path)
-    lines = read_csv(path)
-    _, header = next(lines, ('', []))
-    header = [name.lower() for name in header]
-    missing = [name for name in _COLUMNS if name not in header]
-    if missing == ['label']:
-        raise ValueError(f'{path}: a list without labels (of a test set?) cannot be converted')
-    if missing:
-        raise ValueError(
-            f'{path}, line 1: wanted a header with {", ".join(_COLUMNS)}; '
-            f'{", ".join(missing)} is missing'
+        splits[split] = with_unique_keys(
+            find_clip(row, numbers[row.label], files, clips_per_video, untrimmed)
+            for row in split_rows
         )
-    columns = [header.index(name) for name in _COLUMNS]
-    split_column = header.index('split') if 'split' in header else None
-    rows, split_names = [], set()
+    return Annotations(classes, splits, notes=files.notes())
+
+
+def find_clip(
+    row: Row, label: int, files: VideoFiles, clips_per_video: Mapping[str, int], untrimmed: bool
+) -> Clip:
+    """The clip of a line; a file called `ID` is that clip where its video has but one."""
+    if untrimmed:
+        path = files.find(row.video, where=row.where)
+        return Clip(path, row.name, (label,), row.start, row.end)
+    plain = [row.video] if clips_per_video[row.video] == 1 else []
+    return Clip(files.find(row.name, *plain, where=row.where), row.name, (label,))
+
+
+def read_rows(path: str | os.PathLike, *, labelled: bool = True) -> list[Row]:
+    """The clips of a csv file; of lists of test sets, without labels, with `labelled=False`.
+
+    Raises:
+      ValueError: it is missing or malformed.
+    """
+    path = os.fspath(path)
+    rows, splits = [], set()
+    try:
+        lines = list(read_table(path, _COLUMNS if labelled else _COLUMNS[1:]))
+    except ValueError as error:
+        if str(error).endswith('; label is missing'):
+            text = f'{path}: a list without labels (of a test set?) cannot be converted'
+            raise ValueError(text) from error
+        raise
     for where, cells in lines:
-        if len(cells) != len(header):
-            raise ValueError(
-                f'{where}: {len(cells)} columns, but {len(header)} in the header: '
-                f'{",".join(cells)[:80]!r}'
-            )
-        label, video, start, end = (cells[column] for column in columns)
-        if not label or not video:
+        label, video = cells.get('label', ''), cells['youtube_id']
+        if not video or (labelled and not label):
             raise ValueError(f'{where}: no {"label" if video else "youtube_id"}')
-        row = _Row(where, label, video, read_seconds(start, where), read_seconds(end, where))
-        if not 0 <= row.start < row.end:
-            raise ValueError(f'{where}: the clip lasts from {start} to {end} s')
-        rows.append(row)
-        if split_column is not None:
-            split_names.add(cells[split_column])
+        start, end = (read_seconds(cells[name], where) for name in _COLUMNS[2:])
+        if not 0 <= start < end:
+            raise ValueError(f'{where}: the clip lasts from {start:g} to {end:g} s')
+        rows.append(Row(where, label, video, start, end))
+        splits.add(cells.get('split'))
     if not rows:
         raise ValueError(f'{path}: no clip in it')
-    if len(split_names) > 1:
+    if len(splits) > 1 and labelled:
         raise ValueError(
-            f'{path}: has clips of several splits ({", ".join(sorted(split_names))}); '
+            f'{path}: has clips of several splits ({", ".join(sorted(splits))}); '
             'make one file of each'
         )
     return rows

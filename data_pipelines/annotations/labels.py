@@ -67,10 +67,18 @@ def with_unique_keys(clips: Iterable[Clip]) -> tuple[Clip, ...]:
 
     So that every line of an official list is one clip, also of those that list a video twice.
     """
+    clips = list(clips)
+    return tuple(
+        clip if clip.key == key else dataclasses.replace(clip, key=key)
+        for clip, key in zip(clips, numbered(clip.key for clip in clips))
+    )
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Names of which no two are equal: where one occurs again, it gets `#2`, `#3`, ... behind it."""
     seen: collections.Counter[str] = collections.Counter()
     unique = []
-    for clip in clips:
-        seen[clip.key] += 1
-        count = seen[clip.key]
-        unique.append(clip if count == 1 else dataclasses.replace(clip, key=f'{clip.key}#{count}'))
-    return tuple(unique)
+    for name in names:
+        seen[name] += 1
+        unique.append(name if seen[name] == 1 else f'{name}#{seen[name]}')
+    return unique

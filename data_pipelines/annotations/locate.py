@@ -1,11 +1,12 @@
 """Finding the file of a video by its name, wherever a download has put it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import os
 import unicodedata
 
 from data_pipelines.annotations.files import check_relative
 from data_pipelines.videos.probe import (
+    IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     holds_video,
     is_video,
@@ -24,7 +25,8 @@ class VideoFiles:
     Downloads differ in folders (per class, per split, none; blanks or underscores), containers and
     in how letters with accents are written, so that none of these takes part in a name; where
     several files of one name exist, the one whose folders agree best is taken. A file without a
-    video's suffix is taken if there is no other, and FFmpeg opens it as a video.
+    video's suffix is taken if there is no other, and FFmpeg opens it as a video; a folder of that
+    name that holds images, if there is no file.
     """
 
     def __init__(self, root: str | os.PathLike, classes: Iterable[str] = ()):
@@ -45,7 +47,11 @@ class VideoFiles:
         self._paths: dict[str, list[str]] = {}  # name without suffix -> paths relative to the root
         self._no_videos: dict[str, str] = {}  # names that have only files that are none -> one
         found = False
+        self._image_folders: dict[str, set[str]] = {}  # likewise
         for path in _walk(self.root):
+            folder = os.path.dirname(path)
+            if folder and suffix_of(path) in IMAGE_SUFFIXES:
+                self._image_folders.setdefault(normal(os.path.basename(folder)), set()).add(folder)
             if not may_be_video(path):
                 continue
             found = found or suffix_of(path) in VIDEO_SUFFIXES
@@ -53,7 +59,7 @@ class VideoFiles:
             self._paths.setdefault(normal(stem), []).append(path)
         others = (path for paths in self._paths.values() for path in paths)
         probed = (os.path.join(self.root, path) for path, _ in zip(others, range(_MOST_PROBED)))
-        if not (found or any(map(holds_video, probed))):
+        if not (found or self._image_folders or any(map(holds_video, probed))):
             raise ValueError(f'{self.root}: no videos in it')
 
     def names(self) -> Iterator[str]:
@@ -86,18 +92,12 @@ class VideoFiles:
         no_video = None
         for name in names:
             check_relative(name, where)
-            paths = [
-                path
-                for path in self._paths.get(normal(os.path.basename(name)), ())
-                if not self._is_of_another_class(path, name)
-            ]
-            if len(paths) > 1:
-                paths.sort(key=lambda path: _rank(path, name))
-            for path in paths:
-                path = os.path.join(self.root, path)
+            for path in self._candidates(self._paths, name):
                 if is_video(path):
                     return path
                 no_video = no_video or path
+            for path in self._candidates(self._image_folders, name):
+                return path
         if no_video is not None:  # converting it tells what is wrong with it
             self._no_videos[names[0]] = no_video
             return no_video
@@ -112,6 +112,17 @@ class VideoFiles:
             f'{len(self._no_videos)} of the listed videos have a file in which FFmpeg finds no '
             f'video, such as {first}',
         )
+
+    def _candidates(self, paths: Mapping[str, Iterable[str]], name: str) -> list[str]:
+        """The paths of a name, the likeliest first."""
+        found = [
+            path
+            for path in paths.get(normal(os.path.basename(name)), ())
+            if not self._is_of_another_class(path, name)
+        ]
+        if len(found) > 1:
+            found.sort(key=lambda path: _rank(path, name))
+        return [os.path.join(self.root, path) for path in found]
 
     def _is_of_another_class(self, path: str, name: str) -> bool:
         folder = _folders(path)[0]

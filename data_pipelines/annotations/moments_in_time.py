@@ -58,7 +58,7 @@ def read_moments_in_time(
         if not clips:
             raise ValueError(f'{os.fspath(path)}: no clip in it')
         splits[split] = with_unique_keys(clips)
-    return Annotations(classes, splits)
+    return Annotations(classes, splits, notes=files.notes())
 
 
 def _read_categories(path: str) -> tuple[str, ...]:

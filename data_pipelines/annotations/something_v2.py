@@ -56,7 +56,7 @@ def read_something_v2(
         if not clips:
             raise ValueError(f'{path}: no video in it')
         splits[split] = with_unique_keys(clips)
-    return Annotations(classes, splits)
+    return Annotations(classes, splits, notes=files.notes())
 
 
 def _read_labels(path: str) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def read_ucf101(
         if not clips:
             raise ValueError(f'{list_file}: no video in it')
         splits[split] = with_unique_keys(clips)
-    return Annotations(classes, splits)
+    return Annotations(classes, splits, notes=files.notes())
 
 
 def _read_classes(path: str) -> tuple[str, ...]:

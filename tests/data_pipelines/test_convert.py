@@ -3,6 +3,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ import simplejpeg
 from data_pipelines import index
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.folder import read_folder
+from data_pipelines.annotations.formats import FORMATS
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.estimate import estimate
-from data_pipelines.conversion.options import Options
-from data_pipelines.convert import main
+from data_pipelines.conversion.options import Options, from_arguments
+from data_pipelines.convert import _parser, main
 from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
@@ -766,6 +768,15 @@ def test_help_has_an_example(capsys, argv):
         main(argv)
     assert stop.value.code == 0
     assert 'example: python -m data_pipelines.convert' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_the_example_of_every_format_parses(name):
+    args = _parser().parse_args([name, *shlex.split(FORMATS[name].example)])
+    assert args.format == name and args.output.startswith('data/')
+    assert from_arguments(args).images_per_second == (
+        12 if name in ('jester', 'something_v1') else None
+    )
 
 
 def test_neither_jax_nor_tensorflow_is_imported():

@@ -59,8 +59,26 @@ def actions(content, *parts):
     return 'ava', arguments, {'a': content}, parts
 
 
+def table(content, *parts, options=()):
+    return 'csv', ['--csv', 'train={tmp}/a', *VIDEOS, *options], {'a': content}, parts
+
+
+def kinetics710(value, *parts, **files):
+    return 'kinetics710', ['--csv', value, *VIDEOS], files, parts
+
+
 # (format, arguments, files in {tmp}, parts of the line)
 MISTAKES = [
+    table('', 'no clip in it'),
+    table('a,b\n1,2\n', 'which column is the video', 'it has a, b'),
+    table('path,label\n1,2,3\n', 'line 2: 3 columns, but 2 in the header'),
+    table('path,label\na,b\n', "no column 'x'", options=['--column', 'label=x']),
+    table('path,label\na,b\n', 'wanted WHAT=NAME', options=['--column', 'colour=x']),
+    table('path,label\na,b\n', 'is given twice', options=['--csv', 'train=x']),
+    table('path,label\n../x,b\n', 'no path inside'),
+    kinetics710('train=x', 'wanted NAME:SPLIT=FILE', 'kinetics400:train=train.csv'),
+    kinetics710('k:dev={tmp}/a', 'SPLIT one of train, validation, test'),
+    kinetics710('k:validation={tmp}/a', 'no video is left', a=KINETICS + 'x,y,1,2,val,0\n'),
     pyslowfast('', 'no line in it'),
     pyslowfast('a.mp4', 'line 1: wanted "path label"'),
     pyslowfast('a.mp4 0\nb.mp4 one\n', 'line 2: wanted "path label"'),

@@ -1,0 +1,250 @@
+"""A csv of one's own, or of HVU, HAA500 and the like: a header, then a clip per line.
+
+    path,label                          videos/a.mp4,running
+    video,labels                        videos/a.mp4,running|outdoors            several labels
+    Tags,youtube_id,time_start,time_end   run|grass,dQw4w9WgXcQ,12,22            (HVU)
+    filename,class,split                a.mp4,running,train                      several splits
+
+Columns are known by their names; `columns` names others. Cells are separated by commas, semicolons
+or tabs, several labels of a clip by `|`.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+import os
+from typing import NamedTuple
+
+from data_pipelines.annotations import Annotations, Clip
+from data_pipelines.annotations.class_lists import read_class_list
+from data_pipelines.annotations.files import Mistakes, read_seconds, read_table, read_text
+from data_pipelines.annotations.format import Format, add_videos
+from data_pipelines.annotations.labels import check_same_classes, with_unique_keys
+from data_pipelines.annotations.locate import VideoFiles
+from data_pipelines.videos.probe import VIDEO_SUFFIXES
+
+_DELIMITERS = ',;\t'
+# What headers call a column, the surest first.
+_WORDS = {
+    'video': 'path video_path file_path filepath filename file_name file video_name vid_name '
+    'video_id youtube_id video clip clip_id name id'.split(),
+    'label': 'labels label tags tag class_name classname label_name class classes action_name '
+    'actions action category gesture'.split(),
+    'start': 'time_start start_time start start_seconds start_timestamp t_start begin'.split(),
+    'end': 'time_end end_time end end_seconds end_timestamp stop_timestamp stop t_end'.split(),
+    'split': 'split subset set partition'.split(),
+}
+COLUMNS = tuple(_WORDS)
+
+
+class _Row(NamedTuple):
+    where: str
+    video: str
+    labels: tuple[str, ...]
+    start: float | None
+    end: float | None
+    split: str
+
+
+def read_csv_table(
+    csv_files: Mapping[str, str | os.PathLike],
+    videos: str | os.PathLike,
+    *,
+    classes_file: str | os.PathLike | None = None,
+    columns: Mapping[str, str] | None = None,
+    separator: str = '|',
+    multi_label: bool = False,
+) -> Annotations:
+    """Reads csv files with a header.
+
+    A clip with times is a part of its video, unless there is a file of the clip alone, called
+    `VIDEO_000012_000022` as Kinetics calls them.
+
+    Args:
+      csv_files: split name -> csv file; '': a file that has a column of splits.
+      videos: directory that holds the videos, at any depth.
+      classes_file: the classes, see `class_lists`; labels are their names, or numbers. Without,
+        classes are the labels that occur, sorted: by number if all are numbers.
+      columns: of `COLUMNS` those that have other names than usual.
+      separator: between several labels of a clip.
+      multi_label: also if no clip has several labels.
+
+    Raises:
+      ValueError: a file is missing or malformed, a label is not among the classes, the splits have
+        different classes, or there are no videos.
+    """
+    rows: dict[str, list[_Row]] = {}
+    for split, path in csv_files.items():
+        for row in _rows(path, split, columns or {}, separator):
+            rows.setdefault(row.split, []).append(row)
+    classes, number_of = _classes(rows, classes_file)
+    files, splits, mistakes = VideoFiles(videos), {}, Mistakes()
+    for split, own in rows.items():
+        clips = []
+        for row in own:
+            unknown = [label for label in row.labels if label not in number_of]
+            if unknown:
+                error = f'{row.where}: {os.fspath(classes_file)} has no class {unknown[0]!r}'
+                mistakes.add(ValueError(error), row.where)
+            else:
+                clips.append(_clip(row, tuple(number_of[label] for label in row.labels), files))
+        splits[split] = with_unique_keys(clips)
+    mistakes.check()
+    multi_label |= any(len(row.labels) > 1 for own in rows.values() for row in own)
+    return Annotations(classes, splits, multi_label=multi_label, notes=files.notes())
+
+
+def _rows(
+    path: str | os.PathLike, split: str, columns: Mapping[str, str], separator: str
+) -> Iterator[_Row]:
+    head = read_text(path).partition('\n')[0]
+    delimiter = max(_DELIMITERS, key=head.count)
+    names, mistakes = None, Mistakes()
+    for where, cells in read_table(path, delimiter=delimiter):
+        names = names or _columns(where, cells, columns, split)
+        try:
+            video = cells[names['video']]
+            labels = tuple(
+                dict.fromkeys(filter(None, map(str.strip, cells[names['label']].split(separator))))
+            )
+            if not video or not labels:
+                raise ValueError(f'{where}: no {"label" if video else "video"}')
+            start, end = (
+                read_seconds(cells[names[name]], where) if name in names else None
+                for name in ('start', 'end')
+            )
+            own_split = split or cells[names['split']]
+        except ValueError as error:
+            mistakes.add(error, where)
+            continue
+        yield _Row(where, video, labels, start, end, own_split)
+    mistakes.check()
+    if names is None:
+        raise ValueError(f'{os.fspath(path)}: no clip in it')
+
+
+def _columns(
+    where: str, cells: Mapping[str, str], given: Mapping[str, str], split: str
+) -> dict[str, str]:
+    """Which column is which."""
+    path = where.rpartition(', ')[0]
+    names = {}
+    for what, words in _WORDS.items():
+        name = given.get(what, next((word for word in words if word in cells), '')).lower()
+        if what in given and name not in cells:
+            raise ValueError(f'{path}: no column {given[what]!r}; it has {", ".join(cells)}')
+        if name:
+            names[what] = name
+    needed = ('video', 'label') if split else ('video', 'label', 'split')
+    for what in needed:
+        if what not in names:
+            raise ValueError(
+                f'{path}: which column is the {what}? Name it, {what}=COLUMN; it has '
+                f'{", ".join(cells)}'
+            )
+    return names
+
+
+def _classes(
+    rows: Mapping[str, Sequence[_Row]], classes_file: str | os.PathLike | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Names of the classes, and the number of each label."""
+    labels = {label for own in rows.values() for row in own for label in row.labels}
+    numbers = all(label.isascii() and label.isdecimal() for label in labels)
+    if classes_file is not None:
+        classes = read_class_list(classes_file)
+        classes.check_different()
+        number_of = {name: number for number, name in enumerate(classes.names)}
+        if numbers and not labels <= set(number_of):
+            offset = classes.offset(map(int, labels), classes_file)
+            number_of = {str(n + offset): n for n in range(len(classes.names))}
+        return classes.names, number_of
+    if numbers:
+        names = tuple(map(str, range(max(map(int, labels)) + 1)))
+    else:
+        names = check_same_classes(
+            {split: (label for row in own for label in row.labels) for split, own in rows.items()}
+        )
+    return names, {name: number for number, name in enumerate(names)}
+
+
+def _clip(row: _Row, labels: tuple[int, ...], files: VideoFiles) -> Clip:
+    stem, suffix = os.path.splitext(row.video)
+    name = stem if suffix.lower() in VIDEO_SUFFIXES or files.has_file(row.video) else row.video
+    if row.start is None and row.end is None:
+        return Clip(files.find(name, where=row.where), row.video, labels)
+    start, end = row.start or 0.0, row.end
+    trimmed = '' if end is None else f'{name}_{int(start):06d}_{int(end):06d}'
+    if trimmed and os.path.basename(trimmed) in files:
+        return Clip(files.find(trimmed, where=row.where), trimmed, labels)
+    key = trimmed or f'{name}_{int(start):06d}'
+    return Clip(files.find(name, where=row.where), key, labels, start, end)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_videos(parser)
+    parser.add_argument(
+        '--csv',
+        action='append',
+        required=True,
+        metavar='[SPLIT=]FILE',
+        help='the csv file of one split, or one with a column of splits; may be repeated',
+    )
+    parser.add_argument(
+        '--classes',
+        metavar='FILE',
+        help='class names in any form (default: the labels that occur, sorted)',
+    )
+    parser.add_argument(
+        '--column',
+        action='append',
+        default=[],
+        metavar='WHAT=NAME',
+        help=f'name of a column, WHAT one of {", ".join(COLUMNS)}; may be repeated (default: what '
+        'such columns are usually called)',
+    )
+    parser.add_argument(
+        '--separator', default='|', metavar='SIGN', help='between labels (default: |)'
+    )
+    parser.add_argument(
+        '--multi_label',
+        action='store_true',
+        help='several labels per clip, also if no line has more than one',
+    )
+
+
+def _read(args: argparse.Namespace) -> Annotations:
+    csv_files: dict[str, str] = {}
+    for value in args.csv:
+        split, separator, path = value.partition('=')
+        split, path = (split, path) if separator and not os.path.exists(value) else ('', value)
+        if split in csv_files:
+            raise ValueError(
+                f'--csv={value}: {"the split" if split else "such a file"} is given twice'
+            )
+        csv_files[split] = path
+    columns = {}
+    for value in args.column:
+        what, _, name = value.partition('=')
+        if what not in COLUMNS or not name:
+            raise ValueError(
+                f'--column={value}: wanted WHAT=NAME, WHAT one of {", ".join(COLUMNS)}'
+            )
+        columns[what] = name
+    return read_csv_table(
+        csv_files,
+        args.videos,
+        classes_file=args.classes,
+        columns=columns,
+        separator=args.separator,
+        multi_label=args.multi_label,
+    )
+
+
+FORMAT = Format(
+    'csv',
+    help='a csv with a header that names video and label(s), of your own, of HVU and others',
+    example='--videos=my_videos --csv train=train.csv --csv validation=val.csv '
+    '--output=data/mine --short_side=320',
+    add_arguments=_add_arguments,
+    read=_read,
+)
