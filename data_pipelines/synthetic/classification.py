@@ -20,6 +20,7 @@ way ("star growing" and "approaching"), which is written next to them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import dataclasses
 import os
 import pathlib
@@ -95,7 +96,9 @@ DATASETS = {
 }
 
 
-def relations() -> dict[str, dict[str, dict[str, list[str]]]]:
+def relations(
+    datasets: Mapping[str, Dataset] = DATASETS,
+) -> dict[str, dict[str, dict[str, list[str]]]]:
     """The related classes of each other dataset: `relations()[dataset][other][class name]`.
 
     Two classes are related when they have a movement in common: "star growing" with "approaching",
@@ -106,15 +109,15 @@ def relations() -> dict[str, dict[str, dict[str, list[str]]]]:
             other: {
                 first: [
                     second
-                    for second, its in DATASETS[other].actions.items()
+                    for second, its in datasets[other].actions.items()
                     if action.movements & its.movements
                 ]
-                for first, action in DATASETS[name].actions.items()
+                for first, action in datasets[name].actions.items()
             }
-            for other in DATASETS
+            for other in datasets
             if other != name
         }
-        for name in DATASETS
+        for name in datasets
     }
 
 
