@@ -42,7 +42,6 @@ from experiments import cofinetuning_page, scene_data, setup  # noqa: E402
 from experiments.arrays import ArrayData  # noqa: E402
 from experiments.ledger import Ledger  # noqa: E402
 from experiments.trainer import Outcome, Trainer  # noqa: E402
-from multitrain_jax import export  # noqa: E402
 from multitrain_jax.config import Config, read_config  # noqa: E402
 from multitrain_jax.errors import run_command  # noqa: E402
 
@@ -178,7 +177,7 @@ class Experiment:
         )
         first = self._outcome(config, source)
         with tempfile.TemporaryDirectory() as directory:
-            export.write_export(Path(directory) / 'upstream', first.params, config, source.datasets)
+            first.trained.export(Path(directory) / 'upstream')
             second = self._outcome(
                 *self.run(
                     'transfer',
@@ -193,7 +192,7 @@ class Experiment:
         return Outcome(
             {**first.accuracy, **second.accuracy},
             second.training,
-            second.params,
+            second.trained,
             first.seconds + second.seconds,
         )
 

@@ -39,6 +39,7 @@ from experiments.trainer import Program, Trainer  # noqa: E402
 from multitrain_jax.augment.pipeline import prepare_eval  # noqa: E402
 from multitrain_jax.config import Config, read_config  # noqa: E402
 from multitrain_jax.errors import run_command  # noqa: E402
+from multitrain_jax.training.train_step import OBJECTIVE  # noqa: E402
 
 DATASETS = ('directions', 'motions')
 TRAIN_VIDEOS = 80  # of each dataset
@@ -192,7 +193,7 @@ def _norms_program(program: Program):
 
     def gradients(state, share):
         def of(**objective):
-            return program.train_step(**objective).gradients(state, share)[0]['backbone']
+            return program.replica_step(**objective).gradients(state, share)[0]['backbone']
 
         cross_entropy = of(**off)
         parts = {
@@ -234,8 +235,8 @@ def _gradient_norms(program: Program, config: Config):
 @functools.lru_cache
 def _forward(program: Program):
     def forward(params, video):
-        model = nnx.merge(program.graphdef, params)
-        config = program.config.augment
+        model = nnx.merge(program.wired.graphdef, params)
+        config = program.wired.config.augment
         outputs = model(prepare_eval(video, mean=config.mean, std=config.std), training=True)
         return outputs.embedding, outputs.expanded
 
@@ -244,7 +245,7 @@ def _forward(program: Program):
 
 def _spectrum(program: Program):
     def spectrum(params, clips):
-        params = {name: part for name, part in params.items() if name != 'objective'}
+        params = {name: part for name, part in params.items() if name != OBJECTIVE}
         parts = [jax.device_get(_forward(program)(params, video)) for video in clips]
         found = {}
         for name, arrays in zip(('embedding', 'expanded'), zip(*parts)):

@@ -45,9 +45,10 @@ from experiments import multitrain_page, related_data, setup  # noqa: E402
 from experiments.arrays import ArrayData  # noqa: E402
 from experiments.ledger import Ledger  # noqa: E402
 from experiments.trainer import Outcome, Trainer  # noqa: E402
-from multitrain_jax import projections  # noqa: E402
+from multitrain_jax.checkpoints.trained_model import TrainedModel  # noqa: E402
 from multitrain_jax.config import Config, read_config  # noqa: E402
 from multitrain_jax.errors import run_command  # noqa: E402
+from multitrain_jax.reporting.projections import agreement, projections_of  # noqa: E402
 
 # Those of two and four datasets are the first ones of eight.
 DATASETS = tuple(related.RELATED)
@@ -240,9 +241,9 @@ class Experiment:
 
     def more(self, outcome: Outcome, source: ArrayData) -> dict[str, Any]:
         """Further figures of a training."""
-        if 'projections' not in outcome.params:
+        if 'projections' not in outcome.trained.params:
             return {}
-        return {'related': agreements(outcome.params['projections'], source.datasets)}
+        return {'related': agreements(outcome.trained)}
 
     def run(
         self,
@@ -275,13 +276,11 @@ class Experiment:
         )
 
 
-def agreements(params: Mapping[str, Any], datasets) -> dict[str, list[float]]:
+def agreements(trained: TrainedModel) -> dict[str, list[float]]:
     """For each pair: best matches that are related, classes with related ones, chance."""
-    known = related.relations([spec.name for spec in datasets])
-    classes = [(spec.name, spec.classes) for spec in datasets]
-    found = {}
-    for one in projections.split_matrices(np.asarray(params['kernel']), classes):
-        agreed = projections.agreement(one, known)
+    known, found = related.relations([spec.name for spec in trained.datasets]), {}
+    for one in projections_of(trained):
+        agreed = agreement(one, known)
         found[one.name] = [agreed.right, agreed.classes, round(agreed.chance, 2)]
     return found
 

@@ -24,10 +24,11 @@ sys.path.insert(0, str(ROOT))
 
 from data_pipelines.datasets.dataset_info import load_dataset_info  # noqa: E402
 from multitrain_jax import import_torch  # noqa: E402
+from multitrain_jax.checkpoints.exports import is_export  # noqa: E402
+from multitrain_jax.checkpoints.trained_model import open_trained  # noqa: E402
 from multitrain_jax.errors import ArgumentParser, UserError, run_command  # noqa: E402
 from multitrain_jax.evaluation.metrics import summarise  # noqa: E402
 from multitrain_jax.evaluation.setup import open_evaluation  # noqa: E402
-from multitrain_jax.export import is_export  # noqa: E402
 from multitrain_jax.pytorch.checkpoint import read_torch  # noqa: E402
 from multitrain_jax.reporting.progress import set_up_logging  # noqa: E402
 
@@ -133,7 +134,7 @@ def main() -> int:
     checkpoint = imported(args.checkpoint, published, args.records, output)
     fields = ('short_side', 'temporal_views', 'spatial_views')
     evaluation = open_evaluation(
-        checkpoint,
+        open_trained(checkpoint, argument='--checkpoint'),
         chosen=[f'{DATASET}={args.records}'],
         protocol={
             'batch_size': args.batch_size,

@@ -12,7 +12,6 @@ from data_pipelines.synthetic import related
 from experiments import setup
 from experiments.arrays import ArrayData, Clips
 from experiments.trainer import Trainer
-from multitrain_jax import export
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.config import read_config
 
@@ -92,7 +91,5 @@ def pretrained(output: Path, seed: int, trainer: Trainer) -> str:
             clips(names, 'train', PRETRAINING_VIDEOS, seed, cache),
             clips(names, 'validation', VALIDATION_VIDEOS, 999, cache),
         )
-        export.write_export(
-            directory, trainer.train(config, source).params, config, source.datasets
-        )
+        trainer.train(config, source).trained.export(directory)
     return str(directory)

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.arrays import ArrayData
 from experiments.ledger import Ledger
 from experiments.trainer import Trainer
-from multitrain_jax.checkpoints.trained_model import read_run
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.config import Config
 from multitrain_jax.reporting import progress
 from multitrain_jax.train import train_and_evaluate
@@ -78,8 +78,8 @@ def check(ledger: Ledger, config: Config, source: ArrayData) -> Mapping[str, Any
         outcome = Trainer().train(config, source)
         with tempfile.TemporaryDirectory() as workdir:
             real = train_and_evaluate(config, workdir, source=source)
-            params = read_run(workdir, argument='workdir').params
-        mine, theirs = (jax.tree.leaves(tree) for tree in (outcome.params, params))
+            params = open_trained(workdir).params
+        mine, theirs = (jax.tree.leaves(tree) for tree in (outcome.trained.params, params))
         distance = sum(float(np.square(a - b).sum()) for a, b in zip(mine, theirs, strict=True))
         size = sum(float(np.square(b).sum()) for b in theirs)
         return {

@@ -10,30 +10,30 @@ same batches.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import math
+from pathlib import Path
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from multitrain_jax import experiment
 from multitrain_jax.batch import BatchSource, DatasetSpec
-from multitrain_jax.config import Config, with_datasets
-from multitrain_jax.evaluation import in_training, views
+from multitrain_jax.checkpoints import exports
+from multitrain_jax.checkpoints.trained_model import TrainedModel, open_trained
+from multitrain_jax.config import Config
+from multitrain_jax.evaluation import results, views
 from multitrain_jax.evaluation.metrics import DatasetResult
-from multitrain_jax.objectives.objective import ObjectiveConfig
 from multitrain_jax.objectives.uncertainty import LIMIT
-from multitrain_jax.optimizer import build_optimizer
+from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
 from multitrain_jax.parallel.drivers import Driver, Pmap
 from multitrain_jax.parallel.mesh import DATA_AXIS, data_mesh
 from multitrain_jax.reporting import metrics
-from multitrain_jax.train import plan_steps
-from multitrain_jax.training import train_step
-from multitrain_jax.training.train_step import TrainState
+from multitrain_jax.training.train_step import OBJECTIVE, TrainState, TrainStep, inference_params
 from multitrain_jax.weights import warm_start
-from multitrain_jax.weights.projection_files import start_projections
 
 _BASE_LAMBDA = 0.02  # the learned weight reaches from 1 / 148 of it to 148 times it
 _WINDOW = 25  # updates that the last training figures are the mean of
@@ -46,13 +46,13 @@ class Outcome:
     Attributes:
         accuracy: on the validation videos, by dataset.
         training: means of the terms of the last updates.
-        params: of the model, at the end.
-        seconds: of this process's computing time, without compiling.
+        trained: the model.
+        seconds: of this process's computing time.
     """
 
     accuracy: Mapping[str, DatasetResult]
     training: Mapping[str, float]
-    params: Mapping[str, Any]
+    trained: TrainedModel
     seconds: float
 
 
@@ -60,10 +60,10 @@ class Trainer:
     """Trains; keeps the compiled programs."""
 
     def __init__(self):
+        self._driver = Pmap(data_mesh())
         self._programs: dict[str, Program] = {}
         self._tests: dict[str, Callable] = {}
-        self._weights: dict[str, warm_start.Weights] = {}
-        self._driver = Pmap(data_mesh())
+        self._open = functools.lru_cache(maxsize=8)(open_trained)
 
     def train(
         self,
@@ -81,12 +81,15 @@ class Trainer:
             1 / 148 of `_BASE_LAMBDA` remains. watch: called before every update with its number,
             state, batch and program, and once after the last.
         """
-        total, schedule = plan_steps(config, source)
-        rates = np.asarray(schedule(np.arange(total)), np.float32)
+        length = experiment.run_length(config, source)
+        schedule = learning_rate_schedule(
+            config.optimizer, total_steps=length.steps, steps_per_epoch=length.per_epoch
+        )
+        rates = np.asarray(schedule(np.arange(length.steps)), np.float32)
         program = self._program(config, source.datasets)
-        state = self._first_state(config, program.config, source.datasets)
+        state = self._first_state(program, config)
         started, terms, batch = time.process_time(), [], None
-        for step, batch in enumerate(source.train_batches(0, total)):
+        for step, batch in enumerate(source.train_batches(0, length.steps)):
             if watch is not None:
                 watch(step, state, batch, program)
             lam = config.objective.lambda_inf * min(1.0, (step + 1) / ramp if ramp else 1.0)
@@ -94,35 +97,25 @@ class Trainer:
             state, term = program.step(state, batch, rates[step], variances)
             terms.append(term)
         if watch is not None:
-            watch(total, state, batch, program)
+            watch(length.steps, state, batch, program)
         training = metrics.merge(jax.device_get(terms[-_WINDOW:]))
         if not all(map(math.isfinite, training.values())):
             raise FloatingPointError(f'a term is not finite: {training}')
-        params = train_step.inference_params(state)
-        accuracy = self._test(config, params, source)
-        return Outcome(accuracy, training, jax.device_get(params), time.process_time() - started)
+        params = jax.device_get(inference_params(state))
+        info = exports.model_info(config, source.datasets)
+        trained = TrainedModel('training', Path(), info, params, length.steps, config)
+        accuracy = self._test(trained, source)
+        return Outcome(accuracy, training, trained, time.process_time() - started)
 
-    def _test(
-        self, config: Config, params: Mapping[str, Any], source: BatchSource
-    ) -> dict[str, DatasetResult]:
+    def _test(self, trained: TrainedModel, source: BatchSource) -> dict[str, DatasetResult]:
         """By the model without what only training needs: one program for all objectives."""
-        config = _same_program(config)
-        if not config.model.add_projected:
-            model = dataclasses.replace(config.model, projections=False, expander=False)
-            losses = dataclasses.replace(ObjectiveConfig(), lambda_proj=0.0, lambda_inf=0.0)
-            config = dataclasses.replace(config, model=model, objective=losses)
-            params = {
-                name: part
-                for name, part in params.items()
-                if name not in ('projections', 'expander')
-            }
-        key = repr((config.model, config.augment, _shapes(source.datasets)))
+        tested, augment = trained.for_inference(), trained.config.augment
+        key = repr((tested.info.model, augment, _shapes(source.datasets)))
         if key not in self._tests:
-            graphdef, _ = train_step.abstract_model(config, source.datasets)
             self._tests[key] = views.make_eval_step(
-                graphdef, source.datasets, config.augment, self._driver
+                tested.graphdef, source.datasets, augment, self._driver
             )
-        return in_training.evaluate(self._tests[key], params, source, self._driver)
+        return results.evaluate(self._tests[key], tested.params, source, self._driver)
 
     def _program(self, config: Config, datasets: Sequence[DatasetSpec]) -> 'Program':
         config = _same_program(config)
@@ -131,37 +124,22 @@ class Trainer:
             self._programs[key] = Program(config, datasets, self._driver)
         return self._programs[key]
 
-    def _first_state(
-        self, config: Config, program: Config, datasets: Sequence[DatasetSpec]
-    ) -> TrainState:
-        """As `run_start.first_state`, but nothing is compiled for this training alone."""
-        program = dataclasses.replace(program, seed=config.seed)
-        tx = optimizer(program, datasets, 0.0)
-        state = train_step.init_state(program, datasets, tx)
-        if config.init_from is not None:
-            if config.init_from not in self._weights:
-                self._weights[config.init_from] = warm_start.read_weights(config.init_from)
-            params, _ = warm_start.initialise(
-                {
-                    name: part
-                    for name, part in jax.device_get(state.params).items()
-                    if name != 'objective'
-                },
-                with_datasets(config, datasets),
-                datasets,
-                self._weights[config.init_from],
-                mean=config.augment.mean,
-                std=config.augment.std,
-            )
-            state = train_step.start_from(state, program, jax.tree.map(jnp.asarray, params))
-        if config.projections_from is not None:
-            start = start_projections(
-                config.projections_from, state.params['projections'], datasets
-            )
-            state = train_step.start_from(
-                state, program, {'projections': jax.tree.map(jnp.asarray, start)}
-            )
-        return state
+    def _first_state(self, program: 'Program', config: Config) -> TrainState:
+        """As `Experiment.first_state`, but nothing is compiled for this training alone."""
+        wired = program.wired
+        seeded = dataclasses.replace(wired.config, seed=config.seed)
+        state = dataclasses.replace(wired, config=seeded).random_state()
+        if config.init_from is None:
+            return state
+        params, _ = warm_start.fill(
+            jax.device_get(state.params),
+            wired.model,
+            wired.datasets,
+            self._open(config.init_from),
+            mean=config.augment.mean,
+            std=config.augment.std,
+        )
+        return state.replace(params=jax.tree.map(jnp.asarray, params))
 
 
 def _shapes(datasets: Sequence[DatasetSpec]) -> list[tuple[str, int, bool]]:
@@ -181,7 +159,7 @@ def _same_program(config: Config) -> Config:
         objective = dataclasses.replace(
             objective, lambda_inf=_BASE_LAMBDA, learned_informative_weights=True
         )
-        frozen = (*frozen, 'objective')
+        frozen = (*frozen, OBJECTIVE)
     rates = dict(
         peak_learning_rate=1.0,
         warmup_start_learning_rate=0.0,
@@ -207,33 +185,25 @@ def _same_program(config: Config) -> Config:
     )
 
 
-def optimizer(config: Config, datasets: Sequence[DatasetSpec], rate: jax.Array | float):
-    """The config's optimizer at this learning rate."""
-    _, shapes = train_step.abstract_model(config, datasets)
-    params = train_step.training_params(config, shapes)
-    return build_optimizer(config.optimizer, lambda _: rate, params, config.model.backbone)
-
-
 class Program:
     """The step of trainings of the same shapes.
 
     Attributes:
-        config: of all of them, see `_same_program`.
+        wired: what they share, see `_same_program`.
         step: (state, batch, learning rate, `log_variance` of both terms) -> (state, terms).
     """
 
     def __init__(self, config: Config, datasets: Sequence[DatasetSpec], driver: Driver):
-        self.config, self.datasets, self._mesh = config, datasets, driver.mesh
-        self.graphdef, _ = train_step.abstract_model(config, datasets)
+        self.wired = experiment.prepare(config, datasets, driver, experiment.Length(2, 1.0))
         self.step = jax.jit(self.mapped(self._step), donate_argnums=0)
 
     def mapped(self, function: Callable) -> Callable:
-        """function(state, share, *others) under the axis that the step's collectives name."""
+        """function(state, shard, *others) under the axis that the step's collectives name."""
 
-        def on_device(state, share, *others):
+        def on_device(state, shard, *others):
             return jax.shard_map(
                 function,
-                mesh=self._mesh,
+                mesh=self.wired.driver.mesh,
                 in_specs=(
                     PartitionSpec(),
                     PartitionSpec(DATA_AXIS),
@@ -242,20 +212,22 @@ class Program:
                 out_specs=PartitionSpec(),
                 axis_names={DATA_AXIS},
                 check_vma=False,
-            )(state, share, *others)
+            )(state, shard, *others)
 
         return on_device
 
-    def train_step(self, rate: jax.Array | float = 0.0, **objective) -> train_step.TrainStep:
+    def replica_step(self, rate: jax.Array | float = 0.0, **objective) -> TrainStep:
         """The step at this learning rate, with these fields of the objective changed."""
-        config = dataclasses.replace(
-            self.config, objective=dataclasses.replace(self.config.objective, **objective)
+        config = self.wired.config
+        tx = build_optimizer(
+            config.optimizer, lambda _: rate, self.wired.shapes.params, config.model.backbone
         )
-        tx = optimizer(self.config, self.datasets, rate)
-        return train_step.make_train_step(config, self.datasets, self.graphdef, tx)
+        changed = dataclasses.replace(config.objective, **objective)
+        config = dataclasses.replace(config, objective=changed)
+        return dataclasses.replace(self.wired, config=config, tx=tx).replica_step
 
-    def _step(self, state, share, rate, variances):
+    def _step(self, state, shard, rate, variances):
         params = state.params
-        if 'objective' in params:
-            params = {**params, 'objective': {'informative': variances}}
-        return self.train_step(rate)(state.replace(params=params), share)
+        if OBJECTIVE in params:
+            params = {**params, OBJECTIVE: {'informative': variances}}
+        return self.replica_step(rate)(state.replace(params=params), shard)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.trainer import Trainer, log_variance
-from multitrain_jax.checkpoints.trained_model import read_run
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.objectives.objective import ObjectiveConfig, batch_objective
 from multitrain_jax.train import train_and_evaluate
 from tests.helpers import tiny
@@ -47,9 +47,9 @@ def test_as_train_and_evaluate(changes, trainer, tmp_path):
     assert {name: one.top1 for name, one in mine.accuracy.items()} == {
         name: one.top1 for name, one in real.accuracy.items()
     }
-    theirs = read_run(tmp_path, argument='workdir').params
-    assert jax.tree.structure(mine.params) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(mine.params), jax.tree.leaves(theirs)):
+    theirs = open_trained(tmp_path).params
+    assert jax.tree.structure(mine.trained.params) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(mine.trained.params), jax.tree.leaves(theirs)):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
@@ -58,16 +58,20 @@ def test_learning_rate_seed_and_lambda_do_not_compile_anew(trainer):
         for lambda_inf in (0.1, 0.02):
             config = tiny.config(objective__lambda_inf=lambda_inf, **changes)
             trainer.train(config, tiny.ArraySource(config))
-    (program,) = [one for one in trainer._programs.values() if one.config.objective.lambda_inf]
+    (program,) = [
+        one for one in trainer._programs.values() if one.wired.config.objective.lambda_inf
+    ]
     assert program.step._cache_size() <= 2  # the first state lies on no mesh yet
 
 
 def test_a_ramp_begins_gently(trainer):
     config = tiny.config(objective__lambda_inf=1.0)
     source = tiny.ArraySource(config)
-    steady, ramped = (trainer.train(config, source, ramp=ramp).params for ramp in (0, 10**6))
+    steady, ramped = (
+        trainer.train(config, source, ramp=ramp).trained.params for ramp in (0, 10**6)
+    )
     off = tiny.config(objective__lambda_inf=1e-9)
-    none = trainer.train(off, source).params
+    none = trainer.train(off, source).trained.params
 
     def distance(a, b):
         pairs = zip(jax.tree.leaves(a['backbone']), jax.tree.leaves(b['backbone']))
