@@ -320,6 +320,16 @@ def load_config(arguments: Sequence[str]) -> Config | None:
     return None if values is None else read_config(values)
 
 
+def stored_tree(config: Config) -> dict[str, Any]:
+    """What `read_stored_config` and `--config=FILE.json` read: fit for JSON."""
+    tree = config_reading.to_dict(config)
+    model = tree['model'].items()
+    tree['model'] = {
+        name: value for name, value in model if name not in _MODEL_FIELDS_FROM_ELSEWHERE
+    }
+    return tree
+
+
 def read_stored_config(values: Mapping[str, Any]) -> Config:
     """Reads what `config_reading.to_dict` made of a Config."""
     model = {

@@ -13,6 +13,7 @@ import difflib
 import importlib.machinery
 import importlib.util
 import inspect
+import json
 import math
 from pathlib import Path
 import re
@@ -384,10 +385,24 @@ def _literal(text: str) -> Any:
         return text
 
 
+def _read_json(argument: str, path: str) -> ml_collections.ConfigDict:
+    """The config of a file of JSON, as a run keeps its own."""
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f'not JSON: {error}'
+        raise UserError(f'{argument}: cannot be loaded ({reason})') from error
+    if not isinstance(content, dict):
+        raise UserError(f'{argument}: must hold an object, the groups and fields of a config')
+    return ml_collections.ConfigDict(content)
+
+
 def _run_file(argument: str) -> ml_collections.ConfigDict:
     """The config of `--config=FILE[:VARIANT]`."""
     name, colon, variant = argument.removeprefix('--config=').partition(':')
     path = find(name)
+    if path.endswith('.json') and not colon:
+        return _read_json(argument, path)
     try:
         loader = importlib.machinery.SourceFileLoader('config_file', path)
         module = importlib.util.module_from_spec(

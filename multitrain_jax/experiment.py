@@ -165,9 +165,10 @@ class Experiment:
                 mean=config.augment.mean,
                 std=config.augment.std,
             )
+            table = workdir / warm_start.TABLE_FILE
             if jax.process_index() == 0:
-                (workdir / warm_start.TABLE_FILE).write_text(f'{report}\n', encoding='utf-8')
-            _log.info('parameters, and where they come from:\n%s', report)
+                table.write_text(f'{report}\n', encoding='utf-8')
+            _log.info('%s', report.brief(str(table)))
             state = self._starting_from(state, params)
         if config.projections_from is not None:
             start = start_projections(

@@ -69,7 +69,8 @@ def main() -> int:
     with joined(values.multi_host, *by_hand):
         host_memory.keep_freed_memory()
         from multitrain_jax.replay import replay
-        from multitrain_jax.train import make_workdir, train_and_evaluate
+        from multitrain_jax.train import train_and_evaluate
+        from multitrain_jax.training.workdir import make_workdir
 
         workdir = make_workdir(values.workdir)
         progress.set_up_logging(workdir, process=jax.process_index())

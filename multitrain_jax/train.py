@@ -16,7 +16,7 @@ from multitrain_jax import experiment
 from multitrain_jax.batch import Batch, BatchSource, check_batch
 from multitrain_jax.checkpoints import exports, runs
 from multitrain_jax.config import Config
-from multitrain_jax.errors import Interrupted, UserError
+from multitrain_jax.errors import Interrupted
 from multitrain_jax.evaluation import results
 from multitrain_jax.evaluation.metrics import DatasetResult
 from multitrain_jax.experiment import Experiment
@@ -31,6 +31,7 @@ from multitrain_jax.training import interruptions, non_finite
 from multitrain_jax.training.run_start import Start, run_meta, start_or_continue
 from multitrain_jax.training.step_log import StepLog
 from multitrain_jax.training.train_step import TrainState, inference_params
+from multitrain_jax.training.workdir import held, make_workdir, write_request
 
 _log = logging.getLogger('multitrain_jax')
 
@@ -60,58 +61,65 @@ def train_and_evaluate(
         jax.config.update(
             'jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir)
         )
-    if source is None:
-        from multitrain_jax.record_data import RecordData  # the only door to data_pipelines
+    with held(workdir):
+        if source is None:
+            from multitrain_jax.record_data import RecordData  # the only door to data_pipelines
 
-        source = RecordData(config, host=jax.process_index(), num_hosts=jax.process_count())
-    length = experiment.run_length(config, source)
-    prepared = experiment.prepare(config, source.datasets, driver, length)
-    _describe(prepared, source)
+            source = RecordData(config, host=jax.process_index(), num_hosts=jax.process_count())
+        length = experiment.run_length(config, source)
+        prepared = experiment.prepare(config, source.datasets, driver, length)
+        _describe(prepared, source)
+        return _run(prepared, source, workdir)
 
+
+def _run(prepared: Experiment, source: BatchSource, workdir: Path) -> results.RunResults:
+    config, main_host = prepared.config, jax.process_index() == 0
     meta = run_meta(config, source)
-    saved = runs.RunCheckpoints(workdir, keep=config.checkpoint.keep)
-    start = start_or_continue(
-        saved,
-        workdir,
-        meta,
-        length.steps,
-        first_state=lambda: prepared.first_state(workdir),
-        restore=lambda step, stored: prepared.restore(saved, step, stored),
-    )
-    if isinstance(start, results.RunResults):
-        return start
-
-    # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is made
-    # ready and compiled.
-    beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
-    writer = metrics.OpeningWriter(
-        beside.submit(metrics.open_writer, str(workdir), is_main_host=jax.process_index() == 0)
-    )
-    keep_best = config.checkpoint.keep_best
-    best = runs.BestCheckpoint(workdir) if keep_best else None
-    with interruptions.listen() as stop:
-        run = _Run(prepared, source, workdir, saved, best, meta, writer, stop)
-        try:
-            state, clips_per_second = run.train(start)
-            accuracy = run.last_evaluation(state)
-            _log.info('exporting to %s', workdir / 'export')
-            params = jax.device_get(whole(inference_params(state)))
-            outcome = results.RunResults(length.steps, accuracy, clips_per_second, str(workdir))
-            if jax.process_index() == 0:
-                info = exports.model_info(config, source.datasets)
-                exports.write_export(workdir / 'export', *exports.for_inference(info, params))
-                results.save(workdir, outcome)
-            barrier('results')
-        finally:
-            saved.close()
-            if best is not None:
-                best.close()
-            writer.flush()
-            writer.close()
+    with contextlib.ExitStack() as closing:
+        saved = runs.RunCheckpoints(workdir, keep=config.checkpoint.keep)
+        closing.callback(saved.close)
+        start = start_or_continue(
+            saved,
+            workdir,
+            meta,
+            prepared.length.steps,
+            first_state=lambda: prepared.first_state(workdir),
+            restore=lambda step, stored: prepared.restore(saved, step, stored),
+        )
+        if isinstance(start, results.RunResults):
+            return start
+        if main_host:
+            write_request(workdir, config)
+        # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is made
+        # ready and compiled.
+        beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
+        writer = metrics.OpeningWriter(
+            beside.submit(metrics.open_writer, str(workdir), is_main_host=main_host)
+        )
+        closing.callback(writer.close)
+        closing.callback(writer.flush)
+        best = None
+        if config.checkpoint.keep_best:
+            best = runs.BestCheckpoint(workdir)
+            closing.callback(best.close)
+        stop = closing.enter_context(interruptions.listen())
+        run = _Loop(prepared, source, workdir, saved, best, meta, writer, stop)
+        state, clips_per_second = run.train(start)
+        accuracy = run.last_evaluation(state)
+        _log.info('exporting to %s', workdir / 'export')
+        params = jax.device_get(whole(inference_params(state)))
+        outcome = results.RunResults(
+            prepared.length.steps, accuracy, clips_per_second, str(workdir), best and best.best
+        )
+        if main_host:
+            info = exports.model_info(config, source.datasets)
+            exports.write_export(workdir / 'export', *exports.for_inference(info, params))
+            results.save(workdir, outcome)
+        barrier('results')
     return outcome
 
 
-class _Run:
+class _Loop:
     """The loop of a run: steps, and between them evaluation and checkpoints."""
 
     def __init__(
@@ -273,19 +281,6 @@ def _first_checked(batches: Iterator[Batch], prepared: Experiment) -> Iterator[B
                     max_boxes=localisation and localisation.max_boxes,
                 )
             yield batch
-
-
-def make_workdir(workdir: str | os.PathLike) -> Path:
-    path = Path(workdir).expanduser().resolve()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            (path / 'log.txt').touch()
-    except OSError as error:
-        raise UserError(
-            f'--workdir={workdir}: cannot be made or written ({error.strerror})'
-        ) from error
-    return path
 
 
 def _describe(prepared: Experiment, source: BatchSource) -> None:

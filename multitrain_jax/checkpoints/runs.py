@@ -264,6 +264,9 @@ class BestCheckpoint:
     """Keep-best: the checkpoint of the state that was best in the evaluations of a run.
 
     `WORKDIR/best` is to commands what a workdir is: `--config.init_from=WORKDIR/best`.
+
+    Attributes:
+        best: (step, figure) of the one that is kept; None: none yet.
     """
 
     def __init__(self, workdir: Path):
@@ -273,14 +276,14 @@ class BestCheckpoint:
             UserError: its checkpoint is damaged.
         """
         self._saved = RunCheckpoints(workdir / BEST, keep=1)
-        stored = self._saved.read_newest(self._saved.read_meta)
-        self._best = float('-inf') if stored is None else stored[_FIGURE]
+        found = self._saved.read_newest(lambda step: (step, self._saved.read_meta(step)[_FIGURE]))
+        self.best: tuple[int, float] | None = found
 
     def offer(self, step: int, state: Any, meta: Mapping[str, Any], figure: float | None) -> bool:
         """Keeps the state if the figure of its evaluation is better than that of the one before."""
-        if figure is None or not figure > self._best:
+        if figure is None or not figure > (self.best[1] if self.best else float('-inf')):
             return False
-        self._best = figure
+        self.best = step, figure
         self._saved.save(step, state, {**meta, _FIGURE: figure})
         return True
 

@@ -34,12 +34,14 @@ class RunResults:
         accuracy: by dataset.
         clips_per_second: median training speed; NaN when no step was timed (a run resumed at its end).
         workdir: where everything is.
+        best: (step, figure) of the best evaluation, where `checkpoint.keep_best` keeps its checkpoint.
     """
 
     steps: int
     accuracy: Mapping[str, DatasetResult]
     clips_per_second: float
     workdir: str
+    best: tuple[int, float] | None = None
 
 
 def summary(scores: Scores | BoxScores, spec: DatasetSpec) -> DatasetResult:
@@ -114,6 +116,8 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
         }
         if content['clips_per_second'] is None:
             content['clips_per_second'] = float('nan')
+        if content.get('best') is not None:
+            content['best'] = tuple(content['best'])
         return RunResults(**content)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -123,7 +127,13 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
 
 def table(outcome: RunResults) -> str:
     """The closing table of a run."""
-    workdir = outcome.workdir
+    workdir, best = outcome.workdir, []
+    if outcome.best is not None:
+        step, figure = outcome.best
+        best.append(
+            f'best         {workdir}/best          step {step}, {figure:.1%}: '
+            f'python -m multitrain_jax.export {workdir} --best --output=DIR'
+        )
     speed = (
         ''
         if math.isnan(outcome.clips_per_second)
@@ -138,7 +148,9 @@ def table(outcome: RunResults) -> str:
             f'export       {workdir}/export        python -m multitrain_jax.predict --checkpoint={workdir}/export VIDEO...',
             f'checkpoints  {workdir}/checkpoints',
             f'metrics      {workdir}               tensorboard --logdir={workdir}',
+            *best,
             f'results      {workdir}/results.json',
+            f'config       {workdir}/config.json   to be used again: --config={workdir}/config.json',
             f'log          {workdir}/log.txt',
         ]
     )

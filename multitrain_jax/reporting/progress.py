@@ -10,10 +10,11 @@ import time
 from typing import Any
 
 _log = logging.getLogger('multitrain_jax')
+_LEAST = {'absl': logging.ERROR}  # Orbax warns of ordinary checkpoints
 
 
 def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> None:
-    """Our own lines, and errors of the libraries, on standard error; everything they all say in `WORKDIR/log.txt`.
+    """Our own lines, and errors of the libraries, on standard error; in `WORKDIR/log.txt` also their warnings, and metrics.
 
     Of several processes the first one speaks, the others only warn, and write into `WORKDIR/log_PROCESS.txt`.
 
@@ -34,6 +35,14 @@ def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> No
             Path(workdir) / (f'log_{process}.txt' if process else 'log.txt'), encoding='utf-8'
         )
         file.setFormatter(logging.Formatter('%(asctime)s %(levelname).1s %(name)s %(message)s'))
+        # Libraries speak of their inner life; of what clu says, the metrics are wanted.
+        file.addFilter(
+            lambda record: (
+                record.name == _log.name
+                or record.levelno >= _LEAST.get(record.name, logging.WARNING)
+                or 'metric_writers' in record.pathname
+            )
+        )
         handlers.append(file)
         from absl import logging as absl_logging  # Orbax and clu speak through it
 

@@ -25,6 +25,7 @@ from multitrain_jax.weights.positions import is_positions, resize_positions
 from multitrain_jax.weights.weight_report import Row, shape_text, summary, table
 
 TABLE_FILE = 'init_from.txt'
+_MOST_TOLD = 12  # rows of the table that the log has
 
 _PARTS = (
     'backbone',
@@ -48,6 +49,19 @@ class Report:
     where: str
     rows: Sequence[Row]
     differences: Sequence[str]
+
+    def brief(self, table_file: str) -> str:
+        """What a reader must not miss: how much was taken over, what of the heads and else was not, what differs."""
+        told = [row for row in self.rows if row.outcome != 'used' or row.name.startswith('heads/')]
+        rest = f'... and {len(told) - _MOST_TOLD} more' if len(told) > _MOST_TOLD else ''
+        return '\n'.join(
+            [
+                f'initialised from {self.where}: {summary(self.rows)} ({table_file} lists them all)',
+                *(f'  {row.name}: {row.outcome}, {row.note}' for row in told[:_MOST_TOLD]),
+                *([f'  {rest}'] if rest else []),
+                *self.differences,
+            ]
+        )
 
     def __str__(self) -> str:
         # What a reader must not miss comes last, where the terminal stops.

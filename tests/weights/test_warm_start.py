@@ -268,7 +268,12 @@ def test_a_run_starts_from_another_and_keeps_the_table(finished_run, tmp_path, c
         np.testing.assert_array_equal(array, expected, err_msg=path)
     table = (tmp_path / 'init_from.txt').read_text()
     assert 'backbone/spatial_positions  ' in table and '[4, 4, 8] -> [6, 6, 8]' in table
-    assert table.strip() in caplog.text
+    (told,) = [m for m in caplog.messages if m.startswith('initialised from ')]
+    used = sum('  used ' in line for line in table.splitlines())
+    assert f'{used} used, 1 resized ({tmp_path}/init_from.txt lists them all)' in told and used > 20
+    assert '\n  backbone/spatial_positions: resized, [4, 4, 8] -> [6, 6, 8]\n' in told
+    assert '  heads/shades: used, 5 of 5 classes' in told
+    assert 'attention/qkv' in table and 'attention/qkv' not in caplog.text
 
 
 def test_resuming_does_not_ask_for_the_source_again(finished_run, tmp_path):

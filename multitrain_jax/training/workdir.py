@@ -1,0 +1,86 @@
+"""The directory of a run: made, held by one run at a time, and what was asked for in it."""
+
+from collections.abc import Iterator
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+from pathlib import Path
+import shlex
+import socket
+import sys
+import tempfile
+
+import jax
+
+from multitrain_jax.config import Config, stored_tree
+from multitrain_jax.errors import UserError
+from multitrain_jax.parallel.hosts import on_all_hosts
+
+CONFIG_FILE, COMMAND_FILE = 'config.json', 'command.txt'
+_LOG = 'log.txt'
+
+
+def make_workdir(workdir: str | os.PathLike) -> Path:
+    """The directory, with a log in it.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    path = Path(workdir).expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            (path / _LOG).touch()
+            tempfile.TemporaryFile(dir=path).close()  # a log may be writable where nothing else is
+    except OSError as error:
+        raise UserError(
+            f'--workdir={workdir}: cannot be made or written ({error.strerror})'
+        ) from error
+    return path
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """No other run can use the directory while the context lasts. It ends with the process, however that ends.
+
+    Of several processes the first one holds it, for all.
+
+    Raises:
+        UserError: another run uses it.
+    """
+    with open(workdir / _LOG, 'ab') as log:
+        free = True
+        if jax.process_index() == 0:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                free = False
+            except OSError:  # a file system without locks
+                pass
+        if not on_all_hosts(free):
+            raise UserError(
+                f'{workdir}: another run uses it{_last_command(workdir)}; wait for it, stop it, or use '
+                'another --workdir'
+            )
+        yield
+
+
+def write_request(workdir: Path, config: Config) -> None:
+    """Keeps what the run was asked for: `config.json`, to be read and used again, and the command line."""
+    tree = json.dumps(stored_tree(config), indent=2, ensure_ascii=False)
+    (workdir / CONFIG_FILE).write_text(f'{tree}\n', encoding='utf-8')
+    now = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
+    where = f'{socket.gethostname()}, process {os.getpid()}, in {os.getcwd()}'
+    with open(workdir / COMMAND_FILE, 'a', encoding='utf-8') as file:
+        file.write(f'{shlex.join(sys.orig_argv)}  # {now}, {where}\n')
+
+
+def _last_command(workdir: Path) -> str:
+    """Of the run that uses the directory, as far as it is known."""
+    try:
+        lines = (workdir / COMMAND_FILE).read_text(encoding='utf-8').splitlines()
+        return f' ({lines[-1].rpartition("  # ")[2]})'
+    except (OSError, IndexError):
+        return ''
