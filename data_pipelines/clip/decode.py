@@ -19,6 +19,7 @@ not equal to the reference: unlike plain bilinear shrinking it is antialiased, a
 to half a pixel of the reduced frame.
 """
 
+import abc
 from collections.abc import Iterator, Mapping, Sequence
 import struct
 import threading
@@ -31,18 +32,44 @@ from data_pipelines.clip import jpeg_cut
 from data_pipelines.clip.crops import Window
 from data_pipelines.workers import scratch
 
-Frames = Sequence[bytes | memoryview] | Mapping[int, bytes | memoryview]  # encoded, by number
+_thread = threading.local()
+MAX_PIXELS = (
+    1 << 26
+)  # 8192 x 8192: a header that promises more is damaged, or meant to exhaust memory
+_PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 
 class FrameError(ValueError):
     """A frame of a record cannot be decoded, or differs in size from the others."""
 
 
-_thread = threading.local()
-_MAX_PIXELS = (
-    1 << 26
-)  # 8192 x 8192: a header that promises more is damaged, or meant to exhaust memory
-_PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+class VideoFrames(abc.ABC):
+    """Frames of a record that depend on one another: a decoder gives them in order of time.
+
+    Attributes:
+        size: (height, width) of every frame in pixels.
+    """
+
+    def __init__(self, size: tuple[int, int]):
+        if not 0 < size[0] * size[1] <= MAX_PIXELS:
+            raise FrameError(f'{size[1]} x {size[0]} px: too large to be true')
+        self.size = size
+
+    @abc.abstractmethod
+    def decode(self, numbers: Sequence[int], window: Window) -> Iterator[np.ndarray]:
+        """Pixels, RGB u8[h, w, 3], of a window in some frames; an array is valid until the next.
+
+        Args:
+            numbers: of the frames, rising.
+            window: in pixels, inside the frames.
+
+        Raises:
+            FrameError: a frame cannot be decoded.
+        """
+
+
+# What is stored of the frames of a record, by number: JPEG or PNG, or what a decoder takes.
+Frames = Sequence[bytes | memoryview] | Mapping[int, bytes | memoryview] | VideoFrames
 
 
 class _naming:
@@ -76,6 +103,8 @@ def frame_size(frames: Frames, number: int = 0) -> tuple[int, int]:
     Raises:
         FrameError: neither JPEG nor PNG.
     """
+    if isinstance(frames, VideoFrames):
+        return frames.size
     with _naming(number):
         frame = frames[number]
         if _is_png(frame):
@@ -84,7 +113,7 @@ def frame_size(frames: Frames, number: int = 0) -> tuple[int, int]:
             width, height = struct.unpack('>II', frame[16:24])
         else:
             height, width, _, _ = simplejpeg.decode_jpeg_header(frame)
-        if not 0 < height * width <= _MAX_PIXELS:
+        if not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f'{width} x {height} px: too large to be true')
     return height, width
 
@@ -200,7 +229,14 @@ def decode_frame(frames: Frames, number: int, factor: int = 1) -> np.ndarray:
     Raises:
         FrameError: neither JPEG nor PNG, or damaged.
     """
-    return _decode(_fetch(frames, number), number, frame_size(frames, number), factor)
+    if not isinstance(frames, VideoFrames):
+        return _decode(_fetch(frames, number), number, frame_size(frames, number), factor)
+    height, width = frames.size
+    (image,) = frames.decode([number], Window(0, 0, height, width))
+    if factor == 1:
+        return image.copy()
+    size = -(-width // factor), -(-height // factor)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def decode_window(
@@ -227,13 +263,40 @@ def decode_window(
             size from the first one asked for.
     """
     _use_ipp()
-    size = frame_size(frames, int(numbers[0]))
     target = out.shape[1:3]
-    factor = _reduction((window.height, window.width), target) if reduced else 1
     first_place = {}  # of each frame in the clip
     for place, number in enumerate(numbers.tolist()):
         first_place.setdefault(number, place)
-    encoded = {number: _fetch(frames, number) for number in first_place}
+    if isinstance(frames, VideoFrames):
+        images = frames.decode(sorted(first_place), window)
+    else:
+        images = _windows(frames, sorted(first_place), window, target if reduced else None)
+    for number, pixels in zip(sorted(first_place), images, strict=True):
+        if pixels.shape[:2] == target:
+            out[first_place[number]] = pixels
+        else:
+            _resize(pixels, target, out[first_place[number]])
+    for place, number in enumerate(numbers.tolist()):
+        if place != first_place[number]:
+            out[place] = out[first_place[number]]
+    if flip:
+        rows = out.reshape(-1, *out.shape[2:])
+        cv2.flip(rows, 1, dst=rows)
+
+
+def _windows(
+    frames: Sequence[bytes | memoryview] | Mapping[int, bytes | memoryview],
+    numbers: Sequence[int],
+    window: Window,
+    reduced_to: tuple[int, int] | None,
+) -> Iterator[np.ndarray]:
+    """Pixels of a window in each of some JPEGs or PNGs, u8[h, w, 3], until the next is asked for.
+
+    `reduced_to`: (height, width) of which as many pixels suffice; None: as stored.
+    """
+    size = frame_size(frames, numbers[0])
+    factor = 1 if reduced_to is None else _reduction((window.height, window.width), reduced_to)
+    encoded = {number: _fetch(frames, number) for number in numbers}
     cut = jpeg_cut.cut(list(encoded.values()), size, window)
     if cut is None:
         above, before = 0, 0
@@ -249,18 +312,8 @@ def decode_window(
     left, right = (
         round(edge / factor) - before for edge in (window.left, window.left + window.width)
     )
-    for place, image in zip(first_place.values(), images):
-        pixels = image[top:bottom, left:right]
-        if pixels.shape[:2] == target:
-            out[place] = pixels
-        else:
-            _resize(pixels, target, out[place])
-    for place, number in enumerate(numbers.tolist()):
-        if place != first_place[number]:
-            out[place] = out[first_place[number]]
-    if flip:
-        rows = out.reshape(-1, *out.shape[2:])
-        cv2.flip(rows, 1, dst=rows)
+    for image in images:
+        yield image[top:bottom, left:right]
 
 
 def decode_views(
@@ -287,17 +340,26 @@ def decode_views(
             one asked for.
     """
     _use_ipp()
-    size = frame_size(frames, int(numbers[0, 0]))
-    factor = _reduction(size, scaled) if reduced else 1
     crop_height, crop_width = out[0].shape[1:3]
-    for number in np.unique(numbers).tolist():
-        image = _decode(_fetch(frames, number), number, size, factor)
-        image = image[
-            : round(size[0] / factor), : round(size[1] / factor)
-        ]  # No half-filled pixels.
+    for number, image in _whole_frames(frames, np.unique(numbers).tolist(), scaled, reduced):
         if image.shape[:2] != scaled:
             image = _resize(image, scaled)
         for view, place in np.argwhere(numbers == number).tolist():
             for crop, (top, left) in enumerate(corners):
                 cropped = image[top : top + crop_height, left : left + crop_width]
                 out[view * len(corners) + crop][place] = cropped
+
+
+def _whole_frames(
+    frames: Frames, numbers: list[int], scaled: tuple[int, int], reduced: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each of some frames, where `reduced` at a smaller size that is not below `scaled`."""
+    size = frame_size(frames, numbers[0])
+    if isinstance(frames, VideoFrames):
+        yield from zip(numbers, frames.decode(numbers, Window(0, 0, *size)), strict=True)
+        return
+    factor = _reduction(size, scaled) if reduced else 1
+    for number in numbers:
+        image = _decode(_fetch(frames, number), number, size, factor)
+        # No half-filled pixels.
+        yield number, image[: round(size[0] / factor), : round(size[1] / factor)]

@@ -80,7 +80,7 @@ def convert(
         if None in results.values():
             planning.forget(output, annotations, kept)
         todo = [
-            (plan, plan.job(output, options.storage))
+            (plan, plan.job(output, options.as_storage))
             for plan in plans
             if results[plan.name] is None
         ]
@@ -117,7 +117,7 @@ def convert(
             arguments={
                 **annotations.details,
                 **(arguments or {}),
-                **options.storage.as_json(),
+                **options.as_storage.as_json(),
             },
             localisation=annotations.localisation,
         )

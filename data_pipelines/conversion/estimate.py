@@ -151,7 +151,7 @@ def _convert_sample(
         for number, clip in enumerate(sample):
             (plan,) = planning.plan_split(f'clip{number}', [clip], classes, alone)
             jobs.append(
-                (plan, {**plan.job(pathlib.Path(folder), options.storage), 'frames_path': None})
+                (plan, {**plan.job(pathlib.Path(folder), options.as_storage), 'frames_path': None})
             )
 
         def on_result(plan: planning.ShardPlan, result: dict) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from data_pipelines.settings import Fraction, PositiveFloat, PositiveInt, Range, comments, settings
 
 # Options that datasets of earlier versions do not name, and how these were stored.
-LATER = {'upscale': True, 'images_per_second': None}
+LATER = {'upscale': True, 'images_per_second': None, 'storage': 'jpeg'}
 
 _FLAGS = {'frame_rate': '--fps'}
 _NO_FLAGS = ('beam', 'progress')
@@ -24,7 +24,25 @@ _METAVARS = {
 }
 
 
-@settings
+# Options that only one storage has.
+_OF_STORAGE = {'quality': 'jpeg', 'gop': 'h264', 'crf': 'h264'}
+
+
+def _of_other_storages(options: 'Storage') -> list[str]:
+    return [name for name, storage in _OF_STORAGE.items() if storage != options.storage]
+
+
+def _storage_rules(options: 'Storage') -> None:
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in _of_other_storages(options) and value != field.default:
+            raise ValueError(
+                f'{field.name}={value} is for storage={_OF_STORAGE[field.name]!r}, which is '
+                f'{options.storage!r}'
+            )
+
+
+@settings(rules=_storage_rules)
 class Storage:
     """How clips are stored: with the clips themselves, all that decides the records."""
 
@@ -33,7 +51,12 @@ class Storage:
     # pixels of the shorter side of stored frames, for example 320; None: as they are
     short_side: Annotated[int, Range(ge=1, le=8192)] | None = None
     upscale: bool = False  # enlarge videos that are smaller than the short side, too
+    # how frames are stored: each as a JPEG, or all as H.264 without B-frames
+    storage: Literal['jpeg', 'h264'] = 'jpeg'
     quality: Annotated[int, Range(ge=1, le=100)] = 90  # of JPEGs, 1 to 100
+    gop: Annotated[int, Range(ge=1, le=250)] = 1  # of H.264: every so many frames a key frame
+    # of H.264: x264's constant rate factor; 6 more are half of the bytes
+    crf: Annotated[int, Range(ge=0, le=51)] = 20
     max_seconds: PositiveFloat | None = None  # store so much of each clip's beginning; None: all
     # keep what can be decoded of a damaged video, listed in damaged.csv, or skip it
     damaged: Literal['keep', 'skip'] = 'keep'
@@ -46,6 +69,8 @@ class Storage:
         values = dataclasses.asdict(self)
         if self.short_side is None:
             del values['upscale']
+        for name in _of_other_storages(self):
+            del values[name]
         return {k: v for k, v in values.items() if k not in LATER or v != LATER[k]}
 
 
@@ -71,7 +96,7 @@ class Options(Storage):
     progress: bool = True  # show a progress bar on standard error
 
     @property
-    def storage(self) -> Storage:
+    def as_storage(self) -> Storage:
         """What decides the records."""
         return Storage(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Storage)})
 

@@ -114,7 +114,7 @@ def plan_split(
     for number in range(shards):
         own = tuple(clips[number::shards])
         names = {label: classes[label] for clip in own for label in clip.labels}
-        head = [_VERSION, options.storage.as_json(), sorted(names.items())]
+        head = [_VERSION, options.as_storage.as_json(), sorted(names.items())]
         clips_alone = [_without_path(clip) for clip in own]
         stored = [found.get(clip.path) for clip in own]
         yield ShardPlan(
@@ -303,7 +303,7 @@ def _difference(
         return f'of other classes ({was!r}, now {now!r})'
     if (info.multi_label, info.localisation) != (annotations.multi_label, annotations.localisation):
         return 'of another kind (labels or boxes)'
-    planned = options.storage.as_json()
+    planned = options.as_storage.as_json()
     for name in (field.name for field in dataclasses.fields(Storage)):
         was, now = (values.get(name, LATER.get(name)) for values in (info.arguments, planned))
         if was != now:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.annotations import Clip
-from data_pipelines.conversion.jpeg import encode_jpeg
+from data_pipelines.conversion.frames import store_frames
 from data_pipelines.conversion.options import Storage
 from data_pipelines.storage import regions
 from data_pipelines.storage.frame_index import find_places, save_frame_index
@@ -19,7 +19,6 @@ from data_pipelines.storage.record_index import index_files
 from data_pipelines.storage.sequence_example import (
     CLIP_END,
     CLIP_START,
-    IMAGE_ENCODED,
     IMAGE_FRAME_RATE,
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
@@ -29,10 +28,10 @@ from data_pipelines.storage.sequence_example import (
     encode_sequence_example,
 )
 from data_pipelines.storage.tfrecord import RecordWriter
+from data_pipelines.videos.decoder import TIME_TOLERANCE
+from data_pipelines.videos.demuxer import VideoError
 from data_pipelines.videos.image_folder import ImageFolderStream
-from data_pipelines.videos.video_file import TIME_TOLERANCE, FrameStream, VideoError
-
-_MAX_RECORD_BYTES = 3 << 29  # 1.5 GiB: a serialised record must stay below 2 GiB
+from data_pipelines.videos.video_file import FrameStream
 
 
 class EncodedClip(NamedTuple):
@@ -65,41 +64,28 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> Enc
         key = clip.key.encode()
     except UnicodeEncodeError as error:
         raise VideoError(clip.path, 'the name of the file is not UTF-8') from error
-    images, timestamps, previous, size = [], [], None, 0
-    for timestamp, frame in stream:
-        if frame is not previous:
-            image = encode_jpeg(frame, options.quality)
-        previous = frame
-        images.append(image)
-        timestamps.append(timestamp)
-        size += len(image)
-        if size > _MAX_RECORD_BYTES:
-            raise VideoError(
-                clip.path,
-                f'more than {_MAX_RECORD_BYTES / 2**30:g} GiB of frames in '
-                f'{timestamp - timestamps[0]:.0f} s; '
-                'lower max_seconds, short_side or the frame rate',
-            )
-    if stream.damage and options.damaged == 'skip':
-        raise VideoError(clip.path, f'damaged: {stream.damage}')
-    height, width = previous.shape[:2]
+    stored = store_frames(stream, clip.path, options)
+    if stored.damage and options.damaged == 'skip':
+        raise VideoError(clip.path, f'damaged: {stored.damage}')
+    height, width = stored.size
     context = {
         LABEL_INDEX: np.array(clip.labels, np.int64),
         VIDEO_FILENAME: [key],
-        CLIP_START: [round(timestamps[0] * 1e6)],
-        CLIP_END: [round(stream.end * 1e6)],
-        IMAGE_FRAME_RATE: [float(stream.frame_rate)],
+        CLIP_START: [round(stored.timestamps[0] * 1e6)],
+        CLIP_END: [round(stored.end * 1e6)],
+        IMAGE_FRAME_RATE: [float(stored.frame_rate)],
         IMAGE_HEIGHT: [height],
         IMAGE_WIDTH: [width],
+        **stored.context,
     }
     if clip.labels:
         context[LABEL_TEXT] = [classes[label] for label in clip.labels]
     if clip.key_frame is not None:
-        index = _key_frame_index(clip, timestamps, stream.end)
+        index = _key_frame_index(clip, stored.timestamps, stored.end)
         context.update(regions.region_features(clip.key_frame, index))
     return EncodedClip(
-        encode_sequence_example(context, {IMAGE_ENCODED: images}),
-        stream.damage,
+        encode_sequence_example(context, stored.feature_lists),
+        stored.damage,
         small=min(height, width) < (options.short_side or 0),
     )
 

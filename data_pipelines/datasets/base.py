@@ -4,7 +4,7 @@ What all kinds of datasets have in common; `open.py` opens one by its path.
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import os
 from typing import NamedTuple
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.clip.boxes import LabelledBoxes, ViewBoxes
+from data_pipelines.datasets.stored import RecordFrames
 from data_pipelines.options import ClipSize, InputOptions, Source, ViewOptions, check_crops_fit
 from data_pipelines.storage import regions
-from data_pipelines.storage.frame_index import StoredFrames
 from data_pipelines.storage.sequence_example import RecordError
 from data_pipelines.workers import Damage
 
@@ -122,7 +122,7 @@ class Clip:
     """One parsed record.
 
     Attributes:
-        frames: each stored frame, encoded; in memory or still in its file.
+        frames: the stored frames.
         labels: i64[number of labels], class numbers.
         frame_rate: stored frames per second; None where unknown.
         key_frame: number of the key frame among the stored frames; None: the record has none.
@@ -130,24 +130,12 @@ class Clip:
         key_frame_regions: the boxes of a record of a dataset that localises.
     """
 
-    frames: Sequence[bytes | memoryview]
+    frames: RecordFrames
     labels: np.ndarray
     frame_rate: float | None
     key_frame: int | None = None
     name: str = ''
     key_frame_regions: regions.Regions | None = None
-
-    def encoded(
-        self, numbers: np.ndarray
-    ) -> Sequence[bytes | memoryview] | Mapping[int, memoryview]:
-        """The frames of these numbers, in memory, by number.
-
-        Raises:
-            RecordError: one is damaged.
-        """
-        if isinstance(self.frames, StoredFrames):
-            return self.frames.read(numbers.ravel().tolist())
-        return self.frames
 
 
 def boxes_are_not_read(path: str | os.PathLike) -> str:

@@ -8,6 +8,7 @@ from data_pipelines.clip import crops, decode, frame_sampling
 from data_pipelines.clip.boxes import boxes_in_views, training_boxes
 from data_pipelines.datasets.base import Clip, ClipDataset, TestSpec, TrainingSpec, Views
 from data_pipelines.datasets.dataset_info import load_dataset_info
+from data_pipelines.datasets.stored import frames_of
 from data_pipelines.options import Source, check_crops_fit
 from data_pipelines.storage import regions
 from data_pipelines.storage.reader import RecordReader
@@ -15,7 +16,6 @@ from data_pipelines.storage.sequence_example import (
     IMAGE_FRAME_RATE,
     VIDEO_FILENAME,
     RecordError,
-    encoded_frames,
     label_indices,
 )
 
@@ -55,7 +55,7 @@ class EncodedDataset(ClipDataset):
             numbers = frame_sampling.random_strided_frames(
                 rng, num_stored, size.num_frames, self._span(clip)
             )
-        encoded = clip.encoded(numbers)
+        encoded = clip.frames.fetch(numbers.tolist())
         height, width = decode.frame_size(encoded, int(numbers[0]))
         window = crops.random_window(rng, height, width, options.short_side, size.crop_size)
         flip = self.source.flip and rng.random() < 0.5
@@ -79,7 +79,7 @@ class EncodedDataset(ClipDataset):
             numbers = frame_sampling.strided_views(  # [V, T]
                 num_stored, num_frames, self._span(clip), spec.views.temporal_views
             )
-        encoded = clip.encoded(numbers)
+        encoded = clip.frames.fetch(numbers.ravel().tolist())
         size = decode.frame_size(encoded, int(numbers[0, 0]))
         crop_size = spec.size.crop_size
         windows = []  # Of each view: where, in a picture of which size, mirrored or not.
@@ -198,7 +198,7 @@ class RecordDataset(EncodedDataset):
         rate = example.context.get(IMAGE_FRAME_RATE)
         has_rate = isinstance(rate, np.ndarray) and len(rate) == 1 and rate[0] > 0
         return Clip(
-            frames=encoded_frames(example, where),
+            frames=frames_of(example, where),
             labels=labels,
             frame_rate=float(rate[0]) if has_rate else self.info.frame_rate,
             key_frame=None if found is None else found.key_frame,

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_pipelines.datasets.base import Clip, TestSpec, TrainingSpec, boxes_are_not_read
 from data_pipelines.datasets.records import EncodedDataset
+from data_pipelines.datasets.stored import Stills
 from data_pipelines.options import Source
 from data_pipelines.storage.reader import ShardReader
 from data_pipelines.storage.record_index import index_files
@@ -71,7 +72,7 @@ class TfdsDataset(EncodedDataset):
         self._check_labels(labels, where)
         if not isinstance(frames, list) or not frames:
             raise RecordError(f'{where}: no frames ({self._video!r})')
-        return Clip(frames=frames, labels=labels, frame_rate=None)
+        return Clip(frames=Stills(frames), labels=labels, frame_rate=None)
 
     def where(self, record: int) -> str:
         return f'{self.source.path}, split {self.source.split}: record {record}'

@@ -5,7 +5,7 @@ layout made are checked too; what only our own have (`dataset.json`, an index) i
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import concurrent.futures
 import contextlib
 import os
@@ -15,11 +15,13 @@ import numpy as np
 from data_pipelines import files
 from data_pipelines.clip import decode
 from data_pipelines.clip.boxes import covered
+from data_pipelines.clip.crops import Window
 from data_pipelines.datasets.dataset_info import (
     FILE_NAME,
     DatasetInfo,
     load_dataset_info,
 )
+from data_pipelines.datasets.stored import RecordFrames, frames_of
 from data_pipelines.inspection.consistency import ClassNames, compare_with_info, note_repeated_clips
 from data_pipelines.inspection.report import Problem, RecordFacts, Report, SplitReport, problem_of
 from data_pipelines.storage import regions
@@ -43,7 +45,6 @@ from data_pipelines.storage.sequence_example import (
     Example,
     RecordError,
     decode_clip,
-    encoded_frames,
     label_indices,
 )
 from data_pipelines.storage.tfrecord import framed_size, scan_records
@@ -221,8 +222,8 @@ class _Check:
 
     def _facts(self, example: Example, file: str, offset: int, number: int) -> RecordFacts:
         context = example.context
-        encoded = encoded_frames(example, file)
-        height, width = _check_frames(encoded, self._quick)
+        frames = frames_of(example, file)
+        height, width = _check_frames(frames, self._quick)
         for name, value in ((IMAGE_HEIGHT, height), (IMAGE_WIDTH, width)):
             stated = _number(context, name)
             if stated is not None and stated != value:
@@ -238,7 +239,7 @@ class _Check:
         texts = context.get(LABEL_TEXT, ())
         start, end = (_number(context, name) for name in (CLIP_START, CLIP_END))
         rate = _number(context, IMAGE_FRAME_RATE)
-        seconds = len(encoded) / rate if rate else None
+        seconds = len(frames) / rate if rate else None
         if seconds is None and start is not None and end is not None and end > start:
             seconds = (end - start) / 1e6
         return RecordFacts(
@@ -246,7 +247,7 @@ class _Check:
             offset=offset,
             number=number,
             key=(*context.get(VIDEO_FILENAME, ()), start, end),
-            frames=len(encoded),
+            frames=len(frames),
             size=(width, height),
             frame_rate=rate,
             seconds=seconds,
@@ -270,15 +271,21 @@ class _Check:
         }
 
 
-def _check_frames(encoded: Sequence[bytes | memoryview], quick: bool) -> tuple[int, int]:
+def _check_frames(frames: RecordFrames, quick: bool) -> tuple[int, int]:
     """(height, width) of the frames of a record, which all decode."""
-    size = decode.frame_size(encoded)
-    for number in range(0 if quick else len(encoded)):
-        height, width = decode.frame_size(encoded, number)
+    numbers = range(1 if quick else len(frames))
+    stored = frames.fetch(numbers)
+    size = decode.frame_size(stored)
+    if isinstance(stored, decode.VideoFrames):
+        for _ in stored.decode(numbers, Window(0, 0, *size)):
+            pass
+        return size
+    for number in range(0 if quick else len(frames)):
+        height, width = decode.frame_size(stored, number)
         if (height, width) != size:
             raise RecordError(f'frame {number} is {width}x{height}, frame 0 is {size[1]}x{size[0]}')
         # An eighth of the size: all of a JPEG is read, little is computed.
-        decode.decode_frame(encoded, number, factor=8)
+        decode.decode_frame(stored, number, factor=8)
     return size
 
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.clip import decode
+from data_pipelines.datasets.stored import RecordFrames, frames_of
 from data_pipelines.inspection.drawing import (
     COLOURS,
     FONT,
@@ -19,7 +20,7 @@ from data_pipelines.inspection.drawing import (
 from data_pipelines.inspection.report import RecordFacts, Report
 from data_pipelines.storage import regions
 from data_pipelines.storage.reader import ShardReader
-from data_pipelines.storage.sequence_example import decode_clip, encoded_frames
+from data_pipelines.storage.sequence_example import decode_clip
 
 _CELL = 160  # pixels: height of a frame
 _KEY_CELL = 270  # pixels: height of a key frame; the other frames stand beside it in two lines
@@ -82,18 +83,18 @@ def _row(
     reader: ShardReader, split: str, facts: RecordFacts, report: Report, count: int
 ) -> np.ndarray:
     example = decode_clip(reader.read(facts.number), facts.file)
-    encoded = encoded_frames(example, facts.file)
-    numbers = np.linspace(0, len(encoded) - 1, min(count, len(encoded))).round().astype(int)
+    stored = frames_of(example, facts.file)
+    numbers = np.linspace(0, len(stored) - 1, min(count, len(stored))).round().astype(int)
     if facts.actions is None:
-        cells = [_frame(encoded, number, facts, _CELL) for number in numbers.tolist()]
+        cells = [_frame(stored, number, facts, _CELL) for number in numbers.tolist()]
         return _beside([_describe(split, facts, report, None, _CELL), *cells])
     classes = max(report.classes, default=0) + 1
     key_frame = regions.regions(example, classes, facts.file)
-    image = _scaled(encoded, key_frame.key_frame, _KEY_CELL)
+    image = _scaled(stored, key_frame.key_frame, _KEY_CELL)
     image = _with_boxes(image, key_frame, report.classes)
     _stamp(image, 'key frame', facts, key_frame.key_frame)
     height = (_KEY_CELL - _GAP) // 2
-    cells = [_frame(encoded, number, facts, height) for number in numbers.tolist()]
+    cells = [_frame(stored, number, facts, height) for number in numbers.tolist()]
     half = -(-len(cells) // 2)
     lines = [_beside(line) for line in (cells[:half], cells[half:]) if line]
     width = max(line.shape[1] for line in lines)
@@ -102,10 +103,8 @@ def _row(
     return _beside([_describe(split, facts, report, key_frame, _KEY_CELL), image, grid])
 
 
-def _frame(
-    encoded: Sequence[bytes | memoryview], number: int, facts: RecordFacts, height: int
-) -> np.ndarray:
-    image = _scaled(encoded, number, height)
+def _frame(stored: RecordFrames, number: int, facts: RecordFacts, height: int) -> np.ndarray:
+    image = _scaled(stored, number, height)
     _stamp(image, '', facts, number)
     return image
 
@@ -116,9 +115,9 @@ def _beside(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([part for image in images for part in (image, gap)], axis=1)
 
 
-def _scaled(encoded: Sequence[bytes | memoryview], number: int, height: int) -> np.ndarray:
+def _scaled(stored: RecordFrames, number: int, height: int) -> np.ndarray:
     """A frame of the given height, or lower where it would be wider than 16:9."""
-    image = decode.decode_frame(encoded, number)
+    image = decode.decode_frame(stored.fetch([number]), number)
     scale = min(height / image.shape[0], height * 16 / 9 / image.shape[1])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

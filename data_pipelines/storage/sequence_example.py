@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.storage import lazy_frames
 
-# Feature list: one JPEG per stored frame.
+# Feature list: one JPEG, or one H.264 packet, per stored frame.
 IMAGE_ENCODED = 'image/encoded'
 # Context features of a clip.
 LABEL_INDEX = 'clip/label/index'  # int64, one or many
@@ -23,6 +23,10 @@ CLIP_END = 'clip/end/timestamp'  # int64, microseconds
 IMAGE_FRAME_RATE = 'image/frame_rate'  # float, stored frames per second
 IMAGE_HEIGHT = 'image/height'  # int64, pixels
 IMAGE_WIDTH = 'image/width'  # int64, pixels
+IMAGE_FORMAT = 'image/format'  # bytes, how frames are stored; missing: JPEG (or PNG)
+KEY_FRAME_INTERVAL = 'image/key_frame_interval'  # int64, of H.264: every so many frames a key frame
+# Values of IMAGE_FORMAT.
+FORMAT_JPEG, FORMAT_H264 = 'JPEG', 'H264'
 
 
 class RecordError(ValueError):
@@ -231,6 +235,25 @@ def encoded_frames(example: Example, where: str = 'record') -> Sequence[bytes | 
     if isinstance(frames, list) and not all(isinstance(frame, bytes) for frame in frames):
         raise RecordError(f'{where}: {IMAGE_ENCODED!r} does not hold exactly one image per step')
     return frames
+
+
+def image_format(example: Example, where: str = 'record') -> str:
+    """How the frames of a clip are stored: one of the FORMAT_s.
+
+    Raises:
+      RecordError: in another way.
+    """
+    stored = example.context.get(IMAGE_FORMAT)
+    if stored is None:
+        return FORMAT_JPEG
+    known = {FORMAT_JPEG: FORMAT_JPEG, 'PNG': FORMAT_JPEG, FORMAT_H264: FORMAT_H264}
+    name = stored[0] if isinstance(stored, list) and len(stored) == 1 else b''
+    name = name.decode(errors='replace').upper()
+    if name not in known:
+        raise RecordError(
+            f'{where}: frames stored as {name!r} ({IMAGE_FORMAT!r}), wanted {", ".join(known)}'
+        )
+    return known[name]
 
 
 def label_indices(example: Example, where: str = 'record') -> np.ndarray:

@@ -9,8 +9,10 @@ import re
 import cv2
 import numpy as np
 
+from data_pipelines.videos.decoder import TIME_TOLERANCE
+from data_pipelines.videos.demuxer import VideoError
 from data_pipelines.videos.probe import IMAGE_SUFFIXES, suffix_of
-from data_pipelines.videos.video_file import TIME_TOLERANCE, VideoError, output_size
+from data_pipelines.videos.video_file import output_size
 
 _NUMBER = re.compile(r'(?P<kind>.*?)(?P<number>\d+)(?P<suffix>\.\w+)')
 _FLOW = ('flow', 'x_', 'y_', 'u_', 'v_')  # optical flow, which lies beside the images of a video

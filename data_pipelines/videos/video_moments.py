@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.clip import crops, decode, frame_sampling
-from data_pipelines.videos import video_file
+from data_pipelines.videos import decoder, video_file
 
 
 class Moment(NamedTuple):
@@ -71,8 +71,7 @@ def video_moments(
     wanted = []
     for seconds in sorted(moments):
         on_screen = (
-            int(np.searchsorted(times.seconds, seconds + video_file.TIME_TOLERANCE, side='right'))
-            - 1
+            int(np.searchsorted(times.seconds, seconds + decoder.TIME_TOLERANCE, side='right')) - 1
         )
         numbers = frame_sampling.key_frame_clip(
             max(0, on_screen), span, num_frames, len(times.seconds)

@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines import index
 from data_pipelines.datasets.records import RecordDataset
+from data_pipelines.datasets.stored import Stills
 from data_pipelines.options import Source
 from data_pipelines.storage import frame_index
 from data_pipelines.storage.frame_index import FrameIndex
@@ -89,17 +90,17 @@ def test_only_the_asked_frames_are_read(source, monkeypatch, max_gap, requests):
     index.main([str(source.path)])
     monkeypatch.setattr(frame_index, '_MAX_GAP', max_gap)
     dataset = RecordDataset(source, training_spec(**SPEC))
-    clip = dataset.load(1)
-    counts, read_part = [], clip.frames._read
-    clip.frames._read = lambda start, count: counts.append(count) or read_part(start, count)
-    frames = clip.encoded(np.array([4, 0, 2, 2]))
+    stored = dataset.reader.read_clip(1).feature_lists[IMAGE_ENCODED]
+    counts, read_part = [], stored._read
+    stored._read = lambda start, count: counts.append(count) or read_part(start, count)
+    frames = Stills(stored).fetch([4, 0, 2, 2])
     assert {number: bytes(frame) for number, frame in frames.items()} == {
         n: flat_frame(1, n) for n in (0, 2, 4)
     }
     assert len(counts) == requests
     if max_gap == 0:
         assert sum(counts) == sum(len(flat_frame(1, n)) for n in (0, 2, 4))
-    assert [bytes(frame) for frame in clip.frames] == [flat_frame(1, n) for n in range(NUM_FRAMES)]
+    assert [bytes(frame) for frame in stored] == [flat_frame(1, n) for n in range(NUM_FRAMES)]
     dataset.close()
 
 

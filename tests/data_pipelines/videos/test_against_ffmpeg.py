@@ -7,7 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from data_pipelines.videos.video_file import TIME_TOLERANCE, VideoError, read_frames
+from data_pipelines.videos.decoder import TIME_TOLERANCE
+from data_pipelines.videos.video_file import VideoError, read_frames
 from tests.helpers.video_writer import number_image, numbers_of
 
 pytestmark = [

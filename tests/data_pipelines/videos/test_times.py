@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from data_pipelines.videos import packets, video_moments, video_views
+from data_pipelines.videos import demuxer, video_moments, video_views
 from data_pipelines.videos.video_file import VideoError, read_frames
 from tests.helpers.golden import shared_path
 from tests.helpers.video_writer import numbers_of, write_numbered
@@ -99,7 +99,7 @@ def test_gaps_within_the_bound_are_filled(tmp_path, suffix, gap, filled):
 
 
 def test_a_picture_that_comes_too_late_is_not_filled_up(monkeypatch):
-    monkeypatch.setattr(packets, '_MAX_GAP', 0.5)
+    monkeypatch.setattr(demuxer, '_MAX_GAP', 0.5)
     decoded = read_frames(VIDEOS / 'late.mkv', start=0, end=1, frame_rate=RATE)
     assert numbers_of(decoded.frames) == list(range(10))
     assert decoded.damage == 'no picture from 0.000 s to 0.600 s'

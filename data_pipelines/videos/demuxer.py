@@ -41,8 +41,14 @@ class VideoError(ValueError):
         self.reason = reason
 
 
-class PacketStream:
-    """The packets of a video's largest stream, in the order of decoding.
+def unreadable(path: str | os.PathLike, error: Exception) -> VideoError:
+    """FFmpeg's complaint about a file in our form."""
+    reason = getattr(error, 'strerror', None) or type(error).__name__
+    return VideoError(path, f'empty or unreadable ({reason})')
+
+
+class Demuxer:
+    """Gives the packets of a video's largest stream, in the order of decoding.
 
     Close it, or use it in a `with`.
 
@@ -92,7 +98,7 @@ class PacketStream:
         self.jumps: list[float] = []
         self.damaged = 0
 
-    def __enter__(self) -> 'PacketStream':
+    def __enter__(self) -> 'Demuxer':
         return self
 
     def __exit__(self, *unused) -> None:
@@ -144,6 +150,13 @@ class PacketStream:
     def seconds(self, ticks: int) -> float:
         """Seconds since the beginning of a timestamp."""
         return ticks * self.time_base - self.beginning
+
+    def told_jumps(self) -> list[str]:
+        """The jumps so far as a line; none if there is none."""
+        if not self.jumps:
+            return []
+        more = f' and {len(self.jumps) - 1} times more' if self.jumps[1:] else ''
+        return [f'times jump at {self.jumps[0]:.3f} s{more}; they go on without a gap']
 
     def _continue(self, packet: av.Packet) -> None:
         """Moves a packet's timestamps so that they go on from those of the last ones."""
