@@ -4,7 +4,8 @@
         --labelmap=ava_action_list_v2.2_for_activitynet_2019.pbtxt --exclusions=ava_val_excluded_timestamps_v2.2.csv
 
 Ground truth has lines `video,timestamp,x1,y1,x2,y2,action[,person]`, detections `video,timestamp,x1,y1,x2,y2,action,score`,
-boxes as shares of the frame. Only the actions of the label map are evaluated. A box is found when a detection of its
+boxes as shares of the frame. A line `video,timestamp` of the ground truth is a key frame without anybody: detections
+there are wrong; on key frames that it does not list they do not count. Only the actions of the label map are evaluated. A box is found when a detection of its
 action overlaps it by at least half (intersection over union).
 """
 
@@ -46,24 +47,32 @@ class KeyFrames:
         )
 
 
-def read_rows(path: str | os.PathLike, key_frames: KeyFrames, *, scores: bool) -> Rows:
+def read_rows(
+    path: str | os.PathLike, key_frames: KeyFrames, *, scores: bool
+) -> tuple[Rows, np.ndarray]:
     """Reads a csv file of ground truth, or of detections (with `scores`). Lines of excluded key frames are left out.
+
+    Returns:
+        The rows, and i64[n], numbers of the key frames that have a line without a box.
 
     Raises:
         ValueError: the file cannot be read, or a line is damaged; names the line.
     """
     from data_pipelines.annotations import ava_files, files
 
-    kept, last = [], ('', '', None)
+    kept, listed, last = [], set(), ('', '', None)
     wanted = 'video,timestamp,x1,y1,x2,y2,action,' + ('score' if scores else '[person]')
     for where, cells in files.read_csv(path):
-        if len(cells) == 2 and not scores:
-            continue  # AVA-Kinetics: a key frame on which nobody is annotated
-        if len(cells) not in ((8,) if scores else (7, 8)):
+        # AVA-Kinetics has key frames on which nobody is annotated: two columns, or empty ones behind.
+        empty = not scores and not any(cells[2:])
+        if len(cells) not in ((8,) if scores else (2, 7, 8)):
             raise ValueError(f'{where}: {len(cells)} columns, wanted {wanted}')
         if (cells[0], cells[1]) != last[:2]:  # lines of one key frame stand together
             last = (cells[0], cells[1], key_frames.number(*ava_files.moment(cells, where)))
         if last[2] is None:
+            continue
+        if empty:
+            listed.add(last[2])
             continue
         try:
             # An action may be written 12 or 12.0, as PySlowFast writes it.
@@ -78,12 +87,13 @@ def read_rows(path: str | os.PathLike, key_frames: KeyFrames, *, scores: bool) -
         raise ValueError(
             f'{os.fspath(path)}: {values[bad[0], 1:].tolist()}: a number is infinite, or the action is not whole'
         )
-    return Rows(
+    rows = Rows(
         values[:, 0].astype(np.int64),
         values[:, 5].astype(np.int64),
         values[:, 1:5],
         values[:, 6] if scores else None,
     )
+    return rows, np.array(sorted(listed), np.int64)
 
 
 def evaluate_files(
@@ -117,16 +127,16 @@ def evaluate_files(
     names = ava_files.read_actions(labelmap)
     actions = np.array(list(names))
     key_frames = KeyFrames(ava_files.read_excluded(exclusions) if exclusions else frozenset())
-    truth = read_rows(groundtruth, key_frames, scores=False)
-    found = read_rows(detections, key_frames, scores=True)
+    truth, listed = read_rows(groundtruth, key_frames, scores=False)
+    found, _ = read_rows(detections, key_frames, scores=True)
     others = int((~np.isin(found.action, actions)).sum())
     check_some_match(
         truth.take(np.isin(truth.action, actions)), found.take(np.isin(found.action, actions))
     )
-    precision = average_precisions(truth, found, actions, protocol=protocol)
+    precision = average_precisions(truth, found, actions, protocol=protocol, listed=listed)
     result = {
         'map': float(np.nanmean(precision)),
-        'key_frames': len(np.unique(truth.key_frame)),
+        'key_frames': len(np.union1d(truth.key_frame, listed)),
         'boxes': len(truth),
         'detections': len(found),
         'detections_of_other_actions': others,
@@ -138,7 +148,7 @@ def evaluate_files(
         },
     }
     if training is not None:
-        rows = read_rows(training, KeyFrames(), scores=False)
+        rows, _ = read_rows(training, KeyFrames(), scores=False)
         counts = np.array([(rows.action == action).sum() for action in actions])
         result['thirds'] = {}
         for third, which in zip(('frequent', 'middle', 'rare'), frequency_thirds(counts)):

@@ -6,8 +6,8 @@ import pytest
 
 from multitrain_jax import ava_eval
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation.box_metrics import PYSLOWFAST
-from tests.helpers.golden import reference_path
+from multitrain_jax.evaluation.box_metrics import OFFICIAL, PYSLOWFAST
+from tests.helpers.golden import reference_path, shared_path
 
 TRUTH = 'v,0902,0.1,0.1,0.5,0.5,1,0\nv,0902,0.1,0.1,0.5,0.5,3,0\nv,0903,0.2,0.2,0.6,0.9,1,1\nw,0902,0.2,0.2,0.6,0.9,1,1\n'
 DETECTIONS = 'v,902.000000,0.1,0.1,0.5,0.52,1.0,0.9\nv,0902,0.1,0.1,0.5,0.52,3,0.2\nv,0903,0.6,0.1,0.9,0.5,1,0.95\nw,902,0.2,0.2,0.6,0.9,2,0.5\n'
@@ -51,6 +51,26 @@ def test_excluded_key_frames_do_not_count(files):
     assert _evaluate(files, exclusions=files / 'excluded.csv')['average_precision'][
         'bend'
     ] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize('line', ['vidA,0903', 'vidA,903.000', 'vidA,0903,,,,,,', 'vidA,0903,,,,,'])
+def test_detections_on_key_frames_without_anybody_are_wrong(tmp_path, line):
+    """As AVA-Kinetics has them, and as the official evaluation counts."""
+    truth, found, labels = (
+        shared_path(f'cases/mini{n}') for n in ('_gt.csv', '_det.csv', '.pbtxt')
+    )
+    assert 'vidA,0903\n' in truth.read_text()
+    own = tmp_path / 'truth.csv'
+    own.write_text(truth.read_text().replace('vidA,0903\n', f'{line}\n'))
+    for protocol in (OFFICIAL, PYSLOWFAST):
+        result = ava_eval.evaluate_files(own, found, labels, protocol=protocol)
+        assert result['map'] == 0.5 and result['key_frames'] == 2 and result['boxes'] == 1
+    # A key frame that no line names does not count, nor one that is excluded.
+    own.write_text(truth.read_text().replace('vidA,0903\n', ''))
+    assert ava_eval.evaluate_files(own, found, labels)['map'] == 1
+    (tmp_path / 'excluded.csv').write_text('vidA,0903\n')
+    excluded = tmp_path / 'excluded.csv'
+    assert ava_eval.evaluate_files(truth, found, labels, exclusions=excluded)['map'] == 1
 
 
 @pytest.mark.parametrize(

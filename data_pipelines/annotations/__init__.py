@@ -19,6 +19,8 @@ class KeyFrame:
         -1 where unknown.
       proposals: boxes of a person detector.
       scores: their scores, 0 to 1.
+      listed: whether the annotation lists the key frame, be it without boxes; if not, nobody knows
+        who is on it, and no box is tested there.
     """
 
     time: float
@@ -27,6 +29,7 @@ class KeyFrame:
     persons: tuple[int, ...] = ()
     proposals: tuple[Box, ...] = ()
     scores: tuple[float, ...] = ()
+    listed: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,8 +54,9 @@ def read_ava(
       context_seconds: length of a clip.
       video_start: seconds of the original video at which the files `VIDEO.*` start: 900 for
         AVA's movies where they were cut to minutes 15 to 30.
-      without_boxes: also take key frames on which nobody is annotated: the lines without a box, and
-        with `timestamps` every timestamp of every video.
+      without_boxes: also take key frames on which nobody is annotated: the lines without a box, on
+        which detections are wrong in the official evaluation; and with `timestamps` every timestamp
+        of every video, where detections do not count.
 
     Raises:
       ValueError: a file is missing or damaged, or files do not belong together.
@@ -70,6 +71,15 @@ def read_ava(
     frames = {
         split: _read_split(files, names, included, without_boxes) for split, files in boxes.items()
     }
+    notes = []
+    for split, moments in frames.items() if not without_boxes else ():
+        empty = sum(not frame.boxes for frame in moments.values())
+        if empty:
+            notes.append(
+                f'{split}: {empty} key frames without boxes are left out (--without_boxes=keep); '
+                'detections there are wrong in the official evaluation'
+            )
+            frames[split] = {moment: frame for moment, frame in moments.items() if frame.boxes}
     left_out = set().union(*(read_excluded(path) for path in excluded))
     wanted = {moment for split in frames.values() for moment in split} - left_out
     detected = _read_proposals(proposals, wanted)
@@ -87,7 +97,7 @@ def read_ava(
         multi_label=True,
         localisation=True,
         details={'action_ids': list(names)},
-        notes=files.notes(),
+        notes=(*notes, *files.notes()),
     )
 
 
@@ -97,7 +107,7 @@ def _read_split(
     included: Mapping[int, str] | None,
     without_boxes: bool,
 ) -> dict[Moment, Frame]:
-    """The key frames of a split, without those that nobody wants."""
+    """The key frames of a split, with `without_boxes` also those that only `included` lists."""
     frames: dict[Moment, Frame] = {}
     for path in paths:
         for moment, frame in read_boxes(path, actions).items():
@@ -112,11 +122,10 @@ def _read_split(
                     'timestamps'
                 )
             frames[moment] = frame
-    if not without_boxes:
-        return {moment: frame for moment, frame in frames.items() if frame.boxes}
-    for video in {video for video, _ in frames}:
+    for video in {video for video, _ in frames} if without_boxes else ():
         for time, text in (included or {}).items():
-            frames.setdefault((video, time), Frame(text, 'included timestamps'))
+            frame = Frame(text, 'included timestamps', listed=False)
+            frames.setdefault((video, time), frame)
     return frames
 
 
@@ -207,6 +216,7 @@ def _clip(
             persons=tuple(frame.persons),
             proposals=tuple(box for box, _ in detected),
             scores=tuple(score for _, score in detected),
+            listed=frame.listed,
         ),
     )
 

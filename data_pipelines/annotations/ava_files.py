@@ -40,12 +40,14 @@ class Frame:
     Attributes:
       text: the timestamp as it was first written.
       where: the place of that line.
+      listed: whether a file of boxes has it.
       boxes, actions, persons: one entry per line with a box; actions by their ids in the action
         list, persons -1 where the file has none.
     """
 
     text: str
     where: str
+    listed: bool = True
     boxes: list[Box] = dataclasses.field(default_factory=list)
     actions: list[int] = dataclasses.field(default_factory=list)
     persons: list[int] = dataclasses.field(default_factory=list)

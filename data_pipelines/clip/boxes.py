@@ -157,8 +157,11 @@ def training_boxes(
 
 
 def candidates(found: Regions, options: BoxOptions) -> Candidates:
-    """The boxes of a key frame that are to be tested, the highest scores first."""
-    if options.candidates == 'ground_truth':
+    """The boxes of a key frame that are to be tested, the highest scores first; none if nobody knows
+    who is on it."""
+    if not found.listed:
+        boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+    elif options.candidates == 'ground_truth':
         boxes, scores = found.boxes, np.ones(len(found.boxes), np.float32)
     else:
         good = found.scores >= options.min_candidate_score

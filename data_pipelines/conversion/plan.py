@@ -14,7 +14,7 @@ import pathlib
 import re
 
 from data_pipelines import files
-from data_pipelines.annotations import Annotations, Clip
+from data_pipelines.annotations import Annotations, Clip, KeyFrame
 from data_pipelines.conversion.options import LATER, Options, Storage
 from data_pipelines.datasets.dataset_info import (
     FILE_NAME,
@@ -129,8 +129,15 @@ def plan_split(
 
 
 def _digest(content: list) -> str:
-    text = json.dumps(content, default=dataclasses.asdict)  # a clip may hold a KeyFrame
+    text = json.dumps(content, default=_key_frame_as_json)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _key_frame_as_json(key_frame: KeyFrame) -> dict:
+    content = dataclasses.asdict(key_frame)
+    if key_frame.listed:  # earlier versions had no such field
+        del content['listed']
+    return content
 
 
 def _without_path(clip: Clip) -> dict:

@@ -5,6 +5,8 @@ Context features, besides those of every record (`sequence_example.py`)::
     clip/key_frame/timestamp               int64, microseconds since the beginning of the video file,
                                            as clip/start/timestamp and clip/end/timestamp
     clip/key_frame/index                   int64, which stored frame is on screen then
+    clip/key_frame/listed                  int64, 0 where the annotation does not list the key
+                                           frame, so that nobody knows who is on it; else left out
     region/bbox/{ymin,xmin,ymax,xmax}      float, 0 to 1: one entry per pair of a box and an action
     region/label/index                     int64, class number of each pair
     region/track/index                     int64, person of each pair, -1 where unknown
@@ -25,6 +27,7 @@ from data_pipelines.storage.sequence_example import Example, RecordError, encode
 
 KEY_FRAME_TIMESTAMP = 'clip/key_frame/timestamp'
 KEY_FRAME_INDEX = 'clip/key_frame/index'
+KEY_FRAME_LISTED = 'clip/key_frame/listed'
 REGION_BOX = 'region/bbox'
 REGION_LABEL = 'region/label/index'
 REGION_TRACK = 'region/track/index'
@@ -48,6 +51,7 @@ class Regions:
       persons: i64 [M], numbers of the persons, -1 where unknown.
       proposals: f32 [P, 4], boxes of a person detector.
       scores: f32 [P], their scores.
+      listed: whether the annotation lists the key frame, be it without boxes.
     """
 
     key_frame: int
@@ -57,11 +61,14 @@ class Regions:
     persons: np.ndarray
     proposals: np.ndarray
     scores: np.ndarray
+    listed: bool = True
 
 
 def region_features(key_frame: KeyFrame, index: int) -> dict[str, np.ndarray]:
     """The context features of a key frame, which is stored frame number `index`."""
+    unlisted = {} if key_frame.listed else {KEY_FRAME_LISTED: np.array([0], np.int64)}
     return {
+        **unlisted,
         KEY_FRAME_TIMESTAMP: np.array([round(key_frame.time * 1e6)], np.int64),
         KEY_FRAME_INDEX: np.array([index], np.int64),
         **_box_features(REGION_BOX, key_frame.boxes),
@@ -129,6 +136,7 @@ def regions(example: Example, num_classes: int, where: str = 'record') -> Region
         persons=np.array([row[4] for row in row_of], np.int64),
         proposals=_boxes(example, PREDICTED_BOX, where, len(scores)),
         scores=scores,
+        listed=bool(_numbers(example, KEY_FRAME_LISTED, np.int64, where).all()),
     )
 
 

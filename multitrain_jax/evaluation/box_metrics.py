@@ -56,7 +56,8 @@ class Protocol:
         max_rows: detections of a key frame that count, those of the highest scores; None: all.
         match_by_score: a ground-truth box goes to the detection with the highest score; False: to the first one of
             the list.
-        ignore_unannotated: detections on key frames without any ground truth do not count; False: they are wrong.
+        ignore_unannotated: detections on key frames that the annotation does not list do not count; False: they are
+            wrong.
     """
 
     max_rows: int | None = 50
@@ -76,6 +77,7 @@ def average_precisions(
     *,
     protocol: Protocol = OFFICIAL,
     iou_threshold: float = 0.5,
+    listed: np.ndarray = np.zeros(0, np.int64),
 ) -> np.ndarray:
     """Average precision of each action: f64[len(actions)], NaN for one without ground truth.
 
@@ -89,6 +91,8 @@ def average_precisions(
         actions: i64[n], the actions that are evaluated; rows of others are dropped before anything is counted.
         protocol: what else counts.
         iou_threshold: intersection over union from which boxes match.
+        listed: i64[n], key frames that the annotation lists without a box (AVA-Kinetics' lines of two columns):
+            detections there are wrong, as on all annotated key frames.
 
     Raises:
         ValueError: a score is not finite.
@@ -97,9 +101,8 @@ def average_precisions(
     if len(detections) and not np.isfinite(detections.score).all():
         row = int(np.flatnonzero(~np.isfinite(detections.score))[0])
         raise ValueError(f'the score of detection {row} is not finite ({detections.score[row]})')
-    annotated = np.unique(
-        truth.key_frame
-    )  # whatever the action: the official evaluator knows these key frames
+    # Whatever the action: the official evaluator knows these key frames.
+    annotated = np.union1d(truth.key_frame, listed)
     truth = truth.take(np.isin(truth.action, actions))
     detections = detections.take(np.isin(detections.action, actions))
     if protocol.max_rows is not None:
@@ -240,6 +243,8 @@ class BoxScores:
 
     Attributes:
         name: what the dataset calls the n key frames: `video,timestamp`.
+            All of them are annotated, those without a labelled box, too; of key frames that are not (AVA's seconds that
+            the csv does not list) no box is tested.
         frame: i64[d], which of them each detected box is on.
         box: f32[d, 4], as shares of the frame.
         score: f32[d, A], of every action.
@@ -288,7 +293,9 @@ class ActionResult:
 def per_action(scores: BoxScores, spec: DatasetSpec) -> list[ActionResult]:
     """Figures of every action, in the order of their numbers."""
     count = len(spec.classes)
-    precision = average_precisions(scores.truth, scores.detections, np.arange(count))
+    precision = average_precisions(
+        scores.truth, scores.detections, np.arange(count), listed=np.arange(len(scores.name))
+    )
     boxes = np.bincount(scores.truth.action, minlength=count)
     third: dict[int, str] = {}
     if spec.train_counts:

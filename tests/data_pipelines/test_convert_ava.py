@@ -209,6 +209,32 @@ def test_restart_keeps_shards_and_boxes_decide(files, command, tmp_path):
     assert example.context['clip/label/index'].tolist() == []
 
 
+def test_key_frames_without_boxes(files, command, tmp_path, capsys):
+    """Listed without a box: nobody is there. Not listed, but a second of the video: nobody knows."""
+    train = tmp_path / 'train.csv'
+    train.write_text(files['train'].read_text() + 'movie_B,0903\n')
+    arguments = [a.replace(str(files['train']), str(train)) for a in command]
+    assert main([*arguments, f'--output={tmp_path / "skip"}', '--workers=1']) == 0
+    said = capsys.readouterr().out
+    assert 'train: 1 key frames without boxes are left out (--without_boxes=keep)' in said
+    keep = [*arguments, '--without_boxes=keep', f'--output={tmp_path / "keep"}', '--workers=1']
+    assert main(keep) == 0
+    assert '--without_boxes' not in capsys.readouterr().out
+    found = {}
+    for example in read_examples(tmp_path / 'keep', 'train'):
+        one = regions(example, 3)
+        found[example.context['video/filename'][0].decode()] = len(one.boxes), one.listed
+    assert found == {
+        'movie_A,0902': (2, True),
+        'movie_A,0903': (0, False),
+        'movie_A,0904': (1, True),
+        'movie_B,0902': (1, True),
+        'movie_B,0903': (0, True),
+        'movie_B,0904': (0, False),
+        'movie_B,0905': (0, False),
+    }
+
+
 def test_official_rows_from_records(tmp_path):
     """What went in comes out: the boxes of records, as rows of an official csv."""
     truth = reference_path('ava_eval_groundtruth.csv')

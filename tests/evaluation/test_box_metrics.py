@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from data_pipelines.clip.boxes import iou
+from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.evaluation.box_metrics import (
     OFFICIAL,
     PYSLOWFAST,
+    BoxScores,
     Protocol,
     Rows,
     average_precisions,
     frequency_thirds,
+    summarise_boxes,
 )
 from tests.helpers.average_precision import average_precision_by_loops
 from tests.helpers.golden import reference_path
@@ -88,6 +91,29 @@ def test_equal_to_the_definition(protocol):
     np.testing.assert_allclose(
         average_precisions(truth, detections, actions, protocol=protocol), expected, atol=1e-12
     )
+    # The same key frame, listed without a box: detections there are wrong.
+    with_empty = [
+        average_precision_by_loops(truth, detections, action, protocol, actions, empty=[2])
+        for action in actions
+    ]
+    assert (with_empty[:3] != expected[:3]) == protocol.ignore_unannotated
+    listed = np.array([2])
+    np.testing.assert_allclose(
+        average_precisions(truth, detections, actions, protocol=protocol, listed=listed),
+        with_empty,
+        atol=1e-12,
+    )
+
+
+def test_of_a_run_all_key_frames_are_annotated():
+    """Two key frames, one of them without anybody; the detection there has the higher score."""
+    box = np.array([[0.1, 0.1, 0.5, 0.5]] * 2, np.float32)
+    truth = Rows(np.array([0]), np.array([0]), box[:1])
+    scores = BoxScores(
+        ('v,0902', 'v,0903'), np.array([0, 1]), box, np.array([[0.5], [0.9]], np.float32), 0, truth
+    )
+    spec = DatasetSpec('own', ('wave',), localisation=True)
+    assert summarise_boxes(scores, spec).mean_average_precision == 0.5
 
 
 def test_nothing_detected_and_scores_that_are_not_numbers():

@@ -9,7 +9,7 @@ def _one_overlap(a, b):
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def average_precision_by_loops(truth, detections, action, protocol, actions):
+def average_precision_by_loops(truth, detections, action, protocol, actions, empty=()):
     """The definition, one detection after the other."""
     valid = [
         i
@@ -27,7 +27,8 @@ def average_precision_by_loops(truth, detections, action, protocol, actions):
             for i in sorted(some, key=lambda i: -detections.score[i])[: protocol.max_rows]
         ]
     if protocol.ignore_unannotated:
-        listed = [i for i in listed if detections.key_frame[i] in truth.key_frame]
+        annotated = {*truth.key_frame.tolist(), *empty}
+        listed = [i for i in listed if detections.key_frame[i] in annotated]
     listed = [
         i
         for i in listed

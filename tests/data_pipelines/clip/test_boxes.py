@@ -1,5 +1,7 @@
 """Box geometry against plain formulas, box by box."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -193,6 +195,10 @@ def test_candidates_are_the_best_proposals_or_the_annotation():
     truth = boxes.candidates(found, BoxOptions(candidates='ground_truth'))
     np.testing.assert_array_equal(truth.boxes, found.boxes)
     np.testing.assert_array_equal(truth.scores, 1)
+    # Where the annotation says nothing, nothing is tested: it could be neither right nor wrong.
+    unlisted = dataclasses.replace(found, listed=False)
+    for kind in ('proposals', 'ground_truth'):
+        assert not len(boxes.candidates(unlisted, BoxOptions(candidates=kind)).boxes)
 
 
 def test_candidates_count_in_views_that_show_half_of_them():
