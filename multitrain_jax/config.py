@@ -304,10 +304,10 @@ def apply_variants(
 
 def describe(config: Config) -> str:
     """All fields of an experiment with their comments; what differs from the defaults is marked."""
-    lines = config_reading.describe(config, Config())
-    hidden = tuple(f'  config.model.{field} ' for field in _MODEL_FIELDS_FROM_ELSEWHERE)
-    shown = (line for line in lines if not f' {line[1:]}'.startswith(hidden))
-    return '* differs from the default, which stands in brackets\n' + '\n'.join(shown)
+    hidden = [f'config.model.{field}' for field in _MODEL_FIELDS_FROM_ELSEWHERE]
+    lines = config_reading.describe(config, Config(), hidden=hidden)
+    marks = '* differs from the default, which stands in brackets', '- of a group that is None'
+    return '\n'.join((*marks, *lines))
 
 
 def load_config(arguments: Sequence[str]) -> Config | None:

@@ -7,7 +7,7 @@ names field, value and rule.
 """
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import importlib.machinery
@@ -79,28 +79,48 @@ def config_tree(group: Any) -> ml_collections.ConfigDict:
     )
 
 
-def describe(group: Any, usual: Any = None, where: str = 'config') -> Iterator[str]:
+def describe(
+    group: Any,
+    usual: Any = None,
+    where: str = 'config',
+    *,
+    hidden: Collection[str] = (),
+    off: bool = False,
+) -> Iterator[str]:
     """Lines that show a dataclass and all groups in it: fields, values, comments.
 
-    Fields that differ are marked, beside what they are in `usual`, else by default.
+    Marked are fields that differ ('*'), beside what they are in `usual`, else by default, and those
+    of groups that are None ('-'), with their defaults.
+
+    Args:
+        group: the dataclass.
+        usual: one to compare with, where it is of the same class.
+        where: what it is called.
+        hidden: fields to leave out, as they are called here.
+        off: it is not there.
     """
     yield f'\n{where}: {inspect.getdoc(type(group)).partition(chr(10))[0]}'
-    groups = {}
+    declared, groups = _field_types(type(group)), {}
     for field in dataclasses.fields(group):
         value, path = getattr(group, field.name), f'{where}.{field.name}'
         default = getattr(usual, field.name) if type(usual) is type(group) else field.default
+        if path in hidden:
+            continue
         if dataclasses.is_dataclass(value):
-            groups[path] = value, default
-        elif isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, value.values())):
-            groups |= {f'{path}.{name}': (entry, None) for name, entry in value.items()}
-        else:
-            line = f'{" *"[value != default]} {path} = {value!r}'
-            if value != default and default is not dataclasses.MISSING:
-                line += f'  [{default!r}]'
-            comment = comments(type(group)).get(field.name)
-            yield f'{line:<60}  # {comment}' if comment else line
-    for path, (value, default) in groups.items():
-        yield from describe(value, default, path)
+            groups[path] = value, default, off
+            continue
+        if isinstance(value, Mapping) and all(map(dataclasses.is_dataclass, value.values())):
+            groups |= {f'{path}.{name}': (entry, None, off) for name, entry in value.items()}
+            continue
+        if value is None and (kinds := _groups(declared[field.name])):
+            groups[path] = kinds[0](), None, True
+        line = f'{"-" if off else " *"[value != default]} {path} = {value!r}'
+        if value != default and default is not dataclasses.MISSING:
+            line += f'  [{default!r}]'
+        comment = comments(type(group)).get(field.name)
+        yield f'{line:<60}  # {comment}' if comment else line
+    for path, (value, default, off) in groups.items():
+        yield from describe(value, default, path, hidden=hidden, off=off)
 
 
 def _build(groups: Sequence[type], values: Mapping[str, Any], where: str) -> Any:

@@ -263,6 +263,13 @@ def test_every_field_is_printed_with_its_comment(path, name):
         assert line.endswith(f'# {comment}')
 
 
+def test_groups_that_are_none_show_what_they_would_be():
+    lines = describe(read_config(load('quickstart.py'))).splitlines()
+    (line,) = (line for line in lines if 'config.localisation.proposal_iou' in line)
+    assert line.startswith('- config.localisation.proposal_iou = 0.75 ')
+    assert not [line for line in lines if 'num_classes' in line or 'localisation_head.' in line]
+
+
 def test_what_differs_from_the_defaults_is_marked():
     config = read_config(load('quickstart_cofinetune.py', '--config.optimizer.clip_norm=2'))
     marked = {line.split(' = ')[0] for line in describe(config).splitlines() if line[0:1] == '*'}
