@@ -151,6 +151,11 @@ class Model:
         """As `predict`, and what of the video could not be decoded (empty: nothing)."""
         from data_pipelines.videos.video_views import video_views
 
+        if not self.info.datasets:
+            raise UserError(
+                'this model is a backbone without heads: it gives embeddings; train heads on it, '
+                'with config.init_from'
+            )
         backbone = self.info.model.backbone
 
         @functools.cache  # datasets that sample alike share the clips and the forward pass

@@ -112,6 +112,8 @@ def test_a_backbone_alone(tmp_path, monkeypatch, capsys):
     assert model.info.model.backbone.position_grid == (2, 2, 2)
     clips = np.zeros((1, 6, 16, 16, 3), np.uint8)
     assert model.embed(clips).shape == (1, 24) and model.logits(clips) == {}
+    with pytest.raises(UserError, match='a backbone without heads'):
+        model.predict('video.mp4')
 
 
 def authors(golden, style: str) -> dict[str, np.ndarray]:
