@@ -5,7 +5,7 @@
     python -m multitrain_jax.evaluate exports/best --datasets kinetics400=/data/kinetics400_test --split=test
     python -m multitrain_jax.evaluate --ensemble a/motions_predictions.npz b/motions_predictions.npz
 
-Prints a table, and writes into --output for every dataset
+Prints a table, and writes into --output for every dataset (of a test that fails, into OUTPUT/failed)
     metrics.json                    top-1 and top-5 accuracy (multi-label: mean average precision)
     NAME_classes.csv                the same class by class
     NAME_confusion.csv, .png        videos of each class (row) taken for each class (column)
@@ -26,7 +26,8 @@ from typing import Any
 from multitrain_jax import config_reading
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.evaluation import files
-from multitrain_jax.evaluation.metrics import accuracy_table
+from multitrain_jax.evaluation.box_metrics import BoxScores
+from multitrain_jax.evaluation.metrics import Scores, accuracy_table
 from multitrain_jax.evaluation.predictions import ensemble
 from multitrain_jax.model_argument import ModelArgument, add_model_argument, model_argument
 from multitrain_jax.parallel.hosts import FLAG_HELP, joined
@@ -71,7 +72,8 @@ def _arguments() -> tuple[argparse.Namespace, ModelArgument | None, list[str]]:
         '--batch_size', type=int, help='views per batch, over all devices of all hosts'
     )
     parser.add_argument(
-        '--output', help='directory of the files (default: "evaluation" beside the checkpoint)'
+        '--output',
+        help='directory of the files (default: one named after the protocol, in MODEL/evaluation)',
     )
     parser.add_argument('--multi_host', action='store_true', help=FLAG_HELP['multi_host'])
     parser.add_argument('--coordinator_address', help=FLAG_HELP['coordinator_address'])
@@ -92,10 +94,11 @@ def main() -> int:
     if args.ensemble:
         found = ensemble(args.ensemble)
         spec, output = found.spec, Path(args.output or 'ensemble').expanduser()
-        files.make_directory(output)
-        result = files.write(output, spec, found.scores)
-        about = {'ensemble': [str(path) for path in args.ensemble]}
-        files.write_metrics(output, {spec.name: result}, about)
+        with files.unfinished(output) as place:
+            result = files.write(place, spec, found.scores)
+            about = {'ensemble': [str(path) for path in args.ensemble]}
+            files.write_metrics(place, {spec.name: result}, about)
+            files.publish(place, output)
         print(accuracy_table({spec.name: result}))
         print(f'\nfiles: {output}')
         return 0
@@ -109,7 +112,6 @@ def _test(model: ModelArgument, args: argparse.Namespace, config_values: Any) ->
     """Tests one model on all datasets that were asked for, and writes and prints the results."""
     import jax  # after the arguments: mistakes in them are answered at once
 
-    from multitrain_jax.evaluation.results import summary
     from multitrain_jax.evaluation.setup import open_evaluation
     from multitrain_jax.parallel.host_memory import keep_freed_memory
 
@@ -127,39 +129,46 @@ def _test(model: ModelArgument, args: argparse.Namespace, config_values: Any) ->
         },
         candidates=args.candidates,
     )
-    output = Path(args.output or setup.default_output).expanduser()
-    main_host = jax.process_index() == 0
-    if main_host:
-        files.make_directory(output)
-    results, details = {}, {}
-    for head in setup.tested:
-        spec = setup.source.datasets[head]
-        videos = 'key frames' if spec.localisation else 'videos'
-        with timed(
-            f'testing {spec.name} ({spec.evaluation_records} {videos}, {spec.views} views of each)'
-        ):
-            scores = setup.score(head)
-        unreadable = spec.evaluation_records - len(scores.name)
-        if unreadable:
-            _log.warning(
-                '%s: %d of %d %s are damaged and do not count',
-                spec.name,
-                unreadable,
-                spec.evaluation_records,
-                videos,
-            )
-        details[spec.name] = {'views': spec.views, 'damaged': unreadable, **setup.describe(head)}
-        if main_host:
-            results[spec.name] = files.write(output, spec, scores)
-        else:
-            results[spec.name] = summary(scores, spec)
-    if main_host:
-        files.write_metrics(output, results, setup.about, details)
+    output = setup.output if args.output is None else Path(args.output).expanduser()
+    if jax.process_index():
+        for head in setup.tested:
+            _scores(setup, head)
+        return
+    with files.unfinished(output) as place:
+        results, details = {}, {}
+        for head in setup.tested:
+            spec, scores = setup.source.datasets[head], _scores(setup, head)
+            results[spec.name] = files.write(place, spec, scores)
+            damaged = spec.evaluation_records - len(scores.name)
+            details[spec.name] = {'damaged': damaged, **setup.describe(head)}
+        files.write_metrics(place, results, setup.about, details)
         print(accuracy_table(results))
-        print(f'\nfiles: {output}')
-    problems = [f'{name}: {result.problem}' for name, result in results.items() if result.problem]
+        problems = [f'{name}: {found.problem}' for name, found in results.items() if found.problem]
+        published = output / files.FAILED if problems else output
+        files.publish(place, published)
+        print(f'\nfiles: {published}')
     if problems:
         raise UserError('; '.join(problems))
+
+
+def _scores(setup: Any, head: int) -> Scores | BoxScores:
+    """Of the data of one head."""
+    spec = setup.source.datasets[head]
+    videos = 'key frames' if spec.localisation else 'videos'
+    with timed(
+        f'testing {spec.name} ({spec.evaluation_records} {videos}, {spec.views} views of each)'
+    ):
+        scores = setup.score(head)
+    unreadable = spec.evaluation_records - len(scores.name)
+    if unreadable:
+        _log.warning(
+            '%s: %d of %d %s are damaged and do not count',
+            spec.name,
+            unreadable,
+            spec.evaluation_records,
+            videos,
+        )
+    return scores
 
 
 if __name__ == '__main__':

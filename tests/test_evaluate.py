@@ -1,6 +1,7 @@
 """The command that tests a checkpoint: against the library's own predictions, with data from other places, mistakes."""
 
 import csv
+import dataclasses
 import json
 import logging
 import shutil
@@ -12,7 +13,7 @@ import pytest
 from data_pipelines.options import Source
 import multitrain_jax as mt
 from multitrain_jax import evaluate
-from multitrain_jax.errors import run_command
+from multitrain_jax.errors import UserError, run_command
 from multitrain_jax.evaluation import predictions
 from tests.helpers import tiny, tiny_records
 from tests.helpers.batches import evaluation_batches
@@ -193,3 +194,78 @@ def test_mistakes_are_told_in_one_line(run, data, finished_run, tmp_path):
         code, out, err = run(*arguments)
         assert (code, out) == (2, ''), arguments
         assert err.startswith('error: ') and message in err, err
+
+
+def written(directory):
+    """{file below it: content}."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob('*')
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def own_run(finished_run, data, tmp_path):
+    """The finished run in a place of its own, and arguments that name it and its data."""
+    shutil.copytree(finished_run[2], tmp_path / 'run')
+    return tmp_path / 'run', [tmp_path / 'run', CONFIG, f'--config.data_root={data}']
+
+
+def test_another_protocol_writes_to_another_place(run, own_run, data):
+    """Another checkpoint, split and data, too; the same test again to the same."""
+    workdir, arguments = own_run
+    shutil.copytree(data / 'colours', workdir.parent / 'colours')
+    places = [
+        ([], 'step_8_2x3_16px'),
+        (['--spatial_views=1'], 'step_8_2x1_16px'),
+        (['--step=6'], 'step_6_2x3_16px'),
+        (['--split=train'], 'step_8_2x3_16px_train'),
+        (['--datasets', f'colours={workdir.parent}/colours'], 'step_8_2x3_16px_2'),
+        (['--datasets', 'colours'], 'step_8_2x3_16px_3'),
+    ]
+    for more, place in places:
+        before = written(workdir)
+        code, out, err = run(*arguments, *more)
+        assert code == 0, err
+        assert out.rstrip().endswith(f'files: {workdir}/evaluation/{place}')
+        after = written(workdir)
+        assert before.items() <= after.items()
+        assert f'evaluation/{place}/metrics.json' in after.keys() - before.keys()
+    before = written(workdir)
+    code, out, _ = run(*arguments)
+    assert code == 0 and out.rstrip().endswith('/step_8_2x3_16px')
+    assert written(workdir).keys() == before.keys()
+
+
+def test_a_test_that_fails_overwrites_nothing(run, own_run, monkeypatch):
+    """Neither when it stops in its middle nor when a dataset has no figure."""
+    workdir, arguments = own_run
+    assert run(*arguments)[0] == 0
+    before = written(workdir)
+    place = 'evaluation/step_8_2x3_16px'
+    calls = []
+    plain = evaluate.files.write
+
+    def stops(output, spec, scores):
+        calls.append(spec.name)
+        if len(calls) == 2:
+            raise UserError('in its middle')
+        return plain(output, spec, scores)
+
+    monkeypatch.setattr(evaluate.files, 'write', stops)
+    assert run(*arguments)[::2] == (2, 'error: in its middle') and calls == ['colours', 'shades']
+    assert written(workdir) == before
+
+    def no_figure(output, spec, scores):
+        return dataclasses.replace(plain(output, spec, scores), problem='no figure')
+
+    monkeypatch.setattr(evaluate.files, 'write', no_figure)
+    code, out, err = run(*arguments)
+    assert code == 2 and 'colours: no figure; shades: no figure' in err
+    assert f'files: {workdir}/{place}/failed' in out
+    after = written(workdir)
+    assert before.items() <= after.items()
+    assert all(name.startswith(f'{place}/failed/') for name in after.keys() - before.keys())
+    code, _, _ = run(*arguments, f'--output={workdir.parent}/elsewhere/deep')
+    assert code == 2 and not (workdir.parent / 'elsewhere' / 'deep' / 'metrics.json').exists()

@@ -1,10 +1,14 @@
 """Files of a test: figures, tables, predictions, detections, pictures."""
 
+from collections.abc import Iterator, Mapping
+import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
+import shutil
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,9 @@ from multitrain_jax.evaluation.metrics import (
 )
 from multitrain_jax.evaluation.predictions import Predictions, save
 from multitrain_jax.reporting.heat_map import MOST_NAMES, heat_map
+
+METRICS_FILE = 'metrics.json'
+FAILED = 'failed'  # below the directory of a test: files of one that has no figure of some dataset
 
 
 def write(output: Path, spec: DatasetSpec, scores: Scores | BoxScores) -> DatasetResult:
@@ -96,7 +103,7 @@ def write_metrics(
     known = [result.primary for result in results.values() if result.primary is not None]
     average = sum(known) / len(known) if known else None
     content = {**about, 'datasets': datasets, 'average': average}
-    (output / 'metrics.json').write_text(
+    (output / METRICS_FILE).write_text(
         json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8'
     )
 
@@ -108,13 +115,62 @@ def _write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
         writer.writerows(['' if cell is None else cell for cell in row] for row in rows)
 
 
-def make_directory(path: str | os.PathLike) -> Path:
-    path = Path(path)
+@contextlib.contextmanager
+def unfinished(output: Path) -> Iterator[Path]:
+    """A directory in `output` to write into, for `publish`; gone when the context ends.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    place, made = output / '.unfinished', not output.exists()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f'--output={path}: cannot be made ({error.strerror})') from error
-    return path
+        raise UserError(f'--output={output}: cannot be made ({error.strerror})') from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        if made and not any(output.iterdir()):
+            output.rmdir()
+
+
+def publish(place: Path, output: Path) -> None:
+    """Moves all files of a directory to another one, the figures last; other files there stay."""
+    output.mkdir(exist_ok=True)
+    for path in sorted(place.iterdir(), key=lambda path: path.name == METRICS_FILE):
+        os.replace(path, output / path.name)
+
+
+def place_for(directory: Path, name: str, about: Mapping[str, Any]) -> Path:
+    """Where in a directory the files of a test go: `name`, or `name_2`, ... where it holds another test's.
+
+    Args:
+        directory: of all tests of a model.
+        name: of the protocol.
+        about: what `metrics.json` says of the test: fields, and below `datasets` those of each.
+    """
+    for number in itertools.count(1):
+        place = directory / (name if number == 1 else f'{name}_{number}')
+        try:
+            there = json.loads((place / METRICS_FILE).read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return place  # free, or left by something else
+        if _says(there, json.loads(json.dumps(about))):
+            return place
+
+
+def _says(content: Any, about: Any) -> bool:
+    """Whether all that `about` says is also said in the content, of the same datasets."""
+    if not isinstance(about, dict):
+        return content == about
+    if (
+        not isinstance(content, dict)
+        or content.get('datasets', {}).keys() != about.get('datasets', {}).keys()
+    ):
+        return False
+    return all(name in content and _says(content[name], value) for name, value in about.items())
 
 
 def write_detections(path: str | os.PathLike, scores: BoxScores, spec: DatasetSpec) -> None:

@@ -18,7 +18,7 @@ from multitrain_jax.config import (
     read_config,
 )
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation import views
+from multitrain_jax.evaluation import files, views
 from multitrain_jax.evaluation.box_metrics import BoxScores
 from multitrain_jax.evaluation.metrics import Scores
 from multitrain_jax.parallel.drivers import open_driver
@@ -57,7 +57,7 @@ class Evaluation:
         tested: numbers of the heads that have data.
         score: number of a head -> the scores of its data.
         about: checkpoint and protocol, for `metrics.json`.
-        default_output: directory for results.
+        output: directory for the files, named after the protocol.
         data: where the data of each head are.
     """
 
@@ -65,13 +65,17 @@ class Evaluation:
     tested: tuple[int, ...]
     score: Callable[[int], Scores | BoxScores]
     about: dict[str, Any]
-    default_output: Path
+    output: Path
     data: Mapping[str, DatasetConfig]
 
     def describe(self, head: int) -> dict[str, Any]:
         """Where a head's data are, for `metrics.json`."""
         entry = self.data[self.source.datasets[head].name]
-        return {'path': entry.path, 'split': entry.evaluation_split}
+        return {
+            'views': self.source.datasets[head].views,
+            'path': entry.path,
+            'split': entry.evaluation_split,
+        }
 
 
 def open_evaluation(
@@ -145,14 +149,39 @@ def open_evaluation(
         about = {'checkpoint': str(trained.directory), 'step': trained.step}
     for group, fields in ((evaluation, _PROTOCOL), (localisation, _BOX_PROTOCOL)):
         about |= {field: getattr(group, field) for field in fields if group is not None}
-    return Evaluation(
+    if test.data_root is not None:
+        about['data_root'] = test.data_root
+    found = Evaluation(
         source=source,
         tested=tuple(number for number, spec in enumerate(source.datasets) if spec.name in data),
         score=score,
         about=about,
-        default_output=trained.directory / 'evaluation',
+        output=trained.directory,
         data=data,
     )
+    described = {source.datasets[head].name: found.describe(head) for head in found.tested}
+    name = _protocol_name(trained, evaluation, localisation, split)
+    output = files.place_for(
+        trained.directory / 'evaluation', name, {**about, 'datasets': described}
+    )
+    return dataclasses.replace(found, output=output)
+
+
+def _protocol_name(
+    trained: TrainedModel,
+    evaluation: EvaluationConfig,
+    localisation: LocalisationConfig | None,
+    split: str | None,
+) -> str:
+    """`step_300_5x1_256px`: checkpoint, temporal and spatial views, short side, and what else is special."""
+    words = [] if trained.step is None else [f'step_{trained.step}']
+    words.append(f'{evaluation.temporal_views}x{evaluation.spatial_views}')
+    sides = (localisation and localisation.test_short_sides) or (evaluation.short_side,)
+    words.append('-'.join(map(str, sides)) + 'px')
+    if localisation is not None:
+        words += ['flip'] * localisation.test_flip
+        words += ['ground_truth'] * (localisation.candidates == 'ground_truth')
+    return '_'.join([*words, *([split] if split else [])])
 
 
 def _own_test(trained: TrainedModel) -> _Test:

@@ -222,12 +222,14 @@ def run_views(
     with contextlib.closing(batches):
         for batch, inputs in batches:
             scores = eval_step(params, inputs)
-            if not done:
-                countdown.restart(0)  # compiling says nothing of the views to come
             if waiting is not None:  # the one before, while this one runs
                 collect_local(*waiting)
             waiting = (batch, scores)
+            first = not done
             done += int((batch['weight'] > 0).sum())
+            if first:  # it was compiled, which says nothing of the views to come
+                countdown.restart(done)
+                reported = time.monotonic()
             if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
                 rate, left = countdown.update(done)
                 _log.info(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import threading
 
 from flax import nnx
@@ -79,6 +80,26 @@ def test_a_missing_view_is_noticed():
     constant = lambda params, share: jax.numpy.zeros((1, *share['dataset'].shape[1:], 5))
     with pytest.raises(RuntimeError, match='record 4 has 2 views instead of 3'):
         views.score_dataset(constant, None, source, 1, driver)
+
+
+def test_the_time_left_does_not_count_compilation(monkeypatch, caplog):
+    """100 s for the first batch, 1 s for each of the others."""
+    clock = [0.0]
+    monkeypatch.setattr(views.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(views, '_SECONDS_BETWEEN_REPORTS', 0.5)
+    calls = []
+
+    def step(params, batch):
+        clock[0] += 1.0 if calls else 100.0
+        calls.append(None)
+        return jax.numpy.zeros((1, *batch['dataset'].shape[1:], 5))
+
+    source = tiny.ArraySource(tiny.config(), evaluation_records=20, views=4)  # 10 batches of 8
+    driver = Pmap(data_mesh(jax.devices()[:1]))
+    with caplog.at_level(logging.INFO, 'multitrain_jax'):
+        views.score_dataset(step, None, source, 1, driver)
+    left = [message.rpartition(', ')[2] for message in caplog.messages if ' views/s' in message]
+    assert left == [f'{10 - batch}s left' for batch in range(2, 11)]
 
 
 def spec(**changes):
