@@ -11,12 +11,14 @@ import shlex
 import shutil
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
 from data_pipelines.synthetic import prepare
 import multitrain_jax as mt
 from multitrain_jax import config as configs
+from tests.helpers import tiny
 from tests.helpers.calling import ROOT, call_line
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
@@ -191,18 +193,22 @@ def test_snippets(snippet, desk):
             module = importlib.import_module(node.module)
             for name in node.names:
                 assert hasattr(module, name.name), f'{node.module} has no {name.name}'
-    if '.lower(' in snippet:  # of a whole training step, see tests/parallel
-        return
     if 'my_factories' in snippet or 'tf_dataset' in snippet and not _have('tensorflow'):
         return
     model = mt.load('runs/quickstart/export')
     config = configs.defaults()
     names = dict(mt=mt, config=config, boxes=np.array([[[0.2, 0.2, 0.8, 0.8]]], np.float32))
     names['clips'] = np.zeros((1, *model.clip_shape), np.uint8)
+    if '.lower(' in snippet:
+        config = tiny.config(parallel__shard_optimizer=True)
+        source = tiny.ArraySource(config)
+        shapes = jax.eval_shape(lambda: source.batch(0))
+        names |= dict(config=config, datasets=source.datasets, batch_shapes=shapes)
+        names['devices'] = jax.devices()[:2]
     exec(compile(snippet, 'snippet', 'exec'), names)
     if 'get_config' in names:
         config = names['get_config']()
-    if config.datasets:
+    if isinstance(config, ml_collections.ConfigDict) and config.datasets:
         configs.read_config(config)
 
 

@@ -61,7 +61,7 @@ def test_one_dataset_has_no_losses_between_datasets():
 
 def test_a_model_to_start_from_gives_its_architecture(finished_run):
     config, _, workdir = finished_run
-    for start in (workdir / 'export',):
+    for start in (workdir / 'export', workdir):
         found = read_config(own_data.small_or_from(f'a,from={start}', strided))
         assert found.init_from == str(start)
         changed = dict(stochastic_depth=0.1, dtype='bfloat16')

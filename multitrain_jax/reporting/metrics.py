@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 _log = logging.getLogger('multitrain_jax')
+_log_of_metrics = logging.getLogger('multitrain_jax.metrics')  # to log.txt, not to the terminal
 
 Terms = Mapping[str, tuple[Any, Any]]
 
@@ -77,7 +78,7 @@ class LogWriter:
     """The part of clu's MetricWriter that training uses, writing to the log."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        _log.info(
+        _log_of_metrics.info(
             '[%d] %s',
             step,
             ', '.join(f'{name}={value:.5g}' for name, value in sorted(scalars.items())),

@@ -38,7 +38,7 @@ def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> No
         # Libraries speak of their inner life; of what clu says, the metrics are wanted.
         file.addFilter(
             lambda record: (
-                record.name == _log.name
+                record.name.partition('.')[0] == _log.name
                 or record.levelno >= _LEAST.get(record.name, logging.WARNING)
                 or 'metric_writers' in record.pathname
             )

@@ -3,11 +3,12 @@
 import concurrent.futures
 import importlib.util
 import logging
+import sys
 
 import numpy as np
 import pytest
 
-from multitrain_jax.reporting import metrics
+from multitrain_jax.reporting import metrics, progress
 from tests.helpers.event_files import scalars
 
 
@@ -48,6 +49,19 @@ def test_without_tensorflow_tensorboard_reads_the_same_curves(missing, without, 
     assert curves == scalars(tmp_path / 'clu')
     assert curves == {'loss': {7: [0.5], 9: [0.25]}, 'top1/a': {7: [1.0]}}
     assert '[7] loss=0.5' in caplog.text
+
+
+def test_metrics_go_to_the_log_file_and_not_to_the_terminal(without, tmp_path, capsys):
+    without('tensorflow')
+    root = logging.getLogger()
+    before = root.handlers[:], logging.raiseExceptions, sys.unraisablehook
+    try:
+        progress.set_up_logging(tmp_path)
+        _write(tmp_path, is_main_host=True)
+    finally:
+        root.handlers[:], logging.raiseExceptions, sys.unraisablehook = before
+    assert '[7] loss=0.5, top1/a=1' in (tmp_path / 'log.txt').read_text()
+    assert 'loss' not in capsys.readouterr().err
 
 
 def test_other_hosts_and_machines_without_tensorboard_write_to_the_log(without, tmp_path, caplog):
