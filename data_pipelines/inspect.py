@@ -2,12 +2,16 @@
 
     python -m data_pipelines.inspect DIR
     python -m data_pipelines.inspect DIR --quick --json --no_sheet
+    python -m data_pipelines.inspect DIR DIR DIR --quick --no_sheet --leaks=leaks.csv
 
-The exit code is 0 where all is well, 1 where something is damaged, 2 where DIR holds no records.
+Of several directories also which videos one trains on and another tests on. The exit code is 0 where all is well, 1 where something is damaged, 2 where DIR holds no records.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import csv
+import dataclasses
+import io
 import json
 import os
 import sys
@@ -18,13 +22,14 @@ import tqdm
 from data_pipelines import files
 from data_pipelines.command_line import ArgumentParser, check_picture_name, exit_code
 from data_pipelines.cores import available_cores
-from data_pipelines.inspection import checks
+from data_pipelines.inspection import checks, leakage
 from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.describe import as_json, as_text
 from data_pipelines.inspection.report import Report
+from data_pipelines.inspection.text import table
 from data_pipelines.storage.record_index import find_splits
 
-_SHOWN_PROBLEMS = 20  # without --json
+_SHOWN = 20  # problems and leaks, without --json
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         'with 1 where something is damaged.',
         epilog='example: python -m data_pipelines.inspect data/mine --sheet=mine.jpg',
     )
-    parser.add_argument('directory', metavar='DIR', help="directory of shards, ours or DMVR's")
+    parser.add_argument(
+        'directories', nargs='+', metavar='DIR', help="directory of shards, ours or DMVR's"
+    )
     parser.add_argument(
         '--quick', action='store_true', help='do not decode all frames, only look at the first'
     )
@@ -59,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar='N',
         help='print so many of the most and of the least frequent classes (default: 10)',
     )
+    parser.add_argument(
+        '--leaks',
+        metavar='FILE',
+        help='write a csv of all videos that one split (called train...) is trained on and another '
+        'tested on; also of one directory',
+    )
     parser.add_argument('--threads', type=int, help='threads (default: one per CPU)')
     return parser
 
@@ -80,35 +93,87 @@ def _run(args: argparse.Namespace) -> int:
             raise ValueError(f'--{name}={value}: must be at least {least}')
     if args.sheet:
         check_picture_name('--sheet', args.sheet)
-    report = _inspect(args)
+        if len(args.directories) > 1:
+            raise ValueError('--sheet is of one directory; several each get DIR/contact_sheet.jpg')
+    reports = []
+    for number, directory in enumerate(args.directories):
+        report = _inspect(directory, args)
+        reports.append(report)
+        if not args.json:
+            print(*([''] if number else []), *as_text(report, args.top), sep='\n')
+        if not args.no_sheet:
+            _draw(report, args)
+        if not args.json:
+            print(*_problems(report, args.quick), sep='\n')
+    leaks = _leaks(args) if len(reports) > 1 or args.leaks else None
     if args.json:
-        print(json.dumps(as_json(report), indent=1, ensure_ascii=False))
-    else:
-        print(*as_text(report, args.top), sep='\n')
-    if not args.no_sheet:
-        _draw(report, args)
+        content = [as_json(report) for report in reports]
+        if leaks is not None:
+            content = {'datasets': content, 'leaks': [dataclasses.asdict(leak) for leak in leaks]}
+        print(
+            json.dumps(content if leaks is not None else content[0], indent=1, ensure_ascii=False)
+        )
+    elif leaks is not None:
+        print('', *_leaks_as_text(leaks), sep='\n')
+    return 1 if any(report.all_problems() for report in reports) else 0
+
+
+def _problems(report: Report, quick: bool) -> Iterator[str]:
     problems = report.all_problems()
-    if not args.json:
-        print()
-        for problem in problems[:_SHOWN_PROBLEMS]:
-            print(problem)
-        if len(problems) > _SHOWN_PROBLEMS:
-            print(f'... {len(problems) - _SHOWN_PROBLEMS} more, see --json')
-        checked = 'headers, checksums and first frames' if args.quick else 'every frame'
-        print(f'{len(problems)} problems' if problems else f'all is well ({checked} checked)')
-    return 1 if problems else 0
+    yield ''
+    yield from map(str, problems[:_SHOWN])
+    if len(problems) > _SHOWN:
+        yield f'... {len(problems) - _SHOWN} more, see --json'
+    checked = 'headers, checksums and first frames' if quick else 'every frame'
+    yield f'{len(problems)} problems' if problems else f'all is well ({checked} checked)'
 
 
-def _inspect(args: argparse.Namespace) -> Report:
-    splits = find_splits(args.directory)
+def _leaks(args: argparse.Namespace) -> list[leakage.Leak]:
+    """What is trained on and tested on; writes it to --leaks."""
+    wanted = [
+        (directory, split) for directory in args.directories for split in find_splits(directory)
+    ]
+    splits = []
+    with tqdm.tqdm(desc='compare', unit='clip', leave=False) as bar:
+        for directory, split in wanted:
+            threads = args.threads or available_cores()
+            videos = leakage.read_videos(directory, split, threads=threads, on_progress=bar.update)
+            splits.append((leakage.trains(split), videos))
+    leaks = leakage.find_leaks(splits)
+    if args.leaks:
+        text = io.StringIO()
+        csv.writer(text, lineterminator='\n').writerows(leakage.as_rows(leaks))
+        files.write_atomically(args.leaks, text.getvalue().encode(errors='backslashreplace'))
+    return leaks
+
+
+def _leaks_as_text(leaks: Sequence[leakage.Leak]) -> Iterator[str]:
+    if not leaks:
+        yield 'no video is trained on in one split and tested on in another'
+        return
+    yield 'trained on and tested on:'
+    rows = [
+        [leak.trained, leak.tested, *map(str, (leak.count('name'), leak.count('content')))]
+        + [f'{len(leak.matches)} of {leak.clips}']
+        for leak in leaks
+    ]
+    heads = ['trained on in', 'tested on in', 'by name', 'by content', 'tested clips']
+    yield from table([heads, *rows], left=(0, 1))
+    matches = [(leak, match) for leak in leaks for match in leak.matches]
+    for leak, match in matches[:_SHOWN]:
+        yield (f'{leak.tested}: {match.tested} is {match.trained} of {leak.trained} ({match.same})')
+    if len(matches) > _SHOWN:
+        yield f'... {len(matches) - _SHOWN} more; --leaks=FILE.csv lists all'
+
+
+def _inspect(directory: str, args: argparse.Namespace) -> Report:
+    splits = find_splits(directory)
     total = sum(
-        files.size(files.join(args.directory, name))
-        for shards in splits.values()
-        for name in shards
+        files.size(files.join(directory, name)) for shards in splits.values() for name in shards
     )
     with tqdm.tqdm(total=total, desc='inspect', unit='B', unit_scale=True, leave=False) as bar:
         return checks.inspect_directory(
-            args.directory,
+            directory,
             quick=args.quick,
             threads=args.threads or available_cores(),
             on_progress=bar.update,
@@ -119,7 +184,7 @@ def _draw(report: Report, args: argparse.Namespace) -> None:
     """Draws the contact sheet; says where it is."""
     if not any(split.records for split in report.splits.values()):
         return  # what is wrong is told by the problems
-    path = args.sheet or files.join(args.directory, 'contact_sheet.jpg')
+    path = args.sheet or files.join(report.directory, 'contact_sheet.jpg')
     image = contact_sheet(report, clips=args.clips, seed=args.seed)
     good, encoded = cv2.imencode(os.path.splitext(path)[1], image[..., ::-1])
     if not good:

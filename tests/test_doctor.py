@@ -1,5 +1,6 @@
 """The doctor finds what is well, and what is not with its remedy; nothing that is wrong stops it."""
 
+import dataclasses
 import json
 import logging
 import resource
@@ -9,11 +10,13 @@ import sys
 import pytest
 
 from data_pipelines.clip import decode
+from data_pipelines.datasets import dataset_info
+from data_pipelines.storage.sequence_example import VIDEO_FILENAME
 from multitrain_jax import doctor
 from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.diagnosis import experiment, machine
 from multitrain_jax.reporting import metrics
-from tests.helpers import tiny
+from tests.helpers import tiny, tiny_records
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
 CONFIG = f'--config={tiny.CONFIG_FILE}'
@@ -230,3 +233,43 @@ def test_what_goes_wrong_in_a_part_is_a_failure():
         and found['unlucky part'].state == 'fail'
         and 'KeyError' in found['unlucky part'].text
     )
+
+
+def test_videos_that_are_trained_on_and_tested_on(data, tmp_path):
+    """By name: shades tests on two videos that colours trains on."""
+    found = of_config(f'--config.data_root={data}')
+    assert found['leakage'].state == 'ok' and 'names and contents of 54' in found['leakage'].text
+    for name in tiny.CLASSES:
+        names, splits = [f'{name}_{number}.mp4' for number in range(20)], {}
+        tested = [*names[:3], 'colours_7.mp4', 'colours_4'] if name == 'shades' else ['new.mp4'] * 5
+        for split, own in (('train', names), ('validation', tested)):
+            tiny_records.write_records(
+                tmp_path / name,
+                [
+                    [tiny_records.flat_frame(number, frame) for frame in range(4)]
+                    for number in range(len(own))
+                ],
+                [[number % 3] for number in range(len(own))],
+                num_classes=len(tiny.CLASSES[name]),
+                split=split,
+                contexts=[{VIDEO_FILENAME: [own_name]} for own_name in own],
+            )
+            info = dataset_info.load_dataset_info(tmp_path / name)
+            splits |= info.splits
+        dataset_info.save_dataset_info(
+            tmp_path / name,
+            dataclasses.replace(info, splits=splits, classes=tiny.CLASSES[name]),
+        )
+    checks = [
+        check
+        for check in doctor.examine(
+            experiment.experiment, [CONFIG, f'--config.data_root={tmp_path}']
+        )
+        if check.name == 'leakage'
+    ]
+    assert [check.state for check in checks] == ['warn', 'warn']
+    between = next(check for check in checks if f'{tmp_path}/colours, train trains' in check.text)
+    assert f'on 2 of 5 clips that {tmp_path}/shades, validation tests on (2 by name' in between.text
+    own = next(check for check in checks if check is not between)
+    assert 'shades, train trains on 3 of 5 clips that' in own.text
+    assert f'inspect {tmp_path}/colours {tmp_path}/shades' in own.remedy

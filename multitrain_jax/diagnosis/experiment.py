@@ -19,6 +19,7 @@ from multitrain_jax.parallel.drivers import open_driver
 from multitrain_jax.parallel.mesh import DATA_AXIS, ParallelConfig
 
 _LOOK_AT = 3  # records of each split: first, middle, last
+_MOST_COMPARED = 20_000  # clips, of which frames are looked at to find the same video
 _ASSUMED_CLASSES = 400  # of datasets that cannot be opened yet
 
 
@@ -55,6 +56,7 @@ def experiment(config_arguments: list[str]) -> Iterator[Check]:
         )
     specs = None
     if (yield from _datasets(config)):
+        yield from _leakage(config)
         specs = yield from _batches(config)
     yield from _memory(config, specs)
     yield from _start(config)
@@ -82,6 +84,44 @@ def _datasets(config: Config) -> Iterator[Check]:
             checks = [dataclasses.replace(checks[0], name=name)]
         yield from checks
     return whole
+
+
+def _leakage(config: Config) -> Iterator[Check]:
+    """Videos that one dataset trains on and another (or the same) tests on."""
+    from data_pipelines import files
+    from data_pipelines.cores import available_cores
+    from data_pipelines.inspection import leakage
+    from multitrain_jax.record_data import open_split
+
+    root, wanted, total = files.expand_home(config.data_root), {}, 0
+    for name, entry in config.datasets.items():
+        if entry.path.startswith(('tfds:', 'dmvr:')):
+            continue  # their records have no names that others know
+        for training in (True, False):
+            split = entry.train_split if training else entry.evaluation_split
+            wanted[files.join(root, entry.path), split, training] = None
+            with open_split(config, name, training=training) as dataset:
+                total += dataset.num_records
+    contents = total <= _MOST_COMPARED
+    threads = available_cores()
+    splits = [
+        (training, leakage.read_videos(path, split, contents=contents, threads=threads))
+        for path, split, training in wanted
+    ]
+    what = f'names{" and contents" if contents else ""} of {total:,} clips'
+    leaks = leakage.find_leaks(splits)
+    if not leaks:
+        yield Check('ok', 'leakage', f'no video is trained on and tested on ({what})')
+    places = ' '.join(dict.fromkeys(path for path, _, _ in wanted))
+    for leak in leaks:
+        yield Check(
+            'warn',
+            'leakage',
+            f'{leak.trained} trains on {len(leak.matches)} of {leak.clips} clips that {leak.tested} '
+            f'tests on ({leak.count("name")} by name, {leak.count("content")} by content), such as '
+            f'{leak.matches[0].tested}; compared: {what}',
+            f'python -m data_pipelines.inspect {places} --quick --no_sheet --leaks=leaks.csv lists them',
+        )
 
 
 def _split(config: Config, name: str, place: str, training: bool) -> Check:
