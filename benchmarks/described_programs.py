@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from multitrain_jax import experiment, export, inference
+from multitrain_jax import experiment, export
 from multitrain_jax.batch import DatasetSpec, localising
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.evaluation import views
+from multitrain_jax.inference import model
 from multitrain_jax.models.multitrain import abstract_model
 from multitrain_jax.parallel import layout
 from multitrain_jax.parallel.drivers import Driver, ShardMap
@@ -130,6 +131,6 @@ def _predict(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
         _placed(params, one_chip),
         _placed(_batch(config, datasets, 1, training=False), one_chip),
     )
-    return jax.jit(inference.make_forward(info, graphdef)).lower(
+    return jax.jit(model.make_forward(info, graphdef)).lower(
         params, batch['video'], batch.get('boxes')
     )

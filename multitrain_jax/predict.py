@@ -49,7 +49,7 @@ def main() -> int:
     if args.boxes and not args.overlay:
         parser.error(f'--boxes={args.boxes} needs --overlay')
 
-    from multitrain_jax.inference import Model  # after the arguments: --help stays fast
+    from multitrain_jax.inference.model import Model  # after the arguments: --help stays fast
 
     model = Model(chosen.open())
     everything, unreadable = [], 0
@@ -76,7 +76,7 @@ def main() -> int:
         if not args.json:
             print(_table(video, best))
         if args.overlay:
-            from multitrain_jax.overlay import write_overlay
+            from multitrain_jax.inference.overlay import write_overlay
 
             write_overlay(model, video, args.overlay, boxes_csv=args.boxes, best=best)
             print(f'{args.overlay}: written', file=sys.stderr)

@@ -16,8 +16,7 @@ DOORS = {
     'multitrain_jax.config': {'options'},  # composes its tree of these
     'multitrain_jax.evaluation.box_metrics': {'clip'},  # the one IoU
     'multitrain_jax.ava_eval': {'annotations'},  # the official files
-    'multitrain_jax.inference': {'videos'},  # of a user, to be predicted
-    'multitrain_jax.overlay': {'annotations', 'clip', 'inspection', 'videos'},  # likewise
+    'multitrain_jax.inference': {'annotations', 'clip', 'inspection', 'videos'},  # of a user
     'multitrain_jax.diagnosis': {'clip', 'cores', 'files', 'inspection', 'videos'},
 }
 
@@ -100,7 +99,7 @@ def test_few_doors_to_data_pipelines():
             assert module == 'multitrain_jax.record_data' or part in allowed, (module, other)
 
 
-@pytest.mark.parametrize('module', ['multitrain_jax.train', 'multitrain_jax.inference'])
+@pytest.mark.parametrize('module', ['multitrain_jax.train', 'multitrain_jax.inference.model'])
 def test_data_pipelines_is_imported_where_data_are_read(module):
     """Handed batches, training needs nothing that decodes."""
     opened = {name for name in closure(module) if name.startswith('data_pipelines')}

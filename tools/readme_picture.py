@@ -20,8 +20,8 @@ from PIL import Image
 
 from data_pipelines.videos import mp4, video_file
 from multitrain_jax.errors import run_command
-from multitrain_jax.inference import Model, load
-from multitrain_jax.overlay import write_overlay
+from multitrain_jax.inference.model import Model, load
+from multitrain_jax.inference.overlay import write_overlay
 
 _HEIGHT = 180  # pixels of one video
 _FRAME_RATE = 10.0  # of the picture

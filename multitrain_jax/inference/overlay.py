@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.inference import Model
+from multitrain_jax.inference.model import Model
 
 if TYPE_CHECKING:
     from data_pipelines.videos.video_moments import Times

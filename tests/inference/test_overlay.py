@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.videos import mp4, video_file, video_moments
-from multitrain_jax import overlay
 from multitrain_jax.errors import UserError
+from multitrain_jax.inference import overlay
 
 RATE, COUNT, HEIGHT, WIDTH = 10, 35, 64, 96
 
