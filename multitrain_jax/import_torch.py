@@ -1,8 +1,8 @@
 """Turns published weights of MViTv2, VideoMAE, V-JEPA 2 or ViViT into a model of ours.
 
-    python -m multitrain_jax.import_torch --checkpoint=MViTv2_B_32x3_k400.pyth --output=imports/k400 \\
+    python -m multitrain_jax.import_torch MViTv2_B_32x3_k400.pyth --output=imports/k400 \\
         --dataset=kinetics400 --classes=k400.txt
-    python -m multitrain_jax.import_torch --checkpoint=videomae-base-finetuned-kinetics --output=imports/videomae
+    python -m multitrain_jax.import_torch videomae-base-finetuned-kinetics --output=imports/videomae
 
 Takes the files of PySlowFast, MultiTrain (the authors' code), torchvision, VideoMAE, VideoMAE V2 and V-JEPA 2, and
 directories in the layout of Hugging Face's transformers. The output is what `multitrain_jax.load`, `predict` and
@@ -372,7 +372,14 @@ def read_classes(path: str, count: int) -> tuple[str, ...]:
 
 
 def main() -> int:
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
+    if args.checkpoint is None:
+        args.checkpoint = args.file
+    elif args.file is not None:
+        parser.error(f'{args.file} and --checkpoint={args.checkpoint} are both given')
+    if args.checkpoint is None:
+        parser.error('FILE is missing: a PyTorch checkpoint, or a Hugging Face directory')
     options = Options(
         datasets=_assignments('--dataset', args.dataset),
         classes=_assignments('--classes', args.classes),
@@ -424,7 +431,8 @@ def _parser() -> argparse.ArgumentParser:
         prog=_SCRIPT, description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add('--checkpoint', required=True, help='.pyth, .pth or .pt file, or a Hugging Face directory')
+    add('file', nargs='?', metavar='FILE', help='.pyth, .pth or .pt, or a Hugging Face directory')
+    add('--checkpoint', metavar='FILE', help='FILE, said in another way')
     add('--key', help='which of the state dicts in a file: encoder, target_encoder, model_ema, ...')
     add('--output', required=True, help='directory of the import; an older one there is replaced')
     add(

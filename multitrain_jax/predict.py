@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument(
         '--boxes', metavar='CSV', help='with --overlay: boxes whose actions to tell'
     )
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # flags may stand between MODEL and VIDEO
     chosen, videos = model_and_others(parser, args)
     if not videos:
         parser.error('a VIDEO is missing: any file that PyAV (FFmpeg) decodes')

@@ -125,7 +125,9 @@ MISTAKES = [
     ),
     ('projections', ['--checkpoint={run}', '--output={video}'], ['--output=', 'cannot be made']),
     # import_torch (what is inside a file: test_checkpoint_mistakes)
-    ('import_torch', [], ['--checkpoint, --output']),
+    ('import_torch', [], ['--output']),
+    ('import_torch', ['--output={new}'], ['FILE is missing']),
+    ('import_torch', ['a.pth', '--checkpoint=b.pth', '--output={new}'], ['are both given']),
     (
         'import_torch',
         [*IMPORT, '--patch_stride=1,2'],
