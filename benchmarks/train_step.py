@@ -33,6 +33,7 @@ from multitrain_jax.augment.pipeline import prepare_eval  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402
 from multitrain_jax.config import Config, with_datasets  # noqa: E402
 from multitrain_jax.models.multitrain import abstract_model  # noqa: E402
+from multitrain_jax.models.mvit import MViTConfig  # noqa: E402
 from multitrain_jax.parallel import host_memory  # noqa: E402
 
 CLASSES = 400
@@ -70,11 +71,13 @@ def opponent(config: Config, compiled: bool) -> dict:
         config.batch_size,
         clip_norm=config.optimizer.clip_norm,
     )
-    orders = (False, True)
-    steps = [make(compiled=False, channels_last=last).step for last in orders]
-    taken = [own[0] for own in synthetic_step.take_turns(steps, 2)]
-    last = orders[taken.index(min(taken))]
-    print(f'(PyTorch: channels last {taken[1]:.2f} s, first {taken[0]:.2f} s a step)', flush=True)
+    last = False  # of a plain transformer, which has no convolutions but for its tubelets
+    if isinstance(config.model.backbone, MViTConfig):
+        orders = (False, True)
+        steps = [make(compiled=False, channels_last=last).step for last in orders]
+        taken = [own[0] for own in synthetic_step.take_turns(steps, 2)]
+        last = orders[taken.index(min(taken))]
+        print(f'(PyTorch: channels last {taken[1]:.2f} s, first {taken[0]:.2f} s a step)')
     trainer = make(compiled=compiled, channels_last=last)
     compiling = synthetic_step.timed(trainer.step)[1] if compiled else [float('nan')]
     return dict(

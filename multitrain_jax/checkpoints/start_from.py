@@ -9,7 +9,7 @@ from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.config import use_backbone
 
 # Of a backbone, what belongs to the training rather than to the weights.
-_OF_TRAINING = ('stochastic_depth', 'init_std', 'dtype', 'attention', 'remat', 'remat_attention')
+_OF_TRAINING = ('stochastic_depth', 'dtype', 'attention', 'remat', 'remat_attention')
 
 
 def start_from(config: ml_collections.ConfigDict, path: str | os.PathLike) -> None:
