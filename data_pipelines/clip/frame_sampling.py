@@ -7,6 +7,7 @@ frames.
 """
 
 import math
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -81,6 +82,23 @@ def strided_views(num_stored: int, num_frames: int, span: float, num_views: int)
     return np.stack(
         [strided_frames(start, span, num_frames, num_stored) for start in starts]
     )  # [V, T]
+
+
+class Sampling(NamedTuple):
+    """How frames of a video make its test clips; see `data_pipelines.options.DatasetOptions`."""
+
+    rule: Literal['strided', 'uniform']
+    stride: int = 1
+    target_frame_rate: float | None = None
+
+    def views(
+        self, num_stored: int, num_frames: int, frame_rate: float, temporal_views: int
+    ) -> np.ndarray:
+        """Frame numbers of the test clips of a video: i64[V, T]; V is 1 of the uniform rule."""
+        if self.rule == 'uniform':
+            return uniform_frames(num_stored, num_frames)[np.newaxis]
+        span = clip_span(num_frames, self.stride, frame_rate, self.target_frame_rate)
+        return strided_views(num_stored, num_frames, span, temporal_views)
 
 
 def key_frame_clip(key_frame: int, span: float, num_frames: int, num_stored: int) -> np.ndarray:

@@ -27,16 +27,16 @@ class Decoder:
       notes: what else is to be told as damage.
     """
 
-    def __init__(self, path: str, threads: int = 1):
+    def __init__(self, path: str, threads: int = 1, silence: float | None = None):
         """
         Args:
-          path: the file.
+          path, silence: as for `sources.open_source`.
           threads: of the decoder; 0 leaves the number to FFmpeg.
 
         Raises:
           VideoError, av.error.FFmpegError: see `Demuxer`.
         """
-        self._path, self._threads = path, threads
+        self._path, self._threads, self._silence = path, threads, silence
         self.packets: Demuxer | None = None
         self.stopped_early = False
         self.notes: list[str] = []
@@ -112,7 +112,7 @@ class Decoder:
 
     def _open(self) -> None:
         self.close()
-        self.packets = Demuxer(self._path)
+        self.packets = Demuxer(self._path, self._silence)
         self.packets.stream.codec_context.thread_count = self._threads
         self.packets.stream.thread_type = 'NONE' if self._threads == 1 else 'AUTO'
         self._decoded = self._corrupt = self._refused = self._expected = 0

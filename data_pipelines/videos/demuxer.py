@@ -16,6 +16,8 @@ import sys
 
 import av
 
+from data_pipelines.videos.sources import VideoError, open_source
+
 # As in the ffmpeg program (its `dts_delta_threshold`) for containers that are recorded or cut
 # anywhere, such as MPEG-TS; a gap in the others is likelier to be meant: a slide, a still scene.
 _MAX_GAP_OF_RECORDINGS = 10.0  # seconds
@@ -24,21 +26,6 @@ _MAX_STEP_BACK_OF_RECORDINGS = 0.1  # seconds
 _MAX_STEP_BACK = 1.0  # seconds; between neighbours in the order of decoding
 _MAX_DELAY = 10.0  # seconds between the times of decoding and of presentation
 MAX_FRAME_PIXELS = 1 << 26  # 8192 x 8192: beyond that a damaged header is likelier than a video
-# A title that is no UTF-8 does not matter here: PyAV takes it from version 19 on, and before when
-# it is told to.
-_ANY_TITLE = {} if int(av.__version__.partition('.')[0]) >= 19 else {'metadata_errors': 'replace'}
-
-
-class VideoError(ValueError):
-    """A video that cannot be used. The text is one line: file, what is wrong.
-
-    Attributes:
-      reason: what is wrong, without the file.
-    """
-
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(f'{os.fspath(path)}: {reason}')
-        self.reason = reason
 
 
 def unreadable(path: str | os.PathLike, error: Exception) -> VideoError:
@@ -63,22 +50,19 @@ class Demuxer:
       max_gap: seconds without a frame that are believed.
       jumps: seconds since the beginning at which timestamps jumped.
       damaged: packets that could not be read, or are marked as damaged.
+      stated_seconds: how long the video is by the header; None where it does not say.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, silence: float | None = None):
         """
+        Args:
+          path, silence: as for `sources.open_source`.
+
         Raises:
           VideoError: the file is missing, empty, or has no video.
           av.error.FFmpegError: it is unreadable.
         """
-        if not os.path.exists(path):
-            raise VideoError(path, 'no such file')
-        if os.path.isdir(path):
-            raise VideoError(path, 'a directory, not a video')
-        if not os.path.getsize(path):
-            raise VideoError(path, 'empty or unreadable (0 bytes)')
-        # The prefix: a name may hold a colon.
-        self._container = av.open(f'file:{path}', options={'fflags': '-genpts'}, **_ANY_TITLE)
+        self._container = open_source(path, silence)
         try:
             self.stream = _largest_stream(self._container, path)
         except VideoError:
@@ -94,6 +78,8 @@ class Demuxer:
         self.beginning = (self._container.start_time or 0) / av.time_base
         self.stated_rate = float(self.stream.average_rate or self.stream.guessed_rate or 25)
         self._usual_duration = 1 / self.stated_rate
+        duration = self._container.duration
+        self.stated_seconds = duration / av.time_base if duration and duration > 0 else None
         self._begin_clock()
         self.jumps: list[float] = []
         self.damaged = 0
@@ -130,6 +116,8 @@ class Demuxer:
         while True:
             try:
                 packet = next(packets, None)
+            except av.error.ExitError:  # nothing came for too long: the end of what is being made
+                return
             except av.error.FFmpegError:
                 self.damaged += 1
                 return

@@ -36,6 +36,11 @@ class Source(Protocol):
         """What was lost, as one line."""
 
 
+def likely_rate(measured: float, stated: float) -> float:
+    """Frames per second: rounded times make the measured ones a little wrong, a header's are exact."""
+    return stated if abs(measured / stated - 1) < 0.005 else measured
+
+
 class Picking:
     """Takes the frames of a part of a video, its own ones or at a rate.
 
@@ -112,10 +117,7 @@ class Picking:
         if count:
             self.end = min(stop, last + source.last_duration)
             measured = (count - 1) / (last - first) if last > first else 1 / source.last_duration
-            # Rounded times make the measured rate a little wrong; the header's is exact where it is
-            # right.
-            stated = source.stated_rate
-            self.frame_rate = stated if abs(measured / stated - 1) < 0.005 else measured
+            self.frame_rate = likely_rate(measured, source.stated_rate)
 
     def _at_rate(
         self, source: Source, convert: Callable[[Any], Any]

@@ -14,9 +14,10 @@ What is decided here, once, for the converter and for prediction:
 Which stream is read and what its timestamps are: see `demuxer`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import os
+from typing import Any
 
 import av
 import cv2
@@ -104,9 +105,12 @@ class FrameStream:
     Takes the arguments of `read_frames` and raises what it raises (while iterating), but holds
     one frame at a time. With `upscale=False` smaller videos than `short_side` stay as they are. A
     frame that is picked twice in a row (the video is slower than `frame_rate`) is the same array
-    object twice.
+    object twice. With `convert` other things than pixels are made of the decoded frames.
 
-    Attributes, valid once the iteration has ended:
+    Attributes, valid once the first frame is there:
+      stated_rate: frames per second by the header.
+      stated_seconds: how long the video is by the header; None where it does not say.
+    and once the iteration has ended:
       frame_rate: frames per second.
       end: seconds since the video's beginning at which the last frame leaves the screen.
       damage: as in `DecodedVideo`.
@@ -119,11 +123,14 @@ class FrameStream:
         short_side: int | None = None,
         upscale: bool = True,
         threads: int = 1,
+        silence: float | None = None,
+        convert: Callable[[av.VideoFrame], Any] | None = None,
         **part: float | None,
     ):
         if short_side is not None and not short_side > 0:
             raise ValueError(f'short_side={short_side}: must be positive')
-        self._path, self._threads = os.fspath(path), threads
+        self._path, self._threads, self._silence = os.fspath(path), threads, silence
+        self._converted = convert or self._pixels
         self._short_side, self._upscale = short_side, upscale
         self._picking = Picking(path, **part)
         self._size: tuple[int, int] | None = None  # output height, width: the first frame decides
@@ -139,18 +146,23 @@ class FrameStream:
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         try:
-            with Decoder(self._path, self._threads) as decoder:
+            with Decoder(self._path, self._threads, self._silence) as decoder:
+                self.stated_rate = decoder.stated_rate
+                self.stated_seconds = decoder.packets.stated_seconds
                 yield from self._picking.frames_of(decoder, self._convert)
                 self.damage = decoder.damage()
         except (av.error.FFmpegError, EOFError) as error:
             raise unreadable(self._path, error) from error
 
-    def _convert(self, frame: av.VideoFrame) -> np.ndarray:
-        """A decoded frame as upright RGB of the output size, u8 [H, W, 3]."""
+    def _convert(self, frame: av.VideoFrame) -> Any:
         if frame.width * frame.height > MAX_FRAME_PIXELS:
             raise VideoError(
                 self._path, f'frames of {frame.width}x{frame.height}: too large to be true'
             )
+        return self._converted(frame)
+
+    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
+        """A decoded frame as upright RGB of the output size, u8 [H, W, 3]."""
         image = pixels.rgb(frame)
         if self._size is None:
             self._size = output_size(*image.shape[:2], self._short_side, self._upscale)
