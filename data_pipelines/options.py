@@ -39,6 +39,9 @@ class DatasetOptions:
     # 'auto': boxes where key frames have them, else labels of clips; 'classification': labels of
     # clips in any case: of a clip with boxes, the actions of its key frame, whoever does them
     task: Literal['auto', 'classification'] = 'auto'
+    # records of a class are drawn in proportion to its number of records to this power, in every
+    # schedule: 0.0: classes alike, 0.5: by the square root; None: every record once per epoch
+    balance: Fraction | None = None
     # clips of a batch that is all of this dataset, see `ScheduleOptions`; None: as other batches
     batch_size: PositiveInt | None = None
 

@@ -9,6 +9,7 @@ from data_pipelines.datasets.base import TestSpec, TrainingSpec
 from data_pipelines.datasets.open import open_dataset
 from data_pipelines.options import ClipSize, InputOptions, OrderOptions, Source, ViewOptions
 from data_pipelines.order import epochs
+from data_pipelines.order.balance import BalancedRecords
 from data_pipelines.order.schedules import make_order
 from data_pipelines.storage.sequence_example import RecordError
 from data_pipelines.workers import ArrayPool, Batch, Damage, ElementSpec, Task
@@ -43,6 +44,14 @@ class TrainingPlan:
             order,
             repeats=options.repeats,
             num_hosts=num_hosts,
+            records=[
+                None
+                if source.balance is None
+                else BalancedRecords(
+                    dataset.labels(), source.balance, seed=order.seed, dataset=number
+                )
+                for number, (source, dataset) in enumerate(zip(sources, self._datasets))
+            ],
         )
         self.samples_per_epoch = self._order.samples_per_epoch
         self.max_bad_records = options.max_bad_records

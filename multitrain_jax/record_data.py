@@ -54,6 +54,8 @@ class RecordData:
                         f'dataset {name}: the splits {train.split!r} and {evaluation.split!r} '
                         'differ in classes'
                     )
+                if train.balance is not None:
+                    own.labels()  # Refuses now what does not tell them.
                 sizes.append(own.num_records)
                 specs.append(
                     DatasetSpec(

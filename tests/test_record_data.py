@@ -1,5 +1,6 @@
 """Batches from the records that a config names."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines.datasets import dataset_info
 from data_pipelines.options import ClipSize
 from multitrain_jax import train
 from multitrain_jax.batch import DatasetSpec
@@ -32,6 +34,32 @@ def test_what_training_knows_of_the_datasets(root):
     assert [spec.evaluation_records for spec in data.datasets] == [7, 7]
     assert data.samples_per_epoch == 40
     assert RecordData(tiny.config(data_root=str(root), input__repeats=2)).samples_per_epoch == 80
+
+
+def test_classes_are_balanced_where_the_config_says_so(tmp_path):
+    """`shades` has 16 records of one class and one each of four others; `colours` stays as it is."""
+    root = tiny.write_datasets(tmp_path)
+    labels = [[0]] * 16 + [[1], [2], [3], [4]]
+    clips = [[tiny_records.flat_frame(n, f) for f in range(6)] for n in range(20)]
+    validation = dataset_info.load_dataset_info(root / 'shades').splits['validation']
+    tiny_records.write_records(root / 'shades', clips, labels, num_classes=5)
+    info = dataset_info.load_dataset_info(root / 'shades')
+    splits = {**info.splits, 'validation': validation}
+    info = dataclasses.replace(info, classes=tiny.CLASSES['shades'], splits=splits)
+    dataset_info.save_dataset_info(root / 'shades', info)
+
+    def counts(**changes):
+        config = tiny.config(data_root=str(root), batch_size=8, **changes)
+        batches = list(RecordData(config).train_batches(0, 5))  # an epoch: 40 clips
+        of_shades = np.concatenate([b['label'][b['dataset'] == 1] for b in batches])
+        of_colours = np.concatenate([b['label'][b['dataset'] == 0] for b in batches])
+        return np.bincount(of_shades, minlength=5).tolist(), np.bincount(of_colours).tolist()
+
+    plain = counts()
+    assert plain == ([16, 1, 1, 1, 1], plain[1])
+    assert counts(datasets__shades__balance=0.0) == ([4] * 5, plain[1])
+    half = counts(datasets__shades__balance=0.5)[0]  # in proportion to 4, 1, 1, 1, 1
+    assert half[0] == 10 and sorted(half[1:]) == [2, 2, 3, 3]
 
 
 def test_training_batches_of_two_hosts_are_those_of_one(root):

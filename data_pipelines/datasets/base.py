@@ -15,6 +15,7 @@ from data_pipelines.clip.boxes import LabelledBoxes, ViewBoxes
 from data_pipelines.datasets.stored import RecordFrames
 from data_pipelines.options import ClipSize, InputOptions, Source, ViewOptions, check_crops_fit
 from data_pipelines.storage import regions
+from data_pipelines.storage.label_index import RecordLabels
 from data_pipelines.storage.sequence_example import RecordError
 from data_pipelines.workers import Damage
 
@@ -101,6 +102,17 @@ class ClipDataset(abc.ABC):
 
         Raises: as `write_training_clip`.
         """
+
+    def labels(self) -> RecordLabels:
+        """Class numbers of all records.
+
+        Raises:
+            ValueError: the dataset does not tell.
+        """
+        raise ValueError(
+            f'{self.source.name}: balance={self.source.balance} needs the labels of all records, '
+            f'which {self.source.path} does not tell; leave balance out'
+        )
 
     @abc.abstractmethod
     def where(self, record: int) -> str:

@@ -11,6 +11,7 @@ from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.datasets.stored import frames_of
 from data_pipelines.options import Source, check_crops_fit
 from data_pipelines.storage import regions
+from data_pipelines.storage.label_index import collect, record_labels
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import (
     IMAGE_FRAME_RATE,
@@ -43,6 +44,15 @@ class EncodedDataset(ClipDataset):
         Raises:
             RecordError: it is damaged, has no frames, or no label that the dataset knows.
         """
+
+    def labels(self):
+        return collect(map(self._labels_of, range(self.num_records)))
+
+    def _labels_of(self, record: int) -> list[int]:
+        try:
+            return self.load(record).labels.tolist()
+        except RecordError:  # told when it is read
+            return []
 
     def write_training_clip(self, record, rng, out):
         size, options, clip = self.spec.size, self.spec.input, self.load(record)
@@ -205,6 +215,10 @@ class RecordDataset(EncodedDataset):
             key_frame_regions=found,
             name=_text(example.context.get(VIDEO_FILENAME)),
         )
+
+    def labels(self):
+        source = self.source
+        return record_labels(source.path, source.split, self.reader.index, self._labels_of)
 
     def where(self, record: int) -> str:
         return self.reader.where(record)

@@ -8,7 +8,7 @@ number.
 
 from collections.abc import Sequence
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -63,11 +63,21 @@ def record_generator(seed: int, sample: Sample) -> np.random.Generator:
     return np.random.Generator(generator(_RECORD, seed, counter))
 
 
+class EpochRecords(Protocol):
+    """The records at a dataset's places of an epoch, where these are not all records once."""
+
+    most_visits: int  # of a record in an epoch
+
+    def epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """i64[N] records, and i64[N] the how manieth visit of its record each is, from 0."""
+
+
 class TrainingOrder:
     """The endless sequence of training samples.
 
     Args:
         sizes: number of records of each dataset.
+        records: of each dataset what its epochs consist of; None: each record once.
         batch_size: places of the global batch.
         repeats: samples of a record per epoch (repeated augmentation); they share a batch.
         seed: 0 <= seed < 2**64.
@@ -76,7 +86,15 @@ class TrainingOrder:
         ValueError: an empty dataset, or a batch size that `repeats` does not divide.
     """
 
-    def __init__(self, sizes: Sequence[int], *, batch_size: int, repeats: int = 1, seed: int = 0):
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        batch_size: int,
+        repeats: int = 1,
+        seed: int = 0,
+        records: Sequence[EpochRecords | None] = (),
+    ):
         if not sizes or min(sizes) < 1:
             raise ValueError(f'every dataset needs at least one record, got sizes {list(sizes)}')
         if repeats < 1 or batch_size < 1 or batch_size % repeats:
@@ -92,6 +110,7 @@ class TrainingOrder:
         self._permutation = functools.lru_cache(maxsize=2)(
             functools.partial(epoch_permutation, self.num_records, seed)
         )
+        self._records = records or [None] * len(sizes)
         self._first = np.concatenate(
             [[0], np.cumsum(sizes)]
         )  # [N + 1]: where each dataset starts in the union
@@ -112,12 +131,18 @@ class TrainingOrder:
         order = self._permutation(epoch)
         number = order[(rank + skipped) % self.num_records]
         dataset = int(np.searchsorted(self._first, number, side='right')) - 1
+        record, visits = int(number - self._first[dataset]), skipped
+        if (balanced := self._records[dataset]) is not None:
+            drawn, visit = balanced.epoch(epoch)
+            # Later visits are other clips, too, and those of stand-ins again.
+            visits = int(visit[record]) + skipped * balanced.most_visits
+            record = int(drawn[record])
         return Sample(
             position=position,
             epoch=epoch,
             dataset=dataset,
-            record=int(number - self._first[dataset]),
-            repeat=repeat + skipped * self.repeats,
+            record=record,
+            repeat=repeat + visits * self.repeats,
         )
 
     def stand_in(self, sample: Sample, skipped: int) -> Sample | None:

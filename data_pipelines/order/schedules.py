@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.options import OrderOptions, ScheduleOptions, Source, check_schedule
-from data_pipelines.order.epochs import Sample, TrainingOrder, generator, host_share
+from data_pipelines.order.epochs import EpochRecords, Sample, TrainingOrder, generator, host_share
 
 BLOCK = 1000
 
@@ -58,6 +58,7 @@ def make_order(
     *,
     repeats: int = 1,
     num_hosts: int = 1,
+    records: Sequence[EpochRecords | None] = (),
 ) -> 'TrainingOrder | ScheduledOrder':
     """The order of the training samples.
 
@@ -67,6 +68,7 @@ def make_order(
         options: batch size, schedule, length of the run, seed.
         repeats: samples of a record per epoch; they share a batch.
         num_hosts: over which every batch must divide.
+        records: of each dataset what its epochs consist of, see `balance`; None: each record once.
 
     Raises:
         ValueError: numbers that do not fit.
@@ -75,7 +77,9 @@ def make_order(
     check_schedule(schedule, [source.name for source in sources])
     if schedule.kind == 'concatenate':
         host_share(options.batch_size, 0, num_hosts)  # Refuses what does not divide.
-        return TrainingOrder(sizes, batch_size=options.batch_size, repeats=repeats, seed=seed)
+        return TrainingOrder(
+            sizes, batch_size=options.batch_size, repeats=repeats, seed=seed, records=records
+        )
     if min(sizes, default=0) < 1:
         raise ValueError(f'{schedule.kind}: every dataset needs a record, got sizes {list(sizes)}')
     own = _batch_sizes(sources, options)
@@ -95,6 +99,7 @@ def make_order(
         repeats=repeats,
         seed=seed,
         batch_size=places.pop() if len(places) == 1 else None,
+        records=records,
     )
 
 
@@ -255,6 +260,7 @@ class ScheduledOrder:
             batch.
         seed: of the datasets' orders.
         batch_size: places of the global batch of every step; None: they differ.
+        records: as for `TrainingOrder`.
 
     Raises:
         ValueError: as `TrainingOrder`.
@@ -268,6 +274,7 @@ class ScheduledOrder:
         repeats: int = 1,
         seed: int = 0,
         batch_size: int | None = None,
+        records: Sequence[EpochRecords | None] = (),
     ):
         self._schedule, self.repeats, self.seed, self.batch_size = (
             schedule,
@@ -277,9 +284,13 @@ class ScheduledOrder:
         )
         self._orders = [
             TrainingOrder(
-                [size], batch_size=repeats, repeats=repeats, seed=_dataset_seed(seed, dataset)
+                [size],
+                batch_size=repeats,
+                repeats=repeats,
+                seed=_dataset_seed(seed, dataset),
+                records=[own],
             )
-            for dataset, size in enumerate(sizes)
+            for dataset, (size, own) in enumerate(zip(sizes, records or [None] * len(sizes)))
         ]
         self.num_records = sum(sizes)
 

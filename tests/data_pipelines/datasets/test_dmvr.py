@@ -1,5 +1,6 @@
 """A user's DMVR factory as a source, against what DMVR itself makes of the same records."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
@@ -33,6 +34,13 @@ def _evaluate(source, **changes):
     return list(
         evaluation_batches(source, **{**SPEC, 'short_side': 16, 'batch_size': 4, **changes})
     )
+
+
+@with_dmvr
+def test_classes_cannot_be_balanced(tiny):
+    source = dataclasses.replace(_source(), balance=0.5)
+    with pytest.raises(ValueError, match='theirs: balance=0.5 needs the labels of all records'):
+        train_batches([source], **SPEC, short_side=(16, 20), batch_size=4)
 
 
 @with_dmvr
