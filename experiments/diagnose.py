@@ -10,7 +10,8 @@ validation, and for some trainings, all along:
                       covariance term, each with its weight, at the parameters of the backbone
     spectrum          of the embedding and of its expansion, over all validation clips: effective
                       rank (exponential of the entropy of the covariance's eigenvalues), mean
-                      standard deviation of the dimensions
+                      standard deviation of the dimensions, and the part of the variance that is
+                      between classes
 
 Larger batches have fewer updates, but more clips: updates go with batch ** -1/2, learning rates
 with batch ** 1/4. Every finished training is a line of OUTPUT/diagnose.jsonl: started again, the
@@ -160,6 +161,7 @@ class Watch:
 
     def __init__(self, config: Config, source: ArrayData, total: int):
         self._config, self._clips = config, list(_validation_clips(source))
+        self._groups = np.concatenate([group for _, group in self._clips])
         # Close at first, where most changes.
         self._steps = {round(total * (i / WATCHED) ** 2) for i in range(WATCHED + 1)}
         self._programs = None
@@ -171,14 +173,17 @@ class Watch:
         if self._programs is None:
             self._programs = _gradient_norms(program, self._config), _spectrum(program)
         norms, spectrum = self._programs
-        found = norms(state, batch) | spectrum(state.params, self._clips)
+        videos = [video for video, _ in self._clips]
+        found = norms(state, batch) | spectrum(state.params, videos, self._groups)
         self.trace.append({'step': step, **{name: float(value) for name, value in found.items()}})
 
 
-def _validation_clips(source: ArrayData) -> Iterator[np.ndarray]:
+def _validation_clips(source: ArrayData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Clips, and a number for each dataset and class."""
     for number in range(len(source.datasets)):
         for batch in source.evaluation_batches(number):
-            yield batch['video'][batch['weight'] > 0]
+            real = batch['weight'] > 0
+            yield batch['video'][real], 1000 * number + batch['label'][real]
 
 
 @functools.lru_cache
@@ -244,9 +249,9 @@ def _forward(program: Program):
 
 
 def _spectrum(program: Program):
-    def spectrum(params, clips):
+    def spectrum(params, videos, groups):
         params = {name: part for name, part in params.items() if name != OBJECTIVE}
-        parts = [jax.device_get(_forward(program)(params, video)) for video in clips]
+        parts = [jax.device_get(_forward(program)(params, video)) for video in videos]
         found = {}
         for name, arrays in zip(('embedding', 'expanded'), zip(*parts)):
             whole = np.concatenate(arrays).astype(np.float64)
@@ -255,9 +260,16 @@ def _spectrum(program: Program):
             entropy = -(share * np.log(np.maximum(share, 1e-30))).sum()
             found[f'{name}/effective_rank'] = np.exp(entropy)
             found[f'{name}/deviation'] = whole.std(0, ddof=1).mean()
+            found[f'{name}/between_classes'] = between_classes(whole, groups)
         return found
 
     return spectrum
+
+
+def between_classes(embedding: np.ndarray, groups: np.ndarray) -> float:
+    """The part of the variance f[n, D] that the means of the groups i[n] have."""
+    means = np.stack([embedding[groups == group].mean(0) for group in groups])
+    return float(means.var(0).sum() / embedding.var(0).sum())
 
 
 def main() -> int:

@@ -219,6 +219,7 @@ def _trace_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
                 f'{look["gradient/cosine"]:+.2f}',
                 f'{look["embedding/effective_rank"]:.0f}',
                 f'{look["embedding/deviation"]:.2f}',
+                f'{100 * look["embedding/between_classes"]:.0f}',
                 f'{look["expanded/effective_rank"]:.0f}',
                 f'{look["expanded/deviation"]:.2f}',
             ]
@@ -226,11 +227,20 @@ def _trace_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return []
     head = ['start', 'batch', 'lambda_inf', 'update', 'CE gradient', *list(_TERMS.values())[1:]]
-    head += ['cosine', 'rank', 'deviation', 'rank expanded', 'deviation expanded']
+    head += [
+        'cosine',
+        'rank',
+        'deviation',
+        'between classes, %',
+        'rank expanded',
+        'deviation expanded',
+    ]
     note = (
         'Norms at the parameters of the backbone, of one batch: that of the cross-entropy, and '
         'those of the others (with their weights) as multiples of it; "cosine" is between the '
-        'cross-entropy and the informative loss. Embedding and expansion have 64 dimensions.'
+        'cross-entropy and the informative loss. Embedding and '
+        'expansion have 64 dimensions; ranks, deviations and the part of the variance that is between '
+        'classes are of all validation clips.'
     )
     return [*table_head(head), *rows, '', note]
 
@@ -277,7 +287,11 @@ def _plot_traces(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         )
         upper.set_ylim(0, 1)
         for name, style in (('embedding', '-'), ('expanded', '--')):
-            for what, colour in (('effective_rank', 'tab:blue'), ('deviation', 'tab:red')):
+            for what, colour in (
+                ('effective_rank', 'tab:blue'),
+                ('deviation', 'tab:red'),
+                ('between_classes', 'tab:green'),
+            ):
                 values = [look[f'{name}/{what}'] for look in line['trace']]
                 lower.plot(
                     steps, values, style, color=colour, label=f'{name}: {what.replace("_", " ")}'

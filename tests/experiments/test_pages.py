@@ -48,7 +48,7 @@ def diagnose_line(seed, top1, **condition):
     look |= {
         f'{part}/{what}': 3.0
         for part in ('embedding', 'expanded')
-        for what in ('deviation', 'effective_rank')
+        for what in ('deviation', 'effective_rank', 'between_classes')
     }
     line = {'start': 'random', 'batch': 16, 'lambda_inf': 0.0, **diagnose.PLAIN}
     line |= {'watched': False, 'seed': seed, 'average': top1, 'train_top1': 0.99}
@@ -82,6 +82,17 @@ def test_diagnose(tmp_path):
     assert row_of(text, 'random start', '16', '0.1', '9')[:4] == ['2.00', '1.00', '2.50', '0.50']
     assert len((tmp_path / 'DIAGNOSE.jsonl').read_text().splitlines()) == len(lines)
     assert all((tmp_path / f'DIAGNOSE_{name}.png').exists() for name in ('LAMBDA', 'TRACE'))
+
+
+def test_variance_between_classes():
+    groups = np.repeat([0, 1, 2], 50)
+    noise = np.random.default_rng(0).normal(size=(150, 4))
+    noise -= np.stack([noise[groups == group].mean(0) for group in groups])
+    means = np.array([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [0, 2.0, 0, 0]])[groups]
+    assert diagnose.between_classes(means, groups) == pytest.approx(1)
+    assert diagnose.between_classes(noise, groups) == pytest.approx(0)
+    share = means.var(0).sum() / (means.var(0).sum() + noise.var(0).sum())
+    assert diagnose.between_classes(means + noise, groups) == pytest.approx(share)
 
 
 def multitrain_lines(gain: dict[str, float]):
