@@ -69,7 +69,7 @@ def read_bytes(path: Path) -> bytes:
         FileNotFoundError: there is none.
     """
     if not is_remote(path):
-        with open(path, 'rb') as file:
+        with naming(path), open(path, 'rb') as file:
             return file.read()
     with _as_os_error(path):
         if not _remote(path).exists():  # TensorFlow has an error of its own for this.
@@ -87,8 +87,19 @@ def write_atomically(path: Path, *parts: bytes) -> None:
         with _as_os_error(path, 'written'):
             _remote(path).write_bytes(b''.join(parts))  # An object appears when its writing ends.
         return
-    with complete_or_absent(path) as temporary, open(temporary, 'xb') as file:
+    with naming(path), complete_or_absent(path) as temporary, open(temporary, 'xb') as file:
         file.writelines(parts)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What reading and writing an open file complains of (`[Errno 5] Input/output error`) names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -130,17 +141,18 @@ def open_random_access(path: Path) -> RandomAccessFile:
 
 class _LocalFile:
     def __init__(self, path: Path):
-        self._file = os.open(path, os.O_RDONLY)
+        self._path, self._file = path, os.open(path, os.O_RDONLY)
 
     def read(self, count: int, offset: int) -> bytes:
-        data = os.pread(self._file, count, offset)
-        if len(data) == count or not data:
-            return data
-        parts = [data]  # A signal, or more than the 2 GiB that one call gives.
-        while parts[-1]:
-            offset, count = offset + len(parts[-1]), count - len(parts[-1])
-            parts.append(os.pread(self._file, count, offset) if count else b'')
-        return b''.join(parts)
+        with naming(self._path):
+            data = os.pread(self._file, count, offset)
+            if len(data) == count or not data:
+                return data
+            parts = [data]  # A signal, or more than the 2 GiB that one call gives.
+            while parts[-1]:
+                offset, count = offset + len(parts[-1]), count - len(parts[-1])
+                parts.append(os.pread(self._file, count, offset) if count else b'')
+            return b''.join(parts)
 
     def close(self) -> None:
         os.close(self._file)

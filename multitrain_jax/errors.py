@@ -2,7 +2,8 @@
 
 import argparse
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import errno
 import gc
 import os
@@ -15,6 +16,8 @@ _OUR_ROOMS = ('multitrain_jax', 'data_pipelines', 'configs', 'run.py')
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # sysexits' EX_TEMPFAIL: the same command, given again, goes on
+# How XLA says that an allocation has failed: itself, its runtime, a library of kernels for CPUs.
+_NO_MEMORY = ('RESOURCE_EXHAUSTED', 'Out of memory', 'bad_alloc', 'YNNPACK operation failed')
 _EXIT_NO_READER = 141  # as a shell says of a program that a closed pipe ended
 
 
@@ -36,6 +39,29 @@ class ArgumentParser(argparse.ArgumentParser):
 def first_line(error: BaseException) -> str:
     """The beginning of what an exception says, for a message of one line."""
     return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """What reading and writing an open file complains of (`[Errno 5] Input/output error`) names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def memory_problem(error: BaseException | None) -> str | None:
+    """What an allocation that failed has said, however the libraries have wrapped it; None: nothing of that kind."""
+    while error is not None:
+        text = first_line(error)
+        if isinstance(error, MemoryError) or (
+            type(error).__name__ == 'JaxRuntimeError' and any(sign in text for sign in _NO_MEMORY)
+        ):
+            return text
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def storage_problem(error: BaseException | None) -> str | None:
@@ -65,6 +91,11 @@ def _text_for_user(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, (ValueError, OSError)) and _raised_by_us(error):
         return str(error)
+    if reason := memory_problem(error):
+        return (
+            f'no memory left ({reason}); do less at a time: fewer clips (batch_size, or more '
+            'config.accumulation_steps), config.model.backbone.remat_attention=True, a smaller model'
+        )
     reason = storage_problem(error)
     return reason and f'{reason}: {error}'
 

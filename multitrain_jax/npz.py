@@ -7,6 +7,8 @@ import zipfile
 
 import numpy as np
 
+from multitrain_jax.errors import naming
+
 MAX_BYTES = (
     8 << 30
 )  # of all arrays together, unpacked: 700 x 700 scores of 4 million videos need no more
@@ -36,11 +38,11 @@ def read_npz(path: str | os.PathLike, names: Sequence[str] | None = None) -> dic
     """
     path = Path(path).expanduser()
     try:
-        with zipfile.ZipFile(path) as archive:
+        with naming(path), zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > MAX_BYTES:
             raise ValueError(f'{size / 2**30:.1f} GiB unpacked, more than {MAX_BYTES >> 30} GiB')
-        with np.load(path, allow_pickle=False) as arrays:
+        with naming(path), np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in (arrays.files if names is None else names)}
     except _DAMAGED as error:
         # NumPy's own text about objects advises to unpickle them.

@@ -78,6 +78,14 @@ def test_no_library_imports_a_command():
     assert [edge for edge in edges() if edge[1] in commands() and edge[0] not in commands()] == []
 
 
+def test_no_package_imports_a_command_of_its_own():
+    """Else `python -m` warns that the command is "found in sys.modules"."""
+    for command in commands():
+        parents = command.split('.')[:-1]
+        packages = ['.'.join(parents[: n + 1]) for n in range(len(parents))]
+        assert not any(command in closure(package) for package in packages), command
+
+
 def test_data_pipelines_knows_nothing_of_training():
     outside = {
         name

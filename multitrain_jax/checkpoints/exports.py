@@ -21,7 +21,7 @@ from multitrain_jax.augment.normalize import Rgb
 from multitrain_jax.batch import DatasetSpec, classifying, localising, sampling_of
 from multitrain_jax.checkpoints.checksums import array_checksums, first_difference
 from multitrain_jax.config import Config, LocalisationConfig, with_datasets
-from multitrain_jax.errors import UserError, first_line
+from multitrain_jax.errors import UserError, first_line, naming
 from multitrain_jax.models.multitrain import MultiTrainConfig, abstract_model
 from multitrain_jax.models.parameters import named_leaves
 
@@ -156,7 +156,8 @@ def read_export(directory: Path) -> tuple[ModelInfo, dict[str, Any]]:
     """
     path = directory / _MODEL_FILE
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        with naming(path):
+            content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path}: not JSON ({error})') from error
     if not isinstance(content, dict) or content.pop('format', None) != _FORMAT:

@@ -12,6 +12,7 @@ import logging
 import os
 from pathlib import Path
 import shutil
+import tempfile
 from typing import Any, TypeVar
 
 from flax import traverse_util
@@ -45,9 +46,14 @@ class RunCheckpoints:
         Args:
             workdir: of the run.
             keep: newest ones to keep; what a killed run has left half-written is deleted. None: only to read.
+
+        Raises:
+            UserError: the directory is to be written, and cannot be.
         """
         self.directory = Path(workdir).expanduser().resolve() / 'checkpoints'
         reading = keep is None
+        if not reading:
+            _check_writable(self.directory)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -258,6 +264,15 @@ class RunCheckpoints:
         changed = stored and first_difference(stored['state'], restored)
         if changed:
             raise ValueError(f'the numbers of {changed} are not those that were saved')
+
+
+def _check_writable(directory: Path) -> None:
+    """Now, and not when the first checkpoint has been computed."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise UserError(f'{directory}: checkpoints cannot be written ({error.strerror})') from error
 
 
 class BestCheckpoint:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from multitrain_jax.batch import BatchSource, DatasetSpec
-from multitrain_jax.errors import UserError
+from multitrain_jax.errors import UserError, naming
 from multitrain_jax.evaluation import views
 from multitrain_jax.evaluation.box_metrics import BoxScores, summarise_boxes
 from multitrain_jax.evaluation.metrics import (
@@ -105,7 +105,8 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        with naming(path):
+            content = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise UserError(
             f'{path}: damaged ({error}); delete it, then the same command evaluates and writes it anew'

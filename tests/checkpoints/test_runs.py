@@ -284,3 +284,14 @@ def test_a_full_disk(tmp_path):
         check_full(fill(tmp_path, 'disk'), tmp_path, 'No space left on device')
     finally:
         subprocess.run(['umount', str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize('kind', ['a file', 'no such file system'])
+def test_a_directory_that_cannot_be_written_is_told_at_once(kind, tmp_path):
+    """Not after the first steps, by a thread."""
+    workdir = tmp_path if kind == 'a file' else pathlib.Path('/proc/self')
+    if kind == 'a file':
+        (tmp_path / 'checkpoints').write_text('mine')
+    with pytest.raises(UserError, match='checkpoints: checkpoints cannot be written') as error:
+        runs.RunCheckpoints(workdir, keep=1)
+    assert '\n' not in str(error.value)

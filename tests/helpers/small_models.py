@@ -1,15 +1,21 @@
 """Small models with random parameters, to be saved, loaded and started from."""
 
 import dataclasses
+import pathlib
 
 from flax import nnx
+import jax
 import numpy as np
 
+from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints.exports import ModelInfo
+from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.models.heads import Projections, class_mask
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.models.mvit import MViTConfig
 from tests.helpers.golden_models import random_model
 
+GREY, WHITE = (0.45,) * 3, (0.225,) * 3
 CLASSES = {'animals': ('cat', 'dog', 'eel'), 'tools': ('axe', 'saw'), 'fruit': ('fig', 'kiwi')}
 
 
@@ -46,3 +52,12 @@ def make(model: MultiTrainConfig, seed: int) -> MultiTrainModel:
         else:
             made.projections.kernel[...] *= rows[..., None] * mask[:, None, None]
     return made
+
+
+def trained(classes=CLASSES, **changes) -> TrainedModel:
+    """As if it had been read from somewhere."""
+    model = architecture(classes, **changes)
+    params = jax.device_get(nnx.to_pure_dict(nnx.state(make(model, seed=1))))
+    specs = {name: DatasetSpec(name, names) for name, names in classes.items()}
+    info = ModelInfo(model, specs, GREY, WHITE, 64, 1, 1)
+    return TrainedModel('SOURCE', pathlib.Path('SOURCE'), info, params)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import pathlib
 
 from flax import nnx
 import jax
@@ -12,8 +11,7 @@ import pytest
 
 from multitrain_jax import experiment, train
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.checkpoints.exports import ModelInfo
-from multitrain_jax.checkpoints.trained_model import TrainedModel, open_trained
+from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.heads import Projections
 from multitrain_jax.models.multitrain import MultiTrainModel
@@ -24,18 +22,9 @@ from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.positions import is_positions, resize_positions
 from tests.helpers import tiny
 from tests.helpers.golden_models import flat
-from tests.helpers.small_models import CLASSES, architecture, backbone, make
+from tests.helpers.small_models import CLASSES, GREY, WHITE, architecture, backbone, make
+from tests.helpers.small_models import trained as source
 from tests.helpers.tiny import quick_compile  # noqa: F401
-
-GREY, WHITE = (0.45,) * 3, (0.225,) * 3
-
-
-def source(classes=CLASSES, **changes) -> TrainedModel:
-    model = architecture(classes, **changes)
-    params = jax.device_get(nnx.to_pure_dict(nnx.state(make(model, seed=1))))
-    specs = {name: DatasetSpec(name, names) for name, names in classes.items()}
-    info = ModelInfo(model, specs, GREY, WHITE, 64, 1, 1)
-    return TrainedModel('SOURCE', pathlib.Path('SOURCE'), info, params)
 
 
 def params_of(trained):
