@@ -23,7 +23,7 @@ from data_pipelines.annotations.ava_files import (
 )
 from data_pipelines.annotations.format import Format, add_videos, split_and_file
 from data_pipelines.annotations.locate import VideoFiles
-from data_pipelines.videos.probe import VIDEO_SUFFIXES
+from data_pipelines.probe import VIDEO_SUFFIXES
 
 CONTEXT_SECONDS = 3.2  # 32 frames at every third of 30 per second
 _TRIMMED = re.compile(r'(?P<video>.+)_(?P<start>\d{6})_(?P<end>\d{6})')  # Kinetics' file names

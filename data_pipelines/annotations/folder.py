@@ -9,7 +9,7 @@ import os
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.format import Format
 from data_pipelines.annotations.locate import normal
-from data_pipelines.videos.probe import IMAGE_SUFFIXES, is_video, suffix_of
+from data_pipelines.probe import IMAGE_SUFFIXES, is_video, suffix_of
 
 _WANTED = 'ROOT/SPLIT/CLASS/*.mp4 or ROOT/CLASS/*.mp4'
 _NAMED = 5  # files that a message names

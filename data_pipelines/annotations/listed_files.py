@@ -7,7 +7,7 @@ import os
 
 from data_pipelines.annotations.files import check_relative
 from data_pipelines.annotations.locate import VideoFiles, normal
-from data_pipelines.videos.probe import VIDEO_SUFFIXES, suffix_of
+from data_pipelines.probe import VIDEO_SUFFIXES, suffix_of
 
 _SAMPLE = 32  # paths that are looked for, to see whether the prefix is right
 _MOST_FOLDERS = 256  # below a directory that is searched for the right prefix

@@ -5,7 +5,7 @@ import os
 import unicodedata
 
 from data_pipelines.annotations.files import check_relative
-from data_pipelines.videos.probe import (
+from data_pipelines.probe import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     holds_video,

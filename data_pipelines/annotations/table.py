@@ -20,7 +20,7 @@ from data_pipelines.annotations.files import Mistakes, read_seconds, read_table,
 from data_pipelines.annotations.format import Format, add_videos
 from data_pipelines.annotations.labels import check_same_classes, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
-from data_pipelines.videos.probe import VIDEO_SUFFIXES
+from data_pipelines.probe import VIDEO_SUFFIXES
 
 _DELIMITERS = ',;\t'
 # What headers call a column, the surest first.

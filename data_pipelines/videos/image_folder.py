@@ -9,9 +9,9 @@ import re
 import cv2
 import numpy as np
 
+from data_pipelines.probe import IMAGE_SUFFIXES, suffix_of
 from data_pipelines.videos.decoder import TIME_TOLERANCE
 from data_pipelines.videos.demuxer import VideoError
-from data_pipelines.videos.probe import IMAGE_SUFFIXES, suffix_of
 from data_pipelines.videos.video_file import output_size
 
 _NUMBER = re.compile(r'(?P<kind>.*?)(?P<number>\d+)(?P<suffix>\.\w+)')

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines.videos.probe import holds_video, is_video
+from data_pipelines.probe import holds_video, is_video
 from tests.helpers.golden import shared_path
 from tests.helpers.video_writer import write_numbered
 
