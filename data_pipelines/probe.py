@@ -11,6 +11,7 @@ _OTHER_SUFFIXES = frozenset(
     '.txt .csv .tsv .json .jsonl .md .rst .html .xml .yaml .yml .pbtxt .log .nfo .srt .vtt .ass '
     '.pdf .zip .tar .gz .rar .7z .npy .npz .pt .pth .pkl .h5 .mat .py .sh .db .part .tmp'.split()
 )
+_MPEG_VIDEO_SUFFIXES = frozenset(('m1v', 'm2v', 'mpv'))  # FFmpeg names none itself
 _DRAWN_TEXT = ('tty', 'bin', 'xbin', 'adf', 'idf')  # formats
 
 
@@ -41,6 +42,11 @@ def holds_video(path: str) -> bool:
             name = container.format.name
             if name in _DRAWN_TEXT or name == 'image2' or name.endswith('_pipe'):
                 return False
+            # Raw streams have no signature: FFmpeg also sees one in a file of records full of JPEGs.
+            if container.format.long_name.startswith('raw '):
+                own = container.format.extensions or _MPEG_VIDEO_SUFFIXES
+                if suffix_of(path).removeprefix('.') not in own:
+                    return False
             cover = av.stream.Disposition.attached_pic
             return any(
                 stream.codec_context is not None and not stream.disposition & cover

@@ -237,7 +237,7 @@ def test_learned_weights_are_trained():
                 'model__add_projected': 1.0,
                 'objective__lambda_proj': 0.0,
             },
-            'add_projected = 1.0 needs projections = True',
+            'add_projected=1.0 needs projections=True',
         ),
         (
             {
@@ -251,7 +251,7 @@ def test_learned_weights_are_trained():
         ({'optimizer__ema_warmup': True}, 'ema_warmup=True has no effect with ema_decay=0'),
         (
             {'optimizer__learning_rate_factors__heads': 0.0},
-            r"to keep parameters as they are: optimizer.frozen=\('heads',\)",
+            'heads=0.0 must be positive; optimizer.frozen keeps parameters as they are',
         ),
         (
             {'accumulation': 'three_pass'},

@@ -24,6 +24,14 @@ def test_an_animation():
     assert is_video(str(shared_path('cases/animated.gif')))
 
 
+@pytest.mark.parametrize('suffix', ['h264', 'mjpeg', 'm1v'])
+def test_raw_streams_by_their_suffix(tmp_path, suffix):
+    codec = {'h264': 'libx264', 'mjpeg': 'mjpeg', 'm1v': 'mpeg1video'}[suffix]
+    path = tmp_path / f'video.{suffix}'
+    write_numbered(path, 30, codec=codec, **({'pix_fmt': 'yuvj420p'} if suffix == 'mjpeg' else {}))
+    assert is_video(str(path))
+
+
 def test_no_videos(tmp_path):
     image = np.zeros((48, 64, 3), np.uint8)
     for name in ('a.png', 'a.jpg', 'a.bmp'):
@@ -36,6 +44,8 @@ def test_no_videos(tmp_path):
     with wave.open(str(tmp_path / 'sound.wav'), 'wb') as output:
         output.setparams((1, 2, 8000, 0, 'NONE', ''))
         output.writeframes(bytes(8000))
+    jpeg = cv2.imencode('.jpg', image)[1].tobytes()
+    (tmp_path / 'train-00000-of-00001').write_bytes(b'\n\xff' + 30 * jpeg)  # as records are
     paths = [*tmp_path.iterdir(), tmp_path / 'gone']
-    assert len(paths) == 12
+    assert len(paths) == 13
     assert [path.name for path in paths if is_video(str(path))] == []

@@ -70,7 +70,10 @@ EXPORTS = {
         ['classes: must be names, each once'],
     ),
     'a head less': (field('model.num_classes', [3]), ['have [3, 5] classes', '[3]']),
-    'a negative head': (field('model.num_classes', [3, -5]), ['every dataset needs a class']),
+    'a negative head': (
+        field('model.num_classes', [3, -5]),
+        ['num_classes=(3, -5): each must be at least 1'],
+    ),
     'crops that do not fit': (field('short_side', 4), ['short_side=4 must be from 16']),
     'absurd size': (field('short_side', 10**8), ['short_side=100000000']),
     'no views': (field('temporal_views', 0), ['temporal_views=0']),

@@ -99,7 +99,7 @@ MISTAKES = [
     (
         'evaluate',
         ['--checkpoint={export}', '--config={config}', '--config.sed=3'],
-        ['--config.sed: unknown field', "'seed'"],
+        ['--config.sed: unknown field', 'did you mean --config.seed?'],
     ),
     ('evaluate', ['--checkpoint={export}', '--config.seed=3'], ['needs --config=FILE']),
     ('evaluate', ['--checkpoint={export}', '--workdir={run}'], ['are both given']),
