@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--quick', action='store_true', help='do not decode all frames, only look at the first'
     )
+    parser.add_argument(
+        '--video_root', metavar='DIR', help='where the videos are that records link to'
+    )
     parser.add_argument('--json', action='store_true', help='print everything as JSON')
     parser.add_argument(
         '--sheet',
@@ -175,6 +178,7 @@ def _inspect(directory: str, args: argparse.Namespace) -> Report:
         return checks.inspect_directory(
             directory,
             quick=args.quick,
+            video_root=args.video_root,
             threads=args.threads or available_cores(),
             on_progress=bar.update,
         )

@@ -42,6 +42,8 @@ class DatasetOptions:
     # records of a class are drawn in proportion to its number of records to this power, in every
     # schedule: 0.0: classes alike, 0.5: by the square root; None: every record once per epoch
     balance: Fraction | None = None
+    # directory of the videos that records of `--storage=link` name; in a config as path
+    video_root: str | os.PathLike | None = None
     # clips of a batch that is all of this dataset, see `ScheduleOptions`; None: as other batches
     batch_size: PositiveInt | None = None
 

@@ -55,8 +55,12 @@ def _encode_plan(
     def path(source: Source) -> str:
         return dataset_path(os.getcwd(), os.fspath(source.path))
 
+    def of_workers(source: Source) -> dict[str, Any]:
+        root = source.video_root and os.path.abspath(source.video_root)
+        return {**dataclasses.asdict(source), 'path': path(source), 'video_root': root}
+
     content = {
-        'sources': [{**dataclasses.asdict(source), 'path': path(source)} for source in sources],
+        'sources': [of_workers(source) for source in sources],
         'size': dataclasses.asdict(size),
         'order': dataclasses.asdict(order),
         'options': dataclasses.asdict(options),

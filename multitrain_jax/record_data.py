@@ -226,9 +226,13 @@ def evaluation_sources(
 def _source(
     root: str, name: str, entry: DatasetConfig, split: str, localisation: LocalisationConfig | None
 ) -> Source:
-    options = vars(narrowed(entry, DatasetOptions))
+    options, video_root = vars(narrowed(entry, DatasetOptions)), entry.video_root
     return Source(
-        **{**options, 'path': open.dataset_path(root, entry.path)},
+        **{
+            **options,
+            'path': open.dataset_path(root, entry.path),
+            'video_root': video_root and files.join(root, files.expand_home(video_root)),
+        },
         name=name,
         split=split,
         boxes=narrowed(localisation, BoxOptions) if localisation else BoxOptions(),

@@ -15,6 +15,7 @@ from data_pipelines import files
 from data_pipelines.annotations import Annotations
 from data_pipelines.conversion import plan as planning
 from data_pipelines.conversion.beam import convert_on_beam, require_beam
+from data_pipelines.conversion.link import with_video_root
 from data_pipelines.conversion.options import Options
 from data_pipelines.conversion.worker_pool import run_jobs
 from data_pipelines.cores import available_cores
@@ -61,6 +62,7 @@ def convert(
         require_beam()
     output = planning.output_directory(output)
     planning.check_is_ours(output, annotations)
+    options = with_video_root(annotations, output, options)
     try:
         (output / planning.NOTES).mkdir(parents=True, exist_ok=True)
     except OSError as error:

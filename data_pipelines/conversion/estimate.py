@@ -15,6 +15,7 @@ import tqdm
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.conversion import plan as planning
+from data_pipelines.conversion.link import with_video_root
 from data_pipelines.conversion.options import Options
 from data_pipelines.conversion.worker_pool import run_jobs
 from data_pipelines.cores import available_cores
@@ -87,6 +88,7 @@ def estimate(
     """
     planning.check_annotations(annotations)
     output = planning.output_directory(output)
+    options = with_video_root(annotations, output, options)
     planning.splits_to_keep(output, annotations, options)
     plans = [
         plan

@@ -19,13 +19,14 @@ _METAVARS = {
     'short_side': 'PIXELS',
     'max_seconds': 'S',
     'images_per_second': 'N',
+    'video_root': 'DIR',
     'max_failures': 'SHARE',
     'video_timeout': 'SECONDS',
 }
 
 
 # Options that only one storage has.
-_OF_STORAGE = {'quality': 'jpeg', 'gop': 'h264', 'crf': 'h264'}
+_OF_STORAGE = {'quality': 'jpeg', 'gop': 'h264', 'crf': 'h264', 'video_root': 'link'}
 
 
 def _of_other_storages(options: 'Storage') -> list[str]:
@@ -40,6 +41,11 @@ def _storage_rules(options: 'Storage') -> None:
                 f'{field.name}={value} is for storage={_OF_STORAGE[field.name]!r}, which is '
                 f'{options.storage!r}'
             )
+    if options.storage == 'link' and options.short_side is not None:
+        raise ValueError(
+            f"short_side={options.short_side} stores smaller frames, but storage='link' stores "
+            'none: they are resized at reading'
+        )
 
 
 @settings(rules=_storage_rules)
@@ -51,12 +57,15 @@ class Storage:
     # pixels of the shorter side of stored frames, for example 320; None: as they are
     short_side: Annotated[int, Range(ge=1, le=8192)] | None = None
     upscale: bool = False  # enlarge videos that are smaller than the short side, too
-    # how frames are stored: each as a JPEG, or all as H.264 without B-frames
-    storage: Literal['jpeg', 'h264'] = 'jpeg'
+    # how frames are stored: each as a JPEG; all as H.264 without B-frames; or not at all: records
+    # link to the video files, which are decoded at reading
+    storage: Literal['jpeg', 'h264', 'link'] = 'jpeg'
     quality: Annotated[int, Range(ge=1, le=100)] = 90  # of JPEGs, 1 to 100
     gop: Annotated[int, Range(ge=1, le=250)] = 1  # of H.264: every so many frames a key frame
     # of H.264: x264's constant rate factor; 6 more are half of the bytes
     crf: Annotated[int, Range(ge=0, le=51)] = 20
+    # directory that the paths of links are relative to; None: the deepest that holds all videos
+    video_root: str | None = None
     max_seconds: PositiveFloat | None = None  # store so much of each clip's beginning; None: all
     # keep what can be decoded of a damaged video, listed in damaged.csv, or skip it
     damaged: Literal['keep', 'skip'] = 'keep'

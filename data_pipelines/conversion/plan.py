@@ -115,7 +115,7 @@ def plan_split(
         own = tuple(clips[number::shards])
         names = {label: classes[label] for clip in own for label in clip.labels}
         head = [_VERSION, options.as_storage.as_json(), sorted(names.items())]
-        clips_alone = [_without_path(clip) for clip in own]
+        clips_alone = [_identity(clip, options) for clip in own]
         stored = [found.get(clip.path) for clip in own]
         yield ShardPlan(
             split,
@@ -140,11 +140,13 @@ def _key_frame_as_json(key_frame: KeyFrame) -> dict:
     return content
 
 
-def _without_path(clip: Clip) -> dict:
-    """All that decides a record; the videos themselves may move."""
+def _identity(clip: Clip, options: Options) -> dict:
+    """All that decides a record; the videos may move, unless they are linked to."""
     content = {key: value for key, value in vars(clip).items() if key != 'path'}
     if clip.images is None:  # earlier versions had no such field
         del content['images']
+    if options.storage == 'link':
+        content['path'] = os.path.relpath(os.path.abspath(clip.path), options.video_root)
     return content
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.annotations import Clip
 from data_pipelines.conversion.frames import store_frames
+from data_pipelines.conversion.link import store_link
 from data_pipelines.conversion.options import Storage
 from data_pipelines.storage import regions
 from data_pipelines.storage.frame_index import find_places, save_frame_index
@@ -59,12 +60,14 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> Enc
     Raises:
       VideoError: the video cannot be used.
     """
-    stream = _open(clip, options)
     try:
         key = clip.key.encode()
     except UnicodeEncodeError as error:
         raise VideoError(clip.path, 'the name of the file is not UTF-8') from error
-    stored = store_frames(stream, clip.path, options)
+    if options.storage == 'link':
+        stored = store_link(clip.path, _part(clip, options), options.video_root)
+    else:
+        stored = store_frames(_open(clip, options), clip.path, options)
     if stored.damage and options.damaged == 'skip':
         raise VideoError(clip.path, f'damaged: {stored.damage}')
     height, width = stored.size
@@ -92,14 +95,8 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> Enc
 
 def _open(clip: Clip, options: Storage) -> FrameStream | ImageFolderStream:
     """The frames of a clip."""
-    arguments = {
-        'frame_rate': options.frame_rate,
-        'start': _start(clip, options.frame_rate),
-        'end': clip.end,
-        'short_side': options.short_side,
-        'upscale': options.upscale,
-        'max_seconds': options.max_seconds,
-    }
+    size = {'short_side': options.short_side, 'upscale': options.upscale}
+    arguments = {**_part(clip, options), **size}
     if not os.path.isdir(clip.path):
         return FrameStream(clip.path, **arguments)
     return ImageFolderStream(
@@ -108,6 +105,16 @@ def _open(clip: Clip, options: Storage) -> FrameStream | ImageFolderStream:
         images=clip.images,
         **arguments,
     )
+
+
+def _part(clip: Clip, options: Storage) -> dict[str, float | None]:
+    """Which part of the video, and which of its frames."""
+    return {
+        'frame_rate': options.frame_rate,
+        'start': _start(clip, options.frame_rate),
+        'end': clip.end,
+        'max_seconds': options.max_seconds,
+    }
 
 
 def _start(clip: Clip, frame_rate: float | None) -> float | None:

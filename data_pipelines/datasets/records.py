@@ -173,6 +173,11 @@ class RecordDataset(EncodedDataset):
                 f'{source.path}: dataset.json states {stated} records in split '
                 f'{source.split!r}, the shards hold {len(self.reader)}; convert again'
             )
+        if self.info.arguments.get('storage') == 'link' and source.video_root is None:
+            raise ValueError(
+                f'{source.path}: its records link to videos: give video_root, the directory that '
+                f'these are in (converted from {self.info.arguments.get("video_root")})'
+            )
         self.classes = self.info.classes
         self.multi_label = self.info.multi_label or self.info.localisation
         self.num_records = len(self.reader)
@@ -208,7 +213,7 @@ class RecordDataset(EncodedDataset):
         rate = example.context.get(IMAGE_FRAME_RATE)
         has_rate = isinstance(rate, np.ndarray) and len(rate) == 1 and rate[0] > 0
         return Clip(
-            frames=frames_of(example, where),
+            frames=frames_of(example, where, self.source.video_root),
             labels=labels,
             frame_rate=float(rate[0]) if has_rate else self.info.frame_rate,
             key_frame=None if found is None else found.key_frame,

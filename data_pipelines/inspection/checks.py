@@ -57,6 +57,7 @@ def inspect_directory(
     directory: str | os.PathLike,
     *,
     quick: bool = False,
+    video_root: str | os.PathLike | None = None,
     threads: int = 1,
     on_progress: Callable[[int], None] = lambda size: None,
 ) -> Report:
@@ -65,11 +66,12 @@ def inspect_directory(
     Args:
       directory: where the shards are.
       quick: look at the size of each first frame only instead of decoding every frame.
+      video_root: the directory of the videos that records link to.
       threads: that read and decode.
       on_progress: called with numbers of bytes as they are checked.
 
     Raises:
-      ValueError: there are no records.
+      ValueError: there are no records, or they link to videos and nobody says where these are.
     """
     directory = os.fspath(directory)
     found = find_splits(directory)
@@ -79,13 +81,18 @@ def inspect_directory(
             info = load_dataset_info(directory)
         except ValueError as error:
             problems.append(problem_of(files.join(directory, FILE_NAME), None, error))
+    if info is not None and video_root is None and info.arguments.get('storage') == 'link':
+        raise ValueError(
+            f'{directory}: its records link to videos; give --video_root, the directory that these '
+            f'are in (converted from {info.arguments.get("video_root")})'
+        )
     names = ClassNames(info)
     splits = {}
     with concurrent.futures.ThreadPoolExecutor(threads, 'inspect') as pool:
         for split, shards in sorted(found.items()):
-            check = _Check(directory, split, shards, info, quick)
+            check = _Check(directory, split, shards, info, quick, video_root)
             splits[split] = check.run(pool, threads * _AHEAD, names, on_progress)
-    report = Report(directory, info, names.all(), splits, problems)
+    report = Report(directory, info, names.all(), splits, problems, video_root)
     if info is not None:
         problems += compare_with_info(report, info)
     note_repeated_clips(splits)
@@ -96,12 +103,19 @@ class _Check:
     """The check of one split."""
 
     def __init__(
-        self, directory: str, split: str, shards: list[str], info: DatasetInfo | None, quick: bool
+        self,
+        directory: str,
+        split: str,
+        shards: list[str],
+        info: DatasetInfo | None,
+        quick: bool,
+        video_root: str | os.PathLike | None,
     ):
         self._directory = directory
         self._split = split
         self._info = info
         self._quick = quick
+        self._video_root = video_root
         self._report = SplitReport(shards)
 
     def run(
@@ -222,7 +236,7 @@ class _Check:
 
     def _facts(self, example: Example, file: str, offset: int, number: int) -> RecordFacts:
         context = example.context
-        frames = frames_of(example, file)
+        frames = frames_of(example, file, self._video_root)
         height, width = _check_frames(frames, self._quick)
         for name, value in ((IMAGE_HEIGHT, height), (IMAGE_WIDTH, width)):
             stated = _number(context, name)

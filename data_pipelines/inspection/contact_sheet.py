@@ -83,7 +83,7 @@ def _row(
     reader: ShardReader, split: str, facts: RecordFacts, report: Report, count: int
 ) -> np.ndarray:
     example = decode_clip(reader.read(facts.number), facts.file)
-    stored = frames_of(example, facts.file)
+    stored = frames_of(example, facts.file, report.video_root)
     numbers = np.linspace(0, len(stored) - 1, min(count, len(stored))).round().astype(int)
     if facts.actions is None:
         cells = [_frame(stored, number, facts, _CELL) for number in numbers.tolist()]

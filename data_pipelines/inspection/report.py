@@ -2,6 +2,7 @@
 
 from collections import Counter
 import dataclasses
+import os
 
 from data_pipelines.datasets.dataset_info import DatasetInfo
 from data_pipelines.storage.record_index import RecordIndex
@@ -105,6 +106,7 @@ class Report:
       classes: class number -> name: of `dataset.json`, else as the records say.
       splits: by name.
       problems: what is wrong with the directory as a whole.
+      video_root: the directory of the videos that records link to.
     """
 
     directory: str
@@ -112,6 +114,7 @@ class Report:
     classes: dict[int, str]
     splits: dict[str, SplitReport]
     problems: list[Problem] = dataclasses.field(default_factory=list)
+    video_root: str | os.PathLike | None = None
 
     def all_problems(self) -> list[Problem]:
         return [p for split in self.splits.values() for p in split.problems] + self.problems

@@ -23,7 +23,7 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.annotations import KeyFrame
-from data_pipelines.storage.sequence_example import Example, RecordError, encoded_frames
+from data_pipelines.storage.sequence_example import Example, RecordError, num_frames
 
 KEY_FRAME_TIMESTAMP = 'clip/key_frame/timestamp'
 KEY_FRAME_INDEX = 'clip/key_frame/index'
@@ -104,7 +104,7 @@ def regions(example: Example, num_classes: int, where: str = 'record') -> Region
         _numbers(example, name, np.int64, where, 1)[0]
         for name in (KEY_FRAME_INDEX, KEY_FRAME_TIMESTAMP)
     )
-    count = len(encoded_frames(example, where))
+    count = num_frames(example, where)
     if not 0 <= index < count:
         raise RecordError(f'{where}: the key frame is number {index} of {count} frames')
     actions = _numbers(example, REGION_LABEL, np.int64, where)

@@ -25,8 +25,14 @@ IMAGE_HEIGHT = 'image/height'  # int64, pixels
 IMAGE_WIDTH = 'image/width'  # int64, pixels
 IMAGE_FORMAT = 'image/format'  # bytes, how frames are stored; missing: JPEG (or PNG)
 KEY_FRAME_INTERVAL = 'image/key_frame_interval'  # int64, of H.264: every so many frames a key frame
-# Values of IMAGE_FORMAT.
-FORMAT_JPEG, FORMAT_H264 = 'JPEG', 'H264'
+# Values of IMAGE_FORMAT; LINK: no frames are stored, see `datasets.videos`.
+FORMAT_JPEG, FORMAT_H264, FORMAT_LINK = 'JPEG', 'H264', 'LINK'
+# Context features of a link.
+DATA_PATH = 'clip/data_path'  # bytes: path relative to a root
+LINK_SIZE = 'link/size'  # int64, bytes
+LINK_MTIME = 'link/mtime'  # int64, ns
+FRAME_TIMES = 'link/frame/timestamp'  # int64, microseconds, one per frame
+KEY_FRAME_TIMES = 'link/key_frame/timestamp'  # int64, microseconds
 
 
 class RecordError(ValueError):
@@ -246,7 +252,8 @@ def image_format(example: Example, where: str = 'record') -> str:
     stored = example.context.get(IMAGE_FORMAT)
     if stored is None:
         return FORMAT_JPEG
-    known = {FORMAT_JPEG: FORMAT_JPEG, 'PNG': FORMAT_JPEG, FORMAT_H264: FORMAT_H264}
+    known = {name: name for name in (FORMAT_JPEG, FORMAT_H264, FORMAT_LINK)}
+    known['PNG'] = FORMAT_JPEG
     name = stored[0] if isinstance(stored, list) and len(stored) == 1 else b''
     name = name.decode(errors='replace').upper()
     if name not in known:
@@ -254,6 +261,43 @@ def image_format(example: Example, where: str = 'record') -> str:
             f'{where}: frames stored as {name!r} ({IMAGE_FORMAT!r}), wanted {", ".join(known)}'
         )
     return known[name]
+
+
+def num_frames(example: Example, where: str = 'record') -> int:
+    """How many frames a clip has.
+
+    Raises:
+      RecordError: none.
+    """
+    if image_format(example, where) == FORMAT_LINK:
+        return len(int_list_feature(example, FRAME_TIMES, where))
+    return len(encoded_frames(example, where))
+
+
+def int_list_feature(example: Example, name: str, where: str = 'record') -> np.ndarray:
+    """A context feature, int64 [n]; empty where it is missing.
+
+    Raises:
+      RecordError: it is of another kind.
+    """
+    values = example.context.get(name)
+    if values is None or not len(values):
+        return np.zeros(0, np.int64)
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64:
+        raise RecordError(f'{where}: the context feature {name!r} is not of int64 values')
+    return values
+
+
+def int_feature(example: Example, name: str, where: str = 'record') -> int:
+    """A context feature that is one positive number.
+
+    Raises:
+      RecordError: it is missing, or something else.
+    """
+    values = int_list_feature(example, name, where)
+    if len(values) != 1 or values[0] < 1:
+        raise RecordError(f'{where}: no context feature {name!r} of one positive number')
+    return int(values[0])
 
 
 def label_indices(example: Example, where: str = 'record') -> np.ndarray:

@@ -40,6 +40,7 @@ class Decoder:
         self.packets: Demuxer | None = None
         self.stopped_early = False
         self.notes: list[str] = []
+        self._wanted: Sequence[float] | None = None  # of frames; None: all
         self._open()
 
     def __enter__(self) -> 'Decoder':
@@ -88,24 +89,27 @@ class Decoder:
     ) -> Iterator[tuple[float, av.VideoFrame]]:
         """The frame that is on screen at each of some times, and when it appeared.
 
-        What lies between is decoded only where the file's key frames do not let it be left out.
-        Ends early where the video does.
+        What lies between is decoded only where others need it: it is left out up to a key frame
+        that is well ahead, and of what remains the frames (B-frames) that no other refers to. Ends
+        early where the video does.
 
         Args:
-          times: seconds since the video's beginning, not falling.
+          times: seconds since the video's beginning at which frames appear, not falling.
           key_times: seconds at which key frames appear, rising.
         """
+        self._wanted = times if key_times else None
         source, shown, ahead = None, None, None
         for time in times:
             latest = time + TIME_TOLERANCE
             key = bisect.bisect_right(key_times, latest) - 1
-            if source is None or (
-                ahead is not None and key >= 0 and key_times[key] > ahead[0] + _WORTH_SEEKING
-            ):
-                source, shown = self.frames(time), None
-                ahead = next(source, None)
-            while ahead is not None and ahead[0] <= latest:
-                shown, ahead = ahead, next(source, None)
+            reached = ahead or shown
+            if reached is None or (key >= 0 and key_times[key] > reached[0] + _WORTH_SEEKING):
+                source, shown, ahead = self.frames(time), None, None
+            while shown is None or shown[0] < time - TIME_TOLERANCE:
+                ahead = ahead or next(source, None)
+                if ahead is None or ahead[0] > latest:
+                    break
+                shown, ahead = ahead, None
             if shown is None:
                 return
             yield shown
@@ -126,7 +130,9 @@ class Decoder:
         if self._delay is None:
             self._fresh = False
             first = next(iter(packets), None)
-            if first is None or first.dts is None or not packets.has_clock:
+            if first is None or (first.pts is None and first.dts is None):
+                return None
+            if not packets.has_clock:
                 return None  # nothing would say where one arrives
             if first.pts is not None:
                 self._delay = 0
@@ -202,11 +208,15 @@ class Decoder:
         return first.dts - self._first_key
 
     def _decode(self, source: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+        codec, skips = self.packets.stream.codec_context, False
         for packet in itertools.chain(source, [None]):  # None: what the decoder still holds
             if packet is not None:
                 self._expected -= packet.is_discard  # an edit list hides it
                 if packet.is_keyframe and self._first_key is None:
                     self._first_key = packet.dts
+                unwanted = self._is_unwanted(packet)
+                if unwanted != skips:
+                    codec.skip_frame, skips = 'NONREF' if unwanted else 'DEFAULT', unwanted
             try:
                 frames = self.packets.stream.decode(packet)
             except av.error.FFmpegError:
@@ -215,6 +225,15 @@ class Decoder:
             for frame in frames:
                 self._decoded += 1
                 yield frame
+
+    def _is_unwanted(self, packet: av.Packet) -> bool:
+        """Whether its frame need not be decoded, unless others refer to it."""
+        # Where times are not stated, they follow from what comes out of the decoder.
+        if self._wanted is None or packet.pts is None or self._delay:
+            return False
+        time = self.packets.seconds(packet.pts)
+        place = bisect.bisect_left(self._wanted, time - TIME_TOLERANCE)
+        return place == len(self._wanted) or self._wanted[place] > time + TIME_TOLERANCE
 
     def damage(self) -> str:
         """What was lost, as one line; empty if nothing: what FFmpeg calls damaged.

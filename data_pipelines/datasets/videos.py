@@ -1,0 +1,144 @@
+"""Records that hold no frames: they name a video file and when its frames appear; it is decoded at reading.
+
+Frame k of such a record is the frame of the file that appears at the k-th of its times: by number
+the same as in the other storages. Context features, besides those of every record::
+
+    clip/data_path              bytes, the file, relative to a root that is given at reading
+    link/size                   int64, bytes of the file
+    link/mtime                  int64, ns: when it was changed last
+    link/frame/timestamp        int64, microseconds since the video's beginning, of each frame
+    link/key_frame/timestamp    int64, likewise, of the frames from which decoding may begin
+
+A file of another size or time is another file: whose frames these are, nobody knows.
+"""
+
+from collections.abc import Iterator, Sequence
+import os
+
+import av
+import cv2
+import numpy as np
+
+from data_pipelines.clip import pixels
+from data_pipelines.clip.crops import Window
+from data_pipelines.clip.decode import FrameError, VideoFrames
+from data_pipelines.storage.sequence_example import (
+    DATA_PATH,
+    FRAME_TIMES,
+    IMAGE_HEIGHT,
+    IMAGE_WIDTH,
+    KEY_FRAME_TIMES,
+    LINK_MTIME,
+    LINK_SIZE,
+    Example,
+    RecordError,
+    int_feature,
+    int_list_feature,
+)
+from data_pipelines.videos.decoder import TIME_TOLERANCE, Decoder
+from data_pipelines.videos.demuxer import VideoError
+
+_SECOND = 10**9  # ns
+
+
+class LinkedFrames(VideoFrames):
+    """Frames of a video file, by the times at which they appear."""
+
+    def __init__(
+        self, path: str, times: Sequence[float], key_times: Sequence[float], size: tuple[int, int]
+    ):
+        """
+        Args:
+            path: the file.
+            times: seconds since the video's beginning, of all frames, not falling.
+            key_times: of frames from which decoding may begin.
+            size: (height, width) of the frames in pixels; others are resized.
+        """
+        super().__init__(size)
+        self._path, self._times, self._key_times = path, times, key_times
+
+    def decode(self, numbers: Sequence[int], window: Window) -> Iterator[np.ndarray]:
+        wanted = [self._times[number] for number in numbers]
+        given = 0
+        try:
+            # One thread: clips are decoded side by side, as many as there are cores.
+            with Decoder(self._path) as decoder:
+                for time, frame in decoder.on_screen(wanted, self._key_times):
+                    if abs(time - wanted[given]) > TIME_TOLERANCE:
+                        break
+                    yield self._window(frame, window)
+                    given += 1
+        except (VideoError, av.error.FFmpegError, EOFError) as error:
+            raise FrameError(f'{self._path}: cannot be decoded ({error})') from error
+        if given < len(numbers):
+            raise FrameError(
+                f'{self._path}: frame {numbers[given]}, at {wanted[given]:.3f} s, cannot be decoded'
+            )
+
+    def _window(self, frame: av.VideoFrame, window: Window) -> np.ndarray:
+        if pixels.size(frame) == self.size:
+            return pixels.rgb(frame, window)
+        # Its size changes midway: as the converter does.
+        image, (height, width) = np.ascontiguousarray(pixels.rgb(frame)), self.size
+        shrinks = height * width < image.shape[0] * image.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        image = cv2.resize(image, (width, height), interpolation=method)
+        return image[window.top :, window.left :][: window.height, : window.width]
+
+
+class Link:
+    """What a record says of its file; `len()` tells how many frames it has."""
+
+    def __init__(self, example: Example, where: str):
+        """
+        Raises:
+            RecordError: a feature is missing or makes no sense, or the path leads elsewhere.
+        """
+        self._where = where
+        self._name = _safe_path(example, where)
+        self._status = tuple(int_feature(example, name, where) for name in (LINK_SIZE, LINK_MTIME))
+        self._size = tuple(
+            int_feature(example, name, where) for name in (IMAGE_HEIGHT, IMAGE_WIDTH)
+        )
+        times, keys = (
+            int_list_feature(example, name, where) for name in (FRAME_TIMES, KEY_FRAME_TIMES)
+        )
+        if not len(times) or any(np.any(np.diff(found) < 0) for found in (times, keys)):
+            raise RecordError(f'{where}: times of frames that fall, or none')
+        self._times, self._key_times = times / 1e6, (keys / 1e6).tolist()
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def open(self, root: str) -> LinkedFrames:
+        """The frames, from the file under `root`.
+
+        Raises:
+            RecordError: it is not there, or is not the one that was converted.
+        """
+        path = os.path.join(root, self._name)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            reason = 'no such file' if isinstance(error, FileNotFoundError) else error.strerror
+            raise RecordError(f'{self._where}: the linked video {path}: {reason}') from error
+        size, mtime = self._status
+        # Not every file system keeps fractions of a second.
+        if status.st_size != size or status.st_mtime_ns // _SECOND != mtime // _SECOND:
+            raise RecordError(
+                f'{self._where}: the linked video {path} has changed since its conversion ('
+                f'{status.st_size} bytes, were {size}; copies must keep times, as cp -p does)'
+            )
+        return LinkedFrames(path, self._times.tolist(), self._key_times, self._size)
+
+
+def _safe_path(example: Example, where: str) -> str:
+    """The path of a record; it comes from outside, and must not leave the root."""
+    values = example.context.get(DATA_PATH)
+    if not isinstance(values, list) or len(values) != 1 or not values[0]:
+        raise RecordError(f'{where}: no context feature {DATA_PATH!r} of one path')
+    path = os.fsdecode(values[0])
+    parts = path.replace(os.sep, '/').split('/')
+    if os.path.isabs(path) or '..' in parts or '\0' in path:
+        raise RecordError(f'{where}: the linked video {path!r} is not within a directory')
+    return path
