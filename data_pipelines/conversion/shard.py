@@ -32,6 +32,7 @@ from data_pipelines.storage.tfrecord import RecordWriter
 from data_pipelines.videos.decoder import TIME_TOLERANCE
 from data_pipelines.videos.demuxer import VideoError
 from data_pipelines.videos.image_folder import ImageFolderStream
+from data_pipelines.videos.sources import is_file
 from data_pipelines.videos.video_file import FrameStream
 
 
@@ -60,6 +61,8 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> Enc
     Raises:
       VideoError: the video cannot be used.
     """
+    if not is_file(clip.path):  # lists come from outside
+        raise VideoError(clip.path, 'not a file')
     try:
         key = clip.key.encode()
     except UnicodeEncodeError as error:

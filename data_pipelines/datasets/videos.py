@@ -116,7 +116,7 @@ class Link:
         Raises:
             RecordError: it is not there, or is not the one that was converted.
         """
-        path = os.path.join(root, self._name)
+        path = os.path.join(os.path.abspath(root), self._name)  # so that it is no URL
         try:
             status = os.stat(path)
         except OSError as error:

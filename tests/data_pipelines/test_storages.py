@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.folder import read_folder
 from data_pipelines.clip import decode
 from data_pipelines.clip.crops import Window
@@ -324,3 +325,12 @@ def test_options_that_do_not_fit(videos, tmp_path, capsys, flags, message):
     except SystemExit as error:
         assert error.code != 0
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+@pytest.mark.parametrize('path', ['http://localhost:1/a.mp4', 'lavfi:testsrc=d=1', '-'])
+def test_lists_name_files_only(tmp_path, storage, path):
+    """FFmpeg would open addresses and devices, too; lists come from outside."""
+    annotations = Annotations(('one',), {'train': (Clip(path, 'a', (0,)),)})
+    with pytest.raises(ValueError, match='not a file'):
+        _convert(annotations, tmp_path / 'd', **STORAGES[storage])
