@@ -22,7 +22,19 @@ relative positions:
       --output=imports/mvit_v2_b_imagenet
     python run.py --config=configs/kinetics_pretrain.py:imagenet --workdir=runs/kinetics_imagenet \\
       --config.data_root=/data
+
+The variant `:k710` trains on Kinetics-710 (`python -m data_pipelines.convert kinetics710`), tested on
+the validation split of Kinetics-400. `:k710_to_400`, `:k710_to_600` and `:k710_to_700` go on from it
+for 5 epochs on one of the three. Their dataset keeps the name kinetics710, so that each class starts
+from the row of the head that has its name, as the label map of the conversion says:
+
+    python run.py --config=configs/kinetics_pretrain.py:k710 --workdir=runs/kinetics710 \\
+      --config.data_root=/data
+    python run.py --config=configs/kinetics_pretrain.py:k710_to_400 --workdir=runs/k710_to_400 \\
+      --config.data_root=/data --config.init_from=runs/kinetics710
 """
+
+import functools
 
 import ml_collections
 
@@ -70,4 +82,31 @@ def imagenet(config: ml_collections.ConfigDict) -> None:
     )
 
 
-VARIANTS = {'imagenet': imagenet}
+def k710(config: ml_collections.ConfigDict) -> None:
+    config.datasets = dict(
+        kinetics710=strided('kinetics710', evaluation_split='validation_kinetics400')
+    )
+    config.epochs = 100.0  # of 2.7 times the videos
+
+
+def fine_tuned(config: ml_collections.ConfigDict, path: str) -> None:
+    config.datasets = dict(kinetics710=strided(path))
+    config.init_from = 'runs/kinetics710'
+    config.epochs = 5.0
+    config.optimizer.update(
+        peak_learning_rate=1e-4,
+        warmup_start_learning_rate=1e-6,
+        end_learning_rate=1e-6,
+        warmup_epochs=1.0,
+    )
+    config.evaluation.every_epochs = 1.0
+
+
+VARIANTS = {
+    'imagenet': imagenet,
+    'k710': k710,
+    **{
+        f'k710_to_{number}': functools.partial(fine_tuned, path=f'kinetics{number}')
+        for number in (400, 600, 700)
+    },
+}

@@ -148,12 +148,16 @@ def root(tmp_path_factory):
     """Records under the names that the configs have for real datasets."""
     root = tmp_path_factory.mktemp('data')
     frames = [tiny_records.flat_frame(0, frame) for frame in range(6)]
-    paths = {entry.path for name in CONFIGS for entry in read_config(load(name)).datasets.values()}
+    paths = {
+        entry.path: entry.evaluation_split
+        for name in CONFIGS
+        for entry in read_config(load(name)).datasets.values()
+    }
     box = ((0.2, 0.1, 0.9, 0.8),)
-    for path in sorted(paths):
+    for path, tested in sorted(paths.items()):
         splits = {}
         boxes = path in ('ava', 'ava_kinetics', 'scenes')
-        for split, count in (('train', 6), ('validation', 2)):
+        for split, count in (('train', 6), (tested, 2)):
             labels = [[number % len(CLASSES)] for number in range(count)]
             key_frames = [
                 KeyFrame(0.3, box, (number % len(CLASSES),), (0,), box, (0.9,))
@@ -182,12 +186,15 @@ def root(tmp_path_factory):
 @pytest.mark.parametrize('name', [name for name in CONFIGS if not name.startswith('probe')])
 def test_shrunk_it_trains_evaluates_and_exports(name, root, tmp_path):
     config = shrunk(name, root)
-    if name.endswith(':imagenet'):  # starts from another model with the same backbone
-        specs = [DatasetSpec('imagenet', ('cat', 'dog'))]
-        entry = dataclasses.replace(config.datasets['kinetics400'], path='imagenet')
-        image_model = dataclasses.replace(config, datasets={'imagenet': entry})
-        model = tiny.model(image_model, specs, 5)
-        info = exports.model_info(image_model, specs)
+    other = {
+        'kinetics_pretrain.py:imagenet': DatasetSpec('imagenet', ('cat', 'dog')),
+        'kinetics_pretrain.py:k710_to_400': DatasetSpec('kinetics710', ('more', *CLASSES[::-1])),
+    }.get(name)
+    if other is not None:  # starts from another model with the same backbone
+        entry = dataclasses.replace(next(iter(config.datasets.values())), path=other.name)
+        start = dataclasses.replace(config, datasets={other.name: entry})
+        model = tiny.model(start, [other], 5)
+        info = exports.model_info(start, [other])
         params = nnx.to_pure_dict(nnx.state(model))
         exports.write_export(tmp_path / 'import', *exports.for_inference(info, params))
         config = dataclasses.replace(config, init_from=str(tmp_path / 'import'))
@@ -199,6 +206,11 @@ def test_shrunk_it_trains_evaluates_and_exports(name, root, tmp_path):
     described = json.loads((tmp_path / 'run' / 'export' / 'model.json').read_text())
     assert list(described['datasets']) == sorted(config.datasets)
     assert described['datasets'][next(iter(config.datasets))]['classes'] == list(CLASSES)
+    if name.endswith(':k710_to_400'):  # the head's rows, by the names of the classes
+        became = (tmp_path / 'run' / 'init_from.txt').read_text()
+        assert re.search(rf'heads/kinetics710 +used +{len(CLASSES)} of {len(CLASSES)}', became), (
+            became
+        )
     if name.endswith(':imagenet'):
         became = (tmp_path / 'run' / 'init_from.txt').read_text()
         assert re.search(

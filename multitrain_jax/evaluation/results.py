@@ -8,6 +8,7 @@ import math
 import os
 from pathlib import Path
 
+from multitrain_jax.atomic import complete_or_absent
 from multitrain_jax.batch import BatchSource, DatasetSpec
 from multitrain_jax.errors import UserError, naming
 from multitrain_jax.evaluation import views
@@ -90,9 +91,9 @@ def save(workdir: str | os.PathLike, outcome: RunResults) -> None:
     content = dataclasses.asdict(outcome)
     if math.isnan(outcome.clips_per_second):
         content['clips_per_second'] = None
-    temporary = Path(workdir) / f'{_FILE}.tmp'
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
-    os.replace(temporary, Path(workdir) / _FILE)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
+    with complete_or_absent(Path(workdir) / _FILE) as temporary:
+        temporary.write_text(text, encoding='utf-8')
 
 
 def load(workdir: str | os.PathLike) -> RunResults | None:

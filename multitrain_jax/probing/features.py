@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from multitrain_jax.atomic import complete_or_absent
 from multitrain_jax.errors import UserError
 
 _SETTINGS, _PROGRESS = 'settings.json', 'progress.json'
@@ -145,9 +146,8 @@ def _done(folder: Path) -> int | None:
 
 
 def _write(folder: Path, batches: int | None) -> None:
-    temporary = folder / f'{_PROGRESS}.new'
-    temporary.write_text(json.dumps({'batches': batches}))
-    os.replace(temporary, folder / _PROGRESS)
+    with complete_or_absent(folder / _PROGRESS) as temporary:
+        temporary.write_text(json.dumps({'batches': batches}))
 
 
 def _check_room(root: Path, folder: Path, needed: int, most_gib: float) -> None:

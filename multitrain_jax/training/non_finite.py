@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from multitrain_jax.atomic import complete_or_absent
 from multitrain_jax.batch import Batch, BatchSource
 from multitrain_jax.checkpoints.runs import RunCheckpoints
 from multitrain_jax.errors import UserError
@@ -116,10 +117,8 @@ def save_batch(workdir: Path, source: BatchSource, step: int) -> Path:
         batch = next(batches)
     path = state_directory(workdir) / _file_name(step, jax.process_index(), jax.process_count())
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix('.tmp')
-    with open(temporary, 'wb') as file:
+    with complete_or_absent(path) as temporary, open(temporary, 'wb') as file:
         np.savez(file, **{_STEP: np.int64(step)}, **batch)
-    os.replace(temporary, path)
     return path
 
 
