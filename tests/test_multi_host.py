@@ -139,7 +139,11 @@ def test_everything_is_evaluated_and_written_once(one, two):
         '4',
     }
     assert len(list(workdir.glob('events.*'))) == len(list(one.glob('events.*')))
-    assert {path.name for path in workdir.glob('*.txt')} == {'log.txt', 'log_1.txt'}
+    assert {path.name for path in workdir.glob('*.txt')} == {
+        'command.txt',
+        'log.txt',
+        'log_1.txt',
+    }
     for name in ('log.txt', 'log_1.txt'):
         assert '2 process(es)' in (workdir / name).read_text()
 
