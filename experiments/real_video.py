@@ -133,7 +133,7 @@ def read_clips(name: str, folder: Path, output: Path) -> tuple[Clips, tuple[str,
         unfinished = kept.with_suffix('.tmp.npz')
         np.savez(unfinished, video=np.stack(video), label=np.array(label, np.int32))
         unfinished.replace(kept)
-    with np.load(kept) as arrays:
+    with np.load(kept, allow_pickle=False) as arrays:
         return Clips(arrays['video'], arrays['label']), classes
 
 

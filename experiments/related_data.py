@@ -69,7 +69,7 @@ def _clips(name: str, split: str, count: int, seed: int, cache: str) -> Clips:
         unfinished = path.with_suffix('.tmp.npz')
         np.savez(unfinished, video=made.video, label=made.label)
         unfinished.replace(path)
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         return Clips(arrays['video'], arrays['label'])
 
 

@@ -67,7 +67,7 @@ def clips(name: str, split: str, count: int, seed: int, cache: Path) -> Clips:
         unfinished = path.with_suffix('.tmp.npz')
         np.savez(unfinished, **made)
         unfinished.replace(path)
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         return Clips(**arrays)
 
 
