@@ -2,7 +2,8 @@
 
     pip install -e '.[gpu]'        # in a virtual environment of its own
     python -m benchmarks.gpu_compile --config=configs/multitrain.py --config.batch_size=8
-    python -m benchmarks.gpu_compile --gpu=H200 --config=configs/multitrain.py --config.batch_size=8 \\
+    python -m benchmarks.gpu_compile --gpu=H200 --config=configs/multitrain.py \\
+        --config.batch_size=8 \\
         --config.model.backbone.attention=cudnn
 
 The whole training step, by XLA's GPU compiler, for one GPU. The table counts FLOPs and bytes by part of the model; `least ms`
@@ -59,10 +60,12 @@ class Gpu:
             gpu_device_info {{
               cuda_compute_capability {{ major: {major} minor: {minor} }}
               core_count: {self.cores} clock_rate_ghz: {self.clock_ghz} fpus_per_core: 128
-              device_memory_size: {self.memory} memory_bandwidth: {int(self.bandwidth)} l2_cache_size: {self.l2_bytes}
+              device_memory_size: {self.memory} memory_bandwidth: {int(self.bandwidth)}
+              l2_cache_size: {self.l2_bytes}
               threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
               block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-              shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+              shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+              shared_memory_per_core: 233472
               registers_per_core_limit: 65536 registers_per_block_limit: 65536
             }}"""
 

@@ -1,8 +1,10 @@
 """Compiles a config's programs for TPUs, on a machine without one, and says what they need: memory, work, communication.
 
     pip install -e '.[tpu]'        # in a virtual environment of its own
-    python -m benchmarks.tpu_compile --topology=v5e:16x16 --config=configs/multitrain.py --output=results.jsonl
-    python -m benchmarks.tpu_compile --topology=v5e:4x4 --config=configs/multitrain.py --config.accumulation_steps=16
+    python -m benchmarks.tpu_compile --topology=v5e:16x16 --config=configs/multitrain.py \\
+        --output=results.jsonl
+    python -m benchmarks.tpu_compile --topology=v5e:4x4 --config=configs/multitrain.py \\
+        --config.accumulation_steps=16
     python -m benchmarks.tpu_compile --table results.jsonl
 
 The whole training step is compiled by TPU's own compiler (libtpu): augmentation, all losses with their collectives,

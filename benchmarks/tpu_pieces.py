@@ -48,7 +48,8 @@ def measure(name: str, function, *shapes: jax.ShapeDtypeStruct) -> None:
     seconds, cost = time.process_time() - start, hlo_cost.of_program(compiled.as_text())
     temporary = compiled.memory_analysis().temp_size_in_bytes / 2**20
     print(
-        f'{name:<44}{cost.cycles / 1e6:>9.2f}{cost.bytes / 1e6:>9.0f}{temporary:>9.0f}{seconds:>9.1f}',
+        f'{name:<44}{cost.cycles / 1e6:>9.2f}{cost.bytes / 1e6:>9.0f}{temporary:>9.0f}'
+        f'{seconds:>9.1f}',
         flush=True,
     )
 

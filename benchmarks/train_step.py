@@ -1,7 +1,9 @@
 """How fast a model trains on this machine's device, ours and PyTorch's in turns.
 
-    python -m benchmarks.train_step --model=S16x4 --batch=1 [--against torch torch-compile] [--rounds=5]
-    python -m benchmarks.train_step --model=ViT-B --batch=1 [--against torch torch-compile] [--rounds=5]
+    python -m benchmarks.train_step --model=S16x4 --batch=1 [--against torch torch-compile] \\
+        [--rounds=5]
+    python -m benchmarks.train_step --model=ViT-B --batch=1 [--against torch torch-compile] \\
+        [--rounds=5]
 
 Ours is the training step of run.py (forward, backward, clipping, AdamW; one dataset of 400 classes, cross-entropy, no
 augmentation), in bfloat16 on accelerators and float32 on CPU, and the forward pass alone. --form=public is the
@@ -148,8 +150,10 @@ def main() -> None:
     for (name, side), f, s in zip(sides.items(), forward, step):
         memory = '-' if side['memory'] is None else f'{side["memory"] / 2**20:.0f}'
         print(
-            f'{name:<18}{side["compile"]:>11.1f}{1000 * f[0]:>11.1f}{1000 * f[1]:>11.1f}{forward[0][0] / f[0]:>11.2f}'
-            f'{1000 * s[0]:>11.1f}{1000 * s[1]:>11.1f}{step[0][0] / s[0]:>11.2f}{args.batch / s[0]:>11.2f}{memory:>11}'
+            f'{name:<18}{side["compile"]:>11.1f}{1000 * f[0]:>11.1f}{1000 * f[1]:>11.1f}'
+            f'{forward[0][0] / f[0]:>11.2f}'
+            f'{1000 * s[0]:>11.1f}{1000 * s[1]:>11.1f}{step[0][0] / s[0]:>11.2f}'
+            f'{args.batch / s[0]:>11.2f}{memory:>11}'
             f'{100 * flops / s[0] / rate:>11.1f}',
             flush=True,
         )

@@ -3,7 +3,8 @@
     multitrain convert ava --videos=VIDEOS --boxes train=train.csv --boxes validation=val.csv \\
       --actions=actions.pbtxt --output=data/mine
     multitrain train --config=own_boxes:data/mine --workdir=runs/mine
-    multitrain predict --checkpoint=runs/mine/export --overlay=out.mp4 --boxes=val.csv VIDEOS/some.mp4
+    multitrain predict --checkpoint=runs/mine/export --overlay=out.mp4 --boxes=val.csv \\
+        VIDEOS/some.mp4
 
 Lines of the csv files are `video,second,x1,y1,x2,y2,action,person`, sides as shares of width and
 height; the actions are `label { name: "wave" label_id: 1 }`. Clips lie around the key frames that

@@ -1,6 +1,7 @@
 """Attentive probes on a frozen, imported backbone: all datasets and learning rates in one pass.
 
-    python -m multitrain_jax.import_torch --checkpoint=vjepa2-vitl-fpc64-256 --output=imports/vjepa2_l
+    python -m multitrain_jax.import_torch --checkpoint=vjepa2-vitl-fpc64-256 \\
+        --output=imports/vjepa2_l
     python run.py --config=configs/probe.py --workdir=runs/probe --config.data_root=/data \\
       --config.init_from=imports/vjepa2_l
 

@@ -1,6 +1,7 @@
 """Co-finetuning's claim at small scale: training with a small downstream set from the start, or fine-tuning on it after.
 
-    python experiments/cofinetuning_small.py --output=runs/cofinetuning_small [--seeds=5] [--conditions 200:60:800]
+    python experiments/cofinetuning_small.py --output=runs/cofinetuning_small [--seeds=5] \\
+        [--conditions 200:60:800]
 
 Upstream is the synthetic dataset "directions", downstream is "scenes": boxes with actions, long-tailed, few videos. A
 condition is UPSTREAM:SCENES:STEPS, the training videos of either and the updates of every training. The arms:

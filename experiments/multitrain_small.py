@@ -1,6 +1,7 @@
 """MultiTrain's claim at small scale: one model per dataset, joint training, and what each of the two losses adds.
 
-    python experiments/multitrain_small.py --output=runs/multitrain_small [--seeds=5] [--conditions 40:500 80:500]
+    python experiments/multitrain_small.py --output=runs/multitrain_small [--seeds=5] \\
+        [--conditions 40:500 80:500]
 
 Trains on the synthetic datasets "motions" and "directions" with few videos of each. A condition is VIDEOS:STEPS, the
 training videos of each dataset (of 10 classes) and the updates of every training. The arms:

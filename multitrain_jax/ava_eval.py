@@ -1,7 +1,8 @@
 """Computes AVA's mean average precision from csv files, as the official evaluation does.
 
     python -m multitrain_jax.ava_eval --groundtruth=ava_val_v2.2.csv --detections=detections.csv \\
-        --labelmap=ava_action_list_v2.2_for_activitynet_2019.pbtxt --exclusions=ava_val_excluded_timestamps_v2.2.csv
+        --labelmap=ava_action_list_v2.2_for_activitynet_2019.pbtxt \\
+        --exclusions=ava_val_excluded_timestamps_v2.2.csv
 
 Ground truth has lines `video,timestamp,x1,y1,x2,y2,action[,person]`, detections `video,timestamp,x1,y1,x2,y2,action,score`,
 boxes as shares of the frame. A line `video,timestamp` of the ground truth is a key frame without anybody: detections

@@ -1,8 +1,10 @@
 """Tests a trained model on its datasets, or others of the same classes, with any number of views.
 
     python -m multitrain_jax.evaluate runs/quickstart --temporal_views=5 --spatial_views=1
-    python -m multitrain_jax.evaluate exports/best --config=configs/multitrain.py --config.data_root=/data
-    python -m multitrain_jax.evaluate exports/best --datasets kinetics400=/data/kinetics400_test --split=test
+    python -m multitrain_jax.evaluate exports/best --config=configs/multitrain.py \\
+        --config.data_root=/data
+    python -m multitrain_jax.evaluate exports/best --datasets \\
+        kinetics400=/data/kinetics400_test --split=test
     python -m multitrain_jax.evaluate --ensemble a/motions_predictions.npz b/motions_predictions.npz
 
 Prints a table, and writes into --output for every dataset (of a test that fails, into OUTPUT/failed)

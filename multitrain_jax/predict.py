@@ -2,7 +2,8 @@
 
     python -m multitrain_jax.predict runs/quickstart a.mp4 b.avi
     python -m multitrain_jax.predict runs/quickstart --json a.mp4 > predictions.json
-    python -m multitrain_jax.predict --checkpoint=runs/ava/export --overlay=out.mp4 --boxes=boxes.csv a.mp4
+    python -m multitrain_jax.predict --checkpoint=runs/ava/export --overlay=out.mp4 \\
+        --boxes=boxes.csv a.mp4
 
 Scores are averaged over several views of each video. Exit code 2 when a video could not be read.
 

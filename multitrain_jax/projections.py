@@ -1,7 +1,8 @@
 """Reads off the projections of a trained model which classes of two datasets belong together.
 
     python -m multitrain_jax.projections runs/quickstart
-    python -m multitrain_jax.projections runs/quickstart --relations=data/quickstart/videos/relations.json
+    python -m multitrain_jax.projections runs/quickstart \\
+        --relations=data/quickstart/videos/relations.json
 
 The projection from dataset A to dataset B maps A's logits to B's classes; its largest weights name the pairs of
 classes that go together (MultiTrain, supplement, table 4). Prints them for every ordered pair of datasets, and writes

@@ -83,6 +83,8 @@ def replay(
     before = jax.device_get(whole(state))  # the step takes the state over
     _, terms = prepared.train_step(state, driver.to_devices(_own_rows(batch)))
     terms = jax.device_get(terms)
+    finite = non_finite.is_finite(terms)
+    outcome = 'finite this time' if finite else non_finite.describe(step, terms)
 
     lines = [
         f'step {step}, from {origin}'
@@ -90,7 +92,7 @@ def replay(
         f'  batch: {_not_finite_arrays(batch)}',
         f'  parameters: {_not_finite_arrays(dict(named_leaves(before.params)))}',
         f'  norms of the parameters: {_norms(before.params)}',
-        f'  outcome: {"finite this time" if non_finite.is_finite(terms) else non_finite.describe(step, terms)}',
+        f'  outcome: {outcome}',
         *(
             f'    {name:40} {total / count:.6g}'
             for name, (total, count) in sorted(terms.items())

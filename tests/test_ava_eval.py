@@ -9,8 +9,18 @@ from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation.box_metrics import OFFICIAL, PYSLOWFAST
 from tests.helpers.golden import reference_path, shared_path
 
-TRUTH = 'v,0902,0.1,0.1,0.5,0.5,1,0\nv,0902,0.1,0.1,0.5,0.5,3,0\nv,0903,0.2,0.2,0.6,0.9,1,1\nw,0902,0.2,0.2,0.6,0.9,1,1\n'
-DETECTIONS = 'v,902.000000,0.1,0.1,0.5,0.52,1.0,0.9\nv,0902,0.1,0.1,0.5,0.52,3,0.2\nv,0903,0.6,0.1,0.9,0.5,1,0.95\nw,902,0.2,0.2,0.6,0.9,2,0.5\n'
+TRUTH = (
+    'v,0902,0.1,0.1,0.5,0.5,1,0\n'
+    'v,0902,0.1,0.1,0.5,0.5,3,0\n'
+    'v,0903,0.2,0.2,0.6,0.9,1,1\n'
+    'w,0902,0.2,0.2,0.6,0.9,1,1\n'
+)
+DETECTIONS = (
+    'v,902.000000,0.1,0.1,0.5,0.52,1.0,0.9\n'
+    'v,0902,0.1,0.1,0.5,0.52,3,0.2\n'
+    'v,0903,0.6,0.1,0.9,0.5,1,0.95\n'
+    'w,902,0.2,0.2,0.6,0.9,2,0.5\n'
+)
 LABELS = 'item {\n  name: "bend"\n  id: 1\n}\nitem {\n  name: "sit"\n  id: 3\n}\nitem {\n  name: "walk"\n  id: 5\n}\n'
 
 

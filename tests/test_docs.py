@@ -26,15 +26,18 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 PAGES.remove(ROOT / 'docs' / 'checkpoints.md')  # which test_docs_checkpoints.py follows
 # Training on this: everything else is the config's.
 SMALL = """
---config.model.backbone.num_frames=4 --config.model.backbone.image_size=16 --config.model.backbone.width=8
+--config.model.backbone.num_frames=4 --config.model.backbone.image_size=16
+--config.model.backbone.width=8
 --config.model.backbone.stage_blocks=(1,) --config.model.backbone.query_strides=((1,1,1),)
---config.input.short_side=(16,20) --config.evaluation.short_side=16 --config.evaluation.spatial_views=1
+--config.input.short_side=(16,20) --config.evaluation.short_side=16
+--config.evaluation.spatial_views=1
 --config.evaluation.temporal_views=1 --config.epochs=1 --config.optimizer.warmup_epochs=0.5
 """.split()
 # Programs of others, and scripts, which tests/test_scripts.py runs.
 OTHERS = {
     '.', '[', 'beam/bin/pip', 'beam/bin/python', 'gcloud', 'pip', 'python3', 'ruff', 'sbatch',
-    'scontrol', 'scripts/local_processes.sh', 'scripts/slurm.sbatch', 'scripts/tpu_pod.sh', 'srun', 'tensorboard', 'tfds',
+    'scontrol', 'scripts/local_processes.sh', 'scripts/slurm.sbatch', 'scripts/tpu_pod.sh', 'srun',
+    'tensorboard', 'tfds',
 }  # fmt: skip
 # What stands for something of the reader's, and what is there instead.
 STANDS_FOR = {

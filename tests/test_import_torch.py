@@ -24,7 +24,8 @@ from tests.helpers.tiny import quick_compile  # noqa: F401
 
 CFG = """
 DATA:
-  {NUM_FRAMES: 8, SAMPLING_RATE: 3, TARGET_FPS: 25, TRAIN_CROP_SIZE: 64, MEAN: [0.1, 0.2, 0.3], STD: [0.4, 0.5, 0.6]}
+  {NUM_FRAMES: 8, SAMPLING_RATE: 3, TARGET_FPS: 25, TRAIN_CROP_SIZE: 64,
+   MEAN: [0.1, 0.2, 0.3], STD: [0.4, 0.5, 0.6]}
 MVIT:
   PATCH_STRIDE: [2, 4, 4]
   POOL_KV_STRIDE_ADAPTIVE: [1, 8, 8]

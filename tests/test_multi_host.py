@@ -27,8 +27,11 @@ from tests.helpers import tiny_config
 
 def get_config():
     config = tiny_config.get_config()
-    config.datasets.scenes = dict(path='scenes', sampling='key_frame', stride=1, target_frame_rate=None, flip=True)
-    config.localisation = dict(max_boxes=2, head=dict(dropout=0.0))  # each replica draws its own dropout
+    config.datasets.scenes = dict(
+        path='scenes', sampling='key_frame', stride=1, target_frame_rate=None, flip=True
+    )
+    # Each replica draws its own dropout.
+    config.localisation = dict(max_boxes=2, head=dict(dropout=0.0))
     return config
 """
 STEPS = 4

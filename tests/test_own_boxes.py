@@ -18,11 +18,15 @@ COLOURS = {1: (230, 30, 30), 3: (30, 30, 230)}
 HEIGHT, WIDTH, RATE, SECONDS = 48, 64, 10, (1, 2, 3)
 # A model that a CPU trains in seconds; everything else is the config's.
 SMALL = """
---config.model.backbone.num_frames=4 --config.model.backbone.image_size=32 --config.model.backbone.width=8
+--config.model.backbone.num_frames=4 --config.model.backbone.image_size=32
+--config.model.backbone.width=8
 --config.model.backbone.stage_blocks=(1,) --config.model.backbone.query_strides=((1,1,1),)
---config.model.backbone.kv_stride=(1,2,2) --config.model.backbone.init_std=0.3 --config.model.backbone.dtype=float32
---config.input.short_side=(32,36) --config.evaluation.short_side=32 --config.evaluation.batch_size=16
---config.optimizer.peak_learning_rate=0.02 --config.evaluation.every_epochs=0 --config.log_every_steps=5
+--config.model.backbone.kv_stride=(1,2,2) --config.model.backbone.init_std=0.3
+--config.model.backbone.dtype=float32
+--config.input.short_side=(32,36) --config.evaluation.short_side=32
+--config.evaluation.batch_size=16
+--config.optimizer.peak_learning_rate=0.02 --config.evaluation.every_epochs=0
+--config.log_every_steps=5
 """.split()
 
 

@@ -18,9 +18,11 @@ from tests.helpers.video_writer import write_video
 
 # A model that compiles and trains in seconds; everything else is the config's.
 SMALL = """
---config.model.backbone.num_frames=4 --config.model.backbone.image_size=16 --config.model.backbone.width=8
+--config.model.backbone.num_frames=4 --config.model.backbone.image_size=16
+--config.model.backbone.width=8
 --config.model.backbone.stage_blocks=(1,) --config.model.backbone.query_strides=((1,1,1),)
---config.model.backbone.init_std=0.3 --config.input.short_side=(16,20) --config.evaluation.short_side=16
+--config.model.backbone.init_std=0.3 --config.input.short_side=(16,20)
+--config.evaluation.short_side=16
 --config.epochs=16
 """.split()
 

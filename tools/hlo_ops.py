@@ -10,7 +10,8 @@ from tools.hlo_text import Array, Instruction, Program
 
 # What moves no data itself.
 _FREE = {
-    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id', 'replica-id', 'iota',
+    'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id',
+    'replica-id', 'iota',
     'copy-done', 'slice-done', 'async-done', 'async-update', 'fusion-done', 'opt-barrier',
     'domain',
 }  # fmt: skip
@@ -25,8 +26,10 @@ _SMALL_CALL = 'xla_cpu_small_call="true"'  # compiled into one kernel
 _NO_ESTIMATE = 2**63 - 1  # cycles of kernels that the compiler has none for
 # One FLOP for each number of the result, whatever a transcendental function takes.
 _ARITHMETIC = {
-    'add', 'subtract', 'multiply', 'divide', 'maximum', 'minimum', 'negate', 'abs', 'power', 'sqrt', 'rsqrt', 'cbrt',
-    'exponential', 'exponential-minus-one', 'log', 'log-plus-one', 'logistic', 'tanh', 'erf', 'sine', 'cosine', 'tan',
+    'add', 'subtract', 'multiply', 'divide', 'maximum', 'minimum', 'negate', 'abs', 'power', 'sqrt', 'rsqrt',
+    'cbrt',
+    'exponential', 'exponential-minus-one', 'log', 'log-plus-one', 'logistic', 'tanh', 'erf', 'sine', 'cosine',
+    'tan',
     'atan2', 'remainder', 'floor', 'ceil', 'round-nearest-even', 'round-nearest-afz', 'sign',
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ KINDS = {
     'max_pool': 'skip path of the blocks that pool',
     'skip_linear': 'skip path of the blocks that widen',
     'block': 'branches scaled (stochastic depth) and added to the skip path',
-    'stage': 'loops over blocks: slices of stacked parameters, activations kept for the backward pass',
+    'stage': 'loops over blocks: slices of stacked parameters, activations kept for the backward',
     'patch_embedding': 'patch convolution, positions, class token',
     'backbone': 'what of it is in none of the above',
     'heads': 'of classification and localisation, projections between datasets, expander',

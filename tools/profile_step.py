@@ -1,6 +1,7 @@
 """Where the time of a training step goes: by part of the model, beside the FLOPs and bytes of each and the roofline.
 
-    python -m tools.profile_step --model=S16x4 [--batch=1] [--steps=5] [--top=20] [--json=FILE] [--plot=FILE]
+    python -m tools.profile_step --model=S16x4 [--batch=1] [--steps=5] [--top=20] [--json=FILE] \\
+        [--plot=FILE]
 
 The step is that of benchmarks/train_step.py (forward, backward, clipping, AdamW; one dataset, no augmentation); quickstart
 is that of configs/quickstart.py, and with --recipe the published sizes take that of configs/multitrain.py (four datasets,
@@ -213,7 +214,8 @@ def print_table(result: Profile, top: int) -> None:
     for kind, row in kinds.items():
         print(line(kind, row))
     print(
-        f'{"not attributed":<20}{result.not_attributed_ms:>10.1f}{100 * result.not_attributed_ms / result.step_ms:>10.1f}'
+        f'{"not attributed":<20}{result.not_attributed_ms:>10.1f}'
+        f'{100 * result.not_attributed_ms / result.step_ms:>10.1f}'
     )
     print(line('all', total))
     if top:

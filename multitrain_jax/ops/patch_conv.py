@@ -84,9 +84,8 @@ def _windows(x: jax.Array, kernel: int, stride: int, axis: int) -> jax.Array:
     margins = [(0, 0, 0)] * x.ndim
     margins[axis] = (kernel // 2, blocks * stride - x.shape[axis] - kernel // 2, 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), margins)
-    if (
-        axis == 3
-    ):  # neighbours on this axis lie next to each other: whole blocks of one stride are taken at once
+    if axis == 3:
+        # Neighbours on this axis lie next to each other: whole blocks of one stride are taken at once.
         x = x.reshape(*x.shape[:3], blocks, stride * width)
         widths = [min(kernel - first, stride) * width for first in range(0, kernel, stride)]
         views = [x[:, :, :, block : block + count, :own] for block, own in enumerate(widths)]

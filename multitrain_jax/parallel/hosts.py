@@ -30,8 +30,10 @@ _SIGNS_OF_LOSS = (
 )
 
 FLAG_HELP = {
-    'multi_host': 'Join the other processes of the cluster (SLURM, Open MPI, TPU pod: found by itself).',
-    'coordinator_address': 'HOST:PORT of process 0, where no cluster tells it; with --num_processes and --process_id.',
+    'multi_host': 'Join the other processes of the cluster '
+    '(SLURM, Open MPI, TPU pod: found by itself).',
+    'coordinator_address': 'HOST:PORT of process 0, where no cluster tells it; '
+    'with --num_processes and --process_id.',
     'num_processes': 'Processes of the run.',
     'process_id': 'Number of this one, from 0.',
 }

@@ -89,9 +89,11 @@ FILES = {
     'def get_config(:\n': 'SyntaxError',
     'import no_such_module\n': "No module named 'no_such_module', line 1",
     'def get_config():\n    return undefined\n': "name 'undefined' is not defined, line 2",
-    'import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict()\n': 'config.datasets is empty',
     'import ml_collections\ndef get_config():\n'
-    '    return ml_collections.ConfigDict(dict(datasets=dict(a=dict(path="x")), model=3))\n': 'config.model=3: must be a group',
+    '    return ml_collections.ConfigDict()\n': 'config.datasets is empty',
+    'import ml_collections\ndef get_config():\n'
+    '    return ml_collections.ConfigDict('
+    'dict(datasets=dict(a=dict(path="x")), model=3))\n': 'config.model=3: must be a group',
 }
 LINES = {
     'of another file': (['--config=README.md'], 'README.md: cannot be loaded'),
