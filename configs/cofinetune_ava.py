@@ -54,7 +54,9 @@ def get_config(names: str = '') -> ml_collections.ConfigDict:
     config.schedule.update(kind='weighted', size_power=0.5)
     config.localisation = config_tree(LocalisationConfig(jitter=0.05, train_on_proposals=True))
     config.model.backbone = config_tree(
-        variants.mvit_b_32x3(stochastic_depth=0.1, dtype='bfloat16', remat_attention=True)
+        variants.mvit_b_32x3(
+            stochastic_depth=0.1, dtype='bfloat16', attention='auto', remat_attention=True
+        )
     )
     config.input.update(repeats=2, max_bad_records=1000)
     config.augment.update(

@@ -50,7 +50,9 @@ def get_config(names: str = '') -> ml_collections.ConfigDict:
     # Clips of 32 frames at stride 3 of 30 frames/s: 3.2 s.
     config.datasets = dict(kinetics400=strided('kinetics400'))
     config.model.backbone = config_tree(
-        variants.mvit_b_32x3(stochastic_depth=0.3, dtype='bfloat16', remat_attention=True)
+        variants.mvit_b_32x3(
+            stochastic_depth=0.3, dtype='bfloat16', attention='auto', remat_attention=True
+        )
     )
     # There is one dataset: a linear head, and nothing between datasets.
     config.model.update(head_hidden=0, logit_dropout=0.0, projections=False, expander=False)

@@ -60,7 +60,9 @@ def get_config(names: str = '') -> ml_collections.ConfigDict:
         something_v2=uniform('something_v2'),
     )
     config.model.backbone = config_tree(
-        variants.mvit_b_32x3(stochastic_depth=0.1, dtype='bfloat16', remat_attention=True)
+        variants.mvit_b_32x3(
+            stochastic_depth=0.1, dtype='bfloat16', attention='auto', remat_attention=True
+        )
     )
     config.input.update(repeats=2, max_bad_records=1000)
     config.augment.update(

@@ -74,12 +74,14 @@ class BackboneConfig(abc.ABC):
     init_std: PositiveFloat = 0.02
     # of activations; parameters, softmax, norms' statistics and the embedding are float32
     dtype: Literal['float32', 'bfloat16'] = 'float32'
-    # 'cudnn': fused, stores no attention matrix; for bfloat16 on NVIDIA GPUs (Ampere or newer)
+    # 'auto': fused where the device has such a kernel, else 'xla'; 'cudnn': fused, for bfloat16 on
+    # NVIDIA GPUs (Ampere or newer); 'pallas': fused, for TPUs (v5 or newer)
     attention: Literal[*IMPLEMENTATIONS] = 'xla'
     # recompute blocks in the backward pass: a third more time, half of the memory
     remat: bool = False
     # recompute only the attention matrices, most of what is kept, in the backward pass: no more
-    # time, two thirds of the memory; beside remat: for the least memory; no effect with 'cudnn'
+    # time, two thirds of the memory; beside remat: for the least memory; no effect where attention
+    # is fused, which keeps none
     remat_attention: bool = False
 
     @abc.abstractmethod

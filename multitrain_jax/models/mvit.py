@@ -45,7 +45,7 @@ def _check_cudnn(config: 'MViTConfig') -> None:
     if config.dtype != 'bfloat16':
         raise ValueError(f"attention='cudnn' needs dtype='bfloat16', not {config.dtype!r}")
     for shape in (block for stage in config.block_shapes() for block in stage):
-        width = shape.width // shape.heads
+        width = shape.head_width
         if config.relative_positions:  # each key's place is told by further numbers beside it
             width += sum(pooled_size(shape.grid, shape.kv_stride))
         if width > CUDNN_WIDTH:

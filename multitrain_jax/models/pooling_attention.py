@@ -1,6 +1,7 @@
 """Multi-head pooling attention and the block around it (MViTv2, arXiv 2112.01526)."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 from flax import nnx
@@ -48,6 +49,11 @@ class BlockShape:
     grid: Triple
 
     @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+    @property
     def relative_rows(self) -> Triple:
         """Rows of the relative position tables of t, h, w: one for each distance on the finer of both pooled grids."""
         return tuple(
@@ -90,7 +96,7 @@ class PoolingAttention(nnx.Module):
     """
 
     def __init__(self, shape: BlockShape, options: BlockOptions, *, rngs: nnx.Rngs):
-        head_width = shape.width // shape.heads
+        head_width = shape.head_width
         dense = dict(init_std=options.init_std, dtype=options.dtype, rngs=rngs)
         self.qkv = linear(shape.width_in, 3 * shape.width, **dense)
         self.output = linear(shape.width, shape.width, **dense)
@@ -131,21 +137,22 @@ class PoolingAttention(nnx.Module):
             k, v = self._pool(qkv, slice(1, 3), thw, shape.kv_stride)
         q_thw = pooled_size(thw, shape.query_stride)
 
-        scaled = q * (width // shape.heads) ** -0.5
-        if self.options.relative_positions:
-            k_thw = pooled_size(thw, shape.kv_stride)
-            scaled, k = self._append_positions(q, scaled, k, q_thw, k_thw)
-        y = attention(
-            scaled,
-            k,
-            v,
+        # The pooled queries are added, save that of the class token (section 3.1, equation 5).
+        scale, add_all = shape.head_width**-0.5, not self.options.class_token
+        attend = functools.partial(
+            attention,
             implementation=self.options.attention,
             recompute=self.options.remat_attention,
         )
-
-        # The pooled queries are added, save that of the class token (section 3.1, equation 5).
-        first = int(self.options.class_token)
-        y = y + q.at[:, :first].set(0) if first else y + q
+        if self.options.relative_positions:
+            k_thw = pooled_size(thw, shape.kv_stride)
+            wide_q, k = self._append_positions(q, q * scale, k, q_thw, k_thw)
+            y = attend(wide_q, k, v)
+            y = y + q if add_all else y
+        else:
+            y = attend(q, k, v, scale=scale, add_queries=add_all)
+        if not add_all:
+            y = y + q.at[:, :1].set(0)
         with jax.named_scope('attention_linear'):
             return self.output(y.reshape(batch, -1, width)), q_thw
 

@@ -157,9 +157,10 @@ class Attention(nnx.Module):
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         y = attention(
-            q * (config.width // config.heads) ** -0.5,
+            q,
             k,
             v,
+            scale=(config.width // config.heads) ** -0.5,
             implementation=config.attention,
             recompute=config.remat_attention,
         )

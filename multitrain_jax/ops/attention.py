@@ -5,16 +5,27 @@ Implementations that agree in value and in gradient:
 * `xla`: two products of matrices and a softmax, on every platform.
 * `cudnn`: one fused kernel of NVIDIA's library, forward and backward, which never stores the attention matrix; for
   bfloat16 on GPUs of the Ampere generation or newer.
+* `pallas`: one fused kernel of ours for TPUs of version 5 or newer, which stores no attention matrix either
+  (`ops.attention_tpu`); keys and values of a clip must fit into the core's memory. A CPU simulates it, for tests.
+* `auto`: that of the three that suits the device and the sizes best.
 """
 
 import functools
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-IMPLEMENTATIONS = ('xla', 'cudnn')
+from multitrain_jax.ops import attention_tpu
+from multitrain_jax.ops.platforms import target_device
+from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, parts
+
+IMPLEMENTATIONS = ('xla', 'cudnn', 'pallas', 'auto')
 CUDNN_WIDTH = 128  # the most that queries and keys may be wide
 _CUDNN_MULTIPLE = 8
+_CUDNN_CAPABILITY = 8.0  # Ampere
 
 
 def attention(
@@ -22,31 +33,98 @@ def attention(
     k: jax.Array,
     v: jax.Array,
     *,
+    scale: float = 1.0,
+    add_queries: bool = False,
     implementation: str = 'xla',
     recompute: bool = False,
 ) -> jax.Array:
-    """Softmax attention of scaled queries; the softmax is float32.
+    """Softmax attention; the softmax is float32.
 
     Args:
-      q: [B, S', heads, d], scaled already, float32 or bfloat16.
+      q: [B, S', heads, d], float32 or bfloat16.
       k: [B, S'', heads, d].
       v: [B, S'', heads, e].
+      scale: factor of the products of queries and keys.
+      add_queries: whether the queries are added to the result (MViTv2's residual pooling connection); d is e then.
       implementation: one of `IMPLEMENTATIONS`.
       recompute: whether the backward pass computes the attention matrix once more from queries, keys and the softmax's
-        normalisation instead of reading a kept one; `cudnn` always does.
+        normalisation instead of reading a kept one; only `xla` has the choice, the others always do.
 
     Returns:
       [B, S', heads, e], of the type of `v`.
 
     Raises:
-      ValueError: an unknown implementation, or types or widths that cuDNN does not take.
+      ValueError: an unknown implementation, or types or widths that it does not take.
       RuntimeError: no cuDNN here, or a GPU too old for it.
     """
+    if implementation == 'auto':
+        implementation = _suited(target_device(), q, k, v)
+    if implementation == 'pallas':
+        if not _fits_pallas(q, k, v):
+            raise ValueError(
+                f'keys {k.shape} and values {v.shape} are too many for the Pallas kernel: all of a clip '
+                "must fit into the core's memory"
+            )
+        return _pallas(q, k, v, scale, add_queries)
     if implementation == 'xla':
-        return _xla(q, k, v, recompute)
-    if implementation == 'cudnn':
-        return _cudnn(q, k, v)
-    raise ValueError(f'unknown implementation {implementation!r}: use one of {IMPLEMENTATIONS}')
+        y = _xla(q if scale == 1.0 else q * scale, k, v, recompute)
+    elif implementation == 'cudnn':
+        y = _cudnn(q, k, v, scale)
+    else:
+        raise ValueError(f'unknown implementation {implementation!r}: use one of {IMPLEMENTATIONS}')
+    return y + q if add_queries else y
+
+
+def _suited(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
+    """The implementation for queries, keys and values of these types and sizes on a device, real or described."""
+    if fused_on_tpu(device) and _fits_pallas(q, k, v):
+        return 'pallas'
+    narrow = max(q.shape[-1], v.shape[-1]) <= CUDNN_WIDTH and q.dtype == jnp.bfloat16
+    # cuDNN's kernel does not know that devices share the heads.
+    if has_cudnn_attention(device) and narrow and _model_devices() == 1:
+        return 'cudnn'
+    return 'xla'
+
+
+def has_cudnn_attention(device: Any) -> bool:
+    """Whether it is a GPU on which cuDNN's fused attention runs; of described ones only new generations are known."""
+    return (
+        device.platform == 'gpu'
+        and float(getattr(device, 'compute_capability', _CUDNN_CAPABILITY)) >= _CUDNN_CAPABILITY
+    )
+
+
+def fused_on_tpu(device: Any) -> bool:
+    """Whether it is a TPU whose cores have memory enough for our kernels: version 5 or newer."""
+    version = re.match(r'TPU ?v?(\d+)', device.device_kind)
+    return version is not None and int(version[1]) >= 5
+
+
+def _fits_pallas(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
+    heads = q.shape[2] // parts(q.shape[2])
+    return attention_tpu.fits(q.shape[1], k.shape[1], heads, q.shape[3], v.shape[3])
+
+
+def _model_devices() -> int:
+    return jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1)
+
+
+def _pallas(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, add_queries: bool) -> jax.Array:
+    # There are few keys: it costs less to scale them.
+    k = k if scale == 1.0 else k * scale
+    attend = functools.partial(
+        attention_tpu.attention,
+        add_queries=add_queries,
+        interpret=target_device().platform == 'cpu',
+    )
+    if _model_devices() > 1:
+        # The compiler cannot divide a kernel: each device calls it for its own heads, or for all of them.
+        heads = MODEL_AXIS if parts(q.shape[2]) > 1 else None
+        spec = PartitionSpec(None, None, heads)
+        attend = jax.shard_map(
+            attend, in_specs=spec, out_specs=spec, axis_names={MODEL_AXIS}, check_vma=False
+        )
+    return attend(q, k, v)
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, recompute: bool) -> jax.Array:
@@ -109,7 +187,7 @@ def _products(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum('bnqd,bnkd->bnqk', a, b, preferred_element_type=jnp.float32)
 
 
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
     if q.dtype != jnp.bfloat16:
         raise ValueError(f'cuDNN attention needs bfloat16, got {q.dtype}')
     widest = max(q.shape[-1], v.shape[-1])
@@ -120,7 +198,9 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         )
     # Zeros change neither products nor sums; relative positions make queries and keys wider than values.
     wide = functools.partial(_padded, width=width)
-    out = jax.nn.dot_product_attention(wide(q), wide(k), wide(v), scale=1.0, implementation='cudnn')
+    out = jax.nn.dot_product_attention(
+        wide(q), wide(k), wide(v), scale=scale, implementation='cudnn'
+    )
     return out[..., : v.shape[-1]]
 
 

@@ -1,9 +1,23 @@
-"""Choice of an implementation by the platform that a program is compiled for."""
+"""Choice of an implementation by the platform or the device that a program is compiled for."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax
+
+
+def target_device() -> Any:
+    """What the program that is being traced will run on: one of this process's devices, or a description of another.
+
+    It is told by the mesh that the program is traced for; without one, it is the first device. Has `platform` and
+    `device_kind`.
+    """
+    own = jax.devices()
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    if described is None:
+        return own[0]
+    return next((one for one in own if one.device_kind == described.device_kind), described)
 
 
 def choose(

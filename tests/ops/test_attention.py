@@ -5,9 +5,11 @@ import re
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 import numpy as np
 import pytest
 
+from multitrain_jax.ops import attention as module
 from multitrain_jax.ops.attention import attention
 
 
@@ -35,9 +37,9 @@ def _expected(q, k, v, g):
     return out, grads
 
 
-def _with_gradients(implementation, dtype, q, k, v, g, recompute=False):
+def _with_gradients(implementation, dtype, q, k, v, g, **options):
     q, k, v, g = (jnp.asarray(x, dtype) for x in (q, k, v, g))
-    attend = functools.partial(attention, implementation=implementation, recompute=recompute)
+    attend = functools.partial(attention, implementation=implementation, **options)
     out, gradient = jax.vjp(attend, q, k, v)
     return out, gradient(g)
 
@@ -94,6 +96,87 @@ def test_products_are_of_the_type_of_the_arguments_and_recomputation_takes_one_m
     text = jax.jit(function).lower(*map(jnp.float32, _arrays())).as_text()
     products = re.findall(r'dot_general .* : \(tensor<[\dx]*(\w+)>, tensor<[\dx]*(\w+)>\)', text)
     assert products == (7 if recompute else 6) * [('bf16', 'bf16')]
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance', 'sizes'),
+    [
+        ('float32', 2e-5, dict(queries=37, keys=7, heads=1)),  # rows and keys are filled up
+        ('float32', 2e-5, dict(queries=1100, keys=20, heads=1)),  # several blocks of rows
+        ('bfloat16', 4e-2, dict(queries=32, keys=16, heads=2)),
+        # 2 heads of these fill 128 lanes, a clip has 5 such pairs
+        ('bfloat16', 4e-2, dict(queries=20, keys=24, heads=10, width=64, value_width=64)),
+        # none do: heads apart
+        ('float32', 2e-5, dict(queries=24, keys=9, heads=12, width=56, value_width=48)),
+    ],
+)
+def test_the_kernel_for_tpus_equals_the_formula(dtype, tolerance, sizes):
+    """Simulated: the arithmetic of its blocks, not TPU's."""
+    arrays = [np.asarray(jnp.asarray(x, dtype), np.float64) for x in _arrays(batch=1, **sizes)]
+    out, grads = jax.jit(lambda *a: _with_gradients('pallas', dtype, *a, scale=0.25))(*arrays)
+    expected, expected_grads = _expected(0.25 * arrays[0], *arrays[1:])
+    expected_grads[0] *= 0.25
+    for found, wanted in zip((out, *grads), (expected, *expected_grads), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(found, np.float64), wanted, atol=tolerance * max(1.0, np.abs(wanted).max())
+        )
+
+
+@pytest.mark.parametrize('implementation', ['xla', 'pallas'])
+def test_queries_are_added(implementation):
+    arrays = _arrays(heads=1, width=8, value_width=8)
+    expected, expected_grads = _expected(*arrays)
+    expected, expected_grads[0] = expected + arrays[0], expected_grads[0] + arrays[3]
+    out, grads = _with_gradients(implementation, 'float32', *arrays, add_queries=True)
+    for found, wanted in zip((out, *grads), (expected, *expected_grads), strict=True):
+        np.testing.assert_allclose(np.asarray(found, np.float64), wanted, atol=2e-5)
+
+
+def test_the_kernel_for_tpus_refuses_keys_that_do_not_fit():
+    q, k = jnp.zeros((1, 16, 1, 96), 'bfloat16'), jnp.zeros((1, 60_000, 1, 96), 'bfloat16')
+    with pytest.raises(ValueError, match='must fit'):
+        attention(q, k, k, implementation='pallas')
+
+
+@pytest.mark.parametrize('heads', [2, 3])
+def test_devices_share_the_heads(heads):
+    """Two devices have a head of two each, or all of three."""
+    devices = np.asarray(jax.devices()[:4]).reshape(2, 2)
+    mesh = Mesh(devices, ('data', 'model'), axis_types=(AxisType.Auto,) * 2)
+    q, k, v, _ = (jnp.asarray(x, 'float32') for x in _arrays(batch=4, heads=heads))
+    attend = functools.partial(attention, implementation='pallas')
+    spec = PartitionSpec('data')
+    mapped = jax.shard_map(
+        attend, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={'data'}, check_vma=False
+    )
+    np.testing.assert_allclose(jax.jit(mapped)(q, k, v), attention(q, k, v), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'platform', 'dtype', 'width', 'chosen'),
+    [
+        ('TPU v5 lite', 'tpu', 'bfloat16', 96, '_pallas'),
+        ('TPU7x', 'tpu', 'float32', 96, '_pallas'),
+        ('TPU v5', 'tpu', 'bfloat16', 40_000, '_xla'),  # does not fit
+        ('TPU v4', 'tpu', 'bfloat16', 96, '_xla'),
+        ('NVIDIA H100 80GB HBM3', 'gpu', 'bfloat16', 96, '_cudnn'),
+        ('NVIDIA H100 80GB HBM3', 'gpu', 'float32', 96, '_xla'),
+        ('NVIDIA H100 80GB HBM3', 'gpu', 'bfloat16', 136, '_xla'),
+        ('cpu', 'cpu', 'bfloat16', 96, '_xla'),
+    ],
+)
+def test_auto_takes_what_suits_the_device_that_the_program_is_for(
+    kind, platform, dtype, width, chosen, monkeypatch
+):
+    called = []
+    for name in ('_xla', '_cudnn', '_pallas'):
+        own = functools.partial(lambda name, q, *others: called.append(name) or q, name)
+        monkeypatch.setattr(module, name, own)
+    device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
+    q = jax.ShapeDtypeStruct((2, 64, 2, width), dtype)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        jax.eval_shape(functools.partial(attention, implementation='auto'), q, q, q)
+    assert called == [chosen]
 
 
 def test_what_cudnn_does_not_take():
