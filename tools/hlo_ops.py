@@ -203,7 +203,7 @@ class Operations:
                         names.append(one.name)
                     elif one.opcode == 'fusion':
                         total += self._read(one.called[0], place, whole)
-                    elif one.opcode == 'dynamic-slice' and place == 0:
+                    elif one.opcode in ('dynamic-slice', 'slice') and place == 0:
                         total += one.arrays[0].bytes
                     elif not (one.opcode == 'dynamic-update-slice' and place == 0):
                         return whole

@@ -7,6 +7,7 @@ from typing import Literal
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from data_pipelines.settings import PositiveFloat, settings
 from multitrain_jax.models.backbone import BackboneConfig
@@ -20,11 +21,13 @@ from multitrain_jax.models.layers import (
     stochastic_depth,
     torch_conv_init,
 )
+from multitrain_jax.ops import pooling_tpu
 from multitrain_jax.ops.attention import attention
 from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
+from multitrain_jax.ops.platforms import target_device, tpu_core_memory
 from multitrain_jax.ops.relative_position import key_selector, position_terms
-from multitrain_jax.ops.tensor_parallel import parts, split
+from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, on_each_device, parts, split
 from multitrain_jax.ops.windows import Triple, pooled_size
 
 
@@ -127,14 +130,7 @@ class PoolingAttention(nnx.Module):
         """
         shape = self.shape
         batch, width = x.shape[0], shape.width
-        qkv = self._project(x)  # [B, S, groups, 3, width / groups]
-        if shape.query_stride == shape.kv_stride:
-            q, k, v = self._pool(
-                qkv, slice(0, 3), thw, shape.query_stride
-            )  # each [B, S', heads, d]
-        else:
-            (q,) = self._pool(qkv, slice(0, 1), thw, shape.query_stride)
-            k, v = self._pool(qkv, slice(1, 3), thw, shape.kv_stride)
+        q, k, v = self._pool(self._project(x), thw)  # each [B, S', heads, d]
         q_thw = pooled_size(thw, shape.query_stride)
 
         # The pooled queries are added, save that of the class token (section 3.1, equation 5).
@@ -175,7 +171,52 @@ class PoolingAttention(nnx.Module):
         return qkv.reshape(*qkv.shape[:-1], groups, 3, width // groups)
 
     @jax.named_scope('pooling')
-    def _pool(self, qkv: jax.Array, which: slice, thw: Triple, stride: Triple) -> list[jax.Array]:
+    def _pool(self, qkv: jax.Array, thw: Triple) -> list[jax.Array]:
+        """Pools and normalises q, k, v: [B, S, groups, 3, width / groups] -> three of [B, S', heads, head width]."""
+        shape, options = self.shape, self.options
+        heads, memory = shape.heads // qkv.shape[2], tpu_core_memory(target_device())
+        sizes = (thw, shape.query_stride, shape.kv_stride, heads, shape.head_width)
+        if (
+            options.attention in ('auto', 'pallas')
+            and not options.class_token
+            and qkv.dtype == jnp.bfloat16
+            and pooling_tpu.fits(*sizes, memory)
+        ):
+            return self._pool_by_kernel(qkv, sizes, memory)
+        if shape.query_stride == shape.kv_stride:
+            return self._pool_by_convolution(qkv, slice(0, 3), thw, shape.query_stride)
+        return [
+            *self._pool_by_convolution(qkv, slice(0, 1), thw, shape.query_stride),
+            *self._pool_by_convolution(qkv, slice(1, 3), thw, shape.kv_stride),
+        ]
+
+    def _pool_by_kernel(self, qkv: jax.Array, sizes: tuple, memory: int) -> list[jax.Array]:
+        grid, q_stride, kv_stride, heads, _ = sizes
+
+        def pool(qkv, *parameters):
+            return pooling_tpu.pool(
+                qkv.reshape(*qkv.shape[:2], -1),
+                *parameters,
+                grid=grid,
+                q_stride=q_stride,
+                kv_stride=kv_stride,
+                heads=heads,
+                epsilon=self.options.pool_norm_epsilon,
+                memory=memory,
+            )
+
+        groups = MODEL_AXIS if qkv.shape[2] > 1 else None
+        parameters = [p[...] for p in (self.pool_kernel, self.pool_scale, self.pool_bias)]
+        pooled = on_each_device(
+            pool,
+            (PartitionSpec(None, None, groups), *[PartitionSpec()] * 3),
+            PartitionSpec(None, None, groups),
+        )(qkv, *parameters)
+        return [x.reshape(*x.shape[:2], self.shape.heads, -1) for x in pooled]
+
+    def _pool_by_convolution(
+        self, qkv: jax.Array, which: slice, thw: Triple, stride: Triple
+    ) -> list[jax.Array]:
         """Pools and normalises some of q, k, v.
 
         Args:

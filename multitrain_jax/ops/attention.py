@@ -11,7 +11,6 @@ Implementations that agree in value and in gradient:
 """
 
 import functools
-import re
 from typing import Any
 
 import jax
@@ -19,8 +18,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from multitrain_jax.ops import attention_tpu
-from multitrain_jax.ops.platforms import target_device
-from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, parts
+from multitrain_jax.ops.platforms import target_device, tpu_core_memory
+from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, devices, on_each_device, parts
 
 IMPLEMENTATIONS = ('xla', 'cudnn', 'pallas', 'auto')
 CUDNN_WIDTH = 128  # the most that queries and keys may be wide
@@ -57,15 +56,16 @@ def attention(
       ValueError: an unknown implementation, or types or widths that it does not take.
       RuntimeError: no cuDNN here, or a GPU too old for it.
     """
+    device = target_device()
     if implementation == 'auto':
-        implementation = _suited(target_device(), q, k, v)
+        implementation = _suited(device, q, k, v)
     if implementation == 'pallas':
-        if not _fits_pallas(q, k, v):
+        if device.platform != 'cpu' and not _fits_pallas(device, q, k, v):
             raise ValueError(
-                f'keys {k.shape} and values {v.shape} are too many for the Pallas kernel: all of a clip '
-                "must fit into the core's memory"
+                f'the Pallas kernel cannot take keys {k.shape} and values {v.shape} on {device.device_kind}: '
+                "all of a clip must fit into the core's memory"
             )
-        return _pallas(q, k, v, scale, add_queries)
+        return _pallas(device, q, k, v, scale, add_queries)
     if implementation == 'xla':
         y = _xla(q if scale == 1.0 else q * scale, k, v, recompute)
     elif implementation == 'cudnn':
@@ -77,11 +77,11 @@ def attention(
 
 def _suited(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
     """The implementation for queries, keys and values of these types and sizes on a device, real or described."""
-    if fused_on_tpu(device) and _fits_pallas(q, k, v):
+    if _fits_pallas(device, q, k, v):
         return 'pallas'
     narrow = max(q.shape[-1], v.shape[-1]) <= CUDNN_WIDTH and q.dtype == jnp.bfloat16
     # cuDNN's kernel does not know that devices share the heads.
-    if has_cudnn_attention(device) and narrow and _model_devices() == 1:
+    if has_cudnn_attention(device) and narrow and devices() == 1:
         return 'cudnn'
     return 'xla'
 
@@ -94,37 +94,25 @@ def has_cudnn_attention(device: Any) -> bool:
     )
 
 
-def fused_on_tpu(device: Any) -> bool:
-    """Whether it is a TPU whose cores have memory enough for our kernels: version 5 or newer."""
-    version = re.match(r'TPU ?v?(\d+)', device.device_kind)
-    return version is not None and int(version[1]) >= 5
+def _fits_pallas(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
+    memory, heads = tpu_core_memory(device), q.shape[2] // parts(q.shape[2])
+    sizes = q.shape[1], k.shape[1], heads, q.shape[3], v.shape[3], q.dtype.itemsize
+    return attention_tpu.fits(*sizes, memory)
 
 
-def _fits_pallas(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
-    heads = q.shape[2] // parts(q.shape[2])
-    return attention_tpu.fits(q.shape[1], k.shape[1], heads, q.shape[3], v.shape[3])
-
-
-def _model_devices() -> int:
-    return jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1)
-
-
-def _pallas(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, add_queries: bool) -> jax.Array:
+def _pallas(
+    device: Any, q: jax.Array, k: jax.Array, v: jax.Array, scale: float, add_queries: bool
+) -> jax.Array:
     # There are few keys: it costs less to scale them.
     k = k if scale == 1.0 else k * scale
     attend = functools.partial(
         attention_tpu.attention,
         add_queries=add_queries,
-        interpret=target_device().platform == 'cpu',
+        memory=tpu_core_memory(device),
+        interpret=device.platform == 'cpu',
     )
-    if _model_devices() > 1:
-        # The compiler cannot divide a kernel: each device calls it for its own heads, or for all of them.
-        heads = MODEL_AXIS if parts(q.shape[2]) > 1 else None
-        spec = PartitionSpec(None, None, heads)
-        attend = jax.shard_map(
-            attend, in_specs=spec, out_specs=spec, axis_names={MODEL_AXIS}, check_vma=False
-        )
-    return attend(q, k, v)
+    spec = PartitionSpec(None, None, MODEL_AXIS if parts(q.shape[2]) > 1 else None)
+    return on_each_device(attend, spec, spec)(q, k, v)
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, recompute: bool) -> jax.Array:

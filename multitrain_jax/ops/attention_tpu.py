@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 _LANES, _SUBLANES = 128, 16  # of a tile of bfloat16
 _LOGITS = 512 * 1024  # so many of one head at a time
-_VMEM = 56 << 20  # bytes; 64 MiB of a v5p's core, 128 of v5e's and v6e's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +30,7 @@ class _Plan:
       keys: real ones; there are more where their number is no multiple of 16.
       rows: queries of a block.
       add_queries: whether the queries are added to the result.
+      memory: bytes that the kernel may take in the core's memory.
       interpret: whether the kernel is only simulated.
     """
 
@@ -40,18 +40,21 @@ class _Plan:
     keys: int
     rows: int
     add_queries: bool
+    memory: int
     interpret: bool
 
 
-def fits(queries: int, keys: int, heads: int, d: int, e: int) -> bool:
-    """Whether keys and values of these sizes leave room in the core's memory."""
+def fits(queries: int, keys: int, heads: int, d: int, e: int, itemsize: int, memory: int) -> bool:
+    """Whether the kernels take these sizes of arrays of `itemsize` bytes a number in so much of the core's memory."""
     heads = _heads_together(heads, d, e) or 1
     keys = _rounded_up(keys, _SUBLANES)
-    blocks = 2 * 2 * 2 * keys * (_rounded_up(heads * d, _LANES) + _rounded_up(heads * e, _LANES))
+    blocks = (
+        2 * 2 * itemsize * keys * (_rounded_up(heads * d, _LANES) + _rounded_up(heads * e, _LANES))
+    )
     # Heads apart, and float32 sums of the gradients.
-    apart = (2 + 4) * heads * keys * (_rounded_up(d, _LANES) + _rounded_up(e, _LANES))
+    apart = (itemsize + 4) * heads * keys * (_rounded_up(d, _LANES) + _rounded_up(e, _LANES))
     rows = _rows(queries, keys)
-    return blocks + apart + 4 * 4 * rows * _rounded_up(keys, _LANES) < _VMEM
+    return blocks + apart + 4 * 4 * rows * _rounded_up(keys, _LANES) < memory
 
 
 def attention(
@@ -60,9 +63,20 @@ def attention(
     v: jax.Array,
     *,
     add_queries: bool = False,
+    memory: int = 0,
     interpret: bool = False,
 ) -> jax.Array:
-    """softmax(q k^T) v, and q added where asked for; arguments and result as in `ops.attention`, heads [B, S, heads, d]."""
+    """softmax(q k^T) v, and q added where asked for.
+
+    Args:
+      q, k, v: as in `ops.attention`.
+      add_queries: likewise.
+      memory: bytes that the kernels may take in the core's memory; enough for `fits`.
+      interpret: whether to simulate the kernels, on a CPU.
+
+    Returns:
+      [B, S', heads, e], of the type of `v`.
+    """
     (batch, queries, heads, d), (keys, e) = q.shape, (k.shape[1], v.shape[3])
     together = _heads_together(heads, d, e)
     if together is None:  # each head like a clip of its own
@@ -75,7 +89,7 @@ def attention(
     # Rows of zeros give nothing to the gradients of keys and values.
     q = _filled(q, rows)
     k, v = _filled(k, _SUBLANES), _filled(v, _SUBLANES)
-    plan = _Plan(together or 1, d, e, keys, rows, add_queries, interpret)
+    plan = _Plan(together or 1, d, e, keys, rows, add_queries, memory, interpret)
     y = _attend(plan, q, k, v)[:, :queries]
     if together is None:
         return y.reshape(batch, heads, queries, e).swapaxes(1, 2)
@@ -174,7 +188,7 @@ def _call(kernel, plan, products, q, k, in_specs, out_specs, out_shape, argument
         out_shape=out_shape,
         scratch_shapes=[*apart, *sums],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=('parallel', 'parallel', 'arbitrary'), vmem_limit_bytes=_VMEM
+            dimension_semantics=('parallel', 'parallel', 'arbitrary'), vmem_limit_bytes=plan.memory
         ),
         cost_estimate=pl.CostEstimate(
             flops=products * pairs * (plan.d + plan.e),

@@ -4,6 +4,9 @@ The axis is automatic: a program only says along which axis an array is split, a
 and in programs of one device, nothing of this has an effect.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from jax.sharding import PartitionSpec
 
@@ -15,8 +18,8 @@ def parts(count: int) -> int:
 
     Only inside a program that is being traced, which knows its mesh.
     """
-    devices = jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1)
-    return devices if count % devices == 0 else 1
+    number = devices()
+    return number if count % number == 0 else 1
 
 
 def split(x: jax.Array, axis: int) -> jax.Array:
@@ -26,3 +29,26 @@ def split(x: jax.Array, axis: int) -> jax.Array:
     spec = [None] * x.ndim
     spec[axis] = MODEL_AXIS
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def devices() -> int:
+    """How many devices along `model` the program that is being traced has."""
+    return jax.sharding.get_abstract_mesh().shape.get(MODEL_AXIS, 1)
+
+
+def on_each_device(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    """`function`, called by each device along `model` for its own part of the arguments: kernels, which no compiler divides.
+
+    Args:
+      function: of arrays.
+      in_specs, out_specs: how arguments and results are divided, as for `jax.shard_map`; may only name `MODEL_AXIS`.
+    """
+    if devices() == 1:
+        return function
+    return jax.shard_map(
+        function,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names={MODEL_AXIS},
+        check_vma=False,
+    )
