@@ -27,6 +27,8 @@ from multitrain_jax.models.parameters import partition
 from multitrain_jax.objectives.objective import Objective
 from multitrain_jax.objectives.tasks import make_objective
 from multitrain_jax.objectives.uncertainty import init_log_variances
+from multitrain_jax.ops.attention import has_cudnn_attention
+from multitrain_jax.ops.platforms import tpu_core_memory
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
 from multitrain_jax.parallel import layout
 from multitrain_jax.parallel.drivers import Driver, open_driver
@@ -273,8 +275,7 @@ def open_devices(config: Config, devices: Sequence[jax.Device] | None = None) ->
     """
     driver = open_driver(config.parallel, devices)
     mesh = driver.mesh
-    if config.model.backbone.attention == 'cudnn':
-        _check_cudnn(mesh.devices.flat[0], config.parallel.model)
+    _check_attention(config, mesh.devices.flat[0])
     for size in _step_sizes(config):
         config.augment.check_batch(
             check_divides(size, mesh, 'batch_size', config.accumulation_steps)
@@ -283,16 +284,21 @@ def open_devices(config: Config, devices: Sequence[jax.Device] | None = None) ->
     return driver
 
 
-def _check_cudnn(device: jax.Device, devices_per_replica: int) -> None:
-    where = "config.model.backbone.attention='cudnn'"
-    if device.platform != 'gpu' or float(getattr(device, 'compute_capability', 0)) < 8:
+def _check_attention(config: Config, device: jax.Device) -> None:
+    chosen = config.model.backbone.attention
+    where = f'config.model.backbone.attention={chosen!r}'
+    if chosen == 'cudnn' and not has_cudnn_attention(device):
         raise UserError(
             f'{where} needs NVIDIA GPUs of the Ampere generation or newer, here is: '
             f"{device.device_kind}; use 'xla'"
         )
-    if devices_per_replica > 1:
+    if chosen == 'cudnn' and config.parallel.model > 1:
         raise UserError(
             f"{where} does not divide the heads over devices: use config.parallel.model=1, or 'xla'"
+        )
+    if chosen == 'pallas' and not tpu_core_memory(device):
+        raise UserError(
+            f"{where} needs TPUs of version 5 or newer, here is: {device.device_kind}; use 'auto'"
         )
 
 
