@@ -21,6 +21,8 @@ from data_pipelines.settings import (
     settings,
 )
 
+CODE_PREFIX = 'dmvr:'  # of paths of datasets that name a module, which reading them imports
+
 
 @settings
 class DatasetOptions:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import ml_collections
 
 from data_pipelines.options import (
+    CODE_PREFIX,
     BoxOptions,
     DatasetOptions,
     InputOptions,
@@ -316,8 +317,48 @@ def load_config(arguments: Sequence[str]) -> Config | None:
     Raises:
         UserError: as `read_config`.
     """
-    values = config_reading.load_config_file(arguments, Config)
+    values = load_values(arguments)
     return None if values is None else read_config(values)
+
+
+def load_values(arguments: Sequence[str]) -> ml_collections.ConfigDict | None:
+    """What a command line says about the experiment, not yet read; None: nothing.
+
+    A file of JSON may come from somebody else (`WORKDIR/config.json` does). What names code to run
+    is taken from files of Python and from the command line only.
+
+    Raises:
+        UserError: as `config_reading.load_config_file`; or code that the JSON alone names.
+    """
+    values = config_reading.load_config_file(arguments, Config)
+    if values is not None and config_reading.names_json(arguments):
+        for field, value in _code_in(values.to_dict()).items():
+            if not config_reading.states(arguments, field):
+                raise UserError(
+                    f'config.{field}={value!r} names code to run, which a file of JSON may not; if '
+                    f'you trust it, say so yourself: --config.{field}={value}'
+                )
+    return values
+
+
+def _code_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{field: value} of what names modules to import, or compiled programs to run."""
+    datasets = values.get('datasets')
+    paths = {
+        f'datasets.{name}.path': entry.get('path')
+        for name, entry in (datasets if isinstance(datasets, Mapping) else {}).items()
+        if isinstance(entry, Mapping)
+    }
+    found = {field: path for field, path in paths.items() if runs_code(path)}
+    cache = values.get('compilation_cache_dir')
+    if cache not in (None, Config.compilation_cache_dir):
+        found['compilation_cache_dir'] = cache
+    return found
+
+
+def runs_code(path: Any) -> bool:
+    """Whether a dataset's path names a module that reading the dataset would import."""
+    return isinstance(path, str) and path.startswith(CODE_PREFIX)
 
 
 def stored_tree(config: Config) -> dict[str, Any]:

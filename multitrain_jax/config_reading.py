@@ -326,6 +326,22 @@ def load_config_file(arguments: Sequence[str], cls: type) -> ml_collections.Conf
     return config
 
 
+def names_json(arguments: Sequence[str]) -> bool:
+    """Whether the config is a file of JSON, which is no code of the user's."""
+    files = [argument for argument in arguments if argument.startswith('--config=')]
+    return bool(files) and _is_json(files[-1].removeprefix('--config=').partition(':')[0])
+
+
+def states(arguments: Sequence[str], field: str) -> bool:
+    """Whether an argument sets a field, `datasets.colours.path`, or a group that it is in."""
+    names = [argument.partition('=')[0].removeprefix('--config.') for argument in arguments]
+    return any(f'{field}.'.startswith(f'{name}.') for name in names)
+
+
+def _is_json(path: str) -> bool:
+    return path.lower().endswith('.json')
+
+
 def _override(
     group: ml_collections.ConfigDict,
     expected: Any,
@@ -421,7 +437,9 @@ def _run_file(argument: str) -> ml_collections.ConfigDict:
     """The config of `--config=FILE[:VARIANT]`."""
     name, colon, variant = argument.removeprefix('--config=').partition(':')
     path = find(name)
-    if path.endswith('.json') and not colon:
+    if _is_json(path):
+        if colon:
+            raise UserError(f'{argument}: a file of JSON has no variants; leave out what follows')
         return _read_json(argument, path)
     try:
         loader = importlib.machinery.SourceFileLoader('config_file', path)

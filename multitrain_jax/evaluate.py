@@ -90,9 +90,9 @@ def _arguments() -> tuple[argparse.Namespace, ModelArgument | None, list[str]]:
 
 def main() -> int:
     args, model, config_arguments = _arguments()
-    from multitrain_jax.config import Config  # after the arguments: it brings JAX
+    from multitrain_jax.config import load_values  # after the arguments: it brings JAX
 
-    config_values = config_reading.load_config_file(config_arguments, Config)
+    config_values = load_values(config_arguments)
     if args.ensemble:
         found = ensemble(args.ensemble)
         spec, output = found.spec, Path(args.output or 'ensemble').expanduser()

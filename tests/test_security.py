@@ -1,16 +1,21 @@
 """Nothing that is read can run code, leave its directory, or ask for absurd amounts of memory."""
 
 import ast
+import dataclasses
+import json
 import pathlib
 import struct
+import sys
 import tracemalloc
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
 from data_pipelines.annotations.folder import read_folder
 from data_pipelines.clip import decode
+from data_pipelines.datasets import dmvr, open
 from data_pipelines.storage import regions, tfrecord
 from data_pipelines.storage.sequence_example import (
     IMAGE_ENCODED,
@@ -20,11 +25,15 @@ from data_pipelines.storage.sequence_example import (
 )
 from data_pipelines.storage.tfrecord import read_records
 from data_pipelines.videos import video_file
-from multitrain_jax import npz
+from multitrain_jax import evaluate, npz
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints import runs
+from multitrain_jax.config import load_config, stored_tree
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import predictions
-from tests.helpers import tiny_records, video_writer
+from multitrain_jax.record_data import RecordData
+from multitrain_jax.training.run_start import run_meta
+from tests.helpers import tiny, tiny_records, video_writer
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = [
@@ -121,6 +130,101 @@ def test_no_source_runs_what_it_reads():
         for path in SOURCES
         if (found := dangers(path.read_text(encoding='utf-8')))
     } == {}
+
+
+# Names of code in what somebody else has written.
+
+
+@pytest.fixture
+def payload(tmp_path, monkeypatch):
+    """A module that may not be imported, within reach, and where DMVR is; whether it has run."""
+    (tmp_path / 'payload.py').write_text(
+        'import pathlib; pathlib.Path(__file__).with_suffix(".ran").touch()'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(dmvr, 'import_dmvr', lambda: None)
+    yield (tmp_path / 'payload.ran').exists
+    sys.modules.pop('payload', None)
+
+
+EVIL = 'dmvr:payload:make'
+
+
+def evil_tree(**changes):
+    """The tiny config as a run stores it, with code where records should be."""
+    tree = stored_tree(tiny.config(**changes))
+    tree['datasets']['shades']['path'] = EVIL
+    return tree
+
+
+def test_the_config_of_a_run_imports_nothing(payload, tmp_path, monkeypatch):
+    config = tiny.config()
+    source = tiny.ArraySource(config)
+    meta = {**run_meta(config, source), 'config': evil_tree()}
+    shapes = tiny.abstract(config, source.datasets)[1]
+    state = {'params': jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)}
+    saved = runs.RunCheckpoints(tmp_path / 'run', keep=1)
+    saved.save(1, state, meta)
+    saved.close()
+
+    def test(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['evaluate', '--workdir=run', *arguments])
+        evaluate.main()
+
+    refused = (
+        r'config.datasets.shades.path=.* came with the model .* --datasets shades=dmvr:payload'
+    )
+    for arguments in ((), ('--datasets', 'shades'), ('--datasets', 'colours=x', 'shades')):
+        with pytest.raises(UserError, match=refused):
+            test(*arguments)
+    with pytest.raises(UserError, match='names code to run, which a file of JSON may not'):
+        (tmp_path / 'config.json').write_text(json.dumps(evil_tree()))
+        test('--config=config.json')
+    assert not payload()
+    # The user may: here, and with the field of the config.
+    with pytest.raises(ValueError, match="module 'payload' has no attribute 'make'"):
+        test('--datasets', f'shades={EVIL}')
+    assert payload()
+
+
+@pytest.mark.parametrize(
+    'changes, field',
+    [
+        ({}, f'datasets.shades.path={EVIL}'),
+        ({'compilation_cache_dir': 'x'}, 'compilation_cache_dir=x'),
+    ],
+)
+def test_a_config_of_json_names_no_code(changes, field, payload, tmp_path):
+    tree = evil_tree(**changes)
+    if changes:
+        tree['datasets']['shades']['path'] = 'shades'
+    (tmp_path / 'config.JSON').write_text(json.dumps(tree))
+    name, _, value = field.partition('=')
+    with pytest.raises(UserError, match=f'config.{name}=.{value}. names code .* --config.{field}$'):
+        load_config(['--config=config.JSON', '--config.epochs=1'])
+    stated = load_config(['--config=config.JSON', f'--config.{field}'])
+    assert stated == tiny.config(**changes or {'datasets__shades__path': EVIL})
+    assert load_config(['--config=config.JSON', f'--config.{name}=y'])
+    assert not payload()
+
+
+def test_a_config_of_json_is_no_python(payload, tmp_path):
+    (tmp_path / 'config.json').write_text('import payload')
+    for name in ('config.json', 'config.json:x'):
+        with pytest.raises(UserError, match='not JSON|no variants'):
+            load_config([f'--config={name}'])
+    assert not payload()
+
+
+@pytest.mark.parametrize('root, path', [(EVIL, ''), (EVIL, 'x'), ('dmvr:payload', ':make')])
+def test_the_root_of_data_is_a_directory(root, path, payload):
+    assert open.dataset_path('', EVIL) == EVIL
+    config = tiny.config(data_root=root)
+    shades = dataclasses.replace(config.datasets['shades'], path=path)
+    with pytest.raises(ValueError, match='no dataset.json here'):
+        RecordData(dataclasses.replace(config, datasets={'shades': shades}))
+    assert not payload()
 
 
 # Sizes that a few bytes claim.

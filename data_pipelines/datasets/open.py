@@ -5,12 +5,17 @@ import os
 from data_pipelines import files
 from data_pipelines.datasets.base import ClipDataset, TestSpec, TrainingSpec
 from data_pipelines.datasets.records import RecordDataset
-from data_pipelines.options import Source
+from data_pipelines.options import CODE_PREFIX, Source
+
+_PREFIXES = ('tfds:', CODE_PREFIX)
 
 
 def dataset_path(root: str | os.PathLike, path: str) -> str:
     """`path` as a source wants it: directories of records are under `root`."""
-    return path if path.startswith(('tfds:', 'dmvr:')) else files.join(root, path)
+    if path.startswith(_PREFIXES):
+        return path
+    found = files.join(root, path)
+    return f'./{found}' if found.startswith(_PREFIXES) else found  # a directory, however called
 
 
 def open_dataset(source: Source, spec: TrainingSpec | TestSpec) -> ClipDataset:
@@ -24,7 +29,7 @@ def open_dataset(source: Source, spec: TrainingSpec | TestSpec) -> ClipDataset:
         from data_pipelines.datasets import tfds  # These bring packages that others do not need.
 
         return tfds.TfdsDataset(source, spec)
-    if path.startswith('dmvr:'):
+    if path.startswith(CODE_PREFIX):
         from data_pipelines.datasets import dmvr
 
         return dmvr.DmvrDataset(source, spec)

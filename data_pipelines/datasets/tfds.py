@@ -7,7 +7,11 @@ and counting are those of our records, nothing but the frames of a clip is decod
 takes no part. Nothing is downloaded here.
 """
 
+from collections.abc import Iterator
+import contextlib
 import os
+import re
+import sys
 import threading
 
 import numpy as np
@@ -34,13 +38,19 @@ class TfdsDataset(EncodedDataset):
         super().__init__(source, spec)
         name = os.fspath(source.path).removeprefix('tfds:')
         tfds = _import_tfds()
-        if os.path.isabs(os.path.expanduser(name)):
-            builder = tfds.builder_from_directory(os.path.expanduser(name))
-        else:
-            try:
-                builder = tfds.builder(name)
-            except ValueError as error:
-                raise ValueError(f'{source.path}: {str(error).splitlines()[0]}') from error
+        if re.match(r'\w+:[a-zA-Z_]', name):
+            raise ValueError(
+                f'{source.path}: of a namespace, whose code TFDS would download and run; prepare '
+                'it yourself, and give its directory'
+            )
+        with _importing_nothing_else(tfds, source.path):
+            if os.path.isabs(os.path.expanduser(name)):
+                builder = tfds.builder_from_directory(os.path.expanduser(name))
+            else:
+                try:
+                    builder = tfds.builder(name)
+                except ValueError as error:
+                    raise ValueError(f'{source.path}: {str(error).splitlines()[0]}') from error
         info = builder.info
         if not info.splits:
             raise ValueError(
@@ -90,6 +100,27 @@ def _import_tfds():
             'pip install tensorflow-datasets array-record importlib-resources'
         ) from error
     return tfds
+
+
+@contextlib.contextmanager
+def _importing_nothing_else(tfds, path) -> Iterator[None]:
+    """TFDS imports the modules of the features that a prepared dataset names; only its own here."""
+    connector = tfds.features.FeatureConnector
+    original, find = vars(connector)['cls_from_name'], connector.cls_from_name
+
+    def find_known(name: str):
+        module = name.rpartition('.')[0]
+        if not module.startswith('tensorflow_datasets.') and module not in sys.modules:
+            raise ValueError(
+                f'{path}: has a feature {name!r}, which is none of TFDS; its module is not imported'
+            )
+        return find(name)
+
+    connector.cls_from_name = staticmethod(find_known)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = original
 
 
 def _has_boxes(tfds, feature) -> bool:

@@ -16,6 +16,7 @@ from multitrain_jax.config import (
     InputOptions,
     LocalisationConfig,
     read_config,
+    runs_code,
 )
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import files, views
@@ -39,6 +40,7 @@ class _Test:
         evaluation: the protocol.
         input: how data are read.
         localisation: which boxes are tested, of heads that localise.
+        stored: whether all this came with the model, from whoever made it.
     """
 
     data: Mapping[str, DatasetConfig]
@@ -46,6 +48,7 @@ class _Test:
     evaluation: EvaluationConfig
     input: InputOptions
     localisation: LocalisationConfig | None
+    stored: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +192,12 @@ def _own_test(trained: TrainedModel) -> _Test:
     if trained.config is not None:
         config = trained.config
         return _Test(
-            config.datasets, config.data_root, config.evaluation, config.input, config.localisation
+            config.datasets,
+            config.data_root,
+            config.evaluation,
+            config.input,
+            config.localisation,
+            stored=True,
         )
     info = trained.info
     size = info.model.backbone.image_size
@@ -205,6 +213,7 @@ def _own_test(trained: TrainedModel) -> _Test:
         ),
         InputOptions((size, size)),
         info.localisation,
+        stored=True,
     )
 
 
@@ -218,7 +227,14 @@ def _test_of(config: Config, trained: TrainedModel, *, named: bool) -> _Test:
             f'{", ".join(heads)}; choose some of them with --datasets'
         )
     localisation = config.localisation or _own_test(trained).localisation
-    return _Test(config.datasets, config.data_root, config.evaluation, config.input, localisation)
+    return _Test(
+        config.datasets,
+        config.data_root,
+        config.evaluation,
+        config.input,
+        localisation,
+        stored=False,
+    )
 
 
 def _choose(
@@ -232,7 +248,7 @@ def _choose(
                 f'{trained.directory}: an export does not know where data are; give --config=FILE, '
                 f'or --datasets {next(iter(heads))}=DIR'
             )
-        return dict(test.data)
+        return {name: _without_code(trained, test, name) for name in test.data}
     found = {}
     for text in chosen:
         name, equals, directory = text.partition('=')
@@ -256,8 +272,23 @@ def _choose(
                 'or give --config'
             )
         else:
-            found[name] = test.data[name]
+            found[name] = _without_code(trained, test, name)
     return found
+
+
+def _without_code(trained: TrainedModel, test: _Test, name: str) -> DatasetConfig:
+    """A dataset as the test has it.
+
+    Raises:
+        UserError: it names code to run, and came with the model.
+    """
+    entry = test.data[name]
+    if test.stored and runs_code(entry.path):
+        raise UserError(
+            f'{trained.name}: config.datasets.{name}.path={entry.path!r} came with the model and names code to run, '
+            f'which only you may; if you trust it, say so: --datasets {name}={entry.path}'
+        )
+    return entry
 
 
 def _head_with_classes(directory: str, heads: Mapping[str, DatasetSpec]) -> str:

@@ -1,6 +1,7 @@
 """Datasets prepared by TFDS itself, from a builder of our own."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -139,3 +140,19 @@ def test_boxes_are_not_overlooked(prepare):
     whole = dataclasses.replace(source, task='classification')
     (batch,) = train_batches([whole], **SPEC, short_side=(16, 20), batch_size=4, num_steps=1)
     np.testing.assert_array_equal(batch['label'], _numbers(batch)[0] % 3)
+
+
+def test_nothing_that_a_prepared_dataset_names_is_imported(prepare, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'payload.py').write_text('raise SystemExit("it ran")')
+    evil = tmp_path / '1.0.0'
+    shutil.copytree(prepare().removeprefix('tfds:'), evil)
+    features = evil / 'features.json'
+    named = 'tensorflow_datasets.core.features.class_label_feature.ClassLabel'
+    assert named in (text := features.read_text())
+    for stored in (text.replace(named, 'payload.Label'), '{"type": "payload.Label", "content": 0}'):
+        features.write_text(stored)
+        with pytest.raises(ValueError, match="'payload.Label', which is none of TFDS"):
+            list(evaluation_batches(Source(f'tfds:{evil}', 'x', 'test'), **SPEC, short_side=16))
+    with pytest.raises(ValueError, match='of a namespace, whose code'):
+        list(evaluation_batches(Source('tfds:them:tiny', 'x', 'test'), **SPEC, short_side=16))
