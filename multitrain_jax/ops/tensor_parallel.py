@@ -43,7 +43,8 @@ def on_each_device(function: Callable, in_specs: Any, out_specs: Any) -> Callabl
       function: of arrays.
       in_specs, out_specs: how arguments and results are divided, as for `jax.shard_map`; may only name `MODEL_AXIS`.
     """
-    if devices() == 1:
+    # Also where the axis has one device: a kernel stands where no axis is left to the compiler.
+    if MODEL_AXIS not in jax.sharding.get_abstract_mesh().auto_axes:
         return function
     return jax.shard_map(
         function,

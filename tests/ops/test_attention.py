@@ -5,7 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
@@ -157,6 +157,25 @@ def test_devices_share_the_heads(heads):
         attend, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={'data'}, check_vma=False
     )
     np.testing.assert_allclose(jax.jit(mapped)(q, k, v), attention(q, k, v), atol=1e-5)
+
+
+@pytest.mark.parametrize('model', [1, 2])
+def test_programs_for_several_tpus_hold_the_kernel(model):
+    """Of replicas of one or of two devices."""
+    device = jax.sharding.AbstractDevice(device_kind='TPU v5 lite', num_cores=1, platform='tpu')
+    names, spec = ('data', 'model'), PartitionSpec('data')
+    mesh = AbstractMesh((2, model), names, (AxisType.Auto,) * 2, abstract_device=device)
+    q = jax.ShapeDtypeStruct((4, 64, 2, 64), 'bfloat16', sharding=NamedSharding(mesh, spec))
+    mapped = jax.shard_map(
+        functools.partial(attention, implementation='auto'),
+        mesh=mesh,
+        in_specs=spec,
+        out_specs=spec,
+        axis_names={'data'},
+        check_vma=False,
+    )
+    program = jax.jit(mapped).trace(q, q, q).lower(lowering_platforms=('tpu',)).as_text()
+    assert program.count('tpu_custom_call') == 1
 
 
 @pytest.mark.parametrize(
