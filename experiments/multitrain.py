@@ -61,8 +61,8 @@ CLIPS = {2: 6144, 4: 3072, 8: 3072}
 BATCH, PIECE = 128, 16
 SEEDS = tuple(range(8))
 SEARCH_SEEDS = (100, 101)
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-LAMBDAS = {'lambda_inf': (0.003, 0.01, 0.1), 'lambda_proj': (0.3, 1.0)}
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+LAMBDAS = {'lambda_inf': (0.003, 0.01, 0.1), 'lambda_proj': (0.1, 0.3, 1.0)}
 FIRST = {'lambda_inf': 0.01, 'lambda_proj': 1.0}  # while the learning rate is searched
 GROWTH = (12, 24, 48, 96)  # training videos, for the projections
 

@@ -64,6 +64,7 @@ def test_diagnose(tmp_path):
             diagnose_line(seed, base - 0.10 - 0.01 * seed, lambda_inf=0.1),
             diagnose_line(seed, base - 0.05, lambda_inf=0.1, ramp=0.5),
             diagnose_line(seed, base - 0.04, lambda_inf=0.1, part='std'),
+            diagnose_line(seed, base - 0.01, lambda_inf=0.1, part='covariance'),
             diagnose_line(seed, base + 0.02, lambda_proj=1.0),
         ]
     lines.append(diagnose_line(0, 0.5, lambda_inf=0.1, lambda_proj=1.0, watched=True))
@@ -75,6 +76,7 @@ def test_diagnose(tmp_path):
     assert first == ['70.0 ± 10.0', '', '99', '0.57']
     other = row_of(text, 'random start', '16', '0.1', more=4)
     assert other[1] == '-11.0 [-13.5, -8.5], 0/3'
+    assert 'variance term loss: -4.0 [-4.0, -4.0]; covariance term loss: -1.0 [' in text
     ramp = row_of(text, 'random start', 'batch 16, rising over half of the updates')
     assert ramp[1].startswith('+6.0 [') and ramp[2].startswith('-5.0 [')
     assert row_of(text, 'random start', 'variance term alone')[1].startswith('+7.0 [')
