@@ -111,8 +111,8 @@ def _why(plain: Sequence[Mapping[str, Any]], traced: Sequence[Mapping[str, Any]]
             share = first['gradient/informative'] / first['gradient/cross_entropy']
             found.append(
                 f'* {_STARTS[line["start"]]}, batch 16, lambda_inf {line["lambda_inf"]:g}: before '
-                f'the first update the informative loss pulls the backbone {share:.1f} times as hard '
-                f'as the cross-entropy; in the end {100 * last["embedding/between_classes"]:.0f} % '
+                f'the first update the informative loss pulls the backbone {share:.1f} times as '
+                f'hard as the cross-entropy; in the end {100 * last["embedding/between_classes"]:.0f} % '
                 "of the embedding's variance on validation clips is between classes."
             )
     return ['', 'Why:', '', *found] if found else []
@@ -273,8 +273,8 @@ def _trace_table(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     note = (
         'Norms at the parameters of the backbone, of one batch: that of the cross-entropy, and '
         'those of the others (with their weights) as multiples of it; "cosine" is between the '
-        'cross-entropy and the informative loss. Embedding and expansion have 64 dimensions; ranks, '
-        'deviations and the part of the variance that is between classes are of all validation clips.'
+        'cross-entropy and the informative loss. Embedding and expansion have 64 dimensions; '
+        'ranks, deviations and the part of the variance between classes are of validation clips.'
     )
     return [*table_head(head), *rows, '', note]
 
