@@ -18,9 +18,9 @@ granularities of labels. The arms:
 
 Equal between arms: videos, clips of each dataset, batches (128 clips; two-pass accumulation, 8 x
 16, where a loss looks at the whole batch), warm-up, and how hyper-parameters are found: learning
-rate first, then the weight of each loss that the arm has, on two seeds and validation videos that
-are not reported, with four datasets. A seed is another draw of the training videos, of the
-pre-trained model (of three) and of everything else that is random.
+rate first, then the weight of each loss that the arm has, then the learning rate beside them, on
+two seeds and validation videos that are not reported, with four datasets. A seed is another draw of
+the training videos, of the pre-trained model (of two) and of everything else that is random.
 
 Every finished training is a line of OUTPUT/multitrain.jsonl: started again, the command goes on
 where it stopped. In the end it writes experiments/MULTITRAIN.md, its plots and a copy of these
@@ -61,7 +61,7 @@ CLIPS = {2: 6144, 4: 3072, 8: 3072}
 BATCH, PIECE = 128, 16
 SEEDS = tuple(range(8))
 SEARCH_SEEDS = (100, 101)
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 LAMBDAS = {'lambda_inf': (0.003, 0.01, 0.1), 'lambda_proj': (0.1, 0.3, 1.0)}
 FIRST = {'lambda_inf': 0.01, 'lambda_proj': 1.0}  # while the learning rate is searched
 GROWTH = (12, 24, 48, 96)  # training videos, for the projections
@@ -148,9 +148,11 @@ class Experiment:
     def best(self, arm: str) -> dict[str, float]:
         """Learning rate and weights of the losses that the search finds, one by one."""
         names = self.datasets[: self.searched]
-        found = {name: FIRST[name] for name in SPECIFIED[arm].losses}
-        grids = {'rate': RATES, **{name: LAMBDAS[name] for name in found}}
-        for name, values in grids.items():
+        losses = SPECIFIED[arm].losses
+        found = {name: FIRST[name] for name in losses}
+        # The rate that is best beside the first weights need not be so beside those found.
+        for name in ('rate', *losses, 'rate') if losses else ('rate',):
+            values = RATES if name == 'rate' else LAMBDAS[name]
             accuracy = {
                 value: np.mean(
                     [
