@@ -66,23 +66,25 @@ def write(path: Path, ledger: Ledger) -> None:
 
 
 def _findings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the figures say, by start and batch."""
+    """What the figures say: a sentence for each change of the loss, by start and batch."""
+    changes = {
+        f'lambda_inf {lam:g}' + (", the paper's" if lam == 0.1 else ''): {'lambda_inf': lam}
+        for lam in sorted({line['lambda_inf'] for line in lines} - {0.0}, reverse=True)
+    }
+    changes['lambda_inf rising to 0.1 over half of the updates'] = {'lambda_inf': 0.1, 'ramp': 0.5}
+    changes['the projection loss alone'] = {'lambda_proj': 1.0}
     found = []
-    for start, title in _STARTS.items():
-        for batch in sorted({line['batch'] for line in lines}):
-            base = {'start': start, 'batch': batch, 'lambda_inf': 0.0, **_PLAIN}
-            differences = {
-                lam: _difference(lines, base | {'lambda_inf': lam}, base)
-                for lam in sorted({line['lambda_inf'] for line in lines} - {0.0})
-            }
-            texts = [
-                f'{lam:g}: {page.verdict(values)}'
-                for lam, values in differences.items()
-                if len(values) > 1
-            ]
-            if texts:
-                found.append(f'* {title}, batch {batch}: lambda_inf {"; ".join(texts)}.')
-    return ['The informative loss against none of it, in points of top-1:', '', *found]
+    for title, change in changes.items():
+        differences = {}
+        for start, name in _STARTS.items():
+            for batch in sorted({line['batch'] for line in lines}):
+                base = {'start': start, 'batch': batch, 'lambda_inf': 0.0, **_PLAIN}
+                values = _difference(lines, base | change, base)
+                if len(values) > 1:
+                    differences[f'{name} and batch {batch}'] = values
+        if differences:
+            found.append(f'* {page.claim(title, differences)}.')
+    return ['In points of top-1, against cross-entropy alone:', '', *found]
 
 
 def _why(plain: Sequence[Mapping[str, Any]], traced: Sequence[Mapping[str, Any]]) -> list[str]:

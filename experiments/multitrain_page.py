@@ -106,22 +106,38 @@ def accuracies(
     return {arm: found[arm] for arm in TITLES if arm in found}
 
 
+_CLAIMS = {
+    ('joint', 'single'): 'Joint training against single models',
+    ('both', 'joint'): 'MultiTrain (both losses) against joint training',
+    ('both', 'both_plain'): 'MultiTrain by two-pass against plain accumulation',
+    ('maps', 'joint'): 'Known relations of the classes, the ceiling, against joint training',
+}
+
+
 def findings(accuracy: Mapping[int, Mapping[str, Mapping[str, Mapping[int, float]]]]) -> list[str]:
-    """What came out, a sentence for each number of datasets."""
-    found = []
-    for count, arms in accuracy.items():
-        against = [('joint', 'single')]
-        against += [
-            (arm, 'joint') for arm in TITLES if arm in arms and arm not in ('single', 'joint')
+    """What came out: sentences, and all comparisons with joint training."""
+    claims = []
+    for (arm, base), title in _CLAIMS.items():
+        found = {
+            f'{count} datasets': _paired(arms, arm, base)
+            for count, arms in accuracy.items()
+            if arm in arms and base in arms
+        }
+        found = {name: values for name, values in found.items() if len(values) > 1}
+        if found:
+            claims.append(f'* {page.claim(title, found)}.')
+    if not claims:
+        return ['Too few seeds are finished to tell anything.']
+    lines = ['In points of top-1, mean of the datasets:', '', *claims, '']
+    lines += table_head(['against joint training', *[f'{count} datasets' for count in accuracy]])
+    for arm, title in TITLES.items():
+        cells = [
+            page.verdict(_paired(arms, arm, 'joint')) if arm in arms else ''
+            for arms in accuracy.values()
         ]
-        texts = [
-            f'{TITLES[arm]} against {TITLES[base]}: {page.verdict(_paired(arms, arm, base))}'
-            for arm, base in against
-            if arm in arms and base in arms and len(_paired(arms, arm, base)) > 1
-        ]
-        if texts:
-            found.append(f'* {count} datasets, batch 128, pre-trained start. {"; ".join(texts)}.')
-    return ['In points of top-1, mean of the datasets:', '', *found]
+        if arm != 'joint' and any(cells):
+            lines.append(row(title, cells))
+    return lines
 
 
 def _paired(arms, arm: str, base: str, name: str = 'average') -> np.ndarray:

@@ -64,9 +64,28 @@ def difference(values: np.ndarray) -> str:
 
 def verdict(values: np.ndarray) -> str:
     """In words: a gain or a loss where the interval says so."""
+    word, figures = _word_and_figures(values)
+    return f'{word}: {figures}'
+
+
+def _word_and_figures(values: np.ndarray) -> tuple[str, str]:
     mean, low, high = interval(values)
     word = 'gain' if low > 0 else 'loss' if high < 0 else 'no difference found'
-    return f'{word}: {mean:+.1f} [{low:+.1f}, {high:+.1f}]'
+    return word, f'{mean:+.1f} [{low:+.1f}, {high:+.1f}]'
+
+
+def claim(title: str, differences: Mapping[str, np.ndarray]) -> str:
+    """A sentence of the verdicts under several conditions, those of one verdict together.
+
+    Args:
+        title: what is compared.
+        differences: condition -> differences of two or more seeds.
+    """
+    by_word: dict[str, list[str]] = {}
+    for condition, values in differences.items():
+        word, figures = _word_and_figures(values)
+        by_word.setdefault(word, []).append(f'{condition} {figures}')
+    return f'{title}: ' + '; '.join(f'{word}, {", ".join(all_)}' for word, all_ in by_word.items())
 
 
 def differences(

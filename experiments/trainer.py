@@ -4,8 +4,8 @@
 opens writers and saves. Here a program is compiled once for all trainings of the same shapes: the
 learning rate of each step is computed by `learning_rate_schedule` beforehand and handed in, and so
 is lambda_inf, as a learned weight (`objective.learned_informative_weights`) that is given and not
-trained. `tests/test_experiments.py` and the pages' `check` compare with `train_and_evaluate` on the
-same batches.
+trained. `tests/experiments/test_trainer.py` and the pages' `check` compare with
+`train_and_evaluate` on the same batches.
 """
 
 from collections.abc import Callable, Mapping, Sequence

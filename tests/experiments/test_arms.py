@@ -71,6 +71,20 @@ def test_multitrain_arms_differ_in_their_losses_only(experiment, count):
         assert run_length(other, others).steps == run_length(joint, source).steps
 
 
+def test_the_search_returns_to_the_rate(experiment, monkeypatch):
+    """The best rate depends on the weight here: 8e-3 beside the first one, 2e-3 beside the best."""
+
+    def line(arm, names, settings, seed, *, search):
+        assert search and len(names) == multitrain.SEARCHED and seed in multitrain.SEARCH_SEEDS
+        weight = settings.get('lambda_proj', 0.0)
+        best = 8e-3 if weight == multitrain.FIRST['lambda_proj'] else 2e-3
+        return {'average': -abs(np.log(settings['rate'] / best)) - 3 * abs(weight - 0.3)}
+
+    monkeypatch.setattr(experiment, 'line', line)
+    assert experiment.best('projection') == {'lambda_proj': 0.3, 'rate': 2e-3}
+    assert experiment.best('joint') == {'rate': 2e-3}
+
+
 def test_single_models_see_as_many_clips_of_their_dataset(experiment):
     single, source = experiment.run('single', ('axes',), SETTINGS, 3, clips=3072)
     assert run_length(single, source).steps * single.batch_size == 3072

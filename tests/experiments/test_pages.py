@@ -41,6 +41,16 @@ def test_interval_is_students():
     assert page.verdict(np.array([-1.0, 1.1, 0.2])).startswith('no difference found: +0.1 [')
 
 
+def test_claims_put_equal_verdicts_together():
+    more, less = np.array([1.0, 1.1, 0.9]), np.array([-2.0, -2.1, -1.9])
+    none = np.array([-1.0, 1.1, 0.2])
+    text = page.claim('a against b', {'2': more, '4': none, '8': more + 1, '16': less})
+    gains, nothing, losses = text.removeprefix('a against b: ').split('; ')
+    assert gains.startswith('gain, 2 +1.0 [') and ', 8 +2.0 [' in gains
+    assert nothing.startswith('no difference found, 4 +0.1 [')
+    assert losses.startswith('loss, 16 -2.0 [')
+
+
 def diagnose_line(seed, top1, **condition):
     look = {'step': 0, 'gradient/cosine': 0.25}
     look |= {f'gradient/{name}': 2.0 for name in ('cross_entropy', 'projection', 'informative')}
@@ -71,7 +81,10 @@ def test_diagnose(tmp_path):
     written = tmp_path / 'DIAGNOSE.md'
     diagnose_page.write(written, ledger_of(lines, tmp_path / 'a.jsonl'))
     text = written.read_text()
-    assert '* random start, batch 16: lambda_inf 0.1: loss: -11.0 [-13.5, -8.5].' in text
+    assert (
+        "* lambda_inf 0.1, the paper's: loss, random start and batch 16 -11.0 [-13.5, -8.5]."
+        in text
+    )
     first = row_of(text, 'random start', '16', '0')
     assert first == ['70.0 ± 10.0', '', '99', '0.57']
     other = row_of(text, 'random start', '16', '0.1', more=4)
@@ -133,9 +146,9 @@ def test_multitrain(tmp_path):
     written = tmp_path / 'MULTITRAIN.md'
     multitrain_page.write(written, ledger_of(lines, tmp_path / 'a.jsonl'), multitrain.DATASETS)
     text = written.read_text()
-    assert 'joint, cross-entropy against single models: gain: +5.5 [' in text
-    assert '+ both (MultiTrain) against joint, cross-entropy: gain: +3.3 [' in text
-    assert '+ projection loss against joint, cross-entropy: loss: -2.2 [' in text
+    assert '* Joint training against single models: gain, 2 datasets +5.5 [' in text
+    assert '(both losses) against joint training: gain, 2 datasets +3.3 [' in text
+    assert row_of(text, '+ projection loss', more=1)[0].startswith('loss: -2.2 [')
     assert row_of(text, 'single models', '3')[0] == '56.0 ± 1.0'
     assert row_of(text, 'joint, cross-entropy', '3')[:2] == ['61.5 ± 1.5', '56.5 ± 1.5']
     assert row_of(text, '+ projection loss', '0.001') == ['', '0.3']
