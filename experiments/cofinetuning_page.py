@@ -68,17 +68,18 @@ def _paired(arms, arm: str, base: str, name: str) -> np.ndarray:
 
 
 def _findings(arms) -> list[str]:
+    """What came out, a sentence for each two arms."""
+    pairs = [(arm, base) for base in (_BASELINE, 'alone') for arm in TITLES if arm != 'alone']
     found = []
-    for base in (_BASELINE, 'alone'):
-        for arm in TITLES:
-            if arm in arms and base in arms and arm not in (base, 'alone'):
-                values = {name: _paired(arms, arm, base, name) for name in ('mAP', 'rare')}
-                if len(values['mAP']) > 1:
-                    found.append(
-                        f'* {TITLES[arm]} against {TITLES[base]}: '
-                        f'mAP {page.verdict(values["mAP"])}; '
-                        f'rare third {page.verdict(values["rare"])}.'
-                    )
+    for arm, base in [*pairs, ('multitrain', 'weighted')]:
+        if arm == base or arm not in arms or base not in arms:
+            continue
+        values = {
+            title: _paired(arms, arm, base, name)
+            for title, name in (('mAP', 'mAP'), ('rare third', 'rare'))
+        }
+        if len(values['mAP']) > 1:
+            found.append(f'* {page.claim(f"{TITLES[arm]} against {TITLES[base]}", values)}.')
     return ['In points of average precision:', '', *found]
 
 

@@ -1,6 +1,8 @@
 """Pages say what their lines say: means, paired differences, intervals, worked out by hand."""
 
 import json
+from pathlib import Path
+import re
 
 import numpy as np
 import pytest
@@ -78,6 +80,17 @@ def test_diagnose(tmp_path):
             diagnose_line(seed, base + 0.02, lambda_proj=1.0),
         ]
     lines.append(diagnose_line(0, 0.5, lambda_inf=0.1, lambda_proj=1.0, watched=True))
+    weak = diagnose_line(0, 0.5, lambda_inf=0.01, lambda_proj=1.0, watched=True)
+    weak['trace'] = [
+        look
+        | {
+            'gradient/informative': 0.2,
+            'embedding/effective_rank': 2.0,
+            'embedding/between_classes': 4.0,
+        }
+        for look in weak['trace']
+    ]
+    lines.append(weak)
     written = tmp_path / 'DIAGNOSE.md'
     diagnose_page.write(written, ledger_of(lines, tmp_path / 'a.jsonl'))
     text = written.read_text()
@@ -89,7 +102,13 @@ def test_diagnose(tmp_path):
     assert first == ['70.0 ± 10.0', '', '99', '0.57']
     other = row_of(text, 'random start', '16', '0.1', more=4)
     assert other[1] == '-11.0 [-13.5, -8.5], 0/3'
-    assert 'variance term loss: -4.0 [-4.0, -4.0]; covariance term loss: -1.0 [' in text
+    assert 'loss, variance term -4.0 [-4.0, -4.0], covariance term -1.0 [' in text
+    assert 'lambda_inf 0.1 -15.5 to -7.0, here loss: -11.0 [-13.5, -8.5]' in text
+    assert '0.1 beside 0.01: before the first update' in text and 'not classes.' in text
+    assert (
+        'backbone 1.0 and 0.1 times as hard' in text
+        and 'rank of 3 and 2, and 300 and 400 %' in text
+    )
     ramp = row_of(text, 'random start', 'batch 16, rising over half of the updates')
     assert ramp[1].startswith('+6.0 [') and ramp[2].startswith('-5.0 [')
     assert row_of(text, 'random start', 'variance term alone')[1].startswith('+7.0 [')
@@ -178,8 +197,32 @@ def test_cofinetuning(tmp_path):
     cofinetuning_page.write(written, ledger_of(lines, tmp_path / 'a.jsonl'))
     text = written.read_text()
     assert (
-        '* co-finetuning, weighted against transfer: mAP gain: +10.1 [+9.9, +10.3]; rare third '
-        'no difference found: +0.0 [+0.0, +0.0].'
+        '* co-finetuning, weighted against transfer: gain, mAP +10.1 [+9.9, +10.3]; '
+        'no difference found, rare third +0.0 [+0.0, +0.0].'
     ) in text
     assert row_of(text, 'scenes only', '3') == ['31.0 ± 1.0'] * 3 + ['11.0 ± 1.0', '']
     assert row_of(text, 'transfer', '0.002') == ['0.25']
+
+
+HERE = Path(page.__file__).parent
+WRITERS = {
+    'DIAGNOSE': (diagnose_page, ()),
+}
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_committed_pages_say_what_their_lines_say(name, tmp_path, monkeypatch):
+    module, arguments = WRITERS[name]
+    for plot in [function for function in vars(module) if function.startswith('_plot')]:
+        monkeypatch.setattr(module, plot, lambda *args: None)
+    committed, written = HERE / f'{name}.md', tmp_path / f'{name}.md'
+    module.write(written, Ledger(committed.with_suffix('.jsonl')), *arguments)
+
+    def told(path):
+        """Without the line that names the machine."""
+        lines = path.read_text(encoding='utf-8').splitlines()
+        return [line for line in lines if ' one core of ' not in line]
+
+    assert told(written) == told(committed)
+    for picture in re.findall(r'!\[.*\]\((.*)\)', committed.read_text(encoding='utf-8')):
+        assert 1000 < (HERE / picture).stat().st_size < 300_000
