@@ -1,12 +1,12 @@
 """One video transformer, many action datasets: MultiTrain and co-finetuning in JAX."""
 
-__all__ = ['load']
+__all__ = ['load', 'read_clips']
 
 
 def __getattr__(name: str):
-    """`load` is imported on first use, so that commands start fast."""
-    if name == 'load':
-        from multitrain_jax.inference.model import load
+    """`load` and `read_clips` are imported on first use, so that commands start fast."""
+    if name in __all__:
+        from multitrain_jax.inference import model
 
-        return load
+        return getattr(model, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

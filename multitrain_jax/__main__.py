@@ -18,6 +18,7 @@ COMMANDS = {
     'train': 'multitrain_jax.run',
     'evaluate': 'multitrain_jax.evaluate',
     'predict': 'multitrain_jax.predict',
+    'features': 'multitrain_jax.features',
     'export': 'multitrain_jax.export',
     'import': 'multitrain_jax.import_torch',
     'projections': 'multitrain_jax.projections',

@@ -17,7 +17,8 @@ DOORS = {
     'multitrain_jax.evaluation.box_metrics': {'clip'},  # the one IoU
     'multitrain_jax.ava_eval': {'annotations'},  # the official files
     'multitrain_jax.import_torch': {'annotations'},  # lists of classes
-    'multitrain_jax.inference': {'annotations', 'clip', 'inspection', 'videos'},  # of a user
+    # Videos of a user
+    'multitrain_jax.inference': {'annotations', 'clip', 'cores', 'inspection', 'videos'},
     'multitrain_jax.diagnosis': {'clip', 'cores', 'files', 'inspection', 'videos'},
 }
 

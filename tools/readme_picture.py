@@ -74,7 +74,7 @@ def _drawn(model: Model, video: Path, boxes: Path, folder: Path) -> np.ndarray:
             yield cv2.resize(frame, (width, _HEIGHT), interpolation=cv2.INTER_CUBIC)
 
     mp4.write_video(large, enlarged(), Fraction(decoded.frame_rate).limit_denominator(1001))
-    write_overlay(model, large, overlay, boxes_csv=boxes, best={})
+    write_overlay(model, large, overlay, boxes_csv=boxes, captions=[])
     return video_file.read_frames(overlay, frame_rate=_FRAME_RATE).frames
 
 

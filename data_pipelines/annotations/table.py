@@ -34,6 +34,7 @@ _WORDS = {
     'split': 'split subset set partition'.split(),
 }
 COLUMNS = tuple(_WORDS)
+VIDEO_COLUMNS = tuple(_WORDS['video'])
 
 
 class _Row(NamedTuple):

@@ -47,6 +47,15 @@ class Length(NamedTuple):
         return f'{self.frames}f' if self.seconds is None else f'{self.seconds:g}s'
 
 
+def check_units(length: Length, stride: Length) -> None:
+    """
+    Raises:
+      ValueError: one counts frames, the other seconds.
+    """
+    if (length.frames is None) != (stride.frames is None):
+        raise ValueError(f'window {length} and stride {stride}: both in seconds, or in frames')
+
+
 class Window(NamedTuple):
     """A part of a video.
 
@@ -97,8 +106,7 @@ class Windows:
           VideoError: (while iterating) the video cannot be read.
         """
         stride = stride or length
-        if (length.frames is None) != (stride.frames is None):
-            raise ValueError(f'window {length} and stride {stride}: both in seconds, or in frames')
+        check_units(length, stride)
         self._path, self._rules = path, rules
         self._length, self._stride = length, stride
         self._stream = FrameStream(

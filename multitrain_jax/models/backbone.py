@@ -8,7 +8,7 @@ A backbone is a module `video, key -> Features` whose architecture is a `Backbon
 import abc
 from collections.abc import Sequence
 import dataclasses
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Protocol, Self
 
 from flax import nnx
 import jax
@@ -41,6 +41,31 @@ class Features:
         """[B, t * h * w, D]: without a class token."""
         t, h, w = self.thw
         return self.tokens[:, self.tokens.shape[1] - t * h * w :]
+
+
+class Backbone(Protocol):
+    """An `nnx.Module` that holds nothing but `nnx.Param`; randomness comes in as keys.
+
+    Called, it makes `Features` of normalised clips: `pool(*run(*begin(video), key=key))`.
+    """
+
+    def __call__(self, video: jax.Array, *, key: jax.Array | None = None) -> Features: ...
+
+    def begin(self, video: jax.Array) -> tuple[jax.Array, Triple]:
+        """The first tokens [B, L, D], a class token in front, and their grid (t, h, w)."""
+
+    def run(
+        self,
+        x: jax.Array,
+        thw: Triple,
+        blocks: slice = slice(None),
+        *,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Triple]:
+        """All blocks, or some of them that follow each other; `key`: of the stochastic depth."""
+
+    def pool(self, x: jax.Array, thw: Triple) -> Features:
+        """What comes after the last block."""
 
 
 def _backbone_rules(config: 'BackboneConfig') -> None:
@@ -85,8 +110,8 @@ class BackboneConfig(abc.ABC):
     remat_attention: bool = False
 
     @abc.abstractmethod
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """The module, `(video, *, key=None) -> Features`; holds nothing but `nnx.Param`."""
+    def build(self, rngs: nnx.Rngs) -> 'Backbone':
+        """The module."""
 
     @property
     @abc.abstractmethod

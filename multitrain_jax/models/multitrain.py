@@ -17,6 +17,7 @@ from data_pipelines.settings import (
     PositiveInt,
     settings,
 )
+from multitrain_jax.models.backbone import Features
 from multitrain_jax.models.heads import Heads, Projections, add_projected
 from multitrain_jax.models.layers import MLP
 from multitrain_jax.models.localisation_head import LocalisationHead, LocalisationHeadConfig
@@ -146,10 +147,20 @@ class MultiTrainModel(nnx.Module):
         Returns:
           Outputs.
         """
-        backbone_key = head_key = None
-        if key is not None:
-            backbone_key, head_key = jax.random.split(key)
+        backbone_key = None if key is None else jax.random.split(key)[0]
         features = self.backbone(video, key=backbone_key)
+        return self.of_features(features, boxes, key=key, training=training)
+
+    def of_features(
+        self,
+        features: Features,
+        boxes: jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+        training: bool = False,
+    ) -> Outputs:
+        """What the heads make of the backbone's features; arguments as those of a call."""
+        head_key = None if key is None else jax.random.split(key)[1]
         embedding = features.embedding
         logits = projected = expanded = kernel = actions = None
         if self.heads is not None:

@@ -176,22 +176,26 @@ class Stage(nnx.Module):
 
     @jax.named_scope('stage')
     def __call__(
-        self, x: jax.Array, thw: Triple, drop_rates: np.ndarray, keys: jax.Array | None
+        self,
+        x: jax.Array,
+        thw: Triple,
+        drop_rates: np.ndarray,
+        keys: jax.Array | None,
+        blocks: slice = slice(None),
     ) -> tuple[jax.Array, Triple]:
-        """Runs all blocks.
+        """Runs all blocks, or some of them.
 
         Args:
           x: tokens [B, S, D].
           thw: their grid.
           drop_rates: float [blocks], stochastic depth.
           keys: PRNG keys [blocks], or None: deterministic.
+          blocks: which of the stage's.
 
         Returns:
           Tokens and grid.
         """
-        first, rest = None, None
-        if keys is not None:
-            first, rest = keys[0], keys[1:]
+        start, stop, _ = blocks.indices(len(drop_rates))
         new_thw = thw
 
         def run(template: nnx.GraphDef, grid: Triple):
@@ -204,12 +208,18 @@ class Stage(nnx.Module):
 
             return jax.checkpoint(body) if self.remat else body
 
-        template, params = nnx.split(self.first)
-        x, _ = run(template, thw)(x, (params, drop_rates[0], first))
-        if self.rest is not None:
+        if start == 0 < stop:
+            template, params = nnx.split(self.first)
+            first = None if keys is None else keys[0]
+            x, _ = run(template, thw)(x, (params, drop_rates[0], first))
+        if max(start, 1) < stop:
             template, params = nnx.split(self.rest)
-            body = run(template, new_thw)
-            x, _ = lax.scan(body, x, (params, jnp.asarray(drop_rates[1:]), rest))
+            part = slice(max(start, 1), stop)
+            if part != slice(1, len(drop_rates)):
+                params = jax.tree.map(lambda p: p[part.start - 1 : part.stop - 1], params)
+            rest = None if keys is None else keys[part]
+            layers = (params, jnp.asarray(drop_rates[part]), rest)
+            x, _ = lax.scan(run(template, new_thw), x, layers)
         return x, new_thw
 
     def blocks(self) -> Iterator[MViTBlock]:
@@ -260,20 +270,38 @@ class MViT(nnx.Module):
         Raises:
           ValueError: if `video` is not [B, T, H, W, 3].
         """
-        config = self.config
+        return self.pool(*self.run(*self.begin(video), key=key))
+
+    def begin(self, video: jax.Array) -> tuple[jax.Array, Triple]:
         x, thw = self.embed_patches(video)
-        x = self.add_positions(x, thw)
+        return self.add_positions(x, thw), thw
+
+    def run(
+        self,
+        x: jax.Array,
+        thw: Triple,
+        blocks: slice = slice(None),
+        *,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Triple]:
+        config = self.config
         rates = np.linspace(0.0, config.stochastic_depth, config.depth, dtype=np.float32)
         keys = None
         if key is not None and config.stochastic_depth > 0:
             keys = jax.random.split(key, config.depth)
+        first, last, _ = blocks.indices(config.depth)
         start = 0
-        for stage, blocks in zip(self.stages, config.stage_blocks):
-            part = slice(start, start + blocks)
-            x, thw = stage(x, thw, rates[part], None if keys is None else keys[part])
-            start += blocks
+        for stage, count in zip(self.stages, config.stage_blocks):
+            part = slice(start, start + count)
+            own = slice(max(first - start, 0), max(min(last - start, count), 0))
+            if own.start < own.stop:
+                x, thw = stage(x, thw, rates[part], None if keys is None else keys[part], own)
+            start += count
+        return x, thw
+
+    def pool(self, x: jax.Array, thw: Triple) -> Features:
         x = self.norm(x)
-        embedding = x[:, 0] if config.class_token else x.astype(jnp.float32).mean(1)
+        embedding = x[:, 0] if self.config.class_token else x.astype(jnp.float32).mean(1)
         return Features(x, embedding.astype(jnp.float32), thw)
 
     @jax.named_scope('patch_embedding')

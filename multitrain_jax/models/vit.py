@@ -269,10 +269,24 @@ class ViT(nnx.Module):
         Raises:
           ValueError: if `video` is not [B, T, H, W, 3], or smaller than a tubelet.
         """
-        config = self.config
+        return self.pool(*self.run(*self.begin(video), key=key))
+
+    def begin(self, video: jax.Array) -> tuple[jax.Array, Triple]:
         x, thw = self.embed_patches(video)
-        x = self.add_positions(x, thw)
-        x = _run_stacked(self.blocks, x, config, self.angles(thw), key)
+        return self.add_positions(x, thw), thw
+
+    def run(
+        self,
+        x: jax.Array,
+        thw: Triple,
+        blocks: slice = slice(None),
+        *,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, Triple]:
+        return _run_stacked(self.blocks, x, self.config, self.angles(thw), key, blocks), thw
+
+    def pool(self, x: jax.Array, thw: Triple) -> Features:
+        config = self.config
         tokens = self.norm(x)
         if config.pooling == 'norm_of_mean':
             embedding = self.norm(x.astype(jnp.float32).mean(1))
@@ -370,6 +384,7 @@ def _run_stacked(
     config: ViTConfig,
     angles: Angles | None = None,
     key: jax.Array | None = None,
+    part: slice = slice(None),
 ) -> jax.Array:
     """Runs stacked blocks under a scan: the size of the program does not grow with the depth."""
     template, params = nnx.split(blocks)
@@ -384,4 +399,7 @@ def _run_stacked(
         return block(x, angles=angles, drop_rate=drop_rate, key=key), None
 
     body = jax.checkpoint(body) if config.remat else body
-    return lax.scan(body, x, (params, rates, keys))[0]
+    layers = (params, rates, keys)
+    if part != slice(None):
+        layers = jax.tree.map(lambda leaf: leaf[part], layers)
+    return lax.scan(body, x, layers)[0]

@@ -37,10 +37,12 @@ def test_scores_are_softmax_of_logits(model, clips):
     ('change', 'message'),
     [
         (
-            lambda c: c[:, :2],
-            r'clips of shape \[3, 2, 16, 16, 3\]: this model takes \[B, 4, 16, 16, 3\]',
+            lambda c: c[0],
+            r'clips of shape \[4, 16, 16, 3\]: must be \[B, T, H, W, 3\].*trained on \[B, 4, 16, 16, 3\]',
         ),
-        (lambda c: c[0], r'clips of shape \[4, 16, 16, 3\]'),
+        (lambda c: c[..., :2], r'clips of shape \[3, 4, 16, 16, 2\]'),
+        (lambda c: c[:0], 'B at least 1'),
+        (lambda c: c[:, :1], 'too small; a token is made of 2 frames of 4 x 4 pixels'),
         (lambda c: c.astype(np.float64), 'clips of type float64: must be uint8'),
     ],
 )

@@ -11,6 +11,7 @@ from tests.helpers.calling import ROOT, check_mistake, snapshot
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
 EXPORT = ['--workdir={run}', '--output={new}']
+FEATURES = ['{export}', '--output={new}', '{video}']
 PREDICT = ['--checkpoint={export}', '{video}']
 EVALUATE = ['--checkpoint={export}', '--datasets', 'colours={data}/colours', '--output={new}']
 PROJECTIONS = ['--checkpoint={run}', '--output={new}']
@@ -45,13 +46,33 @@ MISTAKES = [
     ('predict', ['{export}'], ['a VIDEO is missing']),
     ('predict', ['--checkpoint={video}', '{video}'], ['a file, not a directory']),
     ('predict', ['--checkpoint={export}', '/nowhere.mp4'], ['/nowhere.mp4: no such file']),
-    ('predict', ['--checkpoint={export}', '{videos}'], ['a directory, not a video']),
-    ('predict', ['--checkpoint={export}', '{text}'], ['text.txt: empty or unreadable']),
+    ('predict', ['--checkpoint={export}', '{data}'], ['data: no video in it']),
+    ('predict', ['--checkpoint={export}', '{data}/*.avi'], ['*.avi: no video in it']),
+    ('predict', ['--checkpoint={export}', '{text}'], ['text.txt: a list', 'none of which exists']),
+    ('predict', [*PREDICT, '--window=0'], ["'0' is no length", '2.5s', '64f']),
+    ('predict', [*PREDICT, '--window=2', '--stride=3f'], ['window 2s and stride 3f: both in']),
+    ('predict', [*PREDICT, '--stride=3'], ['--stride=3 needs --window']),
+    ('predict', [*PREDICT, '--silence=3'], ['--silence=3 needs --follow']),
+    ('predict', [*PREDICT, '--follow', '--overlay={new}'], ['--overlay is of a video that is']),
+    ('predict', [*PREDICT, '--timeline={video}'], ['is the video itself']),
+    ('predict', [*PREDICT, '--csv={video}'], ['is the video itself']),
+    ('predict', [*PREDICT, '--csv=/nowhere/a.csv'], ['--csv=/nowhere/a.csv: cannot be written']),
+    ('predict', [*PREDICT, '--temporal_views=0'], ['must be at least 1']),
+    ('predict', [*PREDICT, '--batch_size=3'], ['batch_size=3 does not divide over 8 devices']),
     ('predict', [*PREDICT, '--top=0'], ['--top=0 must be at least 1']),
     ('predict', [*PREDICT, '--top=x'], ['--top', "'x'"]),
     ('predict', [*PREDICT, '--boxes={ava_train}'], ['needs --overlay']),
     ('predict', [*PREDICT, '{video}', '--overlay={new}'], ['is of one video, but 2 are given']),
     ('predict', [*PREDICT, '--overlay={video}'], ['is the video itself']),
+    # features
+    ('features', ['{export}', '{video}'], ['--output', 'multitrain_jax.features --help']),
+    ('features', ['{export}', '--output={new}'], ['a VIDEO is missing']),
+    ('features', ['{export}', '--output={new}', '/nowhere.mp4'], ['/nowhere.mp4: no such file']),
+    ('features', ['{export}', '--output={new}', '--window=x', '{video}'], ["'x' is no length"]),
+    ('features', [*FEATURES, '--logits', '--format=npy'], ['--logits needs --format=npz']),
+    ('features', [*FEATURES, '--dataset=trees'], ["dataset 'trees': the model has only colours"]),
+    ('features', ['{export}', '--output={data}', '{video}'], ['holds something else']),
+    ('features', ['{export}', '--output={video}', '{video}'], ['cannot be made (File exists)']),
     # evaluate
     ('evaluate', [], ['MODEL is missing']),
     ('evaluate', ['--workdir=/nowhere'], ['/nowhere', 'neither a run']),

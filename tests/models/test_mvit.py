@@ -1,6 +1,7 @@
 """The backbone against the reference implementations, block by block."""
 
 import dataclasses
+import itertools
 
 from flax import nnx
 import jax
@@ -237,10 +238,10 @@ def test_without_a_key_nothing_is_random_and_with_keys_everything_follows_them()
 def test_stochastic_depth_grows_linearly_from_nothing(monkeypatch):
     rates, run = [], Stage.__call__
 
-    def recorded(self, x, thw, drop_rates, keys):
+    def recorded(self, x, thw, drop_rates, keys, blocks):
         rates.extend(drop_rates)
         assert len(keys) == len(drop_rates)
-        return run(self, x, thw, drop_rates, keys)
+        return run(self, x, thw, drop_rates, keys, blocks)
 
     monkeypatch.setattr(Stage, '__call__', recorded)
     model = _model(_small(stage_blocks=(2, 3), stochastic_depth=0.4))
@@ -290,3 +291,17 @@ def test_initial_parameters():
     bound = (3 * 7 * 7 * 3) ** -0.5
     assert 0.9 * bound < np.abs(model.patch_kernel[...]).max() < bound
     assert not first.mlp.fc1.bias[...].any() and np.all(first.norm1.scale[...] == 1)
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_blocks_run_one_by_one_or_in_parts(training):
+    model = _model(_small(stochastic_depth=0.5))
+    key = jax.random.key(3) if training else None
+    whole, (x, thw) = model(_video(), key=key), model.begin(_video())
+    depth = model.config.depth
+    for start, stop in itertools.pairwise([0, 0, 2, depth, depth]):
+        x, thw = model.run(x, thw, slice(start, stop), key=key)
+    parts = model.pool(x, thw)
+    assert parts.thw == whole.thw
+    np.testing.assert_allclose(parts.tokens, whole.tokens, atol=1e-5)
+    np.testing.assert_allclose(parts.embedding, whole.embedding, atol=1e-5)

@@ -1,6 +1,7 @@
 """Plain video transformers against transformers, block by block, and what they do beside."""
 
 import dataclasses
+import itertools
 
 from flax import nnx
 import jax
@@ -254,3 +255,16 @@ def test_a_video_of_another_shape_is_refused():
         _model(_small())(jnp.zeros((4, 16, 16, 3)))
     with pytest.raises(ValueError, match='smaller than a tubelet'):
         _model(_small())(jnp.zeros((1, 4, 3, 16, 3)))
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_blocks_run_one_by_one_or_in_parts(form):
+    model = _model(_small(stochastic_depth=0.5, **FORMS[form]))
+    video, key, depth = _video(), jax.random.key(3), model.config.depth
+    whole, (x, thw) = model(video, key=key), model.begin(video)
+    for start, stop in itertools.pairwise([0, 0, 1, depth, depth]):
+        x, thw = model.run(x, thw, slice(start, stop), key=key)
+    parts = model.pool(x, thw)
+    assert parts.thw == whole.thw
+    np.testing.assert_allclose(parts.tokens, whole.tokens, atol=1e-5)
+    np.testing.assert_allclose(parts.embedding, whole.embedding, atol=1e-5)
