@@ -1,14 +1,20 @@
-"""Writes what predictions need of a run: parameters, and `model.json` with all else.
+"""Writes what predictions need of a run: parameters, and `model.json` with all else; or it for other programs.
 
 python -m multitrain_jax.export runs/quickstart --output=exports/quickstart
 python -m multitrain_jax.export runs/quickstart --best --output=exports/best
-python -m multitrain_jax.export runs/finetune --format=huggingface --output=huggingface
+python -m multitrain_jax.export runs/quickstart --format=stablehlo --output=stablehlo
+
+docs/exports.md shows how each format is loaded.
 """
 
 import argparse
+import sys
 
 from multitrain_jax.errors import ArgumentParser, run_command
+from multitrain_jax.exporting.formats import FORMATS
 from multitrain_jax.model_argument import add_model_argument, model_argument
+
+_OURS = 'multitrain_jax'
 
 
 def main() -> int:
@@ -19,30 +25,29 @@ def main() -> int:
     )
     add_model_argument(parser)
     parser.add_argument(
-        '--output', required=True, help='directory of the export; an older export there is replaced'
+        '--output',
+        required=True,
+        help='directory of the export; an older one of our format there is replaced',
     )
     parser.add_argument(
         '--format',
-        choices=('multitrain_jax', 'huggingface'),
-        default='multitrain_jax',
-        help="ours, or directories that Hugging Face's transformers loads, one for each dataset",
+        choices=FORMATS,
+        default=_OURS,
+        help='\n'.join(f'{name}: {form.summary}' for name, form in FORMATS.items()),
     )
     args = parser.parse_args()
     model = model_argument(parser, args)
     from multitrain_jax.checkpoints import exports  # after the arguments: --help stays fast
 
-    if args.format == 'huggingface':
-        from multitrain_jax.checkpoints import huggingface_export
-
-        trained = model.open()
-        for path in huggingface_export.write_directories(args.output, trained.info, trained.params):
-            print(f'exported to {path}')
-        return 0
-    exports.check_output(args.output)
+    if args.format == _OURS:  # before the model is read
+        exports.check_output(args.output)
     trained = model.open()
-    trained.export(args.output)
+    notes: list[str] = []
     what = 'model' if trained.step is None else f'step {trained.step}'
-    print(f'exported {what} to {args.output}')
+    for path in FORMATS[args.format].write(args.output, trained, notes):
+        print(f'exported {what} to {path}')
+    for note in notes:
+        print(f'note: {note}', file=sys.stderr)
     return 0
 
 

@@ -307,7 +307,7 @@ class ViT(nnx.Module):
             raise ValueError(f'a video {video.shape} is smaller than a tubelet, {stride}')
         x = video[:, : t * stride[0], : h * stride[1], : w * stride[2]].astype(dtype)
         x = x.reshape(-1, t, stride[0], h, stride[1], w, stride[2], 3)
-        x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(len(video), t * h * w, -1)
+        x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(video.shape[0], t * h * w, -1)
         kernel = self.patch_kernel[...].astype(dtype)
         x = project(x, kernel.reshape(-1, kernel.shape[-1]))
         return x + self.patch_bias[...].astype(dtype)[None, None], (t, h, w)

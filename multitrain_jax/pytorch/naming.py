@@ -148,7 +148,7 @@ def entries_of(config: MultiTrainConfig, style: str, datasets: Sequence[str] = (
       config: our architecture.
       style: one of `STYLES`.
       datasets: names that the heads bear in the state dict, in our order; empty for a model with a
-        single, unnamed classifier.
+        single, unnamed classifier, or a single head for boxes.
 
     Raises:
       ValueError: if names and heads do not match, or the projections are factors.
@@ -157,13 +157,17 @@ def entries_of(config: MultiTrainConfig, style: str, datasets: Sequence[str] = (
         raise ValueError('the references keep projections as full matrices: use projection_rank 0')
     entries = backbone_entries(config.backbone, style)
     classes = config.num_classes
+    name = 'head.1' if style == 'torchvision' else 'head.projection'
+    if config.num_actions is not None:
+        if classes or len(config.num_actions) != 1:
+            raise ValueError('a head for boxes is the only one that a model of the references has')
+        return entries + linear_entries(name, 'localisation_heads/0/output', ())
     if not datasets:
         if len(classes) != 1 or config.head_hidden:
             raise ValueError(
                 f'an unnamed classifier is one linear layer: got {len(classes)} heads with '
                 f'head_hidden {config.head_hidden}'
             )
-        name = 'head.1' if style == 'torchvision' else 'head.projection'
         entries += linear_entries(name, 'heads', (0,))
     elif len(datasets) != len(classes):
         raise ValueError(f'{len(datasets)} dataset names for {len(classes)} heads')

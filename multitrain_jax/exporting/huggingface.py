@@ -11,7 +11,6 @@ import json
 import math
 import os
 from pathlib import Path
-import re
 from typing import Any
 
 from flax import traverse_util
@@ -20,6 +19,7 @@ import numpy as np
 from multitrain_jax.batch import DatasetSpec, classifying
 from multitrain_jax.checkpoints.exports import ModelInfo
 from multitrain_jax.errors import UserError
+from multitrain_jax.exporting.directory import new_directory, places_of, write_arrays
 from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.pytorch import plain
 from multitrain_jax.pytorch.huggingface import CONFIG, OWN, PREPROCESSORS, WEIGHTS
@@ -48,10 +48,7 @@ def write_directories(
     Raises:
         UserError: transformers has no such model, or something is there already.
     """
-    output, datasets = (
-        Path(output).expanduser().resolve(),
-        classifying(tuple(info.datasets.values())),
-    )
+    datasets = classifying(tuple(info.datasets.values()))
     if not datasets:
         raise UserError('--format=huggingface: the model has no classifying head')
     style, config = describe(info)
@@ -59,15 +56,7 @@ def write_directories(
         '/'.join(map(str, path)): np.asarray(array)
         for path, array in traverse_util.flatten_dict(params).items()
     }
-    places = {}
-    for spec in datasets:
-        if not re.fullmatch(r'[\w-][\w.-]*', spec.name):
-            raise UserError(f'{spec.name!r} is no name of a folder')
-        places[spec.name] = output / spec.name if len(datasets) > 1 else output
-        if places[spec.name].exists() and (
-            not places[spec.name].is_dir() or any(places[spec.name].iterdir())
-        ):
-            raise UserError(f'--output={places[spec.name]}: exists; choose another directory')
+    places = places_of(output, datasets)
     for number, spec in enumerate(datasets):
         model = dataclasses.replace(
             info.model, num_classes=(len(spec.classes),), projections=False, expander=False
@@ -76,7 +65,8 @@ def write_directories(
             path: flat[path][number : number + 1] for path in ('heads/kernel', 'heads/bias')
         }
         arrays = to_torch(own, list(plain.entries_of(model, style)))
-        _write(places[spec.name], info, spec, style, config, arrays)
+        with new_directory(places[spec.name]) as directory:
+            _write(directory, info, spec, style, config, arrays)
     return list(places.values())
 
 
@@ -88,8 +78,6 @@ def _write(
     config: Mapping[str, Any],
     arrays: dict[str, np.ndarray],
 ) -> None:
-    from safetensors.numpy import save_file
-
     architecture, processor = _ARCHITECTURES[style]
     if style == 'vjepa2':
         arrays |= _unused_predictor(config['hidden_size'])
@@ -126,12 +114,10 @@ def _write(
     preprocessing[kind] = processor
     if style == 'vivit':
         preprocessing['offset'] = False
-    directory.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
-    save_file(arrays, directory / WEIGHTS, metadata={'format': 'pt'})
+    write_arrays(directory / WEIGHTS, arrays)
     for name, content in (
         (PREPROCESSORS[style == 'vjepa2'], preprocessing),
-        (CONFIG, description),  # last: what has it is whole
+        (CONFIG, description),
     ):
         (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n')
 

@@ -12,9 +12,9 @@ import multitrain_jax as mt
 from multitrain_jax import export, import_torch
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.checkpoints.exports import ModelInfo, write_export
-from multitrain_jax.checkpoints.huggingface_export import write_directories
 from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
+from multitrain_jax.exporting.huggingface import write_directories
 from multitrain_jax.models.multitrain import MultiTrainConfig, abstract_model
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.models.vit import ViTConfig
