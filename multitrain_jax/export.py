@@ -1,4 +1,4 @@
-"""Writes what predictions need of a run: parameters, and `model.json` with all else; or it for other programs.
+"""Writes what predictions need of a model: in our form, or as files for other programs.
 
 python -m multitrain_jax.export runs/quickstart --output=exports/quickstart
 python -m multitrain_jax.export runs/quickstart --best --output=exports/best

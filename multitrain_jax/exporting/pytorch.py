@@ -85,6 +85,8 @@ def write(
         with new_directory(output) as directory:
             _write(directory, info, model, datasets, names, flat, style)
         return [Path(output)]
+    if not trained.datasets:
+        raise UserError(f'--format={style}: the model has no head')
     places = places_of(output, trained.datasets)
     for spec in trained.datasets:
         model, own = _one_head(info.model, flat, trained.datasets, spec)
@@ -181,7 +183,7 @@ def _check(info: ModelInfo, model: MultiTrainConfig, style: str) -> None:
     if model.localisation_head is not None:
         problems += _problems_of_boxes(model, style)
     if not model.num_classes and model.num_actions is None:
-        problems.append('it needs a head')
+        problems.append('it has no head of whole clips')
     if problems:
         raise UserError(f'--format={style}: {"; ".join(problems)}')
 
@@ -273,7 +275,6 @@ def _config_text(
 
     backbone, spec = model.backbone, datasets[0]
     starts = np.cumsum([0, *backbone.stage_blocks]).tolist()
-    doubled = [[start, 2.0] for start in starts[1:-1]]
     strides = dict(zip(starts, map(list, backbone.query_strides)))
     activations = ['sigmoid' if s.multi_label or s.localisation else 'softmax' for s in datasets]
     data: dict[str, Any] = {
@@ -293,8 +294,8 @@ def _config_text(
         'NUM_HEADS': backbone.heads,
         'EMBED_DIM': backbone.width,
         'MLP_RATIO': float(backbone.mlp_ratio),
-        'DIM_MUL': doubled,
-        'HEAD_MUL': doubled,
+        'DIM_MUL': [[start, 2.0] for start in starts[1:-1]],
+        'HEAD_MUL': [[start, 2.0] for start in starts[1:-1]],
         'PATCH_KERNEL': list(backbone.patch_kernel),
         'PATCH_STRIDE': list(backbone.patch_stride),
         'PATCH_PADDING': [size // 2 for size in backbone.patch_kernel],
@@ -342,10 +343,11 @@ def _config_text(
                 MULTI_HEAD_ACT=activations,
                 MULTI_USE_MLP=model.head_hidden > 0,
                 MULTI_ADD_CROSS_PROJ=model.projections,
+                USE_INF_LOSS=model.expander,  # else their code makes none
                 USE_INF_EXPANDER=model.expander,
             )
     tree['TEST'] = {
         'NUM_ENSEMBLE_VIEWS': info.temporal_views,
         'NUM_SPATIAL_CROPS': info.spatial_views,
     }
-    return yaml.safe_dump(tree, sort_keys=False)
+    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None)

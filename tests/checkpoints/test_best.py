@@ -1,12 +1,13 @@
 """The best state of the evaluations is kept, and is one that all commands read."""
 
 import dataclasses
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from multitrain_jax import train
+from multitrain_jax import export, train
 from multitrain_jax.checkpoints import runs
 from multitrain_jax.checkpoints.runs import BestCheckpoint
 from multitrain_jax.checkpoints.trained_model import open_trained
@@ -48,7 +49,7 @@ def test_what_is_best(which, expected, tmp_path):
     assert kept(tmp_path) == [expected]
 
 
-def test_a_run_keeps_it(tmp_path, monkeypatch):
+def test_a_run_keeps_it(tmp_path, monkeypatch, capsys):
     """The best evaluation is neither the first nor the last, and its checkpoint no longer among the newest."""
     figures = iter([0.2, 0.7, 0.6, 0.3])
     monkeypatch.setattr(
@@ -58,8 +59,19 @@ def test_a_run_keeps_it(tmp_path, monkeypatch):
         evaluation__every_epochs=1.0, checkpoint__keep_best='colours', checkpoint__keep=1
     )
     source = tiny.ArraySource(config, steps_per_epoch=2)
-    train.train_and_evaluate(config, tmp_path, source=source, devices=jax.devices()[:1])
+    outcome = train.train_and_evaluate(config, tmp_path, source=source, devices=jax.devices()[:1])
     run, newest = open_trained(tmp_path / 'best'), open_trained(tmp_path)
     assert (run.step, newest.step) == (4, 8)
     assert dataclasses.replace(run.config, seed=0) == config
     assert np.abs(run.params['heads']['kernel'] - newest.params['heads']['kernel']).max() > 1e-4
+    # The summary names it, with the command that exports it.
+    (line,) = (text for text in results.table(outcome).splitlines() if text.startswith('best '))
+    command = f'python -m multitrain_jax.export {tmp_path} --best --output=DIR'
+    assert line.endswith(f'step 4, 70.0%: {command}')
+    monkeypatch.setattr(
+        sys, 'argv', ['export', str(tmp_path), '--best', f'--output={tmp_path / "out"}']
+    )
+    assert export.main() == 0
+    assert capsys.readouterr().out == f'exported step 4 to {tmp_path / "out"}\n'
+    exported = open_trained(tmp_path / 'out').params['heads']['kernel']
+    np.testing.assert_array_equal(exported, run.params['heads']['kernel'])

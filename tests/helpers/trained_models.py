@@ -9,7 +9,8 @@ import numpy as np
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.checkpoints.exports import ModelInfo
 from multitrain_jax.checkpoints.trained_model import TrainedModel
-from multitrain_jax.models.heads import class_mask
+from multitrain_jax.inference.model import Model
+from multitrain_jax.models.heads import Projections, class_mask
 from multitrain_jax.models.localisation_head import LocalisationHeadConfig
 from multitrain_jax.models.multitrain import MultiTrainConfig, abstract_model
 from multitrain_jax.models.mvit import MViTConfig
@@ -44,6 +45,19 @@ SCENES = DatasetSpec(
     'scenes', ('stand', 'walk', 'sit', 'talk'), localisation=True, sampling='key_frame', stride=2
 )
 
+CLIPS = np.random.default_rng(7).integers(0, 256, (3, 4, 32, 32, 3), np.uint8)
+BOXES = np.array([[[0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]]] * 3, np.float32)
+
+
+def outputs_of(trained: TrainedModel) -> dict[str, np.ndarray]:
+    """What an export must give of `CLIPS` and `BOXES`, computed by `Model`."""
+    model = Model(trained)
+    found = {f'logits/{name}': own for name, own in model.logits(CLIPS).items()}
+    if trained.info.model.num_actions:
+        for name, scores in model.localise(CLIPS, BOXES).items():
+            found[f'logits/{name}'] = np.log(scores) - np.log1p(-scores)
+    return found | {'embedding': model.embed(CLIPS)}
+
 
 def make(
     backbone: MViTConfig | ViTConfig,
@@ -69,6 +83,9 @@ def make(
         mask = class_mask(model.num_classes)
         params['heads']['kernel'] *= mask[:, None]
         params['heads']['bias'] *= mask
+    if model.projections and not model.projection_rank:
+        rows = np.stack([mask[Projections.sources(len(mask), d)] for d in range(len(mask))])
+        params['projections']['kernel'] *= rows[..., None] * mask[:, None, None]
     info = ModelInfo(
         model=model,
         datasets={spec.name: spec for spec in specs},
