@@ -65,10 +65,17 @@ def new_training_batch(sizes: Layout, rows: int, pool: ArrayPool) -> Batch:
     return batch
 
 
-def new_evaluation_batch(sizes: Layout, rows: int, dataset: int) -> Batch:
-    """All of it is padding, until rows are filled; `finish` makes it what users get."""
+def new_evaluation_batch(
+    sizes: Layout, rows: int, dataset: int, pool: ArrayPool, filled: int
+) -> Batch:
+    """All of it is padding, until rows are filled; `finish` makes it what users get.
+
+    `filled`: rows whose video is going to be written; those after are black.
+    """
+    video = pool.empty(sizes.video(rows), np.uint8)
+    video[max(0, filled) :] = 0
     batch = {
-        'video': np.zeros(sizes.video(rows), np.uint8),
+        'video': video,
         'dataset': np.full(rows, dataset, np.int32),
         'weight': np.zeros(rows, np.float32),
         'record': np.full(rows, -1, np.int32),

@@ -133,6 +133,10 @@ class InputOptions:
     short_side: tuple[PositiveInt, PositiveInt] = (256, 320)
     repeats: PositiveInt = 1  # samples of each record in its batch (repeated augmentation)
     num_threads: PositiveInt | None = None  # that read and decode; None: one per core
+    # processes that these threads are spread over: a single one stops at some hundred clips/s; 0:
+    # threads of this process; None: that below 8 threads, else one for two threads, and for 256
+    # clips
+    num_processes: NonNegativeInt | None = None
     max_bad_records: NonNegativeInt = 100  # damaged records to skip before the run stops
     # decode at half size where that suffices: faster, slightly other pixels
     reduced_decoding: bool = False

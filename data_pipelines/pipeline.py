@@ -40,11 +40,20 @@ Its views are numbered ((short side * mirrored or not) * temporal clip) * spatia
 from collections.abc import Sequence
 import itertools
 import logging
+import os
 
 from data_pipelines import batch_arrays
+from data_pipelines.cores import available_cores
+from data_pipelines.datasets.open import OTHERS
 from data_pipelines.options import ClipSize, InputOptions, OrderOptions, Source, ViewOptions
 from data_pipelines.plans import EvaluationPlan, TrainingPlan
-from data_pipelines.workers import Batch, Batches
+from data_pipelines.workers import Batch, Batches, Filler, Threads
+
+# What `num_processes=None` means. One process is about as fast as it gets with so many threads; two
+# threads fill each other's pauses; starting a process costs what a thread needs for some clips.
+_THREADS_WORTH_PROCESSES = 8
+_THREADS_OF_A_PROCESS = 2
+_CLIPS_OF_A_PROCESS = 256
 
 
 class TrainBatches(Batches):
@@ -55,9 +64,17 @@ class TrainBatches(Batches):
         step: number of the batch that `next()` returns next.
     """
 
-    def __init__(self, plan: TrainingPlan, start_step: int, num_steps: int | None, **workers):
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        start_step: int,
+        num_steps: int | None,
+        filler: Filler,
+        *,
+        prefetch: int,
+    ):
         steps = itertools.islice(itertools.count(start_step), num_steps)
-        super().__init__(plan, map(plan.batch, steps), **workers)
+        super().__init__(plan, map(plan.batch, steps), filler, prefetch=prefetch)
         self.samples_per_epoch, self.step = plan.samples_per_epoch, start_step
 
     def __next__(self) -> Batch:
@@ -75,8 +92,8 @@ class EvaluationBatches(Batches):
         num_batches: batches that every host runs.
     """
 
-    def __init__(self, plan: EvaluationPlan, source: Source, **workers):
-        super().__init__(plan, plan.batches(), **workers)
+    def __init__(self, plan: EvaluationPlan, source: Source, filler: Filler, *, prefetch: int):
+        super().__init__(plan, plan.batches(), filler, prefetch=prefetch)
         self.num_records, self.views = plan.num_records, plan.views
         self.num_batches = plan.num_batches
         self._source, self._given = source, 0
@@ -154,9 +171,9 @@ def train_batches(
         RecordError: (while iterating) too many damaged records; the text names file and record.
     """
     plan = TrainingPlan(sources, size, order, options, host=host, num_hosts=num_hosts)
-    return TrainBatches(
-        plan, start_step, num_steps, num_threads=options.num_threads, prefetch=prefetch
-    )
+    clips = None if num_steps is None else num_steps * order.batch_size // num_hosts
+    filler = _filler(plan, sources, options, clips)
+    return TrainBatches(plan, start_step, num_steps, filler, prefetch=prefetch)
 
 
 def evaluation_batches(
@@ -190,4 +207,30 @@ def evaluation_batches(
     plan = EvaluationPlan(
         source, size, views, options, dataset=dataset, host=host, num_hosts=num_hosts
     )
-    return EvaluationBatches(plan, source, num_threads=options.num_threads, prefetch=prefetch)
+    clips = plan.num_records * plan.views // num_hosts
+    filler = _filler(plan, [source], options, clips)
+    return EvaluationBatches(plan, source, filler, prefetch=prefetch)
+
+
+def _filler(
+    plan: TrainingPlan | EvaluationPlan,
+    sources: Sequence[Source],
+    options: InputOptions,
+    clips: int | None,
+) -> Filler:
+    """`clips`: how many there are to make; None: nobody knows."""
+    threads, count = options.num_threads or available_cores(), options.num_processes
+    if count is None:
+        # TensorFlow, which reads others than records, has threads of its own.
+        records = not any(os.fspath(source.path).startswith(OTHERS) for source in sources)
+        count = 0
+        if threads >= _THREADS_WORTH_PROCESSES and records:
+            count = threads // _THREADS_OF_A_PROCESS
+            if clips is not None:
+                count = min(count, clips // _CLIPS_OF_A_PROCESS)
+            count = 0 if count == 1 else count
+    if not count:
+        return Threads(plan, threads)
+    from data_pipelines.processes import Processes  # Not needed by others.
+
+    return Processes(plan, count, threads=max(1, threads // count))

@@ -34,7 +34,7 @@ from data_pipelines.options import (
 )
 from data_pipelines.plans import TrainingPlan
 from data_pipelines.tensorflow_import import import_tensorflow
-from data_pipelines.workers import Batch, Damage, DamageLog
+from data_pipelines.workers import Batch, Damage, DamageLog, fill
 
 # TensorFlow's name for the first Python function that a process registers. A graph can only name
 # Python functions of the process that runs it, so workers register ours before anything else.
@@ -85,8 +85,9 @@ def _plan(text: str) -> TrainingPlan:
 def _fill(
     plan: TrainingPlan, step: int, pool: concurrent.futures.Executor
 ) -> tuple[Batch, list[Damage]]:
-    batch, tasks = plan.batch(step)
-    return batch, [damage for found in pool.map(lambda task: task(), tasks) for damage in found]
+    batch, jobs = plan.batch(step)
+    done = pool.map(functools.partial(fill, plan), jobs)
+    return batch, [damage for found in done for damage in found]
 
 
 # The training process.

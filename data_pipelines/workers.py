@@ -1,20 +1,21 @@
-"""Batches filled ahead of their use by a pool of threads, handed out in order; memory used again.
+"""Batches filled ahead of their use, by threads or processes, and handed out in order.
 
-Threads suffice: reading, JPEG decoding and resizing all release Python's global lock.
+Reading, decoding and resizing release Python's global lock, so that threads suffice for a few
+cores; what is left between them lets one process stop at some hundred clips a second. See
+`processes`.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 import concurrent.futures
 import logging
 import threading
 import time
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
-from data_pipelines.cores import available_cores
 from data_pipelines.storage.sequence_example import RecordError
 
 Batch = dict[str, np.ndarray]
@@ -33,8 +34,23 @@ class Damage(NamedTuple):
     message: str
 
 
-# Fills some rows of a batch; returns the damaged records that it met.
-Task = Callable[[], list[Damage]]
+class Job(NamedTuple):
+    """Rows of batches, possibly of some that are yet to come, and what is to fill them.
+
+    Attributes:
+        work: what the plan makes; it can be pickled.
+        rows: (batch, row), in the order in which the plan's `make` gets their pixels.
+    """
+
+    work: Any
+    rows: list[tuple[Batch, int]]
+
+
+class Made(NamedTuple):
+    """What came of a job besides pixels: what `Plan.write` takes, and the damaged records met."""
+
+    found: Any
+    damage: list[Damage]
 
 
 class DamageLog:
@@ -83,12 +99,56 @@ class Plan(Protocol):
     element_spec: ElementSpec
     max_bad_records: int
 
+    def use(self, pool: 'ArrayPool') -> None:
+        """The pixels of batches are to be taken from this pool."""
+
+    def make(self, work: Any, pixels: Sequence[np.ndarray]) -> Made:
+        """Does the work of a job: writes the pixels of its rows, u8[T, H, W, 3] each.
+
+        In a thread of this process, or in another process, which has a copy of the plan (pickled:
+        opened anew).
+        """
+
+    def write(self, rows: Sequence[tuple[Batch, int]], found: Any) -> None:
+        """Writes the rest of the rows of a job, in this process."""
+
     def close(self) -> None:
-        """Closes what the tasks read from."""
+        """Closes what is read from."""
+
+
+class Filler(Protocol):
+    """Does jobs, several at a time."""
+
+    def submit(self, job: Job) -> concurrent.futures.Future:
+        """Begins a job; its result is the list of damaged records that it met."""
+
+    def close(self) -> None:
+        """Ends at once what has begun. May be called again."""
+
+
+class Threads:
+    """A `Filler` of threads of this process."""
+
+    def __init__(self, plan: Plan, count: int):
+        self._plan = plan
+        self._pool = concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix='decode')
+
+    def submit(self, job: Job) -> concurrent.futures.Future:
+        return self._pool.submit(fill, self._plan, job)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def fill(plan: Plan, job: Job) -> list[Damage]:
+    """Does a job here and now; returns the damaged records that it met."""
+    made = plan.make(job.work, [batch['video'][row] for batch, row in job.rows])
+    plan.write(job.rows, made.found)
+    return made.damage
 
 
 class Batches:
-    """Iterator of batches. Close it, or use it in a `with`, to stop its threads early.
+    """Iterator of batches. Close it, or use it in a `with`, to stop its threads or processes early.
 
     Switches OpenCV's own threads off, for the whole process: they would compete with these.
 
@@ -100,18 +160,17 @@ class Batches:
     def __init__(
         self,
         plan: Plan,
-        planned: Iterator[tuple[Batch, list[Task]]],
+        planned: Iterator[tuple[Batch, list[Job]]],
+        filler: Filler,
         *,
-        num_threads: int | None,
         prefetch: int,
     ):
         """Starts to fill the first batches.
 
         Args:
-            plan: of the batches; closed once the threads have stopped.
-            planned: yields each batch, allocated, with the tasks that fill it. A task may fill rows
-                of batches that are yet to come, too.
-            num_threads: None: one per processor core that this process may use.
+            plan: of the batches; closed once nobody fills them any more.
+            planned: yields each batch, allocated, with the jobs that fill it.
+            filler: does the jobs; closed in the end.
             prefetch: batches under way besides the one being waited for.
 
         Raises:
@@ -125,9 +184,7 @@ class Batches:
         self._damage = DamageLog(plan.max_bad_records)
         self._plan, self._planned, self._prefetch = plan, planned, prefetch
         self._pending: deque[tuple[Batch, list[concurrent.futures.Future]]] = deque()
-        self._pool = concurrent.futures.ThreadPoolExecutor(
-            num_threads or available_cores(), thread_name_prefix='decode'
-        )
+        self._filler = filler
         self._submit(prefetch)
 
     @property
@@ -141,8 +198,8 @@ class Batches:
             planned = next(self._planned, None)
             if planned is None:
                 return
-            batch, tasks = planned
-            self._pending.append((batch, [self._pool.submit(task) for task in tasks]))
+            batch, jobs = planned
+            self._pending.append((batch, [self._filler.submit(job) for job in jobs]))
 
     def __iter__(self) -> 'Batches':
         return self
@@ -164,10 +221,10 @@ class Batches:
         return batch
 
     def close(self) -> None:
-        """Stops the threads; iteration then ends. May be called again."""
+        """Stops threads and processes; iteration then ends. May be called again."""
         self._planned = iter(())
         self._pending.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._filler.close()
         self._plan.close()
 
     def __enter__(self) -> 'Batches':
@@ -196,8 +253,11 @@ class ArrayPool:
                     array = self._idle.pop(number)
                     break
         if array is None:
-            array = np.empty(shape, dtype)
+            array = self._new(shape, dtype)
         return np.asarray(_Lease(array, self._idle))
+
+    def _new(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        return np.empty(shape, dtype)
 
 
 class _Lease:

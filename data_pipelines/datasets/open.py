@@ -7,15 +7,15 @@ from data_pipelines.datasets.base import ClipDataset, TestSpec, TrainingSpec
 from data_pipelines.datasets.records import RecordDataset
 from data_pipelines.options import CODE_PREFIX, Source
 
-_PREFIXES = ('tfds:', CODE_PREFIX)
+OTHERS = ('tfds:', CODE_PREFIX)  # what is no directory of records
 
 
 def dataset_path(root: str | os.PathLike, path: str) -> str:
     """`path` as a source wants it: directories of records are under `root`."""
-    if path.startswith(_PREFIXES):
+    if path.startswith(OTHERS):
         return path
     found = files.join(root, path)
-    return f'./{found}' if found.startswith(_PREFIXES) else found  # a directory, however called
+    return f'./{found}' if found.startswith(OTHERS) else found  # a directory, however called
 
 
 def open_dataset(source: Source, spec: TrainingSpec | TestSpec) -> ClipDataset:

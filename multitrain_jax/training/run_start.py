@@ -27,6 +27,7 @@ _FREE = (
     'cpu_devices',
     'compilation_cache_dir',
     'input.num_threads',
+    'input.num_processes',
     'input.tf_data_service',
     'model.backbone.remat',
     'model.backbone.remat_attention',

@@ -189,6 +189,9 @@ def test_storages_mixed_in_one_run(datasets):
     options = dict(num_frames=4, crop_size=32, short_side=(32, 40), batch_size=6, num_steps=6)
     sources = [_source(datasets[name]) for name in STORAGES]
     batches = list(train_batches(sources, **options, seed=1))
+    others = train_batches(sources, **options, seed=1, num_processes=1, num_threads=2)
+    for batch, other in zip(batches, others, strict=True):
+        np.testing.assert_array_equal(batch['video'], other['video'])
     assert {int(d) for batch in batches for d in batch['dataset']} == set(range(len(sources)))
     jpeg = [
         dataclasses.replace(_source(datasets['jpeg']), name=str(k)) for k in range(len(sources))
