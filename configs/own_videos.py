@@ -4,8 +4,11 @@
     multitrain train --config=own_videos:data/mine --workdir=runs/mine
 
 `VIDEOS/CLASS/*.mp4` is a folder per class; docs/data.md has other formats. Several datasets train
-together, with MultiTrain's losses: `--config=own_videos:data/mine,data/other`. Each is called by the
-last part of its path. Where left and right matter: --config.datasets.mine.flip=False
+together: `--config=own_videos:data/mine,data/other`. Each is called by the last part of its path.
+Where left and right matter: --config.datasets.mine.flip=False
+
+MultiTrain's two losses are off: docs/training.md, "What to set when", says when they may pay and
+how they are turned on.
 
 From published weights, S 16x4, B 32x3 or another size, as they were imported:
 

@@ -27,6 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.model.backbone = config_tree(variants.mvit_tiny())
     config.model.update(head_hidden=128, head_dropout=0.1, logit_dropout=0.0, expander_hidden=256)
+    # The paper's 0.1 hurts small models that start at random (experiments/DIAGNOSE.md).
+    config.objective.lambda_inf = 0.003
     config.input.update(short_side=(64, 76), max_bad_records=10)
     config.augment.update(color_jitter=0.4, mixup_alpha=0.2, mix_probability=0.2)
     config.optimizer.update(

@@ -22,6 +22,13 @@ TITLES = {
 _SETTINGS = {'rate': 'learning rate', 'lambda_inf': 'lambda_inf', 'lambda_proj': 'lambda_proj'}
 
 
+_BEFORE = (
+    "An earlier page, of another regime (random start, batch 16, the paper's weights of the losses, "
+    'one setting for all arms), had the informative loss at -18 and -33 points against joint '
+    'training and both losses at -15 and -37: [DIAGNOSE.md](DIAGNOSE.md) tells why.'
+)
+
+
 def write(
     path: Path,
     ledger: Ledger,
@@ -29,6 +36,7 @@ def write(
     *,
     title: str = "MultiTrain's experiment, in the paper's regime and small",
     command: str = 'python experiments/multitrain.py --output=runs/method',
+    note: str = _BEFORE,
 ) -> None:
     """Writes the page and, beside it, its plots and a copy of the lines.
 
@@ -38,6 +46,7 @@ def write(
         datasets: all, those of the smaller numbers first.
         title: of the page.
         command: that makes it.
+        note: that follows what came out.
     """
     reported = [line for line in ledger.lines if line.get('search') is False]
     videos = min((line['videos'] for line in ledger.find(search=True)), default=None)
@@ -57,17 +66,22 @@ def write(
         '',
         *findings(accuracy),
         '',
+        note,
+        '',
         page.WRITTEN,
         '',
         f'    {command}',
         '',
         page.date_and_machine([line for line in ledger.lines if 'arm' in line])
         + (f' {videos} training and 400 validation videos of each dataset;' if videos else '')
-        + f' Top-1, percent, mean over seeds ± standard deviation. {page.PAIRED}',
+        + f' top-1, percent, mean over seeds ± standard deviation. {page.PAIRED}',
     ]
     for count, arms in accuracy.items():
         text += ['', *_section(arms, datasets[:count], clips[count])]
-    text += ['', '## Hyper-parameters that the search found', '', *_settings_table(compared)]
+    searched = {line['datasets'] for line in ledger.find(search=True) if 'datasets' in line}
+    text += ['', '## Hyper-parameters that the search found', '']
+    text += [f'With {count} datasets, on two other seeds:' for count in searched]
+    text += ['', *_settings_table(compared)]
     if accuracy:
         _plot_arms(pictures[0], accuracy)
         text += ['', f'![accuracy of every arm and seed]({pictures[0].name})']
@@ -132,7 +146,7 @@ def findings(accuracy: Mapping[int, Mapping[str, Mapping[str, Mapping[int, float
     lines += table_head(['against joint training', *[f'{count} datasets' for count in accuracy]])
     for arm, title in TITLES.items():
         cells = [
-            page.verdict(_paired(arms, arm, 'joint')) if arm in arms else ''
+            page.difference(_paired(arms, arm, 'joint')) if arm in arms else ''
             for arms in accuracy.values()
         ]
         if arm != 'joint' and any(cells):
@@ -150,19 +164,21 @@ def _section(arms, datasets: Sequence[str], clips: int) -> list[str]:
     lines = [
         f'## {len(datasets)} datasets',
         '',
-        f'{clips} clips of each dataset in every training.',
+        f'{clips} clips of each dataset in every training: {clips * len(datasets) // 128} updates '
+        'of 128 clips; single models: as many clips in batches of 16.',
         '',
         *table_head(['arm', 'seeds', *names]),
     ]
     for arm, figures in arms.items():
         cells = [page.spread(np.array(list(figures[name].values()))) for name in names]
         lines.append(row(TITLES[arm], [str(len(figures['average'])), *cells]))
+    others = ('single', 'both')
     lines += ['', 'Differences of the average:', '']
-    lines += table_head(['arm', 'from single models', 'from joint', 'from + both (MultiTrain)'])
+    lines += table_head(['arm', *[f'from {TITLES[base]}' for base in others]])
     for arm in arms:
         cells = [
             page.difference(_paired(arms, arm, base)) if base != arm and base in arms else ''
-            for base in ('single', 'joint', 'both')
+            for base in others
         ]
         lines.append(row(TITLES[arm], cells))
     return lines

@@ -45,19 +45,21 @@ def row(title: str, cells: Sequence[str]) -> str:
 
 def spread(values: np.ndarray) -> str:
     """Mean and standard deviation over seeds."""
+    if len(values) < 2:
+        return f'{values.mean():.1f}'
     return f'{values.mean():.1f} ± {values.std(ddof=1):.1f}'
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean of differences taken seed by seed, and its 95 % interval after Student."""
-    if len(values) < 2:
-        return (float(values.mean()) if len(values) else float('nan'), -np.inf, np.inf)
     half = values.std(ddof=1) / np.sqrt(len(values)) * stats.t.ppf(0.975, len(values) - 1)
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
 def difference(values: np.ndarray) -> str:
     """Mean, interval, and how many seeds are better."""
+    if len(values) < 2:
+        return ''
     mean, low, high = interval(values)
     return f'{mean:+.1f} [{low:+.1f}, {high:+.1f}], {(values > 0).sum()}/{len(values)}'
 
@@ -86,23 +88,6 @@ def claim(title: str, differences: Mapping[str, np.ndarray]) -> str:
         word, figures = _word_and_figures(values)
         by_word.setdefault(word, []).append(f'{condition} {figures}')
     return f'{title}: ' + '; '.join(f'{word}, {", ".join(all_)}' for word, all_ in by_word.items())
-
-
-def differences(
-    arms: Mapping[str, Mapping[str, np.ndarray]], baseline: str, figures: Sequence[str]
-) -> list[str]:
-    """A table of what every arm has more than the baseline; `arms`: title -> figure -> f[seeds]."""
-    lines = [
-        f'Difference from "{baseline}". {PAIRED}',
-        '',
-        *table_head(['arm', *figures]),
-    ]
-    for title, found in arms.items():
-        if title != baseline:
-            lines.append(
-                row(title, [difference(found[name] - arms[baseline][name]) for name in figures])
-            )
-    return lines
 
 
 def panels(

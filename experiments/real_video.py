@@ -170,6 +170,7 @@ def main() -> int:
         experiment.ledger,
         experiment.datasets,
         title='Real video',
+        note='Half of the videos of every class are for training, half for testing.',
         command='python experiments/real_video.py --output=runs/method --videos '
         + ' '.join(f'{name}=DIR' for name in experiment.datasets),
     )

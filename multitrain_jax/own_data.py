@@ -71,9 +71,10 @@ def small_or_from(
     # 8 frames of 2.1 s, 16 of 2.1, 32 of 3.2
     stride = 8 if frames <= 8 else 4 if frames <= 16 else 3
     config.datasets = {name: dataset(path, stride=stride) for name, path in paths.items()}
-    if len(paths) == 1:  # nothing between datasets
-        config.model.update(projections=False, expander=False)
-        config.objective.update(lambda_proj=0.0, lambda_inf=0.0)
+    # Of one dataset nothing can be projected; between few small ones neither loss gained anything
+    # (experiments/MULTITRAIN.md, DIAGNOSE.md).
+    config.model.update(projections=False, expander=False)
+    config.objective.update(lambda_proj=0.0, lambda_inf=0.0)
     return config
 
 

@@ -167,7 +167,7 @@ def test_multitrain(tmp_path):
     text = written.read_text()
     assert '* Joint training against single models: gain, 2 datasets +5.5 [' in text
     assert '(both losses) against joint training: gain, 2 datasets +3.3 [' in text
-    assert row_of(text, '+ projection loss', more=1)[0].startswith('loss: -2.2 [')
+    assert row_of(text, '+ projection loss', more=1)[0] == '-2.2 [-2.7, -1.7], 0/3'
     assert row_of(text, 'single models', '3')[0] == '56.0 ± 1.0'
     assert row_of(text, 'joint, cross-entropy', '3')[:2] == ['61.5 ± 1.5', '56.5 ± 1.5']
     assert row_of(text, '+ projection loss', '0.001') == ['', '0.3']
@@ -207,6 +207,7 @@ def test_cofinetuning(tmp_path):
 HERE = Path(page.__file__).parent
 WRITERS = {
     'DIAGNOSE': (diagnose_page, ()),
+    'MULTITRAIN': (multitrain_page, (multitrain.DATASETS,)),
 }
 
 

@@ -35,8 +35,13 @@ def test_lambda_inf_as_a_learned_weight(lambda_inf):
     'changes',
     [
         {},
-        {'objective__lambda_inf': 0.01, 'optimizer__peak_learning_rate': 3e-3, 'seed': 5},
-        {'objective__lambda_inf': 0.0, 'model__expander': False},
+        pytest.param(
+            {'objective__lambda_inf': 0.01, 'optimizer__peak_learning_rate': 3e-3, 'seed': 5},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {'objective__lambda_inf': 0.0, 'model__expander': False}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_as_train_and_evaluate(changes, trainer, tmp_path):
