@@ -90,7 +90,7 @@ class ArrayData:
         records = evaluation_share(len(clips.label), 0, 1)
         for first in range(0, len(records), size):
             rows = records[first : first + size]
-            batch = self._stack(
+            batch = stacked(
                 [self._clip(clips, row, dataset, (margin, margin), False) for row in rows]
             )
             batch['record'] = np.array(rows, np.int32)
@@ -153,7 +153,12 @@ class ArrayData:
                 for name in ('boxes', 'box_label', 'box_mask')
             }
             clips = [none | clip for clip in clips]
-        return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+        return stacked(clips)
+
+
+def stacked(clips: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Clips of one kind as arrays [B, ...]."""
+    return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
 
 
 def _source(config: Config, name: str) -> Source:
