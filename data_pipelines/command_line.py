@@ -5,6 +5,8 @@ from collections.abc import Callable
 import os
 import sys
 
+from data_pipelines.settings import spelt_out
+
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
 _EXIT_NO_READER = 141  # as a shell says of a program that a closed pipe ended
@@ -52,6 +54,7 @@ def check_picture_name(option: str, path: str) -> None:
 
 def one_line(error: Exception) -> str:
     """The text of an error; of the system's own, file and reason."""
+    text = str(error)
     if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):
-        return f'{os.fsdecode(error.filename)}: {error.strerror}'
-    return ' '.join(str(error).splitlines()) or type(error).__name__
+        text = f'{os.fsdecode(error.filename)}: {error.strerror}'
+    return spelt_out(' '.join(text.splitlines())) or type(error).__name__

@@ -22,6 +22,7 @@ from data_pipelines.conversion import options as conversion_options
 from data_pipelines.conversion.dataset import DAMAGED, FAILURES, convert
 from data_pipelines.conversion.estimate import describe, estimate
 from data_pipelines.conversion.options import Options
+from data_pipelines.settings import spelt_out
 
 _PROGRAM = 'python -m data_pipelines.convert'
 
@@ -81,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    print(text.encode(errors='backslashreplace').decode())  # names that are no UTF-8
+    print(spelt_out(text).encode(errors='backslashreplace').decode())  # names that are no UTF-8
 
 
 def _estimate(annotations: Annotations, output: str, options: Options) -> int:

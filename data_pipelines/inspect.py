@@ -27,6 +27,7 @@ from data_pipelines.inspection.contact_sheet import contact_sheet
 from data_pipelines.inspection.describe import as_json, as_text
 from data_pipelines.inspection.report import Report
 from data_pipelines.inspection.text import table
+from data_pipelines.settings import spelt_out
 from data_pipelines.storage.record_index import find_splits
 
 _SHOWN = 20  # problems and leaks, without --json
@@ -103,11 +104,11 @@ def _run(args: argparse.Namespace) -> int:
         report = _inspect(directory, args)
         reports.append(report)
         if not args.json:
-            print(*([''] if number else []), *as_text(report, args.top), sep='\n')
+            _print(*([''] if number else []), *as_text(report, args.top))
         if not args.no_sheet:
             _draw(report, args)
         if not args.json:
-            print(*_problems(report, args.quick), sep='\n')
+            _print(*_problems(report, args.quick))
     leaks = _leaks(args) if len(reports) > 1 or args.leaks else None
     if args.json:
         content = [as_json(report) for report in reports]
@@ -117,8 +118,12 @@ def _run(args: argparse.Namespace) -> int:
             json.dumps(content if leaks is not None else content[0], indent=1, ensure_ascii=False)
         )
     elif leaks is not None:
-        print('', *_leaks_as_text(leaks), sep='\n')
+        _print('', *_leaks_as_text(leaks))
     return 1 if any(report.all_problems() for report in reports) else 0
+
+
+def _print(*lines: str) -> None:
+    print(*map(spelt_out, lines), sep='\n')
 
 
 def _problems(report: Report, quick: bool) -> Iterator[str]:

@@ -12,6 +12,8 @@ _OTHER_SUFFIXES = frozenset(
     '.pdf .zip .tar .gz .rar .7z .npy .npz .pt .pth .pkl .h5 .mat .py .sh .db .part .tmp'.split()
 )
 _MPEG_VIDEO_SUFFIXES = frozenset(('m1v', 'm2v', 'mpv'))  # FFmpeg names none itself
+# Formats of files that name others, which lie anywhere: a video is one file.
+PLAYLISTS = ('hls', 'concat', 'dash', 'imf', 'webm_dash_manifest', 'sdp')
 _DRAWN_TEXT = ('tty', 'bin', 'xbin', 'adf', 'idf')  # formats
 
 
@@ -31,7 +33,7 @@ def is_video(path: str) -> bool:
 
 
 def holds_video(path: str) -> bool:
-    """Whether FFmpeg opens a file as a video: no still picture, text, or music with a cover."""
+    """Whether FFmpeg opens a file as a video: no still picture, text, playlist, or music with a cover."""
     # A pipe is no file, for example: opening it would wait.
     if not may_be_video(path) or not os.path.isfile(path):
         return False
@@ -40,7 +42,7 @@ def holds_video(path: str) -> bool:
     try:
         with av.open(f'file:{path}') as container:
             name = container.format.name
-            if name in _DRAWN_TEXT or name == 'image2' or name.endswith('_pipe'):
+            if name in (*_DRAWN_TEXT, *PLAYLISTS, 'image2') or name.endswith('_pipe'):
                 return False
             # Raw streams have no signature: FFmpeg also sees one in a file of records full of JPEGs.
             if container.format.long_name.startswith('raw '):

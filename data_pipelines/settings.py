@@ -19,6 +19,7 @@ import functools
 import inspect
 import io
 import math
+import re
 import textwrap
 import tokenize
 import types
@@ -26,6 +27,23 @@ import typing
 from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar('T')
+
+# Control characters but tab and line feed, and what turns the direction of writing.
+_STEERING = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]')
+
+
+def spelt_out(text: str) -> str:
+    """A text with names from outside in it, to be shown: what would steer a terminal is spelt."""
+    return _STEERING.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def check_name(what: str, name: str) -> None:
+    """
+    Raises:
+        ValueError: a name holds characters that lines of text cannot show.
+    """
+    if '\n' in name or spelt_out(name) != name:
+        raise ValueError(f'{what} {name!r}: a name must not hold control characters')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from data_pipelines.settings import PositiveFloat, PositiveInt, settings
+from data_pipelines.settings import PositiveFloat, PositiveInt, check_name, settings
 from multitrain_jax import config_reading
 from multitrain_jax.errors import UserError
 
@@ -54,6 +54,9 @@ def _dataset_rules(spec: 'DatasetSpec') -> None:
         raise UserError(
             f'dataset {spec.name!r}: a name must not be empty, begin with a dot or hold a slash'
         )
+    check_name('dataset', spec.name)
+    for name in spec.classes:
+        check_name('class', name)
 
 
 @settings(rules=_dataset_rules)

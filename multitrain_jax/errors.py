@@ -11,6 +11,8 @@ from pathlib import Path
 import sys
 import traceback
 
+from data_pipelines.settings import spelt_out
+
 _OUR_CODE = Path(__file__).resolve().parent.parent
 _OUR_ROOMS = ('multitrain_jax', 'data_pipelines', 'configs', 'run.py')
 
@@ -18,6 +20,7 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # sysexits' EX_TEMPFAIL: the same command, given again, goes on
 # How XLA says that an allocation has failed: itself, its runtime, a library of kernels for CPUs.
 _NO_MEMORY = ('RESOURCE_EXHAUSTED', 'Out of memory', 'bad_alloc', 'YNNPACK operation failed')
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
 _EXIT_NO_READER = 141  # as a shell says of a program that a closed pipe ended
 
 
@@ -65,9 +68,9 @@ def memory_problem(error: BaseException | None) -> str | None:
 
 
 def storage_problem(error: BaseException | None) -> str | None:
-    """What a disk that is full or beyond a limit has said, however the libraries have wrapped it; None: nothing of that kind."""
+    """What a disk that is full, locked or broken has said, however libraries have wrapped it; None: no such thing."""
     while error is not None:
-        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        for code in _STORAGE:
             if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
                 return os.strerror(code)
         error = error.__cause__ or error.__context__
@@ -130,7 +133,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         text = _text_for_user(error)
         if os.environ.get('MULTITRAIN_TRACEBACK') or text is None:
             raise
-        print(f'error: {" ".join(text.splitlines())}', file=sys.stderr)
+        print(f'error: {spelt_out(" ".join(text.splitlines()))}', file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

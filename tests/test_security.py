@@ -3,7 +3,9 @@
 import ast
 import dataclasses
 import json
+import logging
 import pathlib
+import re
 import struct
 import sys
 import tracemalloc
@@ -13,9 +15,11 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines import annotations, command_line, probe
 from data_pipelines.annotations.folder import read_folder
 from data_pipelines.clip import decode
-from data_pipelines.datasets import dmvr, open
+from data_pipelines.conversion import plan
+from data_pipelines.datasets import dataset_info, dmvr, open
 from data_pipelines.storage import regions, tfrecord
 from data_pipelines.storage.sequence_example import (
     IMAGE_ENCODED,
@@ -24,14 +28,17 @@ from data_pipelines.storage.sequence_example import (
     encode_sequence_example,
 )
 from data_pipelines.storage.tfrecord import read_records
+from data_pipelines.synthetic import rendering
 from data_pipelines.videos import video_file
-from multitrain_jax import evaluate, npz
+from multitrain_jax import errors, evaluate, npz
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.checkpoints import runs
 from multitrain_jax.config import load_config, stored_tree
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation import predictions
+from multitrain_jax.evaluation import files, predictions, results
 from multitrain_jax.record_data import RecordData
+from multitrain_jax.reporting import progress
+from multitrain_jax.reporting.heat_map import heat_map
 from multitrain_jax.training.run_start import run_meta
 from tests.helpers import tiny, tiny_records, video_writer
 
@@ -227,6 +234,132 @@ def test_the_root_of_data_is_a_directory(root, path, payload):
     assert not payload()
 
 
+# Characters that mean something to who shows them.
+
+STEERING = ['\x1b[2J', '\x1b]0;title\x07', '\r', '\x9b1m', '\u202e']
+
+
+@pytest.mark.parametrize('character', ['\n', *STEERING])
+def test_names_that_steer_a_terminal(character, tmp_path):
+    name = f'run{character}x'
+    for make in (lambda: DatasetSpec('d', (name,)), lambda: DatasetSpec(name, ('a',))):
+        with pytest.raises(ValueError, match='must not hold control characters'):
+            make()
+    tiny_records.write_records(tmp_path, [[b'x']], [[0]], num_classes=1)
+    described = json.loads((tmp_path / 'dataset.json').read_text())
+    (tmp_path / 'dataset.json').write_text(json.dumps({**described, 'classes': [name]}))
+    with pytest.raises(ValueError, match='must not hold control characters'):
+        dataset_info.load_dataset_info(tmp_path)
+    clip = annotations.Clip('v.mp4', 'v', (0,))
+    with pytest.raises(ValueError, match='must not hold control characters'):
+        plan.check_annotations(annotations.Annotations((name,), {'train': [clip]}))
+
+
+@pytest.mark.parametrize('character', STEERING)
+def test_messages_show_such_characters_spelt(character, capsys, tmp_path):
+    text = f'a{character}b\tä'
+    with pytest.raises(SystemExit):
+        errors.run_command(lambda: _raise(UserError(text)))
+    command_line.exit_code(lambda: _raise(ValueError(text)))
+    before = logging.getLogger().handlers[:]
+    try:
+        progress.set_up_logging(tmp_path)
+        logging.getLogger('multitrain_jax').warning('%s\nnext line', text)
+    finally:
+        logging.getLogger().handlers[:] = before
+    shown = capsys.readouterr().err
+    for written in (shown, (tmp_path / 'log.txt').read_text()):
+        assert character not in written
+        assert f'a{repr(character)[1:-1]}b\tä' in written and '\nnext line' in written
+    assert shown.count('ä') == 3
+
+
+def _raise(error):
+    raise error
+
+
+def test_names_in_pictures_are_no_formulas(tmp_path):
+    names = ['$\\frac{$', '$x^', '\\input{/etc/passwd}', 'a_b$c_d$']
+    heat_map(
+        tmp_path / 'x.png',
+        np.eye(4),
+        rows=names,
+        columns=names,
+        title=names[0],
+        row_title=names[1],
+        column_title=names[2],
+        value_title='x',
+        signed=False,
+    )
+    assert cv2.imread(str(tmp_path / 'x.png')) is not None
+
+
+def reads_of_json(source):
+    """Lines of a module that parse JSON where nesting beyond Python's stack would not be told."""
+    tree = ast.parse(source)
+    guarded = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.Try)
+        and any(
+            caught in ('Exception', 'RecursionError')
+            for handler in block.handlers
+            for caught in re.findall(r'\w+', ast.unparse(handler.type or ast.Name('Exception')))
+        )
+        for part in block.body
+        for node in ast.walk(part)
+    }
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ('json.loads', 'json.load')
+        and not ast.unparse(node).startswith('json.loads(json.dumps(')
+        and id(node) not in guarded
+    ]
+
+
+# What our own processes say to each other, and what only ever lies in a directory of the user's.
+OWN_JSON = {
+    'data_pipelines/conversion/worker.py',
+    'data_pipelines/conversion/worker_pool.py',
+    'data_pipelines/conversion/beam.py',
+    'data_pipelines/service_batches.py',
+    'multitrain_jax/probing/features.py',
+}
+
+
+def test_json_that_is_nested_too_deeply_is_told():
+    assert reads_of_json('json.loads(x)') and not reads_of_json(
+        'try:\n    json.loads(x)\nexcept (ValueError, RecursionError):\n    pass'
+    )
+    rooms = ('data_pipelines/', 'multitrain_jax/')
+    names = {str(path.relative_to(ROOT)): path for path in SOURCES}
+    assert {
+        name: found
+        for name, path in names.items()
+        if name.startswith(rooms) and name not in OWN_JSON
+        if (found := reads_of_json(path.read_text(encoding='utf-8')))
+    } == {}
+
+
+@pytest.mark.parametrize(
+    'content', ['[' * 100_000, '[]', '{}', '{"bytes": []}', '{"datasets": []}']
+)
+def test_strange_json_beside_our_files(content, tmp_path):
+    places = ('metrics.json', 'results.json', f'{plan.NOTES}/s.json', rendering.STAMP)
+    for place in places:
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(content)
+    (tmp_path / 's').touch()
+    assert plan.read_note(tmp_path, 's') is None
+    with pytest.raises(UserError, match='results.json: (damaged|not the results)'):
+        results.load(tmp_path)
+    files.place_for(tmp_path.parent, tmp_path.name, {'datasets': {'a': 1}})
+    with pytest.raises(ValueError, match='seed=None, not 1'):
+        rendering._check_stamp(tmp_path, {'seed': 1}, ())
+
+
 # Sizes that a few bytes claim.
 
 
@@ -343,3 +476,22 @@ def test_links_inside_the_videos_are_followed(tmp_path):
     (tmp_path / 'videos').mkdir()
     (tmp_path / 'videos' / 'a').symlink_to(tmp_path / 'elsewhere')
     assert [clip.key for clip in read_folder(tmp_path / 'videos').splits['train']] == ['a/x.mp4']
+
+
+PLAYLISTS = {
+    'x.m3u8': '#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{elsewhere}.ts\n#EXT-X-ENDLIST\n',
+    'x.mp4': 'ffconcat version 1.0\nfile beside.mp4\n',
+}
+
+
+@pytest.mark.parametrize('name', PLAYLISTS)
+def test_a_video_opens_no_other_file(name, tmp_path):
+    elsewhere, videos = tmp_path / 'elsewhere', tmp_path / 'videos'
+    videos.mkdir()
+    frames = [np.zeros((64, 64, 3), np.uint8)] * 30
+    for path in (elsewhere.with_suffix('.ts'), videos / 'beside.mp4'):
+        video_writer.write_video(path, frames)
+    (videos / name).write_text(PLAYLISTS[name].format(elsewhere=elsewhere))
+    with pytest.raises(video_file.VideoError, match='a playlist .* names other files'):
+        video_file.read_frames(videos / name, short_side=32)
+    assert not probe.holds_video(videos / name)

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+_SAME_STEP = 0.002  # of one frame: television's 1000/1001 is as good as none
+
 
 def clip_span(
     num_frames: int, stride: float, stored_rate: float | None, target_rate: float | None
@@ -19,7 +21,9 @@ def clip_span(
 
     `stride` counts frames of a video of `target_rate` frames a second, so the clip lasts
     `num_frames * stride / target_rate` seconds whatever rate was stored. `target_rate=None`:
-    `stride` counts stored frames as they are.
+    `stride` counts stored frames as they are. A step of one stored frame to within 0.2 %, such as
+    at 29.97 of 30 frames a second, is one: the whole part of a smaller one, which the reference
+    takes, is that of the first frame twice.
 
     Raises:
         ValueError: `target_rate` is given but the stored rate is unknown or not positive.
@@ -32,7 +36,8 @@ def clip_span(
             'needs it: convert with a frame rate, or count stored frames: target_frame_rate=None'
         )
     # The reference's order of operations: another one rounds differently.
-    return num_frames * stride / target_rate * stored_rate
+    span = num_frames * stride / target_rate * stored_rate
+    return float(num_frames) if abs(span / num_frames - 1) <= _SAME_STEP else span
 
 
 def strided_frames(start: float, span: float, num_frames: int, num_stored: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from data_pipelines.datasets.dataset_info import (
     load_dataset_info,
     save_dataset_info,
 )
+from data_pipelines.settings import check_name
 from data_pipelines.storage.frame_index import frame_index_path
 from data_pipelines.storage.record_index import SHARD_NAME, shard_name
 
@@ -95,7 +96,7 @@ def read_note(output: pathlib.Path, shard: str) -> dict | None:
     try:
         note = json.loads((output / NOTES / f'{shard}.json').read_bytes())
         return note if (output / shard).stat().st_size == note['bytes'] else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -212,6 +213,8 @@ def check_annotations(annotations: Annotations) -> None:
     classes = annotations.classes
     if len(set(classes)) != len(classes):
         raise ValueError('the annotations name a class twice')
+    for name in classes:
+        check_name('class', name)
     if not annotations.splits:
         raise ValueError('the annotations hold no split')
     for split, clips in annotations.splits.items():

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from data_pipelines import files
+from data_pipelines.settings import check_name
 
 FILE_NAME = 'dataset.json'
 _FORMAT = 'multitrain dataset'
@@ -149,6 +150,8 @@ def _names(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
     names = tuple(_of_type(content, key, list))
     if not names or not all(isinstance(name, str) and name for name in names):
         raise TypeError(f'{key} is {content[key]!r:.40}, wanted names')
+    for name in names:
+        check_name('class', name)
     return names
 
 

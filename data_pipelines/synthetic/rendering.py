@@ -106,7 +106,9 @@ def _check_stamp(
                 'is missing); choose another directory'
             ) from None
         return
-    except ValueError:
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
         found = {}
     different = [
         f'{name}={found.get(name)}, not {value}'

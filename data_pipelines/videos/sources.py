@@ -6,6 +6,8 @@ import stat
 
 import av
 
+from data_pipelines.probe import PLAYLISTS
+
 _OPEN_SECONDS = 20.0  # that a server or a device has to answer
 SILENCE = 30.0  # seconds; a stream of which nothing more comes for so long has ended
 # A title that is no UTF-8 does not matter here: PyAV takes it from version 19 on, and before when
@@ -42,7 +44,7 @@ def open_source(name: str, silence: float | None = None) -> av.container.InputCo
         nothing came for so long; a file is read on where it grows.
 
     Raises:
-      VideoError: the file is missing, empty, or a directory.
+      VideoError: the file is missing, empty, a directory or a playlist.
       av.error.FFmpegError: it cannot be opened as a video.
     """
     options = {'fflags': '-genpts'}
@@ -60,7 +62,11 @@ def open_source(name: str, silence: float | None = None) -> av.container.InputCo
     if silence is not None:
         options['follow'] = '1'
     # The prefix: a name may hold a colon.
-    return av.open(f'file:{name}', options=options, timeout=timeout, **_ANY_TITLE)
+    container = av.open(f'file:{name}', options=options, timeout=timeout, **_ANY_TITLE)
+    if (kind := container.format.name) in PLAYLISTS:
+        container.close()
+        raise VideoError(name, f'a playlist ({kind}): names other files, which are not opened')
+    return container
 
 
 def _device(name: str) -> tuple[str, str] | None:

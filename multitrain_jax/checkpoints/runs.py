@@ -222,7 +222,7 @@ class RunCheckpoints:
             last = self.latest_step()
             raise UserError(
                 f'a checkpoint could not be written to {self.directory}: {reason}. The last good one is '
-                f'{"none" if last is None else f"step {last}"}; make room there, then the same command goes on from it'
+                f'{"none" if last is None else f"step {last}"}; make room there, or let it be written; then the same command goes on from it'
             ) from error
 
     @contextlib.contextmanager

@@ -155,7 +155,7 @@ def place_for(directory: Path, name: str, about: Mapping[str, Any]) -> Path:
         place = directory / (name if number == 1 else f'{name}_{number}')
         try:
             there = json.loads((place / METRICS_FILE).read_text(encoding='utf-8'))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return place  # free, or left by something else
         if _says(there, json.loads(json.dumps(about))):
             return place
@@ -165,10 +165,10 @@ def _says(content: Any, about: Any) -> bool:
     """Whether all that `about` says is also said in the content, of the same datasets."""
     if not isinstance(about, dict):
         return content == about
-    if (
-        not isinstance(content, dict)
-        or content.get('datasets', {}).keys() != about.get('datasets', {}).keys()
-    ):
+    if not isinstance(content, dict):
+        return False
+    datasets = content.get('datasets', {})
+    if not isinstance(datasets, dict) or datasets.keys() != about.get('datasets', {}).keys():
         return False
     return all(name in content and _says(content[name], value) for name, value in about.items())
 

@@ -108,7 +108,7 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
     try:
         with naming(path):
             content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f'{path}: damaged ({error}); delete it, then the same command evaluates and writes it anew'
         ) from error

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, TextIO
 
 import numpy as np
 
+from data_pipelines.settings import spelt_out
 from multitrain_jax.errors import first_line
 from multitrain_jax.inference.model import Model
 from multitrain_jax.inference.stream import End, Seen
@@ -129,7 +130,7 @@ class Complaints:
 
     def video(self, video: str, told: Told) -> None:
         if text := complaint(video, told.end):
-            print(text, file=self._stream, flush=True)
+            print(spelt_out(text), file=self._stream, flush=True)
 
     def close(self) -> None:
         pass
@@ -148,7 +149,7 @@ class VideoTable:
         if told.end.error is not None:
             return
         best = self._model.best(told.mean, self._top)
-        print(video)
+        print(spelt_out(video))
         width = max(len(label) for pairs in best.values() for label, _ in pairs)
         for name, pairs in best.items():
             for rank, (label, score) in enumerate(pairs):
@@ -176,7 +177,7 @@ class WindowTable:
     def window(self, video: str, answer: Answer) -> None:
         if self._begun != video:
             self._begun = video
-            print(video)
+            print(spelt_out(video))
             names = (f'{name:<{width}}' for name, width in self._widths.items())
             print(f'  {"seconds":<19}  ' + '  '.join(names).rstrip())
         cells = []

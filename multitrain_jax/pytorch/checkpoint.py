@@ -202,7 +202,14 @@ def read_settings(text: str) -> Settings:
             spatial_views=test.get('NUM_SPATIAL_CROPS'),
             detection=bool(_group(content, 'DETECTION').get('ENABLE')),
         )
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError, IndexError) as error:
+    except (
+        yaml.YAMLError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        IndexError,
+        RecursionError,  # nested too deeply
+    ) as error:
         raise ValueError(f'not the configuration of PySlowFast ({type(error).__name__})') from error
 
 

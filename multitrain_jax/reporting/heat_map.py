@@ -49,11 +49,12 @@ def heat_map(
         image = axes.imshow(matrix, cmap='RdBu_r', vmin=-limit, vmax=limit)
     else:
         image = axes.imshow(matrix, cmap='Blues', vmin=0, vmax=1)
-    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
-    axes.set_xlabel(column_title)
-    axes.set_ylabel(row_title)
-    axes.set_title(title, fontsize=10)
+    plain = {'parse_math': False}  # names with dollar signs are no formulas
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8, **plain)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8, **plain)
+    axes.set_xlabel(column_title, **plain)
+    axes.set_ylabel(row_title, **plain)
+    axes.set_title(title, fontsize=10, **plain)
     for row, column in dots:
         axes.plot(column, row, '.', color='black', markersize=5)
     for row, column in frames:
@@ -62,5 +63,5 @@ def heat_map(
         )
     figure.colorbar(image, label=value_title, shrink=0.8)
     if note:
-        figure.supxlabel(note, fontsize=8)
+        figure.supxlabel(note, fontsize=8, **plain)
     figure.savefig(path)

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any
 
+from data_pipelines.settings import spelt_out
+
 _log = logging.getLogger('multitrain_jax')
 _LEAST = {'absl': logging.ERROR}  # Orbax warns of ordinary checkpoints
 
@@ -21,7 +23,7 @@ def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> No
     An exception that a library logs is raised too, and told once, by us: the console does not show it twice.
     """
     console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter('[%(asctime)s] %(message)s', datefmt='%H:%M:%S'))
+    console.setFormatter(_Formatter('[%(asctime)s] %(message)s', datefmt='%H:%M:%S'))
     console.addFilter(
         lambda record: (
             record.name == _log.name or (record.levelno >= logging.ERROR and not record.exc_info)
@@ -34,7 +36,7 @@ def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> No
         file = logging.FileHandler(
             Path(workdir) / (f'log_{process}.txt' if process else 'log.txt'), encoding='utf-8'
         )
-        file.setFormatter(logging.Formatter('%(asctime)s %(levelname).1s %(name)s %(message)s'))
+        file.setFormatter(_Formatter('%(asctime)s %(levelname).1s %(name)s %(message)s'))
         # Libraries speak of their inner life; of what clu says, the metrics are wanted.
         file.addFilter(
             lambda record: (
@@ -53,6 +55,13 @@ def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> No
     )
     sys.unraisablehook = _log_unraisable
     _log.setLevel(logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """One for messages with names from outside in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return spelt_out(super().format(record))
 
 
 def _log_unraisable(unraisable: Any) -> None:

@@ -97,7 +97,7 @@ def read_relations(path: str | os.PathLike, projections: Sequence[Projection]) -
         content = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
     except OSError as error:
         raise UserError(f'--relations={path}: cannot be read ({error.strerror})') from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'--relations={path}: not JSON ({error})') from error
     relations: dict[str, dict[str, dict[str, list[str]]]] = {}
     for projection in projections:

@@ -217,7 +217,7 @@ def test_states_of_earlier_versions_have_skipped_nothing(saved):
 
 
 FULL = """
-import resource, sys
+import os, resource, sys
 import jax.numpy as jnp
 import numpy as np
 from multitrain_jax import errors
@@ -232,6 +232,8 @@ def main():
     saved.wait()
     if sys.argv[2] == 'limit':
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    if sys.argv[2] == 'locked':
+        os.chmod(saved.directory, 0o555)
     try:
         saved.save(2, {'params': jnp.asarray(noise[::-1])}, {})
     finally:
@@ -241,10 +243,10 @@ errors.run_command(main)
 """
 
 
-def fill(workdir, kind):
+def fill(workdir, kind, *prefix):
     """Saves two checkpoints of 200 kB; the second one does not fit."""
     return subprocess.run(
-        [sys.executable, '-c', FULL, str(workdir), kind],
+        [*prefix, sys.executable, '-c', FULL, str(workdir), kind],
         cwd=ROOT,
         env=os.environ | {'JAX_PLATFORMS': 'cpu'},
         capture_output=True,
@@ -271,6 +273,16 @@ def check_full(done, workdir, reason):
 def test_a_file_that_the_disk_does_not_take(tmp_path):
     """The limit of a file's size stands for the full disk where nothing can be mounted."""
     check_full(fill(tmp_path, 'limit'), tmp_path, 'File too large')
+
+
+@pytest.mark.slow
+def test_a_directory_that_is_locked_meanwhile(tmp_path):
+    prefix = ('setpriv', '--bounding-set=-dac_override')  # root may write anywhere
+    if os.geteuid():
+        prefix = ()
+    elif not shutil.which(prefix[0]) or subprocess.run([*prefix, 'true']).returncode:
+        pytest.skip('root, with all its rights')
+    check_full(fill(tmp_path, 'locked', *prefix), tmp_path, 'Permission denied')
 
 
 @pytest.mark.slow

@@ -101,6 +101,27 @@ def test_span_counts_time_or_stored_frames():
 
 
 @pytest.mark.parametrize(
+    'stride, stored, target',
+    [(1, 30000 / 1001, 30.0), (1, 24000 / 1001, 24.0), (1, 30.0, 30000 / 1001), (2, 29.97, 60.0)],
+)
+def test_frames_of_nearly_the_same_rate_follow_one_another(stride, stored, target):
+    for num_frames in (2, 8, 16, 32, 250):
+        span = frame_sampling.clip_span(num_frames, stride, stored, target)
+        one_after_another = np.arange(num_frames)
+        for numbers in (
+            frame_sampling.strided_frames(7, span, num_frames, 1000) - 7,
+            frame_sampling.key_frame_clip(500, span, num_frames, 1000) - 500 + num_frames // 2,
+        ):
+            np.testing.assert_array_equal(numbers, one_after_another)
+
+
+def test_rates_that_differ_are_not_taken_as_equal():
+    assert frame_sampling.clip_span(100, 1, 29.9, 30.0) == pytest.approx(100 * 29.9 / 30)
+    # A larger step stays the reference's (its indices at 29.97 are in the golden file).
+    assert frame_sampling.clip_span(32, 3, 29.97, 30.0) == pytest.approx(96 * 0.999)
+
+
+@pytest.mark.parametrize(
     'call, message',
     [
         (lambda rng: frame_sampling.strided_views(9, 4, 8.0, 0), 'views'),
