@@ -130,13 +130,18 @@ def test_what_is_safe_is_allowed(source):
     assert not dangers(source)
 
 
+# A process and its own child, over a socket pair and a file without a name: nobody else can write.
+CHILDREN = {'data_pipelines/processes.py', 'data_pipelines/row_worker.py'}
+
+
 def test_no_source_runs_what_it_reads():
     assert len(SOURCES) > 100
-    assert {
-        str(path.relative_to(ROOT)): found
-        for path in SOURCES
-        if (found := dangers(path.read_text(encoding='utf-8')))
-    } == {}
+    found = {
+        str(path.relative_to(ROOT)): dangers(path.read_text(encoding='utf-8')) for path in SOURCES
+    }
+    for name in CHILDREN:
+        assert all(re.fullmatch(r'pickle\.\w+', danger) for danger in found.pop(name))
+    assert {name: dangers for name, dangers in found.items() if dangers} == {}
 
 
 # Names of code in what somebody else has written.

@@ -66,7 +66,7 @@ class FeatureFiles:
         if path.exists():
             try:
                 stored = dict(json.loads(path.read_text('utf-8')))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise UserError(f'{path}: damaged ({error}); remove its folder') from error
             for name, value in settings.items():
                 if stored.get(name) != value:
