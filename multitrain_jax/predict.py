@@ -14,8 +14,11 @@ video could not be read.
 
 A video is answered as a whole, by the mean of several views along it: meant for short ones that
 show one thing. --window cuts it into windows, each of which is answered as a video of its own: for
-long ones, of any length. --timeline and --follow do so in any case, by windows as long as a clip of
-the model.
+long ones, of any length. --timeline, --explain and --follow do so in any case, by windows as long
+as a clip of the model.
+
+--explain writes the video once for each dataset, side by side, hot where the picture spoke for the
+class that the window got (Grad-CAM). It says what this model used, which need not be what matters.
 
 --follow answers a video while it is being made, a line for each window (with --json, JSON): a file
 that grows, a URL, a pipe, a device (lavfi:testsrc, where FFmpeg has it v4l2:/dev/video0), or -,
@@ -41,6 +44,7 @@ if typing.TYPE_CHECKING:
     from multitrain_jax.inference.model import Model
     from multitrain_jax.inference.predictions import Output
 
+_OF_ONE = ('timeline', 'overlay', 'explain')  # what is made of one video only
 _SILENCE = 30.0  # seconds
 
 
@@ -67,6 +71,11 @@ def _parser() -> ArgumentParser:
         '--overlay', metavar='MP4', help='write the (one) video with the answers drawn on it'
     )
     parser.add_argument(
+        '--explain',
+        metavar='MP4',
+        help='write where the model looked in the (one) video, and a strip of it beside, a .png',
+    )
+    parser.add_argument(
         '--boxes', metavar='CSV', help='with --overlay: boxes whose actions to tell'
     )
     parser.add_argument('--follow', action='store_true', help='videos that are still being made')
@@ -74,7 +83,8 @@ def _parser() -> ArgumentParser:
         '--silence',
         type=float,
         metavar='SECONDS',
-        help=f'with --follow: without anything new, after which a video has ended (default: {_SILENCE:g})',
+        help='with --follow: without anything new, after which a video has ended (default: '
+        f'{_SILENCE:g})',
     )
     return parser
 
@@ -93,7 +103,7 @@ def main() -> int:
         paths = list(arguments)
     else:
         paths = [video.path for video in video_arguments.list_videos(arguments)]
-    for option in ('overlay', 'timeline', 'csv'):
+    for option in (*_OF_ONE, 'csv'):
         if (name := getattr(args, option)) is None:
             continue
         if option != 'csv' and len(paths) > 1:
@@ -101,10 +111,11 @@ def main() -> int:
         video_arguments.refuse_to_overwrite(parser, option, name, [*paths, *arguments])
     model = Model(chosen.open(), batch_size=args.batch_size)
     model.check_heads()
-    if cutting['window'] is None and (args.timeline or args.follow):
+    if cutting['window'] is None and (args.timeline or args.explain or args.follow):
         cutting['window'] = stream.clip_length(model)
     silence = (args.silence or _SILENCE) if args.follow else None
-    seen = stream.see(model, paths, **cutting, silence=silence)
+    heat = args.explain is not None
+    seen = stream.see(model, paths, **cutting, heat=heat, silence=silence)
     outputs = _outputs(model, args, windows=cutting['window'] is not None)
     with contextlib.closing(seen):
         unreadable = predictions.tell(model, paths, seen, outputs)
@@ -119,11 +130,13 @@ def _check(parser: ArgumentParser, args: argparse.Namespace, videos: list[str]) 
         parser.error(f'--top={args.top} must be at least 1')
     if args.boxes and not args.overlay:
         parser.error(f'--boxes={args.boxes} needs --overlay')
+    if args.explain and not args.explain.endswith('.mp4'):
+        parser.error(f'--explain={args.explain} must end in .mp4')
     if args.silence is not None and not args.follow:
         parser.error(f'--silence={args.silence:g} needs --follow')
     if args.silence is not None and not args.silence > 0:
         parser.error(f'--silence={args.silence:g} must be positive')
-    for name in ('overlay', 'timeline'):
+    for name in _OF_ONE:
         if args.follow and getattr(args, name):
             parser.error(f'--{name} is of a video that is complete: leave --follow out')
 
@@ -150,6 +163,10 @@ def _outputs(model: 'Model', args: argparse.Namespace, *, windows: bool) -> list
         from multitrain_jax.inference.timeline import Timeline
 
         outputs.append(Timeline(model, args.timeline))
+    if args.explain:
+        from multitrain_jax.inference.explanation import Explanation
+
+        outputs.append(Explanation(model, args.explain, args.spatial_views or 1))
     if args.overlay:
         from multitrain_jax.inference.overlay import Overlay
 

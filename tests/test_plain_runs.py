@@ -10,10 +10,12 @@ import jax
 import pytest
 
 from data_pipelines.synthetic.prepare import prepare_synthetic
+import multitrain_jax as mt
 from multitrain_jax import train
 from multitrain_jax.config import config_tree, read_config
 from multitrain_jax.models import variants
 from multitrain_jax.probing import run
+from tests.helpers import heat_on_shapes
 from tests.helpers.shipped_configs import load
 
 pytestmark = pytest.mark.slow
@@ -76,3 +78,12 @@ def test_a_probe_on_trained_features_beats_one_on_random_features(root, weights)
         best.append({name: o.results[o.best].top1 for name, o in outcomes.items()})
     for name in NAMES:
         assert best[0][name] > best[1][name] + 0.1, best
+
+
+def test_the_trained_model_looks_at_the_moving_shape(weights):
+    """Chance is the shape's share of the picture; a model that has learned nothing stays near it."""
+    (share, chance), (before, _) = (
+        heat_on_shapes.shares(mt.load(path), 'motions') for path in weights
+    )
+    assert share.mean() > 2 * chance.mean() and (share > chance).mean() > 0.8
+    assert before.mean() < share.mean()

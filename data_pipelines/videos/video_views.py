@@ -107,12 +107,14 @@ class WholeVideo(NamedTuple):
     Attributes:
         views: of each sampling.
         start, end: seconds at which the first frame appears, and the last one leaves the screen.
+        frame_rate: frames per second.
         damage: empty, or one line saying what of the video could not be decoded.
     """
 
     views: tuple[Views, ...]
     start: float
     end: float
+    frame_rate: float
     damage: str
 
 
@@ -144,7 +146,7 @@ def whole_video(path: str | os.PathLike, rules: ViewRules, *, threads: int = 1) 
     if held is None:
         held = _picked(path, rules, numbers, threads)
     views = tuple(views_of(held, own) for own in numbers)
-    return WholeVideo(views, seconds[0], stream.end, stream.damage)
+    return WholeVideo(views, seconds[0], stream.end, stream.frame_rate, stream.damage)
 
 
 def _picked(

@@ -79,6 +79,7 @@ class Windows:
       stated_seconds: how long the video is by its header; None where it does not say.
     and once the iteration has ended:
       end: seconds at which the last frame leaves the screen.
+      frame_rate: frames per second.
       damage: empty, or one line saying what of the video could not be decoded.
     """
 
@@ -113,6 +114,10 @@ class Windows:
             path, threads=threads, silence=silence, convert=lambda frame: frame
         )
         self.end, self.damage = float('nan'), ''
+
+    @property
+    def frame_rate(self) -> float:
+        return self._stream.frame_rate
 
     @property
     def stated_seconds(self) -> float | None:

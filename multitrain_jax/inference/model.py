@@ -34,6 +34,7 @@ from multitrain_jax.checkpoints.exports import ModelInfo
 from multitrain_jax.checkpoints.trained_model import TrainedModel, open_trained
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference import stream
+from multitrain_jax.inference.heat import forward_with_heat
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.parallel.prefetch import prefetch
@@ -124,11 +125,13 @@ class Outputs(NamedTuple):
         embedding: f32[B, D].
         logits: {dataset: f32[B, C]}, of those whose clips have labels.
         actions: {dataset: f32[B, M, A]}, logits, of those whose clips have boxes.
+        heat: {dataset: f32[B, t, h, w]}, of those of which it was wanted.
     """
 
     embedding: Any
     logits: Mapping[str, Any]
     actions: Mapping[str, Any]
+    heat: Mapping[str, Any] = {}
 
 
 class Model:
@@ -275,8 +278,49 @@ class Model:
         count = boxes.shape[1]
         padded = np.zeros((len(boxes), -(-count // _BOX_PLACES) * _BOX_PLACES, 4), np.float32)
         padded[:, :count] = boxes
-        actions = self._run(clips, padded).actions
+        actions = self._run(clips, boxes=padded).actions
         return {name: _sigmoid(own[:, :count]) for name, own in actions.items()}
+
+    def heat(
+        self,
+        clips: Clips,
+        dataset: str | None = None,
+        classes: Sequence[str] | None = None,
+        *,
+        layer: int | None = None,
+    ) -> np.ndarray:
+        """How much each token speaks for a class, see `inference.heat`.
+
+        Args:
+            clips: as for `embed`.
+            dataset: of the class; None: the first.
+            classes: names, one for each clip or one for all; None: each clip's best.
+            layer: as for `features`; None: what enters the last stage.
+
+        Returns:
+            f32[B, t, h, w], at least 0, in units of the logit; of videos as `features`.
+
+        Raises:
+            UserError: no such dataset, class or layer; or as `embed`.
+            ValueError: a video cannot be read.
+        """
+        self.check_heads()
+        name = self.sampled_like(dataset)
+        if _is_videos(clips):
+            clips = read_clips(clips, self, dataset=name)
+            heat = self.heat(clips.reshape(-1, *clips.shape[-4:]), name, classes, layer=layer)
+            return heat.reshape(*clips.shape[:-4], *heat.shape[1:])
+        extra = {}
+        if classes is not None:
+            known = self.info.datasets[name].classes
+            for label in classes:
+                if label not in known:
+                    raise UserError(f'{label!r}: dataset {name} has no such class')
+            numbers = np.array([known.index(label) for label in classes], np.int32)
+            if len(numbers) not in (1, len(clips)):
+                raise UserError(f'{len(numbers)} classes for {len(clips)} clips')
+            extra['label'] = np.broadcast_to(numbers, len(clips))
+        return self._run(clips, step=self.heat_step((name,), layer), **extra).heat[name]
 
     def predict(self, clips: Clips, *, top: int = 5) -> Any:
         """The best classes for every dataset; of a video, scores are averaged over several views.
@@ -408,13 +452,32 @@ class Model:
 
     def _outputs(self, params, batch) -> Outputs:
         forward = make_forward(self.info, self._graphdef)
-        embedding, logits, actions = forward(params, batch['video'], batch.get('boxes'))
+        return self._by_dataset(*forward(params, batch['video'], batch.get('boxes')))
+
+    def _by_dataset(self, embedding, logits, actions) -> Outputs:
         classes = {name: len(self.info.datasets[name].classes) for name in self._classifying}
         return Outputs(
             embedding,
             {name: logits[n, :, :count] for n, (name, count) in enumerate(classes.items())},
             dict(zip(self._localising, actions or ())),
         )
+
+    @functools.cache
+    def heat_step(self, datasets: tuple[str, ...], layer: int | None = None) -> Callable:
+        """Of `forward`: `Outputs` with the heat of these datasets, see `heat`."""
+        run = forward_with_heat(
+            self.info,
+            self._graphdef,
+            lambda outputs: self._by_dataset(outputs.embedding, outputs.logits, outputs.actions),
+            datasets,
+            None if layer is None else self._blocks(layer),
+        )
+
+        def outputs(params, batch):
+            found, heat = run(params, batch)
+            return found._replace(heat=heat)
+
+        return self._driver.eval_step(outputs)
 
     @functools.cache
     def _token_step(self, blocks: int | None) -> Callable:
@@ -436,12 +499,9 @@ class Model:
             raise UserError(f'layer={layer}: this model has {depth} blocks')
         return layer if layer >= 0 else depth + 1 + layer
 
-    def _run(self, clips: Any, boxes: np.ndarray | None = None, step: Callable | None = None):
+    def _run(self, clips: Any, step: Callable | None = None, **others: np.ndarray):
         """What a step gives for any number of clips; without a step, `Outputs`."""
-        clips = self._checked(clips)
-        batch = self.inputs(clips) if boxes is None and step is None else {'video': clips}
-        if boxes is not None:
-            batch['boxes'] = boxes
+        batch = self.inputs(self._checked(clips)) | others
         rows = len(clips)
         pieces = -(-rows // self.devices)
         size = min(self.batch_size, self.devices * 2 ** (pieces - 1).bit_length())

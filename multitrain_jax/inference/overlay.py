@@ -44,7 +44,14 @@ class Overlay:
         if told.end.error is not None:
             return
         captions = [Caption(self._model.best(told.mean, 1))] if self._whole else self._captions
-        write_overlay(self._model, video, self._path, boxes_csv=self._boxes, captions=captions)
+        write_overlay(
+            self._model,
+            video,
+            self._path,
+            boxes_csv=self._boxes,
+            captions=captions,
+            frame_rate=told.end.frame_rate,
+        )
         print(f'{self._path}: written', file=sys.stderr)
 
     def close(self) -> None:
@@ -58,6 +65,7 @@ def write_overlay(
     *,
     boxes_csv: str | os.PathLike | None = None,
     captions: Sequence[Caption],
+    frame_rate: float | None = None,
 ) -> None:
     """Writes a video with the answers drawn on it.
 
@@ -67,6 +75,7 @@ def write_overlay(
         output: the MP4 file.
         boxes_csv: see `read_boxes`; None: the whole frame.
         captions: of each the first class of each dataset that has no boxes is drawn.
+        frame_rate: frames per second; None: the video is decoded to learn it.
 
     Raises:
         ValueError: the video, or a line of the boxes, cannot be read.
@@ -84,13 +93,16 @@ def write_overlay(
             f'--boxes={boxes_csv}: this model was not trained on boxes (datasets {", ".join(model.info.datasets)})'
         )
     boxes = None if boxes_csv is None else read_boxes(boxes_csv, video)
-    times = video_moments.video_times(video)
-    judged = judge(model, video, times, boxes) if localising else []
+    judged: list[Judged] = []
+    if localising or frame_rate is None:
+        times = video_moments.video_times(video)
+        frame_rate = times.frame_rate
+        judged = judge(model, video, times, boxes) if localising else []
     own = [
         caption._replace(best={k: v for k, v in caption.best.items() if k not in localising})
         for caption in captions
     ]
-    draw(video, output, judged, localising, own, frame_rate=times.frame_rate)
+    draw(video, output, judged, localising, own, frame_rate=frame_rate)
 
 
 def draw(

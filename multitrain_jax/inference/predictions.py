@@ -10,7 +10,7 @@ import numpy as np
 from data_pipelines.settings import spelt_out
 from multitrain_jax.errors import first_line
 from multitrain_jax.inference.model import Model
-from multitrain_jax.inference.stream import End, Seen
+from multitrain_jax.inference.stream import End, Heat, Seen
 
 _WIDEST_NAME = 32  # letters of a class's name in a table of windows
 
@@ -21,11 +21,13 @@ class Answer(NamedTuple):
     Attributes:
         start, end: seconds.
         scores: {dataset: f32[C]}, means over the views.
+        heat: {dataset: where it looked}, where that was wanted.
     """
 
     start: float
     end: float
     scores: Mapping[str, np.ndarray]
+    heat: Mapping[str, Heat] = {}
 
 
 class Told(NamedTuple):
@@ -87,7 +89,9 @@ def tell(
             total = {name: total.get(name, 0) + np.float64(own) for name, own in scores.items()}
             windows += 1
             for output in outputs:
-                output.window(videos[event.video], Answer(event.start, event.end, scores))
+                output.window(
+                    videos[event.video], Answer(event.start, event.end, scores, event.heat)
+                )
             continue
         unreadable += event.error is not None
         told = Told({name: np.float32(own / windows) for name, own in total.items()}, event)

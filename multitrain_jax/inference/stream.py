@@ -34,6 +34,7 @@ class Seen(NamedTuple):
         embedding: f32[V, D] of the clips of the first dataset's sampling.
         times: f64[V, 2], seconds at which the first and the last frame of each of these appear.
         logits: {dataset: f32[V, C]}; of a localising dataset for the box that is the whole frame.
+        heat: {dataset: Heat}, where it was wanted.
         progress: share of the video that is done, by what its header says; 0: it does not say.
     """
 
@@ -44,6 +45,19 @@ class Seen(NamedTuple):
     times: np.ndarray
     logits: Mapping[str, np.ndarray]
     progress: float
+    heat: Mapping[str, 'Heat']
+
+
+class Heat(NamedTuple):
+    """Where a model looked in a window, for each dataset's best class.
+
+    Attributes:
+        grid: f32[V, t, h, w], see `heat`.
+        times: f64[V, 2], seconds at which the first and the last frame of each view appear.
+    """
+
+    grid: np.ndarray
+    times: np.ndarray
 
 
 class End(NamedTuple):
@@ -52,12 +66,14 @@ class End(NamedTuple):
     Attributes:
         video: its number among those given.
         seconds: when it ends; NaN if it cannot be read.
+        frame_rate: frames per second, NaN likewise.
         damage: empty, or one line saying what of it could not be decoded.
         error: why it cannot be read, or not any further; None: it can.
     """
 
     video: int
     seconds: float
+    frame_rate: float
     damage: str
     error: Exception | None = None
 
@@ -131,6 +147,7 @@ def see(
     temporal_views: int | None = None,
     spatial_views: int | None = None,
     datasets: Sequence[str | None] | None = None,
+    heat: bool = False,
     silence: float | None = None,
     threads: int | None = None,
 ) -> Iterator[Seen | End]:
@@ -146,6 +163,7 @@ def see(
         spatial_views: likewise.
         datasets: whose logits are wanted; None: all. The first one's sampling is that of the
             embeddings.
+        heat: whether it is wanted, of all these datasets.
         silence: seconds after which videos that are still being made have ended; what comes is
             answered at once. None: videos are complete.
         threads: that decode; None: one for each core.
@@ -171,17 +189,18 @@ def see(
         if window is None:
             whole = whole_video(video, rules, **decoding)
             yield Window(whole.start, whole.end, whole.views)
-            yield _Stated(whole.end, whole.damage)
+            yield _Stated(whole.end, whole.frame_rate, whole.damage)
             return
         found = Windows(video, rules, window, stride, silence=silence, **decoding)
         for part in found:
             yield _Stated(found.stated_seconds)
             yield part
-        yield _Stated(found.end, found.damage)
+        yield _Stated(found.end, found.frame_rate, found.damage)
 
     batches = _batches(model, videos, read, workers, silence is not None)
     with contextlib.closing(batches):
-        for entries, outputs in model.forward(batches, ahead=silence is None):
+        step = model.heat_step(tuple(place)) if heat else None
+        for entries, outputs in model.forward(batches, step, ahead=silence is None):
             row = 0
             for entry in entries:
                 if isinstance(entry, End):
@@ -194,10 +213,11 @@ def see(
 
 
 class _Stated(NamedTuple):
-    """What a video says of itself: seconds by its header; once it has ended, where, and damage."""
+    """What a video says of itself: seconds by its header; once it has ended, all that is true."""
 
     seconds: float | None
-    damage: str | None = None
+    frame_rate: float = float('nan')
+    damage: str = ''
 
 
 class _Row(NamedTuple):
@@ -214,7 +234,7 @@ class _Job:
 
     def __init__(self, video: int, part: Any, stated: float | None):
         self._video, self._start, self._end = video, part.start, part.end
-        self._times = part.views[0].times
+        self._times = [own.times for own in part.views]
         self._progress = min(1.0, part.end / stated) if stated else 0.0
         self._outputs: list[list[Any]] = [[None] * len(own.clips) for own in part.views]
         self._missing = sum(map(len, self._outputs))
@@ -239,9 +259,14 @@ class _Job:
             self._start,
             self._end,
             by_sampling[0].embedding,
-            self._times,
+            self._times[0],
             {name: named[number][name] for name, number in place.items()},
             self._progress,
+            {
+                name: Heat(by_sampling[number].heat[name], self._times[number])
+                for name, number in place.items()
+                if name in by_sampling[number].heat
+            },
         )
 
 
@@ -303,9 +328,9 @@ def _decoded(
                     continue
                 for row in _Job(number, part, stated.seconds).rows(part):
                     put(row)
-            put(End(number, stated.seconds, stated.damage))
+            put(End(number, *stated))
         except (ValueError, OSError) as error:
-            put(End(number, float('nan'), '', error))
+            put(End(number, float('nan'), float('nan'), '', error))
 
     def work() -> None:
         try:

@@ -124,6 +124,11 @@ class BackboneConfig(abc.ABC):
         """Number of blocks."""
 
     @property
+    def before_last_stage(self) -> int:
+        """How many blocks come before the last stage; of a single stage, before the last block."""
+        return self.depth - 1
+
+    @property
     def patch_grid(self) -> Triple:
         """Grid (t, h, w) of the first tokens, for which positions are learned."""
         size = (self.num_frames, self.image_size, self.image_size)

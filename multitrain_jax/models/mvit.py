@@ -92,6 +92,10 @@ class MViTConfig(BlockOptions):
         return sum(self.stage_blocks)
 
     @property
+    def before_last_stage(self) -> int:
+        return sum(self.stage_blocks[:-1]) or super().before_last_stage
+
+    @property
     def token_stride(self) -> Triple:
         return tuple(math.prod(strides) for strides in zip(self.patch_stride, *self.query_strides))
 

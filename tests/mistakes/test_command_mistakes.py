@@ -55,6 +55,7 @@ MISTAKES = [
     ('predict', [*PREDICT, '--silence=3'], ['--silence=3 needs --follow']),
     ('predict', [*PREDICT, '--follow', '--overlay={new}'], ['--overlay is of a video that is']),
     ('predict', [*PREDICT, '--timeline={video}'], ['is the video itself']),
+    ('predict', [*PREDICT, '--explain={new}.gif'], ['must end in .mp4']),
     ('predict', [*PREDICT, '--csv={video}'], ['is the video itself']),
     ('predict', [*PREDICT, '--csv=/nowhere/a.csv'], ['--csv=/nowhere/a.csv: cannot be written']),
     ('predict', [*PREDICT, '--temporal_views=0'], ['must be at least 1']),
@@ -67,7 +68,6 @@ MISTAKES = [
     # features
     ('features', ['{export}', '{video}'], ['--output', 'multitrain_jax.features --help']),
     ('features', ['{export}', '--output={new}'], ['a VIDEO is missing']),
-    ('features', ['{export}', '--output={new}', '/nowhere.mp4'], ['/nowhere.mp4: no such file']),
     ('features', ['{export}', '--output={new}', '--window=x', '{video}'], ["'x' is no length"]),
     ('features', [*FEATURES, '--logits', '--format=npy'], ['--logits needs --format=npz']),
     ('features', [*FEATURES, '--dataset=trees'], ["dataset 'trees': the model has only colours"]),
