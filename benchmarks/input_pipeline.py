@@ -1,19 +1,29 @@
-"""Training clips per second of our input pipeline against others, on the same records and the same cores.
+"""Training clips per second: our input pipeline against others, its storages, its processes.
 
-    python -m benchmarks.input_pipeline [--dmvr=DIR] [--videos=DIR] [--rounds=5]
+    python -m benchmarks.input_pipeline [--compare peers storages processes quality]
+        [--dmvr=DIR] [--videos=DIR] [--rounds=5]
 
+`peers`: on the same records and the same cores,
     ours       data_pipelines.pipeline.train_batches
-    whole      the same from records whose frames have no restart markers, so that they are decoded as a whole
-    dmvr       a BaseVideoDatasetFactory, modalities as in DMVR's own HMDB example (needs --dmvr, a checkout of
-               google-deepmind/dmvr, and TensorFlow)
-    pyav       the MP4 files instead of records: seek, decode, pick, crop and resize, clip by clip on a thread pool
+    whole      the same from records without restart markers, so that frames are decoded as a whole
+    dmvr       a BaseVideoDatasetFactory, modalities as in DMVR's own HMDB example (needs --dmvr, a
+               checkout of google-deepmind/dmvr, and TensorFlow)
+    pyav       the MP4 files instead of records: seek, decode, pick, crop and resize, clip by clip on
+               a thread pool, as loaders that call decord or torchcodec do
     limit      nothing but the JPEG decoding of the sampled frames, from memory, on a thread pool
-    limit cut  the same of frames already cut to what the crop shows: the cheapest decoding that gives the crop
+    limit cut  the same of frames already cut to what the crop shows: the cheapest decoding that
+               gives the crop
     fancy      as limit with interpolated instead of repeated colour
     limit tf   as fancy by TensorFlow's decode_and_crop_jpeg, which decodes only what the crop shows
+`storages`: the same videos, encoded with short side 320 as x264 does by default, in every storage,
+    and decoded as `pyav` does; bytes are of records and of what they link to
+`processes`: JPEGs by threads of one process and by several processes; `parent` is the time that a
+    clip takes of the process that trains
+`quality`: JPEG quality against size, time of decoding and PSNR of the source's frames
 
-The sides take turns within every round; printed are medians over the rounds and ratios to ours. Clips per second
-of processor time barely depend on what else the machine is doing.
+The sides take turns within every round; printed are medians over the rounds and ratios to the
+first. Clips per second of processor time, all processes together, barely depend on what else the
+machine is doing.
 """
 
 import argparse
@@ -24,7 +34,7 @@ import functools
 import itertools
 import os
 from pathlib import Path
-import resource
+import re
 import shutil
 import statistics
 import sys
@@ -53,52 +63,63 @@ from data_pipelines.options import ClipSize, InputOptions, OrderOptions, Source 
 from data_pipelines.storage import indexing  # noqa: E402
 from data_pipelines.storage.record_index import build_index, save_index  # noqa: E402
 from data_pipelines.synthetic import layers  # noqa: E402
-from data_pipelines.videos import mp4  # noqa: E402
+from data_pipelines.videos import mp4, video_file  # noqa: E402
 from data_pipelines.workers import scratch  # noqa: E402
 
-NUM_FRAMES, STRIDE = 16, 4
 BATCH_SIZE = 16
 WARM_UP_CLIPS = 6 * BATCH_SIZE
 CORES = available_cores()
+TICK = os.sysconf('SC_CLK_TCK')  # per second
+STORAGES = {
+    'jpeg': {},
+    'h264': {'storage': 'h264'},
+    'h264 gop 8': {'storage': 'h264', 'gop': 8},
+    'link': {'storage': 'link'},
+}
+QUALITIES = (75, 85, 90, 95)
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Pixels: the crop, and the range of the short side before it."""
+    """The crop, the short side before it, in pixels; frames of a clip, and their step."""
 
     crop_size: int
     short_side: tuple[int, int]
-    reduced: bool
+    reduced: bool = False
+    num_frames: int = 16
+    stride: int = 4
 
     def __str__(self) -> str:
         reduced = ', DCT at half size' if self.reduced else ''
         low, high = self.short_side
-        return f'{NUM_FRAMES} frames, short side {low} to {high}, crop {self.crop_size}{reduced}'
+        return (
+            f'{self.num_frames} frames at stride {self.stride}, short side {low} to {high}, '
+            f'crop {self.crop_size}{reduced}'
+        )
 
 
-def make_data(
-    root: Path, videos: Path | None, short_side: int
-) -> tuple[Source, Source, list[Path]]:
-    """Records of short side `short_side`, the same without restart markers, and the videos that they were made from."""
-    if videos is None:
-        files = [root / 'videos' / f'{number:02d}.mp4' for number in range(24)]
-        with concurrent.futures.ProcessPoolExecutor(CORES) as pool:
-            list(
-                pool.map(
-                    functools.partial(render_video, short_side=short_side), files, range(len(files))
-                )
-            )
-    else:
-        files = sorted(videos.glob('*.mp4'))
+LARGE = Case(224, (256, 320), num_frames=32, stride=3)
+
+
+def video_files(root: Path, videos: Path | None) -> list[Path]:
+    """The MP4 files of a directory; None: synthetic ones of short side 256."""
+    if videos is not None:
+        return sorted(videos.glob('*.mp4'))
+    files = [root / 'videos' / f'{number:02d}.mp4' for number in range(24)]
+    with concurrent.futures.ProcessPoolExecutor(CORES) as pool:
+        list(pool.map(functools.partial(render_video, short_side=256), files, range(24)))
+    return files
+
+
+def make_data(root: Path, files: list[Path], short_side: int) -> tuple[Source, Source, list[Path]]:
+    """Records of short side `short_side`, the same without restart markers, and `files`."""
     clips = tuple(Clip(str(path), path.name, (number % 2,)) for number, path in enumerate(files))
     annotations = Annotations(classes=('even', 'odd'), splits={'train': clips})
     directory, plain = root / f'records{short_side}', root / f'records{short_side}_plain'
     convert(annotations, directory, Options(short_side=short_side, shards=4))
     if not plain.exists():
         convert_without_markers(clips, short_side, directory, plain)
-    return *(
-        Source(path, 'benchmark', 'train', stride=STRIDE) for path in (directory, plain)
-    ), files
+    return *(Source(path, 'benchmark', 'train') for path in (directory, plain)), files
 
 
 def convert_without_markers(
@@ -148,12 +169,20 @@ def render_video(path: Path, seed: int, short_side: int) -> None:
 # The sides. Each yields the number of clips that it made, for ever.
 
 
-def ours(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
+def ours(
+    source: Source, case: Case, threads: int = CORES, processes: int | None = 0
+) -> Iterator[int]:
+    options = InputOptions(
+        case.short_side,
+        num_threads=threads,
+        num_processes=processes,
+        reduced_decoding=case.reduced,
+    )
     batches = pipeline.train_batches(
-        [source],
-        ClipSize(NUM_FRAMES, case.crop_size),
+        [dataclasses.replace(source, stride=case.stride)],
+        ClipSize(case.num_frames, case.crop_size),
         OrderOptions(batch_size=BATCH_SIZE),
-        InputOptions(case.short_side, num_threads=threads, reduced_decoding=case.reduced),
+        options,
     )
     with batches:
         for batch in batches:
@@ -174,8 +203,8 @@ def dmvr(source: Source, case: Case, threads: int = CORES) -> Iterator[int]:
                 self.preprocessor_builder,
                 self.postprocessor_builder,
                 is_training=True,
-                num_frames=NUM_FRAMES,
-                stride=STRIDE,
+                num_frames=case.num_frames,
+                stride=case.stride,
                 min_resize=sum(case.short_side) // 2,
                 crop_size=case.crop_size,
             )
@@ -197,13 +226,13 @@ def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
     rng = np.random.default_rng(0)
 
     def load(number: int) -> None:
-        out = np.empty((NUM_FRAMES, case.crop_size, case.crop_size, 3), np.uint8)
+        out = np.empty((case.num_frames, case.crop_size, case.crop_size, 3), np.uint8)
         with av.open(str(files[number % len(files)])) as container:
             stream = container.streams.video[0]
             stream.thread_type, stream.codec_context.thread_count = 'SLICE', 1
             rate = float(stream.average_rate)
             numbers = frame_sampling.random_strided_frames(
-                rng, stream.frames, NUM_FRAMES, NUM_FRAMES * STRIDE
+                rng, stream.frames, case.num_frames, case.num_frames * case.stride
             )
             window = crops.random_window(
                 rng, stream.height, stream.width, case.short_side, case.crop_size
@@ -220,7 +249,7 @@ def pyav(files: list[Path], case: Case, threads: int = CORES) -> Iterator[int]:
                 ]
                 cv2.resize(part, (case.crop_size, case.crop_size), dst=out[place])
                 place += 1
-                if place == NUM_FRAMES:
+                if place == case.num_frames:
                     break
 
     yield from _on_threads(load, threads)
@@ -262,7 +291,10 @@ def decode_options(case: Case, size: tuple[int, int], window: crops.Window) -> d
 def _decode_all(
     clips: list[list[tuple[bytes, dict]]], threads: int, reuse: int = 0
 ) -> Iterator[int]:
-    """Each clip: JPEGs and how they are decoded. `reuse`: bytes of memory used again and again; 0: always new."""
+    """Each clip: JPEGs and how they are decoded.
+
+    `reuse`: bytes of memory used again and again; 0: always new.
+    """
 
     def load(number: int) -> None:
         buffer = scratch('pixels', reuse) if reuse else None
@@ -297,21 +329,23 @@ def bare_decode_tf(source: Source, case: Case, threads: int = CORES) -> Iterator
 def sampled_clips(
     source: Source, case: Case
 ) -> list[tuple[list[bytes], tuple[int, int], crops.Window]]:
-    """Of every record: the frames of a clip, (height, width) of the frame, and the window that the crop shows."""
+    """Of every record: frames of a clip, their (height, width), the window of the crop."""
     dataset, rng, clips = open_records(source, case), np.random.default_rng(0), []
     for record in range(dataset.num_records):
         clip = dataset.load(record)
         numbers = frame_sampling.random_strided_frames(
-            rng, len(clip.frames), NUM_FRAMES, NUM_FRAMES * STRIDE
+            rng, len(clip.frames), case.num_frames, case.num_frames * case.stride
         )
-        size = decode.frame_size(clip.frames)
+        numbers = numbers.tolist()
+        stored = clip.frames.fetch(numbers)
+        size = decode.frame_size(stored, numbers[0])
         window = crops.random_window(rng, *size, case.short_side, case.crop_size)
-        clips.append(([bytes(clip.frames[number]) for number in numbers.tolist()], size, window))
+        clips.append(([bytes(stored[number]) for number in numbers], size, window))
     return clips
 
 
 def open_records(source: Source, case: Case) -> RecordDataset:
-    size, options = ClipSize(NUM_FRAMES, case.crop_size), InputOptions(case.short_side)
+    size, options = ClipSize(case.num_frames, case.crop_size), InputOptions(case.short_side)
     return RecordDataset(source, TrainingSpec(size, options))
 
 
@@ -329,50 +363,76 @@ def _on_threads(load: Callable[[int], None], threads: int) -> Iterator[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Clips per second of the clock, and per second of processor time of all threads together."""
+    """Clips per second: of the clock, of processor time of all processes, of this process's."""
 
     clock: float
     processor: float
+    parent: float
+
+
+def children() -> list[Path]:
+    """Directories in /proc of this process's children."""
+    found = ' '.join(path.read_text() for path in Path('/proc/self/task').glob('*/children'))
+    return [Path('/proc', child) for child in found.split()]
+
+
+def processor_seconds() -> tuple[float, float]:
+    """Processor time so far, of this process and its children, and of this process alone."""
+    own, ticks = time.process_time(), 0
+    for child in children():
+        fields = (child / 'stat').read_text().rpartition(')')[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # utime, stime
+    return own + ticks / TICK, own
 
 
 def measure(make: Callable[[], Iterator[int]], seconds: float) -> Rate:
-    """The rate over `seconds` after a warm-up: the read-ahead is used up, and memory of batches comes to be used again."""
+    """The rate over `seconds` after a warm-up: the read-ahead is used up, memory comes again."""
     side, clips = make(), 0
     warm_until = time.perf_counter() + seconds / 3
     while time.perf_counter() < warm_until or clips < WARM_UP_CLIPS:
         clips += next(side)
-    clips, start, used = 0, time.perf_counter(), time.process_time()
+    clips, start, used = 0, time.perf_counter(), processor_seconds()
     while time.perf_counter() < start + seconds:
         clips += next(side)
-    rate = Rate(clips / (time.perf_counter() - start), clips / (time.process_time() - used))
+    clock = time.perf_counter() - start
+    all_used, own = (now - before for now, before in zip(processor_seconds(), used))
     side.close()
-    return rate
+    return Rate(clips / clock, clips / all_used, clips / own)
 
 
 def compare(sides: dict[str, Callable[[], Iterator[int]]], rounds: int, seconds: float) -> None:
+    first = next(iter(sides))
     rates: dict[str, list[Rate]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, make in sides.items():
             rates[name].append(measure(make, seconds))
-    print(f'{"":<10} {"clips/s":>9} {"ours / it":>10} {"clips/CPU s":>12} {"ours / it":>10}')
+    title = f'{first} / it'
+    print(
+        f'{"":<12} {"clips/s":>9} {title:>12} {"CPU ms/clip":>12} {title:>12} {"parent ms":>10}',
+        flush=True,
+    )
     for name, own in rates.items():
-        clock, processor = (
+        clock, processor, parent = (
             (
                 statistics.median(getattr(rate, field) for rate in own),
                 statistics.median(
-                    getattr(a, field) / getattr(b, field) for a, b in zip(rates['ours'], own)
+                    getattr(a, field) / getattr(b, field) for a, b in zip(rates[first], own)
                 ),
             )
-            for field in ('clock', 'processor')
+            for field in ('clock', 'processor', 'parent')
         )
         print(
-            f'{name:<10} {clock[0]:>9.1f} {clock[1]:>10.2f} {processor[0]:>12.1f} {processor[1]:>10.2f}',
+            f'{name:<12} {clock[0]:>9.1f} {clock[1]:>12.2f} {1000 / processor[0]:>12.2f} '
+            f'{processor[1]:>12.2f} {1000 / parent[0]:>10.2f}',
             flush=True,
         )
 
 
 def lock_share(source: Source, case: Case, seconds: float) -> None:
-    """How long a clip holds Python's global lock at most: its time without decoding and resizing, which release it."""
+    """How long a clip holds Python's global lock at most.
+
+    Its time without decoding and resizing, which release it.
+    """
     whole = 1 / measure(lambda: ours(source, case, threads=1), seconds).processor
 
     def blank(jpeg: bytes, **options: object) -> np.ndarray:
@@ -390,8 +450,8 @@ def lock_share(source: Source, case: Case, seconds: float) -> None:
             ).processor
         )
     print(
-        f'one clip on one thread: {1000 * whole:.2f} ms, of which at most {1000 * held:.2f} ms ({held / whole:.0%}) '
-        f'hold the global lock: {whole / held:.0f} threads per process before it is the limit'
+        f'one clip on one thread: {1000 * whole:.2f} ms, of which at most '
+        f'{1000 * held:.2f} ms ({held / whole:.0%}) hold the global lock: {whole / held:.0f} threads per process before it is the limit'
     )
     one = measure(lambda: ours(source, case, threads=1), seconds).clock
     two = measure(lambda: ours(source, case, threads=2), seconds).clock
@@ -399,27 +459,124 @@ def lock_share(source: Source, case: Case, seconds: float) -> None:
 
 
 def memory(source: Source, batches: int) -> None:
-    """Resident memory of a process that does nothing else, over many small batches."""
+    """Memory of a process that does nothing else, and of two that work for it, in many batches."""
     side = pipeline.train_batches(
         [source],
         ClipSize(2, 112),
         OrderOptions(batch_size=4),
-        InputOptions((112, 140)),
+        InputOptions((112, 140), num_processes=2),
         num_steps=batches + 1,
     )
     for number, _ in enumerate(side):
         if number % (batches // 5) == 0:
-            pages = int(Path('/proc/self/statm').read_text().split()[1])
-            print(
-                f'batch {number:>6}: {pages * resource.getpagesize() / 2**20:.0f} MiB resident',
-                flush=True,
+            own, *others = (
+                int(re.search(r'RssAnon:\s+(\d+)', (path / 'status').read_text())[1]) / 1024
+                for path in (Path('/proc/self'), *children())
             )
+            others = ' and '.join(f'{size:.0f}' for size in others)
+            print(f'batch {number:>6}: {own:.0f} MiB of its own, workers {others}', flush=True)
+
+
+# Storages, processes, quality.
+
+
+def make_storages(root: Path, videos: list[Path]) -> tuple[dict[str, Source], list[Path]]:
+    """The videos with short side 320, 10 s each, as records of every storage; and their files."""
+    files = [root / 'videos320' / f'{path.stem}.mp4' for path in videos]
+    for path, target in zip(videos, files):
+        if not target.exists():
+            resize_video(path, target)
+    clips = tuple(Clip(str(path), path.name, (number % 2,)) for number, path in enumerate(files))
+    annotations = Annotations(classes=('even', 'odd'), splits={'train': clips})
+    sources = {}
+    for name, options in STORAGES.items():
+        directory = root / f'storage {name}'
+        convert(annotations, directory, Options(shards=4, progress=False, **options))
+        sources[name] = Source(directory, name, 'train', video_root=root / 'videos320')
+    return sources, files
+
+
+def resize_video(path: Path, target: Path) -> None:
+    """As `ffmpeg -vf scale=-2:320` does, with x264's defaults: what such datasets are kept as."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    video = video_file.read_frames(path, short_side=320, max_seconds=10.0)
+    height, width = (side // 2 * 2 for side in video.frames.shape[1:3])
+    with av.open(str(target), 'w') as container:
+        stream = container.add_stream('libx264', rate=round(video.frame_rate))
+        stream.pix_fmt, stream.height, stream.width = 'yuv420p', height, width
+        for frame in video.frames:
+            picture = av.VideoFrame.from_ndarray(frame[:height, :width], format='rgb24')
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def storages(root: Path, videos: list[Path], rounds: int, seconds: float) -> None:
+    sources, files = make_storages(root, videos)
+    length = mp4_bytes = 0
+    for path in files:
+        with av.open(str(path)) as container:
+            length += container.duration / av.time_base
+        mp4_bytes += path.stat().st_size
+    print(f'\n{len(files)} videos of {length:.0f} s in all: GB per hour, against jpeg')
+    stored = {
+        name: sum(path.stat().st_size for path in Path(source.path).glob('train-*-of-*'))
+        for name, source in sources.items()
+    }
+    stored['link'] += mp4_bytes
+    for name, size in stored.items():
+        print(f'{name:<12} {size / length * 3600 / 1e9:>9.2f} {size / stored["jpeg"]:>12.2f}')
+    print(f'\n{LARGE}', flush=True)
+    sides = {name: functools.partial(ours, source, LARGE) for name, source in sources.items()}
+    compare(sides | {'pyav': functools.partial(pyav, files, LARGE)}, rounds, seconds)
+
+
+def processes(source: Source, rounds: int, seconds: float, memory_batches: int) -> None:
+    if memory_batches:  # first: the others leave memory behind
+        memory(source, memory_batches)
+    counts = sorted({1, 2, CORES // 2, CORES} - {0})
+    sides = {'threads': functools.partial(ours, source, LARGE)} | {
+        f'{count} process{"es" if count > 1 else ""}': functools.partial(
+            ours, source, LARGE, processes=count
+        )
+        for count in counts
+    }
+    print(f'\n{LARGE}, {CORES} threads in all', flush=True)
+    compare(sides, rounds, seconds)
+
+
+def qualities(files: list[Path], rounds: int) -> None:
+    """Of 20 frames of each video."""
+    frames = []
+    for path in files:
+        video = video_file.read_frames(path).frames
+        frames += list(video[np.linspace(0, len(video) - 1, 20).astype(int)])
+    encoded = {quality: [jpeg.encode_jpeg(f, quality) for f in frames] for quality in QUALITIES}
+    times: dict[int, list[float]] = {quality: [] for quality in QUALITIES}
+    for _ in range(rounds):
+        for quality, images in encoded.items():
+            start = time.process_time()
+            for image in images:
+                simplejpeg.decode_jpeg(image, fastupsample=True)
+            times[quality].append((time.process_time() - start) / len(images))
+    print(f'\n{len(frames)} frames of short side {min(frames[0].shape[:2])}')
+    print(f'{"quality":<12} {"bytes":>9} {"/ 90":>6} {"decode ms":>12} {"/ 90":>6} {"PSNR dB":>9}')
+    size = {quality: sum(map(len, images)) / len(images) for quality, images in encoded.items()}
+    for quality, images in encoded.items():
+        decoded = (simplejpeg.decode_jpeg(image) for image in images)
+        psnr = [cv2.PSNR(frame, other) for frame, other in zip(frames, decoded, strict=True)]
+        own, reference = (statistics.median(times[q]) for q in (quality, 90))
+        print(
+            f'{quality:<12} {size[quality]:>9.0f} {size[quality] / size[90]:>6.2f} '
+            f'{1000 * own:>12.3f} {own / reference:>6.2f} {statistics.mean(psnr):>9.2f}'
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    kinds = ('peers', 'storages', 'processes', 'quality')
+    parser.add_argument('--compare', nargs='+', choices=kinds, default=kinds)
     parser.add_argument(
         '--dmvr', type=Path, help='checkout of google-deepmind/dmvr; absent: that side is left out'
     )
@@ -434,20 +591,30 @@ def main() -> None:
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        run(args, *make_data(args.data or Path(temporary), args.videos, short_side=256))
+        root = args.data or Path(temporary)
+        files = video_files(root, args.videos)
+        if 'peers' in args.compare:
+            peers(args, *make_data(root, files, short_side=256))
+        if 'storages' in args.compare:
+            storages(root, files, args.rounds, args.seconds)
+        if not {'processes', 'quality'}.isdisjoint(args.compare):
+            sources, files = make_storages(root, files)
+            if 'processes' in args.compare:
+                processes(sources['jpeg'], args.rounds, args.seconds, args.memory_batches)
+            if 'quality' in args.compare:
+                qualities(files, args.rounds)
 
 
-def run(args: argparse.Namespace, source: Source, plain: Source, files: list[Path]) -> None:
+def peers(args: argparse.Namespace, source: Source, plain: Source, files: list[Path]) -> None:
     for kind, own in (('ours', source), ('whole', plain)):
         dataset = open_records(own, Case(224, (256, 320), False))
         stored = dataset.load(0).frames
+        stored = [stored.fetch([number])[number] for number in range(len(stored))]
         height, width = decode.frame_size(stored)
         print(
-            f'{kind}: {dataset.num_records} records; the first: {len(stored)} frames of {height} x {width} px and '
-            f'{sum(map(len, stored)) / len(stored):.0f} bytes; {CORES} cores'
+            f'{kind}: {dataset.num_records} records; the first: {len(stored)} frames of '
+            f'{height} x {width} px and {sum(map(len, stored)) / len(stored):.0f} bytes; {CORES} cores'
         )
-    if args.memory_batches:  # first: the others leave memory behind
-        memory(source, args.memory_batches)
     has_tf = args.dmvr is not None
     if has_tf:
         sys.path.insert(0, str(args.dmvr))
