@@ -22,6 +22,7 @@ COMMANDS = {
     'export': 'multitrain_jax.export',
     'import': 'multitrain_jax.import_torch',
     'projections': 'multitrain_jax.projections',
+    'report': 'multitrain_jax.report',
     'ava_eval': 'multitrain_jax.ava_eval',
     'doctor': 'multitrain_jax.doctor',
 }

@@ -212,6 +212,9 @@ class Config(OrderOptions):
     # attentive probes on the frozen backbone of `init_from` instead of training the model
     probe: ProbeConfig | None = None
     log_every_steps: PositiveInt = 20  # updates from one line of metrics to the next
+    log_images: bool = True  # TensorBoard gets clips of the first step, confusions, projections
+    # beside TensorBoard's: WORKDIR/metrics.csv, Weights & Biases
+    writers: tuple[Literal['csv', 'wandb'], ...] = ()
     # keeps compiled programs between runs; None: off
     compilation_cache_dir: str | None = '~/.cache/multitrain_jax/xla'
     # run.py splits a CPU into so many devices; None: one; no effect on accelerators

@@ -1,6 +1,6 @@
 """Training from first to last: the state is made or restored, the loop, evaluation, export."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import logging
@@ -13,7 +13,7 @@ from flax import nnx
 import jax
 
 from multitrain_jax import experiment
-from multitrain_jax.batch import Batch, BatchSource, check_batch
+from multitrain_jax.batch import Batch, BatchSource, DatasetSpec, check_batch
 from multitrain_jax.checkpoints import exports, runs
 from multitrain_jax.config import Config
 from multitrain_jax.errors import Interrupted
@@ -28,6 +28,7 @@ from multitrain_jax.parallel.prefetch import prefetch
 from multitrain_jax.reporting import metrics
 from multitrain_jax.reporting.progress import duration, timed
 from multitrain_jax.training import interruptions, non_finite
+from multitrain_jax.training.board import Board
 from multitrain_jax.training.run_start import Start, run_meta, start_or_continue
 from multitrain_jax.training.step_log import StepLog
 from multitrain_jax.training.train_step import TrainState, inference_params
@@ -94,7 +95,9 @@ def _run(prepared: Experiment, source: BatchSource, workdir: Path) -> results.Ru
         # ready and compiled.
         beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
         writer = metrics.OpeningWriter(
-            beside.submit(metrics.open_writer, str(workdir), is_main_host=main_host)
+            beside.submit(
+                metrics.open_writer, str(workdir), is_main_host=main_host, also=config.writers
+            )
         )
         closing.callback(writer.close)
         closing.callback(writer.flush)
@@ -137,6 +140,7 @@ class _Loop:
         self._saved, self._best, self._meta = saved, best, meta
         self._writer, self._stop = writer, stop
         config, self._total = prepared.config, prepared.length.steps
+        self._board = Board(config, prepared.datasets, prepared.abstract_params, workdir, writer)
         self._evaluate_every = round(config.evaluation.every_epochs * prepared.length.per_epoch)
         self._log: StepLog | None = None
 
@@ -163,7 +167,9 @@ class _Loop:
         )
         batches = prefetch(
             _first_checked(
-                self._source.train_batches(start.step, self._total - start.step), prepared
+                self._source.train_batches(start.step, self._total - start.step),
+                prepared,
+                self._board.keep,
             ),
             prepared.driver.to_devices,
         )
@@ -185,6 +191,8 @@ class _Loop:
                         jax.block_until_ready(terms)
                         taken = duration(time.monotonic() - started)
                         _log.info('compiled, first step done after %s', taken)
+                        self._board.begin()
+                        self._board.show_first(state.key, step)
                         log.countdown.restart(step + 1)
                     log.add(step, terms)
                 log.flush()
@@ -243,8 +251,17 @@ class _Loop:
             params = layout.for_evaluation(
                 inference_params(state), prepared.driver.mesh, prepared.model
             )
-            accuracy = results.evaluate(eval_step, params, self._source, prepared.driver)
+            scores: list[tuple[DatasetSpec, Any]] = []
+            accuracy = results.evaluate(
+                eval_step,
+                params,
+                self._source,
+                prepared.driver,
+                lambda *own: scores.append(own),
+            )
         self._writer.write_scalars(step, results.scalars(accuracy))
+        self._board.evaluated(step, params, scores, accuracy)
+        self._writer.flush()
         if self._best is not None:
             which = prepared.config.checkpoint.keep_best
             figure = results.figure(accuracy, which)
@@ -265,8 +282,10 @@ class _Loop:
         )
 
 
-def _first_checked(batches: Iterator[Batch], prepared: Experiment) -> Iterator[Batch]:
-    """The batches, the first of which has been checked against the contract."""
+def _first_checked(
+    batches: Iterator[Batch], prepared: Experiment, keep: Callable[[Batch], None]
+) -> Iterator[Batch]:
+    """The batches, the first of which has been checked against the contract, and handed to `keep`."""
     backbone, localisation = prepared.config.model.backbone, prepared.config.localisation
     with contextlib.ExitStack() as closing:
         if hasattr(batches, 'close'):
@@ -280,6 +299,7 @@ def _first_checked(batches: Iterator[Batch], prepared: Experiment) -> Iterator[B
                     datasets=prepared.datasets,
                     max_boxes=localisation and localisation.max_boxes,
                 )
+                keep(batch)
             yield batch
 
 

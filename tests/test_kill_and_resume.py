@@ -116,16 +116,16 @@ def runs(tmp_path_factory):
 def test_every_step_has_the_same_metrics(runs):
     alone, killed, _, (continued_at, stopped_at) = runs
     expected, got = scalars(alone), scalars(killed)
-    assert list(expected['loss']) == list(range(1, STEPS + 1))
+    assert list(expected['train/loss']) == list(range(1, STEPS + 1))
     assert got.keys() == expected.keys()
-    timed = {'clips_per_second', 'data_wait_share'}
+    timed = {'train/clips_per_second', 'train/data_wait_share'}
     for tag in expected.keys() - timed:
         assert got[tag].keys() == expected[tag].keys(), tag
         for step, values in got[tag].items():
             # Bit by bit; steps after the checkpoint may have been logged by both lives of the run.
             assert set(values) == set(expected[tag][step]), (tag, step)
     assert 0 < continued_at < stopped_at <= STEPS
-    assert len(set(expected['loss'][step][0] for step in expected['loss'])) == STEPS
+    assert len(set(expected['train/loss'][step][0] for step in expected['train/loss'])) == STEPS
 
 
 def assert_same_outcome(one, other):

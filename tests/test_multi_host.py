@@ -40,7 +40,7 @@ CHANGES = (
     '--config.checkpoint.every_steps=2',
     '--config.evaluation.spatial_views=1',
 )
-SPEEDS = ('clips_per_second', 'data_wait_share', 'steps_per_sec', 'uptime')
+SPEEDS = ('train/clips_per_second', 'train/data_wait_share', 'steps_per_sec', 'uptime')
 
 
 @pytest.fixture(scope='module')
@@ -110,10 +110,10 @@ def test_two_processes_take_the_steps_of_one(one, two):
     expected, found = scalars(one), scalars(workdir)
     assert (
         set(expected) == set(found)
-        and 'loss' in expected
+        and 'train/loss' in expected
         and 'evaluation/scenes/mean_average_precision' in expected
     )
-    assert len(expected['loss']) == STEPS
+    assert len(expected['train/loss']) == STEPS
     for tag in expected:
         if tag in SPEEDS:
             continue

@@ -35,20 +35,30 @@ METRICS_FILE = 'metrics.json'
 FAILED = 'failed'  # below the directory of a test: files of one that has no figure of some dataset
 
 
-def write(output: Path, spec: DatasetSpec, scores: Scores | BoxScores) -> DatasetResult:
-    """Writes all files of one dataset but `metrics.json`, whose content is returned."""
-    return (_write_boxes if spec.localisation else _write_labels)(output, spec, scores)
+def write(
+    output: Path, spec: DatasetSpec, scores: Scores | BoxScores, *, brief: bool = False
+) -> DatasetResult:
+    """Writes all files of one dataset but `metrics.json`, whose content is returned.
+
+    Args:
+        output: their directory.
+        spec: of the dataset.
+        scores: of the test.
+        brief: without detections and pictures.
+    """
+    return (_write_boxes if spec.localisation else _write_labels)(output, spec, scores, brief)
 
 
-def _write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores) -> DatasetResult:
-    write_detections(output / f'detections_{spec.name}.csv', scores, spec)
+def _write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores, brief: bool) -> DatasetResult:
+    if not brief:
+        write_detections(output / f'detections_{spec.name}.csv', scores, spec)
     fields = [field.name for field in dataclasses.fields(ActionResult)]
     actions = [dataclasses.astuple(action) for action in per_action(scores, spec)]
     _write_csv(output / f'{spec.name}_classes.csv', fields, actions)
     return summarise_boxes(scores, spec)
 
 
-def _write_labels(output: Path, spec: DatasetSpec, scores: Scores) -> DatasetResult:
+def _write_labels(output: Path, spec: DatasetSpec, scores: Scores, brief: bool) -> DatasetResult:
     save(output / f'{spec.name}_predictions.npz', Predictions(spec, scores))
     classes = per_class(scores, spec)
     fields = [
@@ -62,12 +72,14 @@ def _write_labels(output: Path, spec: DatasetSpec, scores: Scores) -> DatasetRes
         matrix = confusion_matrix(scores, spec)
         rows = [[name, *counts] for name, counts in zip(spec.classes, matrix.tolist())]
         _write_csv(output / f'{spec.name}_confusion.csv', ['', *spec.classes], rows)
-        _draw_confusion(output / f'{spec.name}_confusion.png', matrix, spec)
+        if not brief:
+            draw_confusion(output / f'{spec.name}_confusion.png', scores, spec)
     return summarise(scores, spec)
 
 
-def _draw_confusion(path: Path, matrix: np.ndarray, spec: DatasetSpec) -> None:
-    """Shares of each class's videos; of many classes those with most mistakes."""
+def draw_confusion(path: Path, scores: Scores, spec: DatasetSpec) -> None:
+    """Draws shares of each class's videos; of many classes those with most mistakes."""
+    matrix = confusion_matrix(scores, spec)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shown = np.arange(len(spec.classes))
     title = f'{spec.name}: {matrix.sum()} videos'

@@ -7,6 +7,8 @@ import numpy as np
 
 from multitrain_jax.batch import DatasetSpec
 
+_LEAST = 1e-12  # probability that a logarithm is taken of
+
 
 @dataclasses.dataclass(frozen=True)
 class DatasetResult:
@@ -18,6 +20,7 @@ class DatasetResult:
         mean_average_precision: mean over the classes that occur; None unless multi-label or localising. Of boxes, at 0.5
             intersection over union, as in the official evaluation of AVA.
         frequent, middle, rare: the mean over a third of the actions, by their boxes in training; only of localising ones.
+        loss: cross-entropy of the averaged scores (nats), multi-label: binary, mean over classes; not of localising ones.
         boxes: that were scored; only of localising datasets.
         unseen_boxes: that no view showed.
         problem: why there is no figure.
@@ -33,6 +36,7 @@ class DatasetResult:
     boxes: int | None = None
     unseen_boxes: int | None = None
     problem: str | None = None
+    loss: float | None = None
 
     @property
     def primary(self) -> float | None:
@@ -120,12 +124,14 @@ def summarise(scores: Scores, spec: DatasetSpec) -> DatasetResult:
         return DatasetResult(
             videos=videos,
             mean_average_precision=float(np.nanmean(_average_precisions(scores, spec))),
+            loss=_loss(scores, spec),
         )
     label = scores.label.astype(np.int64)
     return DatasetResult(
         videos=videos,
         top1=float(top_k_hits(scores.score, label, 1).mean()),
         top5=float(top_k_hits(scores.score, label, 5).mean()),
+        loss=_loss(scores, spec),
     )
 
 
@@ -240,3 +246,13 @@ def _average_precisions(scores: Scores, spec: DatasetSpec) -> list[float]:
     return [
         average_precision(scores.score[:, c], positives[:, c]) for c in range(len(spec.classes))
     ]
+
+
+def _loss(scores: Scores, spec: DatasetSpec) -> float:
+    probability = np.clip(scores.score.astype(np.float64), _LEAST, 1)
+    if not spec.multi_label:
+        own = np.take_along_axis(probability, scores.label.astype(np.int64)[:, None], axis=1)
+        return float(-np.log(own).mean())
+    label = scores.label[:, : len(spec.classes)]
+    other = np.clip(1 - scores.score.astype(np.float64), _LEAST, 1)
+    return float(-(label * np.log(probability) + (1 - label) * np.log(other)).mean())

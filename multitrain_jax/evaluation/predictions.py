@@ -28,8 +28,8 @@ class Predictions:
 def save(path: str | os.PathLike, predictions: Predictions) -> None:
     """Writes an npz file.
 
-    Its arrays: `video` str[n], `label` i64[n] (multi-label: f32[n, C]), `score` f32[n, C], `classes` str[C],
-    `dataset` str[], `multi_label` bool[].
+    Its arrays: `video` str[n], `label` i64[n] (multi-label: f32[n, C]), `score` f32[n, C], `record` i64[n],
+    `classes` str[C], `dataset` str[], `multi_label` bool[].
     """
     spec, scores = predictions.spec, predictions.scores
     np.savez_compressed(
@@ -37,6 +37,7 @@ def save(path: str | os.PathLike, predictions: Predictions) -> None:
         video=np.array(scores.name, str),
         label=scores.label,
         score=scores.score,
+        record=scores.record,
         classes=np.array(spec.classes, str),
         dataset=np.array(spec.name),
         multi_label=np.array(spec.multi_label),
@@ -51,10 +52,13 @@ def load(path: str | os.PathLike) -> Predictions:
     """
     names = ('video', 'label', 'score', 'classes', 'dataset', 'multi_label')
     try:
-        content = read_npz(path, names)
+        content = read_npz(path)
+        content = {name: content[name] for name in names} | {
+            'record': content.get('record', np.arange(len(content['video'])))  # of earlier files
+        }
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file') from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f'{path}: not a file of predictions; "python -m multitrain_jax.evaluate" writes them (*_predictions.npz)'
         ) from error
@@ -73,9 +77,7 @@ def load(path: str | os.PathLike) -> Predictions:
         video
     ):
         raise UserError(f'{path}: {len(video)} videos, but scores {list(content["score"].shape)}')
-    scores = Scores(
-        np.arange(len(video)), content['score'], content['label'], tuple(video.tolist())
-    )
+    scores = Scores(content['record'], content['score'], content['label'], tuple(video.tolist()))
     return Predictions(spec, scores)
 
 

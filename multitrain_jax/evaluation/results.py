@@ -24,6 +24,8 @@ from multitrain_jax.parallel.drivers import Driver
 
 _log = logging.getLogger('multitrain_jax')
 _FILE = 'results.json'
+# Of a `DatasetResult`, shares of 1 but the loss.
+FIGURES = ('loss', 'top1', 'top5', 'mean_average_precision', 'frequent', 'middle', 'rare')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,31 +53,39 @@ def summary(scores: Scores | BoxScores, spec: DatasetSpec) -> DatasetResult:
 
 
 def evaluate(
-    eval_step: Callable, params, source: BatchSource, driver: Driver
+    eval_step: Callable,
+    params,
+    source: BatchSource,
+    driver: Driver,
+    keep: Callable[[DatasetSpec, Scores | BoxScores], None] = lambda spec, scores: None,
 ) -> dict[str, DatasetResult]:
-    """Accuracy, or mean average precision, on every dataset that has evaluation records."""
+    """Accuracy, or mean average precision, on every dataset that has evaluation records; `keep` gets the scores."""
     results = {}
     for number, spec in enumerate(source.datasets):
         if not spec.evaluation_records:
             _log.warning('%s: no evaluation records', spec.name)
             continue
         scores = views.score(eval_step, params, source, number, driver)
+        keep(spec, scores)
         result = results[spec.name] = summary(scores, spec)
         (_log.warning if result.problem else _log.info)('  %s: %s', spec.name, describe(result))
     return results
 
 
 def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
-    """Figures for the metric writers, `evaluation/NAME/...` and the average over datasets."""
+    """Figures for the metric writers, `evaluation/NAME/...`, average and mean loss over datasets."""
     values = {}
     for name, result in accuracy.items():
-        for figure in ('top1', 'top5', 'mean_average_precision', 'frequent', 'middle', 'rare'):
+        for figure in FIGURES:
             value = getattr(result, figure)
             if value is not None:
                 values[f'evaluation/{name}/{figure}'] = value
     known = [result.primary for result in accuracy.values() if result.primary is not None]
     if known:
         values['evaluation/average'] = sum(known) / len(known)
+    losses = [result.loss for result in accuracy.values() if result.loss is not None]
+    if losses:
+        values['evaluation/loss'] = sum(losses) / len(losses)
     return values
 
 

@@ -36,6 +36,8 @@ _FREE = (
     'evaluation.batch_size',
     'evaluation.every_epochs',
     'log_every_steps',
+    'log_images',
+    'writers',
     'replay',
 )
 # Of the model, what its parameters do not depend on; the rest of it is refused.

@@ -89,7 +89,7 @@ class StepLog:
         values['epoch'] = done * self._clips_per_step / self._source.samples_per_epoch
         self.waited = 0.0
         values['skipped_updates'] = float(kept[-1][1]['skipped_updates'][0])
-        self._writer.write_scalars(done, values)
+        self._writer.write_scalars(done, {f'train/{name}': x for name, x in values.items()})
         top1 = ' '.join(
             f'{spec.name} {values[f"top1/{spec.name}"]:.0%}'
             for spec in self._source.datasets

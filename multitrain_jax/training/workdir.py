@@ -77,10 +77,15 @@ def write_request(workdir: Path, config: Config) -> None:
         file.write(f'{shlex.join(sys.orig_argv)}  # {now}, {where}\n')
 
 
+def commands(workdir: Path) -> list[str]:
+    """Lines `COMMAND  # TIME, PLACE` of what was run in a directory, in their order, as far as they are known."""
+    try:
+        return (workdir / COMMAND_FILE).read_text(encoding='utf-8').splitlines()
+    except OSError:
+        return []
+
+
 def _last_command(workdir: Path) -> str:
     """Of the run that uses the directory, as far as it is known."""
-    try:
-        lines = (workdir / COMMAND_FILE).read_text(encoding='utf-8').splitlines()
-        return f' ({lines[-1].rpartition("  # ")[2]})'
-    except (OSError, IndexError):
-        return ''
+    lines = commands(workdir)
+    return f' ({lines[-1].rpartition("  # ")[2]})' if lines else ''

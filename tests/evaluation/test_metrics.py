@@ -1,6 +1,9 @@
 """Figures class by class against counting by hand."""
 
+import math
+
 import numpy as np
+import pytest
 
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.evaluation.metrics import (
@@ -81,3 +84,14 @@ def test_average_precision_of_tied_scores_does_not_depend_on_the_order():
     for order in (positives, positives[::-1]):
         assert average_precision(np.zeros(4), order) == 0.5
     assert np.isnan(average_precision(np.zeros(2), np.zeros(2, bool)))
+
+
+def test_the_loss_of_several_labels_is_binary_and_a_mean_over_classes():
+    rng = np.random.default_rng(0)
+    score = rng.uniform(0.05, 0.95, (4, 3)).astype(np.float32)
+    label = rng.integers(0, 2, (4, 3)).astype(np.float32)
+    spec = DatasetSpec('m', ('a', 'b', 'c'), multi_label=True)
+    expected = np.mean(
+        [-math.log(p if y else 1 - p) for p, y in zip(score.ravel().tolist(), label.ravel())]
+    )
+    assert summarise(Scores(np.arange(4), score, label), spec).loss == pytest.approx(expected)

@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
             accumulation='plain',
             projections_from=placeholder(str),
             log_every_steps=1,
+            log_images=False,
             init_from=placeholder(str),
             compilation_cache_dir=None,
             cpu_devices=placeholder(int),

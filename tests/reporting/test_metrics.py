@@ -2,14 +2,18 @@
 
 import concurrent.futures
 import importlib.util
+import itertools
 import logging
 import sys
+import types
 
+import cv2
 import numpy as np
 import pytest
 
+from multitrain_jax.errors import UserError
 from multitrain_jax.reporting import metrics, progress
-from tests.helpers.event_files import scalars
+from tests.helpers.event_files import scalars, shown
 
 
 def test_merge_is_the_weighted_mean_and_leaves_out_what_never_occurred():
@@ -49,6 +53,75 @@ def test_without_tensorflow_tensorboard_reads_the_same_curves(missing, without, 
     assert curves == scalars(tmp_path / 'clu')
     assert curves == {'loss': {7: [0.5], 9: [0.25]}, 'top1/a': {7: [1.0]}}
     assert '[7] loss=0.5' in caplog.text
+
+
+def test_without_tensorflow_tensorboard_shows_the_same_pictures_and_texts(without, tmp_path):
+    pytest.importorskip('clu')
+    pytest.importorskip('tensorflow')
+    picture = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    found = []
+    for kind in ('clu', 'own'):
+        if kind == 'own':
+            without('tensorflow')
+        (tmp_path / kind).mkdir()
+        writer = metrics.open_writer(str(tmp_path / kind), is_main_host=True)
+        writer.write_images(3, {'train/clips': picture})
+        writer.write_texts(0, {'config': '    seed: 1'})
+        writer.write_hparams({'seed': 1, 'optimizer.b1': 0.9, 'schedule.kind': 'uniform'})
+        writer.flush()
+        writer.close()
+        found.append(shown(tmp_path / kind))
+    assert found[0].keys() == found[1].keys()
+    for (tag, plugin), values in found[1].items():
+        if plugin == 'images':  # after width and height, files
+            assert values[:2] == found[0][tag, plugin][:2] == [b'7', b'5']
+            for kind, number in itertools.product((0, 1), (0, 1)):
+                file = np.frombuffer(found[kind][tag, plugin][2 + number], np.uint8)
+                decoded = cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1]
+                np.testing.assert_array_equal(decoded, picture[number])
+        elif plugin == 'text':
+            assert values == found[0][tag, plugin] == [b'    seed: 1']
+    assert {plugin for _, plugin in found[1]} == {'images', 'text', 'hparams'}
+
+
+def test_a_csv_file_beside_tensorboard_goes_on_where_it_was(without, tmp_path):
+    without('tensorflow')
+    _write(tmp_path, is_main_host=True, also=('csv',))
+    _write(tmp_path, is_main_host=True, also=('csv',))
+    lines = ['7,loss,0.5', '7,top1/a,1.0', '9,loss,0.25']
+    assert (tmp_path / 'metrics.csv').read_text().splitlines() == [
+        'step,name,value',
+        *lines,
+        *lines,
+    ]
+    assert scalars(tmp_path)['loss'] == {7: [0.5, 0.5], 9: [0.25, 0.25]}
+    _write(tmp_path / 'other', is_main_host=False, also=('csv',))
+    assert not (tmp_path / 'other').exists()
+
+
+def test_weights_and_biases_gets_the_same_run_again(without, tmp_path, monkeypatch):
+    without('tensorflow')
+    calls = []
+
+    class Run:
+        def __init__(self, **options):
+            calls.append(options)
+
+        def log(self, values, step):
+            calls.append((step, values))
+
+        def finish(self):
+            calls.append('finished')
+
+    monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=Run))
+    for _ in range(2):
+        _write(tmp_path, is_main_host=True, also=('wandb',))
+    first, second = calls[:4], calls[4:]
+    assert first == second and first[0]['resume'] == 'allow' and first[0]['dir'] == str(tmp_path)
+    assert first[1:] == [(7, {'loss': 0.5, 'top1/a': 1.0}), (9, {'loss': 0.25}), 'finished']
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    with pytest.raises(UserError, match='pip install wandb'):
+        metrics.open_writer(str(tmp_path), is_main_host=True, also=('wandb',))
 
 
 def test_metrics_go_to_the_log_file_and_not_to_the_terminal(without, tmp_path, capsys):

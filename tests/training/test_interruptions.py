@@ -86,7 +86,7 @@ def exported(workdir):
 
 
 def without_speed(written):
-    timed = ('clips_per_second', 'data_wait_share')
+    timed = ('train/clips_per_second', 'train/data_wait_share')
     return {
         step: {name: x for name, x in of.items() if name not in timed}
         for step, of in written.items()
@@ -207,5 +207,5 @@ def test_it_goes_on_with_other_devices(tmp_path, recorder):
     assert 2 < max(recorder.written) < STEPS
     life(tmp_path / 'moved', evaluation__every_epochs=0.0)
     for step in range(1, STEPS + 1):
-        for name in ('loss', 'gradient_norm'):
+        for name in ('train/loss', 'train/gradient_norm'):
             np.testing.assert_allclose(recorder.written[step][name], whole[step][name], rtol=1e-3)

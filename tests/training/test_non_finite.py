@@ -216,7 +216,7 @@ def test_the_steps_before_it_are_those_of_the_run(tmp_path):
         train.train_and_evaluate(config, tmp_path / 'run', source=source, devices=jax.devices()[:1])
     for name in ('loss', 'gradient_norm', 'gradient_norm/heads'):
         (line,) = [line for line in report if line.split()[0] == name]
-        assert line.split()[1] == f'{written[4][name]:.6g}'
+        assert line.split()[1] == f'{written[4][f"train/{name}"]:.6g}'
 
 
 def test_skipping_is_counted_and_bounded(tmp_path, caplog, monkeypatch):
@@ -240,13 +240,13 @@ def test_skipping_is_counted_and_bounded(tmp_path, caplog, monkeypatch):
         'step_2.npz',
         'step_5.npz',
     ]
-    assert [written[step]['skipped_updates'] for step in (3, 6, 8)] == [1, 2, 2]
+    assert [written[step]['train/skipped_updates'] for step in (3, 6, 8)] == [1, 2, 2]
     # The optimizer has made one update less after step 2, two less after step 5.
     config = tiny.config()
     driver, length = Pmap(data_mesh(jax.devices()[:1])), experiment.Length(8, per_epoch=2)
     prepared = experiment.prepare(config, tiny.ArraySource(config).datasets, driver, length)
     for step, updates in ((3, 2), (6, 4), (8, 6)):
-        logged, applied = written[step]['learning_rate'], prepared.schedule(updates - 1)
+        logged, applied = written[step]['train/learning_rate'], prepared.schedule(updates - 1)
         np.testing.assert_allclose(logged, applied, rtol=1e-6)
     with contextlib.closing(runs.RunCheckpoints(tmp_path / 'two', keep=None)) as saved:
         for step, updates in ((6, 4), (8, 6)):
