@@ -14,6 +14,7 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from multitrain_jax.batch import BatchSource, DatasetSpec, classifying
@@ -29,12 +30,18 @@ from multitrain_jax.objectives.tasks import make_objective
 from multitrain_jax.objectives.uncertainty import init_log_variances
 from multitrain_jax.ops.attention import has_cudnn_attention
 from multitrain_jax.ops.platforms import tpu_core_memory
-from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
+from multitrain_jax.optimizer import RateSchedule, build_optimizer, learning_rate_schedule
 from multitrain_jax.parallel import layout
 from multitrain_jax.parallel.drivers import Driver, open_driver
 from multitrain_jax.parallel.mesh import check_divides
 from multitrain_jax.training import accumulation
-from multitrain_jax.training.train_step import OBJECTIVE, TrainState, TrainStep, make_train_step
+from multitrain_jax.training.train_step import (
+    OBJECTIVE,
+    Hyperparameters,
+    TrainState,
+    TrainStep,
+    make_train_step,
+)
 from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.projection_files import start_projections
 
@@ -77,8 +84,8 @@ class Experiment:
     model: MultiTrainConfig
     graphdef: nnx.GraphDef
     abstract_params: Mapping[str, Any]
-    schedule: optax.Schedule
-    tx: optax.GradientTransformation
+    schedule: RateSchedule
+    tx: optax.GradientTransformationExtraArgs
 
     @functools.cached_property
     def objective(self) -> Objective:
@@ -126,18 +133,25 @@ class Experiment:
         )
 
     @functools.cached_property
+    def hyperparameters(self) -> Hyperparameters:
+        """What of the config the training step takes as data, float32."""
+        given = Hyperparameters(self.schedule, self.objective.weights)
+        return jax.tree.map(lambda x: np.asarray(x, np.float32), given)
+
+    @functools.cached_property
     def train_step(self) -> Callable:
         """(state, global batch) -> (state, metrics), see `Driver.train_step`."""
-        return self.driver.train_step(self.replica_step, self.shardings)
+        return self.driver.train_step(self.replica_step, self.shardings, self.hyperparameters)
 
     @functools.cached_property
     def eval_step(self) -> Callable:
         """(params, global batch) -> scores, see `views.make_eval_step`."""
         return views.make_eval_step(self.graphdef, self.datasets, self.config.augment, self.driver)
 
-    def random_state(self) -> TrainState:
-        """The state before the first step with random parameters, a function of the config's seed."""
-        params_key, run_key = jax.random.split(jax.random.key(self.config.seed))
+    def random_state(self, key: jax.Array | None = None) -> TrainState:
+        """The state before the first step with random parameters; key None: that of the config's seed."""
+        key = jax.random.key(self.config.seed) if key is None else key
+        params_key, run_key = jax.random.split(key)
         model = nnx.to_pure_dict(nnx.state(MultiTrainModel(self.model, rngs=nnx.Rngs(params_key))))
         params = {**model, **_learned_weights(self.config)}
         none, trainable = jnp.zeros((), jnp.int32), self._trainable(params)
@@ -157,7 +171,8 @@ class Experiment:
         source = config.init_from and open_trained(config.init_from, argument='config.init_from')
         # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small model.
         options = {'xla_backend_optimization_level': 0}
-        state = jax.block_until_ready(jax.jit(self.random_state, compiler_options=options)())
+        init = jax.jit(self.random_state, compiler_options=options)
+        state = jax.block_until_ready(init(jax.random.key(config.seed)))
         if source is not None:
             params, report = warm_start.fill(
                 jax.device_get(state.params),
@@ -240,7 +255,7 @@ def prepare(
 
 def _optimizer(
     config: Config, schedule: optax.Schedule, model_params: Mapping[str, Any]
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     params = {**model_params, **_learned_weights(config)}
     return build_optimizer(config.optimizer, schedule, params, config.model.backbone)
 

@@ -5,6 +5,7 @@ import math
 from typing import Annotated, Any
 
 from flax import traverse_util
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,13 +85,38 @@ class OptimizerConfig:
     ema_warmup: bool = False  # a smaller decay at first: at most n / (9 + n) in update n
 
 
+@flax.struct.dataclass
+class RateSchedule:
+    """The learning rate of every optimizer step, counted from 0: a function of the step.
+
+    Straight from `start` to the peak, then half a cosine to `end`, which is reached at `total` and
+    kept after it. A tree of numbers: programs take them as data, not as constants.
+
+    Attributes:
+        start, peak, end: learning rates.
+        warmup, total: steps of the warm-up and of the whole run.
+    """
+
+    start: jax.Array | float
+    peak: jax.Array | float
+    end: jax.Array | float
+    warmup: jax.Array | float
+    total: jax.Array | float
+
+    def __call__(self, step: jax.Array | int | float) -> jax.Array:
+        step = jnp.asarray(step, float)
+        rising = self.start + (self.peak - self.start) * step / jnp.maximum(self.warmup, 1e-9)
+        left = jnp.clip((self.total - step) / (self.total - self.warmup), 0.0, 1.0)
+        # sin^2(x) is (1 - cos(2x)) / 2 without its cancellation near the end, where the rate is
+        # smallest.
+        falling = self.end + (self.peak - self.end) * jnp.square(jnp.sin(0.5 * math.pi * left))
+        return jnp.where(step < self.warmup, rising, falling)
+
+
 def learning_rate_schedule(
     config: OptimizerConfig, *, steps_per_epoch: float, total_steps: float
-) -> optax.Schedule:
-    """The learning rate of every optimizer step, counted from 0.
-
-    Straight from `warmup_start_learning_rate` to the peak, then half a cosine to
-    `end_learning_rate`, which is reached at `total_steps` and kept after it.
+) -> RateSchedule:
+    """The learning rate of a run.
 
     Args:
         config: rates and warm-up.
@@ -106,22 +132,13 @@ def learning_rate_schedule(
             f'a warm-up of {warmup:g} steps does not fit into {total_steps:g} steps: '
             'lower warmup_epochs or warmup_steps, or train longer'
         )
-    peak, start, end = (
-        config.peak_learning_rate,
-        config.warmup_start_learning_rate,
-        config.end_learning_rate,
+    return RateSchedule(
+        float(config.warmup_start_learning_rate),
+        float(config.peak_learning_rate),
+        float(config.end_learning_rate),
+        float(warmup),
+        float(total_steps),
     )
-
-    def schedule(step: jax.Array | int | float) -> jax.Array:
-        step = jnp.asarray(step, float)
-        rising = start + (peak - start) * step / max(warmup, 1e-9)
-        left = jnp.clip((total_steps - step) / (total_steps - warmup), 0.0, 1.0)
-        # sin^2(x) is (1 - cos(2x)) / 2 without its cancellation near the end, where the rate is
-        # smallest.
-        falling = end + (peak - end) * jnp.square(jnp.sin(0.5 * math.pi * left))
-        return jnp.where(step < warmup, rising, falling)
-
-    return schedule
 
 
 def decay_mask(params: Any) -> Any:
@@ -207,12 +224,26 @@ def _scale_by(factors: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def _scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """Minus the learning rate times every update; another schedule may be given at the update."""
+
+    def update(updates, state, params=None, *, schedule=schedule, **others):
+        del params, others
+        rate = schedule(state.count)
+        updates = jax.tree.map(lambda u: -jnp.asarray(rate, u.dtype) * u, updates)
+        return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)), update
+    )
+
+
 def build_optimizer(
     config: OptimizerConfig,
     schedule: optax.Schedule,
     params: Any,
     backbone: BackboneConfig | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Clipping, then AdamW (arXiv 1711.05101) with decay where `decay_mask` says so.
 
     It is for the parameters that train: the first result of `parameters.partition(params, frozen)`.
@@ -220,7 +251,8 @@ def build_optimizer(
 
     Args:
         config: constants.
-        schedule: learning rate by step, from `learning_rate_schedule`.
+        schedule: learning rate by step, from `learning_rate_schedule`; `update(..., schedule=...)`
+            takes another instead, so that its numbers can be arguments of a program.
         params: all parameters of the run (or their shapes); only names and shapes are read.
         backbone: of the model; needed where parameters have factors of the learning rate.
 
@@ -228,13 +260,10 @@ def build_optimizer(
         UserError: `frozen` does not fit the parameters.
     """
     trainable, _ = partition(params, config.frozen)
-    adamw = optax.adamw(
-        schedule,
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=decay_mask(trainable),
+    adamw = optax.chain(
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, decay_mask(trainable)),
+        _scale_by_rate(schedule),
     )
     steps = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     steps.append(adamw)

@@ -1,9 +1,11 @@
 """What must not grow, recompile or wait in a run that goes on for days."""
 
+import collections
 import gc
 import os
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -57,6 +59,35 @@ def test_steps_after_the_first_compile_nothing(tmp_path, monkeypatch):
     assert seen[1] > 0
     # The first checkpoint may compile something, once; the training step and the reports may not.
     assert seen[1] == seen[2] == seen[3] and seen[4] == seen[7], seen
+
+
+def test_other_rates_epochs_seeds_and_loss_weights_compile_nothing(tmp_path, monkeypatch):
+    """They are data of the programs: those of an earlier run are found in the cache."""
+    events = collections.Counter()
+    count = lambda name, **_: events.update([name.rsplit('/')[-1]])  # noqa: E731
+    cache = dict(jax_compilation_cache_dir=str(tmp_path / 'cache'))
+    cache |= dict(jax_persistent_cache_min_compile_time_secs=0.0)
+    before = {name: getattr(jax.config, name) for name in cache}
+    jax.monitoring.register_event_listener(count)
+    try:
+        for name, value in cache.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        jax.clear_caches()
+        run(tmp_path / 'one', monkeypatch, epochs=1.0)
+        assert events['cache_misses'] > 3
+        first = events['cache_misses']
+        jax.clear_caches()
+        changes = dict(objective__lambda_proj=0.5, objective__lambda_inf=0.3)
+        changes |= dict(datasets__colours__loss_weight=2.0, objective__std_weight=9.0)
+        changes |= dict(optimizer__peak_learning_rate=3e-3, optimizer__warmup_steps=2, seed=7)
+        run(tmp_path / 'two', monkeypatch, epochs=2.0, **changes)
+        assert events['cache_misses'] == first and events['cache_hits'] > 3
+    finally:
+        jax.monitoring.unregister_event_listener(count)
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def test_metrics_are_fetched_when_the_next_step_is_under_way(tmp_path, monkeypatch):

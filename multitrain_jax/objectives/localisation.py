@@ -28,6 +28,7 @@ def localisation_objective(
     datasets: Sequence[LocalisationObjective],
     *,
     log_variances: jax.Array | None = None,
+    weights: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, Term]]:
     """The part of the objective that boxes have: (1 / B) sum_i w_i weight_d L_box(i), as that of classification.
 
@@ -36,6 +37,7 @@ def localisation_objective(
         batch: `dataset` i32[B], `weight` f32[B], `box_label` f32[B, M, A], `box_mask` f32[B, M].
         datasets: in the order of `actions`.
         log_variances: f32[number of them], where the datasets' weights are learned.
+        weights: f32[number of them]; None: those in `datasets`.
 
     Returns:
         loss: f32[]; a clip without a box contributes 0.
@@ -43,6 +45,8 @@ def localisation_objective(
             `weight/NAME` where weights are learned.
     """
     loss, terms = jnp.zeros((), jnp.float32), {}
+    if weights is None:
+        weights = [entry.weight for entry in datasets]
     for d, (logits, entry) in enumerate(zip(actions, datasets, strict=True)):
         every_action = jnp.ones((1, 1, entry.num_actions), bool)
         per_clip = localisation_loss(
@@ -55,7 +59,7 @@ def localisation_objective(
         terms[f'localisation/{entry.name}'] = Term(
             jnp.sum(clip_weight * per_clip), jnp.sum(clip_weight)
         )
-        weight, penalty = jnp.asarray(entry.weight, per_clip.dtype), 0.0
+        weight, penalty = jnp.asarray(weights[d], per_clip.dtype), 0.0
         if log_variances is not None:
             weight, penalty = learned_weight(weight, log_variances[d])
             terms[f'weight/{entry.name}'] = Term(weight, jnp.ones_like(weight))

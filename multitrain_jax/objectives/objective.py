@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Annotated, Literal, Protocol
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,35 @@ class ObjectiveConfig:
     learned_informative_weights: bool = False  # likewise std_weight and covariance_weight
 
 
+@flax.struct.dataclass
+class LossWeights:
+    """The numbers that weigh the losses: programs take them as data, not as constants.
+
+    Attributes:
+        dataset: f32[N], of the datasets' losses.
+        projection, informative, std, covariance, projection_l1: f32[], as in `ObjectiveConfig`.
+    """
+
+    dataset: jax.Array | np.ndarray
+    projection: jax.Array | float
+    informative: jax.Array | float
+    std: jax.Array | float
+    covariance: jax.Array | float
+    projection_l1: jax.Array | float
+
+
+def loss_weights(config: ObjectiveConfig, of_datasets: Sequence[float] = ()) -> LossWeights:
+    """Those of a config, and of the datasets in their order."""
+    return LossWeights(
+        np.asarray(of_datasets, np.float32),
+        config.lambda_proj,
+        config.lambda_inf,
+        config.std_weight,
+        config.covariance_weight,
+        config.projection_l1,
+    )
+
+
 class ModelOutputs(Protocol):
     """What the objective reads of the model's outputs.
 
@@ -84,7 +114,7 @@ class Objective:
     the part that is a mean over clips, `batch` the rest.
 
     Attributes:
-        config: weights.
+        config: weights and forms.
         names: of all datasets; a clip's `dataset` is the place of its own.
         classifying: those with a classification head, in the order of the heads.
         localising: those with a localisation head, likewise.
@@ -99,6 +129,14 @@ class Objective:
     def max_classes(self) -> int:
         """C, what the classification heads are padded to; 1 where there is none."""
         return max((entry.num_classes for entry in self.classifying), default=1)
+
+    @property
+    def weights(self) -> LossWeights:
+        """Its own. `clips` and `batch` may be given others; what is turned off by 0 must be 0 in both."""
+        of_datasets = np.ones(len(self.names), np.float32)
+        of_datasets[~self._localises] = [entry.weight for entry in self.classifying]
+        of_datasets[self._localises] = [entry.weight for entry in self.localising]
+        return loss_weights(self.config, of_datasets)
 
     @property
     def _localises(self) -> np.ndarray:
@@ -122,6 +160,7 @@ class Objective:
         batch: Mapping[str, jax.Array],
         *,
         log_variances: LogVariances | None = None,
+        weights: LossWeights | None = None,
     ) -> tuple[jax.Array, dict[str, Term]]:
         """The mean over clips.
 
@@ -130,6 +169,7 @@ class Objective:
             targets: of classification, whose datasets are `head` numbers.
             batch: as it was read.
             log_variances: the learned weights, of all datasets.
+            weights: None: its own.
 
         Returns:
             loss f32[], and the terms of `clip_objective` and `localisation_objective`, and for every
@@ -142,22 +182,36 @@ class Objective:
             for number, name in enumerate(self.names)
         }
         loss, learned = jnp.zeros((), jnp.float32), (log_variances or {}).get('dataset')
+        weights = weights or self.weights
         for entries, part in ((self.classifying, self._labels), (self.localising, self._boxes)):
             if entries:
-                own, own_terms = part(outputs, targets, batch, learned)
+                own, own_terms = part(outputs, targets, batch, learned, weights)
                 loss, terms = loss + own, terms | own_terms
         return loss, terms
 
-    def _labels(self, outputs, targets, batch, learned) -> tuple[jax.Array, dict[str, Term]]:
-        weights = None if learned is None else {'dataset': learned[~self._localises]}
+    def _labels(
+        self, outputs, targets, batch, learned, weights
+    ) -> tuple[jax.Array, dict[str, Term]]:
+        own = np.flatnonzero(~self._localises)
         return clip_objective(
-            outputs, targets, self.config, self.classifying, log_variances=weights
+            outputs,
+            targets,
+            self.config,
+            self.classifying,
+            log_variances=None if learned is None else {'dataset': learned[own]},
+            weights=weights.replace(dataset=weights.dataset[own]),
         )
 
-    def _boxes(self, outputs, targets, batch, learned) -> tuple[jax.Array, dict[str, Term]]:
-        weights = None if learned is None else learned[self._localises]
+    def _boxes(
+        self, outputs, targets, batch, learned, weights
+    ) -> tuple[jax.Array, dict[str, Term]]:
+        own = np.flatnonzero(self._localises)
         return localisation_objective(
-            outputs.actions, batch, self.localising, log_variances=weights
+            outputs.actions,
+            batch,
+            self.localising,
+            log_variances=None if learned is None else learned[own],
+            weights=weights.dataset[own],
         )
 
     def batch(
@@ -166,11 +220,17 @@ class Objective:
         weight: jax.Array,
         *,
         log_variances: LogVariances | None = None,
+        weights: LossWeights | None = None,
         axis_name: str | None = None,
     ) -> tuple[jax.Array, dict[str, Term]]:
         """What is of the whole batch, see `batch_objective`."""
         return batch_objective(
-            expanded, self.config, weight=weight, log_variances=log_variances, axis_name=axis_name
+            expanded,
+            self.config,
+            weight=weight,
+            log_variances=log_variances,
+            weights=weights,
+            axis_name=axis_name,
         )
 
 
@@ -181,6 +241,7 @@ def clip_objective(
     datasets: Sequence[DatasetObjective],
     *,
     log_variances: LogVariances | None = None,
+    weights: LossWeights | None = None,
 ) -> tuple[jax.Array, dict[str, Term]]:
     """The part of the objective that is a mean over clips.
 
@@ -192,9 +253,10 @@ def clip_objective(
     Args:
         outputs: `logits`, `projected` and `projection_kernel` as in `ModelOutputs`.
         targets: clean labels; smoothing is applied here.
-        config: weights.
+        config: weights and forms.
         datasets: the N datasets, in the order of the heads.
         log_variances: the learned weights, where the config turns them on; see `uncertainty`.
+        weights: of these datasets; None: those of `config` and `datasets`.
 
     Returns:
         loss: f32[].
@@ -209,6 +271,7 @@ def clip_objective(
             the datasets.
     """
     _check(outputs, targets, config, datasets)
+    weights = weights or loss_weights(config, [entry.weight for entry in datasets])
     clips = jnp.arange(targets.dataset.shape[0])[:, None]  # [B, 1]
     mask = class_mask(datasets)[targets.dataset]  # [B, S, C]
     label = smooth_label(targets.label, mask, config.label_smoothing)
@@ -227,9 +290,9 @@ def clip_objective(
         projected = projected[targets.dataset, clips]  # [B, S, N-1, C]
         proj = projection_loss(projected, label, mask, SOFTMAX_LOSSES[config.projection_loss])
         terms |= _per_dataset('projection', proj, slot_weight, targets.dataset, datasets)
-        per_slot = per_slot + config.lambda_proj * proj
+        per_slot = per_slot + weights.projection * proj
 
-    dataset_weight = jnp.asarray([entry.weight for entry in datasets], per_slot.dtype)  # [N]
+    dataset_weight = jnp.asarray(weights.dataset, per_slot.dtype)  # [N]
     penalty = jnp.zeros_like(dataset_weight)
     if config.learned_dataset_weights:
         dataset_weight, penalty = learned_weight(dataset_weight, log_variances['dataset'])
@@ -242,7 +305,7 @@ def clip_objective(
 
     if config.projection_l1 > 0 and len(datasets) > 1:
         size, number = projection_size(outputs.projection_kernel, class_mask(datasets))
-        loss = loss + config.projection_l1 * size
+        loss = loss + weights.projection_l1 * size
         terms['projection_l1'] = Term(size / number, jnp.ones_like(size))
 
     terms |= _top1(logits, mask, targets, datasets)
@@ -255,6 +318,7 @@ def batch_objective(
     *,
     weight: jax.Array | None = None,
     log_variances: LogVariances | None = None,
+    weights: LossWeights | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, Term]]:
     """The part of the objective that is of the whole batch: lambda_inf L_inf.
@@ -264,6 +328,7 @@ def batch_objective(
         config: weights.
         weight: f32[B], 0 for padding, which does not enter; None: there is none.
         log_variances: the learned weights, where the config turns them on; see `uncertainty`.
+        weights: None: those of `config`.
         axis_name: the named axis over replicas, or None for a single one.
 
     Returns:
@@ -281,14 +346,14 @@ def batch_objective(
             'lambda_inf > 0 needs the expanded embedding: build the model with an expander'
         )
     std, covariance = informative_terms(expanded, weight, axis_name=axis_name)
-    values = jnp.stack([std, covariance])
-    factors = jnp.asarray([config.std_weight, config.covariance_weight], values.dtype)
+    values, weights = jnp.stack([std, covariance]), weights or loss_weights(config)
+    factors = jnp.asarray([weights.std, weights.covariance], values.dtype)
     terms = {'informative/std': std, 'informative/covariance': covariance}
     penalty = jnp.zeros_like(factors)
     if config.learned_informative_weights:
         factors, penalty = learned_weight(factors, log_variances['informative'])
         terms |= {'informative/std_weight': factors[0], 'informative/covariance_weight': factors[1]}
-    loss = config.lambda_inf * jnp.sum(factors * values + penalty)
+    loss = weights.informative * jnp.sum(factors * values + penalty)
     return loss, jax.lax.stop_gradient(
         {name: Term(value, jnp.ones_like(value)) for name, value in terms.items()}
     )

@@ -13,6 +13,7 @@ Both give the same numbers.
 import abc
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -25,8 +26,32 @@ from multitrain_jax.parallel.mesh import (
     data_mesh,
     grid_mesh,
     over_data,
+    replicate,
     replicated,
 )
+
+
+class _Bound:
+    """A compiled step with its last argument given; what `lower` and `compile` make of it likewise."""
+
+    def __init__(self, step: Any, constants: Any, mesh: Mesh):
+        self._step, self._constants, self._mesh = step, constants, mesh
+
+    @functools.cached_property
+    def _placed(self) -> Any:
+        return replicate(self._constants, self._mesh)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._step(*args, self._placed)
+
+    def lower(self, *args: Any) -> '_Bound':
+        return _Bound(self._step.lower(*args, self._constants), self._constants, self._mesh)
+
+    def compile(self, *options: Any) -> '_Bound':
+        return _Bound(self._step.compile(*options), self._constants, self._mesh)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +61,13 @@ class Driver(abc.ABC):
     mesh: Mesh
 
     @abc.abstractmethod
-    def train_step(self, step: Callable, shardings: Any = None) -> Callable:
+    def train_step(self, step: Callable, shardings: Any = None, constants: Any = None) -> Callable:
         """`step(state, batch) -> (state, metrics)` on every replica: the state donated, metrics equal.
 
         Args:
             step: of one replica, with its parts `gradients` and `update`, see `train_step.TrainStep`.
             shardings: of the state, from `layout.state_shardings`; `Pmap` needs none.
+            constants: third argument of every step, arrays of the host that it takes as data.
 
         Returns:
             The compiled step of the state and the global batch, see `to_devices`. It has
@@ -77,15 +103,18 @@ class Driver(abc.ABC):
 class Pmap(Driver):
     """Every device is a replica and has the whole state. Batches are [devices, B / devices, ...]."""
 
-    def train_step(self, step: Callable, shardings: Any = None) -> Callable:
-        return self._mapped(step.__call__, out_axes=None, donate_argnums=0)
+    def train_step(self, step: Callable, shardings: Any = None, constants: Any = None) -> Callable:
+        mapped = self._mapped(
+            step.__call__, in_axes=(None, 0, None), out_axes=None, donate_argnums=0
+        )
+        return _Bound(mapped, constants, self.mesh)
 
     def eval_step(self, step: Callable) -> Callable:
-        return self._mapped(step, out_axes=0)
+        return self._mapped(step, in_axes=(None, 0), out_axes=0)
 
     def _mapped(self, step: Callable, **options) -> Callable:
         devices = list(self.mesh.devices.flat)
-        return jax.pmap(step, axis_name=DATA_AXIS, in_axes=(None, 0), devices=devices, **options)
+        return jax.pmap(step, axis_name=DATA_AXIS, devices=devices, **options)
 
     def _local(self, array: np.ndarray) -> np.ndarray:
         devices = len(self.mesh.local_devices)
@@ -98,30 +127,33 @@ class Pmap(Driver):
 class ShardMap(Driver):
     """On a mesh with the axes `data` and `model`. Batches are [B, ...]."""
 
-    def train_step(self, step: Callable, shardings: Any = None) -> Callable:
-        gradients = self._per_replica(step.gradients, PartitionSpec())
+    def train_step(self, step: Callable, shardings: Any = None, constants: Any = None) -> Callable:
+        gradients = self._per_replica(step.gradients, PartitionSpec(), PartitionSpec())
 
-        def train_step(state, batch):
+        def train_step(state, batch, constants):
             # The update needs no collectives: out here the compiler may divide it over `data`, as
             # the state lies.
-            return step.update(state, *gradients(state, batch))
+            return step.update(state, *gradients(state, batch, constants), constants)
 
-        return jax.jit(
+        compiled = jax.jit(
             train_step,
-            in_shardings=(shardings, over_data(self.mesh)),
+            in_shardings=(shardings, over_data(self.mesh), replicated(self.mesh)),
             out_shardings=(shardings, replicated(self.mesh)),
             donate_argnums=0,
         )
+        return _Bound(compiled, constants, self.mesh)
 
     def eval_step(self, step: Callable) -> Callable:
         return jax.jit(self._per_replica(step, PartitionSpec(DATA_AXIS)))
 
-    def _per_replica(self, step: Callable, out_specs: PartitionSpec) -> Callable:
+    def _per_replica(
+        self, step: Callable, out_specs: PartitionSpec, *others: PartitionSpec
+    ) -> Callable:
         """`data` is written out in the step, as pmap has it; what `model` does is left to the compiler."""
         return jax.shard_map(
             step,
             mesh=self.mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+            in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS), *others),
             out_specs=out_specs,
             axis_names={DATA_AXIS},
             # Types that follow which values are equal on all replicas: each loop in the model would

@@ -1,6 +1,5 @@
 """The metrics of training steps: gathered on the device, reported every so many steps."""
 
-from collections.abc import Callable
 import logging
 import math
 from typing import Any
@@ -8,11 +7,14 @@ from typing import Any
 import jax
 
 from multitrain_jax.batch import BatchSource
+from multitrain_jax.optimizer import RateSchedule
 from multitrain_jax.reporting import metrics
 from multitrain_jax.reporting.progress import Countdown, duration
 from multitrain_jax.training.non_finite import Watch
 
 _log = logging.getLogger('multitrain_jax')
+# Numbers of the schedule are data: another one compiles nothing.
+_rate = jax.jit(lambda schedule, step: schedule(step))
 
 
 class StepLog:
@@ -26,7 +28,7 @@ class StepLog:
         clips_per_step: float,
         first_step: int,
         total_steps: int,
-        schedule: Callable,
+        schedule: RateSchedule,
         watch: Watch,
         writer: Any,
     ):
@@ -43,7 +45,7 @@ class StepLog:
         """
         self._source, self._every_steps, self._total_steps = source, every_steps, total_steps
         self._clips_per_step = clips_per_step
-        self._schedule = jax.jit(schedule)
+        self._schedule = jax.device_put(schedule)
         self._learning_rate(first_step)  # compiled now and not among the steps
         self._watch, self._writer = watch, writer
         self._kept: list[tuple[int, Any]] = []
@@ -107,4 +109,4 @@ class StepLog:
         )
 
     def _learning_rate(self, step: int) -> float:
-        return float(jax.device_get(self._schedule(jax.device_put(step))))
+        return float(jax.device_get(_rate(self._schedule, jax.device_put(step))))

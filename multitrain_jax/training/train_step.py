@@ -16,8 +16,8 @@ import optax
 
 from multitrain_jax.augment.pipeline import AugmentConfig, augment_train
 from multitrain_jax.models.parameters import merge, partition
-from multitrain_jax.objectives.objective import Objective
-from multitrain_jax.optimizer import OptimizerConfig, average
+from multitrain_jax.objectives.objective import LossWeights, Objective
+from multitrain_jax.optimizer import OptimizerConfig, RateSchedule, average
 from multitrain_jax.parallel.mesh import DATA_AXIS
 from multitrain_jax.training.accumulation import plain_gradients
 
@@ -46,6 +46,19 @@ class TrainState:
     skipped: jax.Array
 
 
+@flax.struct.dataclass
+class Hyperparameters:
+    """Numbers that the step takes as data: with others of them the same program runs, nothing is compiled anew.
+
+    Attributes:
+        schedule: of the learning rate.
+        weights: of the losses.
+    """
+
+    schedule: RateSchedule
+    weights: LossWeights
+
+
 def inference_params(state: TrainState) -> dict[str, Any]:
     """The model's parameters to evaluate and to export: the moving average where there is one."""
     params = merge(state.params, state.ema)
@@ -54,29 +67,38 @@ def inference_params(state: TrainState) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """`step(state, shard) -> (state, metrics)` for one replica's shard of the batch, and its two parts.
+    """`step(state, shard[, hyperparameters]) -> (state, metrics)` of one replica, and its two parts.
+
+    A shard is the replica's part of the batch. Without hyperparameters those are constants with which
+    the objective and the optimizer were made.
 
     Metrics are (sum, count) pairs over the global batch: the objective's terms, norms of the
     gradients, `skipped_updates`.
 
     Attributes:
-        gradients: (state, shard) -> (gradients, metrics), under the axis `data`; equal on all replicas.
-        update: (state, gradients, metrics) -> (state, metrics), the same on every replica.
+        gradients: (state, shard[, hyperparameters]) -> (gradients, metrics), under the axis `data`; equal
+            on all replicas.
+        update: (state, gradients, metrics[, hyperparameters]) -> (state, metrics), the same on every
+            replica.
     """
 
     gradients: Callable
     update: Callable
 
     def __call__(
-        self, state: TrainState, shard: Mapping[str, jax.Array]
+        self,
+        state: TrainState,
+        shard: Mapping[str, jax.Array],
+        hyperparameters: Hyperparameters | None = None,
     ) -> tuple[TrainState, dict[str, Any]]:
-        return self.update(state, *self.gradients(state, shard))
+        gradients, terms = self.gradients(state, shard, hyperparameters)
+        return self.update(state, gradients, terms, hyperparameters)
 
 
 def make_train_step(
     graphdef: nnx.GraphDef,
     objective: Objective,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformationExtraArgs,
     *,
     augment: AugmentConfig = AugmentConfig(),
     optimizer: OptimizerConfig = OptimizerConfig(),
@@ -97,7 +119,8 @@ def make_train_step(
         max_skips: steps to pass over, see `keep_if_finite`.
     """
 
-    def gradients(state, shard):
+    def gradients(state, shard, hyperparameters=None):
+        weights = hyperparameters and hyperparameters.weights
         replica = jax.lax.axis_index(DATA_AXIS)
         key, size = (
             jax.random.fold_in(state.key, state.step),
@@ -129,21 +152,26 @@ def make_train_step(
             model, clip_key = nnx.merge(graphdef, params), jax.random.fold_in(model_key, first_row)
             outputs = model(video, clips.get('boxes'), key=clip_key, training=True)
             with jax.named_scope('loss'):
-                loss, terms = objective.clips(outputs, targets, clips, log_variances=learned)
+                loss, terms = objective.clips(
+                    outputs, targets, clips, log_variances=learned, weights=weights
+                )
             return loss, ((outputs.expanded, clips['weight']), terms)
 
         @jax.named_scope('loss')
         def batch_loss(trainable, expanded):
             learned = merge(trainable, frozen).get(OBJECTIVE)
-            return objective.batch(*expanded, log_variances=learned, axis_name=DATA_AXIS)
+            return objective.batch(
+                *expanded, log_variances=learned, weights=weights, axis_name=DATA_AXIS
+            )
 
         grads, terms = accumulate(clip_loss, batch_loss, trainable, (first_rows, parts))
         return jax.lax.pmean(grads, DATA_AXIS), jax.lax.psum(terms, DATA_AXIS)
 
     @jax.named_scope('optimizer')
-    def update(state, grads, terms):
+    def update(state, grads, terms, hyperparameters=None):
         trainable, frozen = partition(state.params, optimizer.frozen)
-        updates, opt_state = tx.update(grads, state.opt_state, trainable)
+        given = {'schedule': hyperparameters.schedule} if hyperparameters else {}
+        updates, opt_state = tx.update(grads, state.opt_state, trainable, **given)
         trainable = optax.apply_updates(trainable, updates)
         ema = average(state.ema, trainable, state.step, optimizer)
         new = state.replace(

@@ -1,5 +1,6 @@
 """How far the loop runs ahead of the devices."""
 
+from multitrain_jax.optimizer import RateSchedule
 from multitrain_jax.training.step_log import StepLog
 
 
@@ -22,7 +23,7 @@ def test_one_step_waits_behind_the_one_that_runs():
         clips_per_step=1,
         first_step=0,
         total_steps=9,
-        schedule=lambda step: 0.1,
+        schedule=RateSchedule(0.1, 0.1, 0.1, 0.0, 9.0),
         watch=None,
         writer=None,
     )
