@@ -52,10 +52,10 @@ VIDEOS = {'directions': 200, 'motions': 200, DOWNSTREAM: 40}  # training
 BATCH, UPDATES = 16, 500
 SEEDS = tuple(range(8))
 SEARCH_SEEDS = (100, 101)
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 PARTS = (0.25, 0.5, 0.75)  # of "scenes"
 FIRST_PART = 0.5  # while the learning rate is searched
-LAMBDAS = {'lambda_inf': 0.01, 'lambda_proj': 1.0}  # of the arm `multitrain`
+LAMBDAS = {'lambda_inf': 0.003, 'lambda_proj': 0.3}  # of `multitrain`: found by multitrain.py
 
 
 def run_config(
