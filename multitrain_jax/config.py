@@ -228,7 +228,7 @@ class Config(OrderOptions):
         return {name: entry.batch_size or self.batch_size for name, entry in self.datasets.items()}
 
 
-_MODEL_FIELDS_FROM_ELSEWHERE = {
+MODEL_FIELDS_FROM_ELSEWHERE = {
     'num_classes': 'the numbers of classes come from dataset.json',
     'num_actions': 'the numbers of actions come from dataset.json',
     'localisation_head': 'it is config.localisation.head',
@@ -238,7 +238,7 @@ _MODEL_FIELDS_FROM_ELSEWHERE = {
 def defaults() -> ml_collections.ConfigDict:
     """The whole tree, for a config file to change and to add its datasets to."""
     values = config_reading.config_tree(Config())
-    for field in _MODEL_FIELDS_FROM_ELSEWHERE:
+    for field in MODEL_FIELDS_FROM_ELSEWHERE:
         del values.model[field]
     return values
 
@@ -309,7 +309,7 @@ def apply_variants(
 
 def describe(config: Config) -> str:
     """All fields of an experiment with their comments; what differs from the defaults is marked."""
-    hidden = [f'config.model.{field}' for field in _MODEL_FIELDS_FROM_ELSEWHERE]
+    hidden = [f'config.model.{field}' for field in MODEL_FIELDS_FROM_ELSEWHERE]
     lines = config_reading.describe(config, Config(), hidden=hidden)
     marks = '* differs from the default, which stands in brackets', '- of a group that is None'
     return '\n'.join((*marks, *lines))
@@ -370,7 +370,7 @@ def stored_tree(config: Config) -> dict[str, Any]:
     tree = config_reading.to_dict(config)
     model = tree['model'].items()
     tree['model'] = {
-        name: value for name, value in model if name not in _MODEL_FIELDS_FROM_ELSEWHERE
+        name: value for name, value in model if name not in MODEL_FIELDS_FROM_ELSEWHERE
     }
     return tree
 
@@ -380,7 +380,7 @@ def read_stored_config(values: Mapping[str, Any]) -> Config:
     model = {
         name: value
         for name, value in values['model'].items()
-        if name not in _MODEL_FIELDS_FROM_ELSEWHERE
+        if name not in MODEL_FIELDS_FROM_ELSEWHERE
     }
     return read_config({**values, 'model': model})
 
@@ -401,7 +401,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     if not names:
         raise UserError('config.datasets is empty; name at least one')
     model = dict(values.get('model') or {})
-    for field, origin in _MODEL_FIELDS_FROM_ELSEWHERE.items():
+    for field, origin in MODEL_FIELDS_FROM_ELSEWHERE.items():
         if field in model:
             raise UserError(f'config.model.{field}: unknown field; {origin}')
     values['model'] = {**model, 'num_classes': (2,) * len(names)}

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+from multitrain_jax.errors import UserError
+from multitrain_jax.reporting.metrics import quieten_tensorflow
+
 
 def read_curves(workdir: str | os.PathLike) -> dict[str, dict[int, float]]:
     """{name: {step: value}}; of a step that was taken twice the later value.
@@ -10,12 +13,11 @@ def read_curves(workdir: str | os.PathLike) -> dict[str, dict[int, float]]:
     Raises:
         UserError: TensorBoard is missing.
     """
+    quieten_tensorflow()  # which TensorBoard imports where it is
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
         from tensorboard.util.tensor_util import make_ndarray
     except ImportError as error:
-        from multitrain_jax.errors import UserError
-
         raise UserError('curves need: pip install tensorboard') from error
     found: dict[str, dict[int, float]] = {}
     for file in sorted(Path(workdir).glob('events.out.*'), key=os.path.getmtime):

@@ -40,9 +40,7 @@ def import_writers() -> str:
         'log'.
     """
     if all(importlib.util.find_spec(name) for name in ('clu', 'tensorflow')):
-        # TensorFlow is talkative; of its oneDNN it says so on every import, and nothing here computes with it.
-        os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-        os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+        quieten_tensorflow()
         importlib.import_module('clu.metric_writers')
         # JAX has the accelerators; the first operation of a TensorFlow that sees a GPU takes all of its memory.
         importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
@@ -51,6 +49,12 @@ def import_writers() -> str:
         importlib.import_module('tensorboard.summary')
         return 'tensorboard'
     return 'log'
+
+
+def quieten_tensorflow() -> None:
+    """Before its import: it is talkative, of its oneDNN each time, and nothing here computes with it."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 
 def open_writer(workdir: str, *, is_main_host: bool, also: Sequence[str] = ()):

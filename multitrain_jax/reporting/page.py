@@ -44,7 +44,7 @@ svg { display: block } svg text { fill: var(--soft); font: 10px system-ui, sans-
   margin-right: .3rem; vertical-align: middle }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .22rem .7rem .22rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top }
-th:first-child, td:first-child, .text { text-align: left; overflow-wrap: anywhere }
+th:first-child, td:first-child, .text { text-align: left; overflow-wrap: break-word; max-width: 34rem }
 th { cursor: pointer; white-space: nowrap; position: sticky; top: 0; background: var(--paper) }
 th[aria-sort=ascending]::after { content: ' \\25b4' } th[aria-sort=descending]::after { content: ' \\25be' }
 .bars { display: grid; grid-template-columns: minmax(5rem, 14rem) 1fr 3.2rem; gap: .15rem .6rem; font-size: .85rem;

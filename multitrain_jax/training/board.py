@@ -13,7 +13,7 @@ import numpy as np
 from multitrain_jax.batch import Batch, DatasetSpec
 from multitrain_jax.checkpoints import exports
 from multitrain_jax.checkpoints.trained_model import TrainedModel
-from multitrain_jax.config import Config, stored_tree
+from multitrain_jax.config import MODEL_FIELDS_FROM_ELSEWHERE, Config, stored_tree
 from multitrain_jax.evaluation import files
 from multitrain_jax.evaluation.box_metrics import BoxScores
 from multitrain_jax.evaluation.metrics import DatasetResult, Scores
@@ -126,17 +126,25 @@ def changed_settings(config: Config) -> dict[str, bool | int | float | str]:
     def leaves(group: Any, usual: Any, prefix: str) -> dict[str, Any]:
         found = {}
         for field in dataclasses.fields(group):
-            value, default = getattr(group, field.name), getattr(usual, field.name, None)
+            value = getattr(group, field.name)
+            default = field.default if usual is None else getattr(usual, field.name)
             name = f'{prefix}{field.name}'
+            groups = value if isinstance(value, Mapping) else {}
             if dataclasses.is_dataclass(value):
                 same = type(default) is type(value)
                 found |= leaves(value, default if same else None, f'{name}.')
+            elif groups and all(map(dataclasses.is_dataclass, groups.values())):
+                for key, entry in groups.items():
+                    found |= leaves(entry, None, f'{name}.{key}.')
             elif value != default:
                 plain = isinstance(value, (bool, int, float, str))
                 found[name] = value if plain else str(value)
         return found
 
-    return leaves(config, Config(), '')
+    found = leaves(config, Config(), '')
+    for field in MODEL_FIELDS_FROM_ELSEWHERE:
+        found.pop(f'model.{field}', None)
+    return found
 
 
 def _code(text: str) -> str:

@@ -19,11 +19,13 @@ class Sample:
 
     Attributes:
         video: u8[T, H, W, 3].
+        dataset: that it is from.
         labels: (dataset, class, how much of the clip's label it is) of all that it is mixed of.
         boxes: (x1, y1, x2, y2 as shares of the clip, names of the actions).
     """
 
     video: np.ndarray
+    dataset: str
     labels: tuple[tuple[str, str, float], ...]
     boxes: tuple[tuple[np.ndarray, tuple[str, ...]], ...]
 
@@ -82,7 +84,8 @@ def samples(
             for number in np.flatnonzero(label * lam)
         ]
         boxes = _boxes(shown, row, spec) if spec.localisation else []
-        found.append(Sample(pixels[row], () if spec.localisation else tuple(labels), tuple(boxes)))
+        labels = () if spec.localisation else tuple(labels)
+        found.append(Sample(pixels[row], spec.name, labels, tuple(boxes)))
     return found
 
 
@@ -113,4 +116,5 @@ def caption(sample: Sample) -> str:
         f'{dataset}: {name}' + ('' if share > 0.995 else f' {share:.0%}')
         for dataset, name, share in sample.labels
     ]
-    return '; '.join(said or [', '.join(names) for _, names in sample.boxes])
+    inside = [f'{sample.dataset}: {", ".join(names)}' for _, names in sample.boxes]
+    return '; '.join(said or inside)

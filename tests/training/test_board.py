@@ -65,7 +65,32 @@ def test_settings_that_differ():
     found = changed_settings(config)
     assert found['batch_size'] == 16 and found['augment.mixup_alpha'] == 0.8
     assert 'augment.mix_group' not in found  # the default
+    assert found['datasets.shades.sampling'] == 'uniform' and found['datasets.colours.path']
+    assert 'datasets.colours.loss_weight' not in found and 'model.num_classes' not in found
     assert all(isinstance(value, (bool, int, float, str)) for value in found.values())
+
+
+def test_a_clip_with_boxes_is_not_mixed_and_keeps_them():
+    specs = DatasetSpec('a', ('x', 'y')), DatasetSpec('s', ('sit', 'go'), localisation=True)
+    boxes = np.zeros((2, 3, 4), np.float32)
+    boxes[1, 0] = 0.25, 0.5, 0.75, 1
+    box_label = np.zeros((2, 3, 2), np.float32)
+    box_label[1, 0] = 1
+    batch = {
+        'video': np.full((2, 2, 8, 8, 3), 99, np.uint8),
+        'label': np.zeros(2, np.int32),
+        'dataset': np.arange(2, dtype=np.int32),
+        'weight': np.ones(2, np.float32),
+        'boxes': boxes,
+        'box_label': box_label,
+        'box_mask': box_label[..., 0],
+    }
+    plain, located = preview.samples(
+        batch, specs, AugmentConfig(mixup_alpha=1.0), jax.random.key(0), 0, most=8
+    )
+    assert [preview.caption(sample) for sample in (plain, located)] == ['a: x', 's: sit, go']
+    ((box, names),) = located.boxes
+    assert box.tolist() == [0.25, 0.5, 0.75, 1] and names == ('sit', 'go') and not plain.boxes
 
 
 def test_a_sample_is_the_clip_itself_where_nothing_changes_it():
