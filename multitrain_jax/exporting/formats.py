@@ -39,6 +39,13 @@ def _stablehlo(output: str | os.PathLike, trained: 'TrainedModel', notes: list[s
     return stablehlo.write(output, trained)
 
 
+def _onnx(output: str | os.PathLike, trained: 'TrainedModel', notes: list[str]) -> list[Path]:
+    del notes
+    from multitrain_jax.exporting import onnx
+
+    return onnx.write(output, trained)
+
+
 def _safetensors(
     output: str | os.PathLike, trained: 'TrainedModel', notes: list[str]
 ) -> list[Path]:
@@ -68,6 +75,7 @@ def _pytorch(
 FORMATS = {
     'multitrain_jax': Format('ours, for every command of this project', _ours),
     'stablehlo': Format('a program for CPU, CUDA and TPU that JAX runs without us', _stablehlo),
+    'onnx': Format('a program for ONNX Runtime and others, of plain transformers', _onnx),
     'safetensors': Format('the plain parameters by name', _safetensors),
     'huggingface': Format("directories for Hugging Face's transformers", _huggingface),
     'pyslowfast': Format('a .pyth for PySlowFast', functools.partial(_pytorch, style='pyslowfast')),

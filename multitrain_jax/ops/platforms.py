@@ -1,11 +1,15 @@
 """Choice of an implementation by the platform or the device that a program is compiled for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
+import contextvars
 import re
 from typing import Any
 
 import jax
 from jax import lax
+
+_ONLY: contextvars.ContextVar[str | None] = contextvars.ContextVar('only', default=None)
 
 
 def target_device() -> Any:
@@ -30,6 +34,16 @@ def tpu_core_memory(device: Any) -> int:
     if version is None or int(version[1]) < 5:
         return 0
     return (112 if device.device_kind.endswith(('lite', 'v5e', 'v6e')) else 56) << 20
+
+
+@contextlib.contextmanager
+def only(platform: str) -> Iterator[None]:
+    """Programs that are traced meanwhile have no choice in them: they are for this platform, whatever they run on."""
+    token = _ONLY.set(platform)
+    try:
+        yield
+    finally:
+        _ONLY.reset(token)
 
 
 def choose(
@@ -78,4 +92,6 @@ def by_platform(**functions: Callable[..., jax.Array]) -> Callable:
         return lax.platform_dependent(args, g, **gradients)
 
     function.defvjp(lambda *args: (function(*args), args), backward)
+    if (platform := _ONLY.get()) is not None:
+        return functions.get(platform, functions['default'])
     return function
