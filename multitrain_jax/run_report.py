@@ -8,12 +8,10 @@ from collections.abc import Generator, Iterator, Mapping
 import csv
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import math
 import os
 from pathlib import Path
-import platform
 
 import jax
 import numpy as np
@@ -33,12 +31,11 @@ from multitrain_jax.reporting.heat_map import MOST_NAMES
 from multitrain_jax.reporting.projections import projections_of
 from multitrain_jax.training import preview
 from multitrain_jax.training.board import changed_settings
-from multitrain_jax.training.workdir import CONFIG_FILE, commands
+from multitrain_jax.training.workdir import CONFIG_FILE, VERSIONS_FILE, commands
 
 FILE = 'report.html'
 _CLIPS = 8  # of the training, and of each kind of a test
 _TOP_PAIRS = 10
-_PACKAGES = ('multitrain_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'av')
 _TRAINING = {
     'Loss': ('train/loss', 'evaluation/loss'),
     'Learning rate': ('train/learning_rate',),
@@ -487,14 +484,10 @@ def _settings(workdir: Path, config: Config) -> Iterator[str]:
         f'python run.py --config={workdir / CONFIG_FILE} --workdir=ANOTHER  # the same again'
     )
     yield f'<pre>{page.text(chr(10).join(lines))}</pre>'
-    yield '<h3>Versions, of the machine that wrote this page</h3>'
-    yield page.paragraph(', '.join(_versions()))
-
-
-def _versions() -> Iterator[str]:
-    yield f'Python {platform.python_version()}'
-    for name in _PACKAGES:
-        try:
-            yield f'{name} {importlib.metadata.version(name)}'
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    try:
+        found = json.loads((workdir / VERSIONS_FILE).read_text(encoding='utf-8'))
+    except (OSError, ValueError):  # of an earlier version of this code
+        found = None
+    if isinstance(found, dict):
+        yield '<h3>Versions</h3>'
+        yield page.paragraph(', '.join(f'{name} {version}' for name, version in found.items()))

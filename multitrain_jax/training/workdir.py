@@ -4,9 +4,11 @@ from collections.abc import Iterator
 import contextlib
 import datetime
 import fcntl
+import importlib.metadata
 import json
 import os
 from pathlib import Path
+import platform
 import shlex
 import socket
 import sys
@@ -18,8 +20,9 @@ from multitrain_jax.config import Config, stored_tree
 from multitrain_jax.errors import UserError
 from multitrain_jax.parallel.hosts import on_all_hosts
 
-CONFIG_FILE, COMMAND_FILE = 'config.json', 'command.txt'
+CONFIG_FILE, COMMAND_FILE, VERSIONS_FILE = 'config.json', 'command.txt', 'versions.json'
 _LOG = 'log.txt'
+_PACKAGES = ('multitrain_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'av')
 
 
 def make_workdir(workdir: str | os.PathLike) -> Path:
@@ -68,13 +71,25 @@ def held(workdir: Path) -> Iterator[None]:
 
 
 def write_request(workdir: Path, config: Config) -> None:
-    """Keeps what the run was asked for: `config.json`, to be read and used again, and the command line."""
+    """Keeps what the run was asked for: `config.json`, to be read and used again, the command line, and versions."""
     tree = json.dumps(stored_tree(config), indent=2, ensure_ascii=False)
     (workdir / CONFIG_FILE).write_text(f'{tree}\n', encoding='utf-8')
     now = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
     where = f'{socket.gethostname()}, process {os.getpid()}, in {os.getcwd()}'
     with open(workdir / COMMAND_FILE, 'a', encoding='utf-8') as file:
         file.write(f'{shlex.join(sys.orig_argv)}  # {now}, {where}\n')
+    text = json.dumps(versions(), indent=2)
+    (workdir / VERSIONS_FILE).write_text(f'{text}\n', encoding='utf-8')
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the packages that compute, and this machine's devices."""
+    found = {'Python': platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    found['devices'] = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+    return found
 
 
 def commands(workdir: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """The directory of a run: held by one at a time, with what was asked for in it."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def test_the_request_can_be_read_and_used_again(tmp_path, monkeypatch):
         "python run.py '--config=a b.py'",
         'python run.py --config.epochs=2',
     ]
+    versions = json.loads((tmp_path / 'versions.json').read_text())
+    assert versions['jax'] == jax.__version__ and versions['devices'].startswith('8 x cpu')
 
 
 @pytest.mark.parametrize('content', ['{"a"', '[1]', '{"sed": 1}'])
