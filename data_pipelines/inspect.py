@@ -48,7 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         '--quick', action='store_true', help='do not decode all frames, only look at the first'
     )
     parser.add_argument(
-        '--video_root', metavar='DIR', help='where the videos are that records link to'
+        '--video_root',
+        action='append',
+        default=[],
+        metavar='DIR',
+        help='where the videos are that records link to: of all directories, or, given several '
+        'times, of each of them in turn',
     )
     parser.add_argument('--json', action='store_true', help='print everything as JSON')
     parser.add_argument(
@@ -99,9 +104,9 @@ def _run(args: argparse.Namespace) -> int:
         check_picture_name('--sheet', args.sheet)
         if len(args.directories) > 1:
             raise ValueError('--sheet is of one directory; several each get DIR/contact_sheet.jpg')
-    reports = []
+    roots, reports = _video_roots(args), []
     for number, directory in enumerate(args.directories):
-        report = _inspect(directory, args)
+        report = _inspect(directory, roots[number], args)
         reports.append(report)
         if not args.json:
             _print(*([''] if number else []), *as_text(report, args.top))
@@ -109,7 +114,7 @@ def _run(args: argparse.Namespace) -> int:
             _draw(report, args)
         if not args.json:
             _print(*_problems(report, args.quick))
-    leaks = _leaks(args) if len(reports) > 1 or args.leaks else None
+    leaks = _leaks(roots, args) if len(reports) > 1 or args.leaks else None
     if args.json:
         content = [as_json(report) for report in reports]
         if leaks is not None:
@@ -136,16 +141,31 @@ def _problems(report: Report, quick: bool) -> Iterator[str]:
     yield f'{len(problems)} problems' if problems else f'all is well ({checked} checked)'
 
 
-def _leaks(args: argparse.Namespace) -> list[leakage.Leak]:
+def _video_roots(args: argparse.Namespace) -> list[str | None]:
+    """Of each directory."""
+    given, count = args.video_root, len(args.directories)
+    if len(given) > 1 and len(given) != count:
+        raise ValueError(f'--video_root is given {len(given)} times for {count} directories')
+    return given if len(given) > 1 else (given or [None]) * count
+
+
+def _leaks(roots: Sequence[str | None], args: argparse.Namespace) -> list[leakage.Leak]:
     """What is trained on and tested on; writes it to --leaks."""
     wanted = [
-        (directory, split) for directory in args.directories for split in find_splits(directory)
+        (directory, split, root)
+        for directory, root in zip(args.directories, roots)
+        for split in find_splits(directory)
     ]
     splits = []
     with tqdm.tqdm(desc='compare', unit='clip', leave=False) as bar:
-        for directory, split in wanted:
-            threads = args.threads or available_cores()
-            videos = leakage.read_videos(directory, split, threads=threads, on_progress=bar.update)
+        for directory, split, root in wanted:
+            videos = leakage.read_videos(
+                directory,
+                split,
+                video_root=root,
+                threads=args.threads or available_cores(),
+                on_progress=bar.update,
+            )
             splits.append((leakage.trains(split), videos))
     leaks = leakage.find_leaks(splits)
     if args.leaks:
@@ -174,7 +194,7 @@ def _leaks_as_text(leaks: Sequence[leakage.Leak]) -> Iterator[str]:
         yield f'... {len(matches) - _SHOWN} more; --leaks=FILE.csv lists all'
 
 
-def _inspect(directory: str, args: argparse.Namespace) -> Report:
+def _inspect(directory: str, video_root: str | None, args: argparse.Namespace) -> Report:
     splits = find_splits(directory)
     total = sum(
         files.size(files.join(directory, name)) for shards in splits.values() for name in shards
@@ -183,7 +203,7 @@ def _inspect(directory: str, args: argparse.Namespace) -> Report:
         return checks.inspect_directory(
             directory,
             quick=args.quick,
-            video_root=args.video_root,
+            video_root=video_root,
             threads=args.threads or available_cores(),
             on_progress=bar.update,
         )

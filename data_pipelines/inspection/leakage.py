@@ -90,6 +90,7 @@ def read_videos(
     directory: str | os.PathLike,
     split: str,
     *,
+    video_root: str | os.PathLike | None = None,
     contents: bool = True,
     threads: int = 1,
     on_progress: Callable[[int], None] = lambda count: None,
@@ -98,6 +99,7 @@ def read_videos(
 
     Args:
       directory, split: of the records.
+      video_root: the directory of the videos that they link to.
       contents: look at frames, too.
       threads: that read and decode.
       on_progress: called with numbers of records as they are done.
@@ -105,7 +107,14 @@ def read_videos(
     Raises:
       ValueError: there are no such records, or no `dataset.json`.
     """
-    source = Source(directory, name=split, split=split, sampling='uniform', task='classification')
+    source = Source(
+        directory,
+        name=split,
+        split=split,
+        sampling='uniform',
+        task='classification',
+        video_root=video_root,
+    )
     views = ViewOptions(short_side=_PIXELS, temporal_views=1, spatial_views=1)
     dataset = RecordDataset(source, TestSpec(ClipSize(_FRAMES, _PIXELS), views, reduced=True))
 

@@ -88,31 +88,38 @@ def _datasets(config: Config) -> Iterator[Check]:
 
 def _leakage(config: Config) -> Iterator[Check]:
     """Videos that one dataset trains on and another (or the same) tests on."""
-    from data_pipelines import files
     from data_pipelines.cores import available_cores
     from data_pipelines.inspection import leakage
     from multitrain_jax.record_data import open_split
 
-    root, wanted, total = files.expand_home(config.data_root), {}, 0
+    wanted, total = {}, 0
     for name, entry in config.datasets.items():
         if entry.path.startswith(('tfds:', 'dmvr:')):
             continue  # their records have no names that others know
         for training in (True, False):
-            split = entry.train_split if training else entry.evaluation_split
-            wanted[files.join(root, entry.path), split, training] = None
             with open_split(config, name, training=training) as dataset:
+                source = dataset.source
+                wanted[source.path, source.split, training] = source.video_root
                 total += dataset.num_records
     contents = total <= _MOST_COMPARED
     threads = available_cores()
     splits = [
-        (training, leakage.read_videos(path, split, contents=contents, threads=threads))
-        for path, split, training in wanted
+        (
+            training,
+            leakage.read_videos(
+                path, split, video_root=video_root, contents=contents, threads=threads
+            ),
+        )
+        for (path, split, training), video_root in wanted.items()
     ]
     what = f'names{" and contents" if contents else ""} of {total:,} clips'
     leaks = leakage.find_leaks(splits)
     if not leaks:
         yield Check('ok', 'leakage', f'no video is trained on and tested on ({what})')
-    places = ' '.join(dict.fromkeys(path for path, _, _ in wanted))
+    roots = {path: video_root for (path, _, _), video_root in wanted.items()}
+    places = ' '.join(roots)
+    if any(roots.values()):
+        places += ''.join(f' --video_root={video_root or "."}' for video_root in roots.values())
     for leak in leaks:
         yield Check(
             'warn',

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -98,6 +99,22 @@ def test_text(datasets, capsys):
     assert sum(line.startswith(f'{b}, test: ') for line in lines) == 5
     assert main([a, '--no_sheet', '--quick', '--leaks=/dev/null']) == 0
     assert 'no video is trained on in one split and tested' in capsys.readouterr().out
+
+
+def test_videos_that_records_link_to(datasets, capsys):
+    a, _ = datasets
+    root = pathlib.Path(a).parent
+    clips = tuple(Clip(str(root / f'{number}.mp4'), f'l{number}.mp4', (0,)) for number in (3, 13))
+    options = Options(workers=1, progress=False, storage='link')
+    linked = root / 'linked'
+    convert(Annotations(('x',), {'validation': clips}), linked, options)
+    common = [a, str(linked), '--no_sheet', '--quick', '--json']
+    for roots in ([root], ['nowhere', root]):
+        assert main([*common, *(f'--video_root={root}' for root in roots)]) == 0
+        (leak,) = json.loads(capsys.readouterr().out)['leaks']
+        assert [(m['tested'], m['trained']) for m in leak['matches']] == [('l3.mp4', 'a_003.mp4')]
+    assert main([*common, *['--video_root=.'] * 3]) == 2
+    assert '--video_root is given 3 times for 2 directories' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
