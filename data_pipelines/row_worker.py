@@ -3,6 +3,7 @@
 import mmap
 import os
 import pickle
+import signal
 import socket
 import sys
 import threading
@@ -83,6 +84,9 @@ def _that_can_be_sent(error: Exception) -> Exception:
 
 def main(parent: int, plan: int, threads: int) -> None:
     """Arguments: descriptor of a socket, and of a file that holds a pickled plan; threads."""
+    # Schedulers signal all processes of a job: the parent then saves, and needs batches until then.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
     cv2.setNumThreads(1)
     # Read at a place: the workers share the descriptor's position.
     text = os.pread(plan, os.fstat(plan).st_size, 0)

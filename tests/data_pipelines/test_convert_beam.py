@@ -75,6 +75,14 @@ def test_same_bytes_as_without_beam(videos, local, tmp_path):
 
 
 @needs_beam
+@pytest.mark.parametrize('storage', ['h264', 'link'])
+def test_other_storages(videos, tmp_path, storage):
+    for name, how in (('local', '--workers=1'), ('beam', '--beam')):
+        assert main(arguments(videos, tmp_path / name, how, f'--storage={storage}')) == 0
+    assert contents(tmp_path / 'beam') == contents(tmp_path / 'local')
+
+
+@needs_beam
 def test_restart_with_and_without_beam(videos, local, tmp_path):
     main(arguments(videos, tmp_path, '--beam'))
     kept, lost = tmp_path / 'train-00000-of-00003', tmp_path / 'train-00001-of-00003'
