@@ -16,7 +16,7 @@ TITLES = {
     'weighted': 'co-finetuning, weighted',
     'by_batch': 'co-finetuning, weighted by batch',
     'accumulated': 'co-finetuning, accumulated',
-    'multitrain': "weighted + MultiTrain's losses",
+    'multitrain': "weighted, + MultiTrain's losses",
 }
 _BEFORE = (
     'An earlier page, of another regime (one learning rate for all arms, ratios by size, 3 seeds), '
@@ -24,7 +24,7 @@ _BEFORE = (
     'and on the rare third co-finetuning above transfer, 19 to 26 against 16 to 20.'
 )
 _FIGURES = ('mAP', 'frequent', 'middle', 'rare')
-_BASELINE = 'transfer'
+_SCHEDULES = ('weighted', 'by_batch', 'accumulated')
 
 
 def write(path: Path, ledger: Ledger) -> None:
@@ -51,7 +51,7 @@ def write(path: Path, ledger: Ledger) -> None:
         '',
         *_table(arms),
     ]
-    for base in ('transfer', 'alone', 'weighted'):
+    for base in ('transfer', 'alone'):
         if base in arms:
             text += ['', *_differences(arms, base)]
     text += ['', '## Hyper-parameters that the search found', '', *_settings(lines)]
@@ -75,18 +75,30 @@ def _paired(arms, arm: str, base: str, name: str) -> np.ndarray:
 
 
 def _findings(arms) -> list[str]:
-    """What came out, a sentence for each two arms."""
-    pairs = [(arm, base) for base in (_BASELINE, 'alone') for arm in TITLES if arm != 'alone']
-    found = []
-    for arm, base in [*pairs, ('multitrain', 'weighted')]:
-        if arm == base or arm not in arms or base not in arms:
-            continue
-        values = {
-            title: _paired(arms, arm, base, name)
-            for title, name in (('mAP', 'mAP'), ('rare third', 'rare'))
+    """What came out: a sentence for each baseline, and of the schedules for each figure."""
+    figures = {'mAP': 'mAP', 'rare third': 'rare'}
+    claims = {
+        f'Co-finetuning against {TITLES[base]}, {figure}': {
+            TITLES[arm].removeprefix('co-finetuning, '): (arm, base, name) for arm in _SCHEDULES
         }
-        if len(values['mAP']) > 1:
-            found.append(f'* {page.claim(f"{TITLES[arm]} against {TITLES[base]}", values)}.')
+        for base in ('transfer', 'alone')
+        for figure, name in figures.items()
+    }
+    for title, pair in (
+        ('Transfer against scenes only', ('transfer', 'alone')),
+        ("MultiTrain's losses on top of weighted co-finetuning", ('multitrain', 'weighted')),
+    ):
+        claims[title] = {figure: (*pair, name) for figure, name in figures.items()}
+    found = []
+    for title, those in claims.items():
+        values = {
+            condition: _paired(arms, arm, base, name)
+            for condition, (arm, base, name) in those.items()
+            if arm in arms and base in arms
+        }
+        values = {condition: one for condition, one in values.items() if len(one) > 1}
+        if values:
+            found.append(f'* {page.claim(title, values)}.')
     return ['In points of average precision:', '', *found]
 
 
