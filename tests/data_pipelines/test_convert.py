@@ -24,14 +24,13 @@ from data_pipelines.conversion.estimate import estimate
 from data_pipelines.conversion.options import Options, from_arguments
 from data_pipelines.convert import _parser, main
 from data_pipelines.datasets.dataset_info import load_dataset_info
-from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import (
-    decode_sequence_example,
     encoded_frames,
     label_indices,
 )
 from tests.helpers.golden import shared_path
+from tests.helpers.read_records import read_examples
 from tests.helpers.video_writer import numbers_of, write_numbered
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -64,11 +63,6 @@ def converted(videos, tmp_path_factory):
     return output, info
 
 
-def examples(directory, split):
-    reader = RecordReader(directory, split)
-    return [decode_sequence_example(reader.read(i)) for i in range(len(reader))]
-
-
 def contents(directory):
     """Name -> bytes of everything that readers read."""
     return {
@@ -84,7 +78,7 @@ def contents(directory):
 def test_records(converted):
     output, _ = converted
     found = {}
-    for example in examples(output, 'train'):
+    for example in read_examples(output, 'train'):
         name = example.context['video/filename'][0].decode()
         frames = np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)])
         count = len(frames)
@@ -112,11 +106,11 @@ def test_records(converted):
         'sit/4.mp4': (9, [2], [b'sit']),
         'sit/5.mp4': (10, [2], [b'sit']),
     }
-    assert len(examples(output, 'validation')) == 2
+    assert len(read_examples(output, 'validation')) == 2
 
 
 def test_jpegs_are_baseline_420(converted):
-    jpeg = encoded_frames(examples(converted[0], 'train')[0])[0]
+    jpeg = encoded_frames(read_examples(converted[0], 'train')[0])[0]
     frame_header = jpeg.index(b'\xff\xc0')  # SOF0: baseline (ITU-T T.81, table B.1)
     components = jpeg[frame_header + 9]
     factors = [jpeg[frame_header + 11 + 3 * i] for i in range(components)]
@@ -178,7 +172,7 @@ def test_options(videos, tmp_path):
         ),
     )
     assert (info.name, info.frame_rate) == ('other', 10)
-    for example in examples(tmp_path, 'validation'):
+    for example in read_examples(tmp_path, 'validation'):
         frames = encoded_frames(example)
         assert len(frames) == 3  # at 0, 0.1, 0.2 s
         assert simplejpeg.decode_jpeg(frames[0]).shape == (32, 40, 3)
@@ -195,7 +189,7 @@ def test_clips_with_times_and_several_labels(videos, tmp_path):
         Options(workers=1, progress=False),
     )
     assert info.multi_label and info.splits['test'].class_counts == (1, 2)
-    first, second = examples(tmp_path, 'test')
+    first, second = read_examples(tmp_path, 'test')
     assert label_indices(first).tolist() == [1, 0]
     assert first.context['clip/label/text'] == [b'y', b'x']
     assert first.context['clip/start/timestamp'].tolist() == [200_000]
@@ -244,7 +238,7 @@ def test_awkward_videos(tmp_path):
     assert ' of 112 frames' in damaged['truncated_faststart.mp4']
     with open(output / 'damaged.csv', newline='', encoding='utf-8') as file:
         assert {row['file']: row['damage'] for row in csv.DictReader(file)} == damaged
-    stored = {e.context['video/filename'][0].decode(): e for e in examples(output, 'test')}
+    stored = {e.context['video/filename'][0].decode(): e for e in read_examples(output, 'test')}
     assert set(stored) == set(names) - set(failures)
     # Frames, height, width; from ../shared/videos/README.md.
     shapes = {
@@ -351,7 +345,7 @@ def test_video_that_crashes_the_decoder(videos, converted, tmp_path, monkeypatch
         == 'the worker process died on it (signal SIGSEGV)'
     )
     assert info.splits['train'].records == 5
-    names = {e.context['video/filename'][0] for e in examples(output, 'train')}
+    names = {e.context['video/filename'][0] for e in read_examples(output, 'train')}
     assert b'run/2.mp4' not in names and b'run/3.mp4' in names
     assert (
         contents(output)['validation-00000-of-00002']
@@ -369,7 +363,7 @@ def test_video_that_hangs_the_decoder(videos, converted, tmp_path, monkeypatch):
         == 'took longer than 3 s (the limit, video_timeout)'
     )
     assert info.splits['train'].records == 5
-    names = {e.context['video/filename'][0] for e in examples(output, 'train')}
+    names = {e.context['video/filename'][0] for e in read_examples(output, 'train')}
     assert b'run/2.mp4' not in names and b'run/3.mp4' in names
     # The same limit changes nothing; a higher one tries that shard again, and only that one.
     times = _mtimes(output)
@@ -443,7 +437,7 @@ def test_replaced_video_is_converted_anew(videos, tmp_path):
     assert not (output / 'failures.csv').exists()
     changed = {name for name, time in _mtimes(output).items() if time != times[name]}
     assert len(changed) == 1
-    assert len(examples(output, 'train')) == 7
+    assert len(read_examples(output, 'train')) == 7
 
 
 def test_other_options_replace_everything_when_asked(videos, tmp_path):
@@ -460,7 +454,7 @@ def test_other_options_replace_everything_when_asked(videos, tmp_path):
     assert sorted(_mtimes(tmp_path)) == sorted(
         f'{split}-0000{n}-of-00002' for split in ('train', 'validation') for n in range(2)
     )
-    assert {int(e.context['image/height'][0]) for e in examples(tmp_path, 'train')} == {32}
+    assert {int(e.context['image/height'][0]) for e in read_examples(tmp_path, 'train')} == {32}
 
 
 def test_finished_dataset_is_not_replaced_unasked(videos, converted, tmp_path):
@@ -536,7 +530,7 @@ def test_small_videos_are_not_enlarged(videos, tmp_path, capsys):
         said = capsys.readouterr().out
         assert ('2 clips are smaller than --short_side=100' in said) == told
         assert load_dataset_info(output).splits['validation'].small == 2 * told
-        for example in examples(output, 'validation'):
+        for example in read_examples(output, 'validation'):
             assert simplejpeg.decode_jpeg(encoded_frames(example)[0]).shape == (*size, 3)
             assert example.context['image/height'].tolist() == [size[0]]
 
@@ -718,7 +712,7 @@ def test_command_pyslowfast(videos, tmp_path, capsys):
     )
     found = {
         e.context['video/filename'][0]: int(label_indices(e)[0])
-        for e in examples(output, 'validation')
+        for e in read_examples(output, 'validation')
     }
     assert found == {b'jump/6.mp4': 0, b'sit/7.mp4': 2}
 
@@ -835,7 +829,7 @@ def test_dmvr_reads_our_shards(dmvr, converted):
         shuffle=False, num_epochs=1, batch_size=1
     )
     rows = list(dataset.as_numpy_iterator())
-    ours = examples(output, 'train')
+    ours = read_examples(output, 'train')
     assert len(rows) == len(ours) == 6
     for row, example in zip(rows, ours):  # DMVR reads the shards one after the other, as we do
         assert row['label_name'].ravel().tolist() == example.context['clip/label/text']

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import simplejpeg
 
 from data_pipelines.annotations import Annotations, Clip, KeyFrame
 from data_pipelines.conversion import shard
@@ -14,26 +13,16 @@ from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.options import Options
 from data_pipelines.convert import main
 from data_pipelines.datasets.dataset_info import load_dataset_info
-from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.regions import regions
-from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames
 from tests.helpers import tiny_ava
 from tests.helpers.golden import reference_path
-from tests.helpers.video_writer import number_image, numbers_of, write_numbered, write_video
+from tests.helpers.read_records import numbers_in, read_examples
+from tests.helpers.video_writer import number_image, write_numbered, write_video
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
     return tiny_ava.write_ava(tmp_path_factory.mktemp('ava'))
-
-
-def read_examples(directory, split):
-    reader = RecordReader(directory, split)
-    return [decode_sequence_example(reader.read(i)) for i in range(len(reader))]
-
-
-def numbers(example):
-    return numbers_of([simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)])
 
 
 @pytest.fixture(scope='module')
@@ -60,9 +49,9 @@ def test_command(files, command, tmp_path):
     first, second, third = read_examples(tmp_path, 'train')
     assert first.context['video/filename'] == [b'movie_A,0902']
     # Second 902 of the original is second 2 of the file, its frame 50; 0.75 s on either side.
-    assert numbers(first) == list(range(32, 69))  # frame 31 appears at 1.24 s, before 1.25 s
+    assert numbers_in(first) == list(range(32, 69))  # frame 31 appears at 1.24 s, before 1.25 s
     found = regions(first, 3)
-    assert numbers(first)[found.key_frame] == 50
+    assert numbers_in(first)[found.key_frame] == 50
     assert found.timestamp == 2_000_000
     assert first.context['clip/start/timestamp'].tolist() == [1_280_000]
     assert first.context['clip/end/timestamp'].tolist() == [2_750_000]
@@ -140,7 +129,7 @@ def convert_one(tmp_path, path, time, *, context=2.0, **options):
 def test_key_frame_by_presentation_time(tmp_path, time, key, stored):
     write_numbered(tmp_path / 'video.mp4', 150)
     example, found = convert_one(tmp_path, tmp_path / 'video.mp4', time)
-    shown = numbers(example)
+    shown = numbers_in(example)
     assert (shown[0], shown[-1]) == stored and shown[found.key_frame] == key
 
 
@@ -150,7 +139,7 @@ def test_key_frame_at_another_frame_rate(tmp_path, time, frame_rate):
     """One of the picks is at the key frame's very time."""
     write_numbered(tmp_path / 'video.mp4', 150)
     example, found = convert_one(tmp_path, tmp_path / 'video.mp4', time, frame_rate=frame_rate)
-    shown = numbers(example)
+    shown = numbers_in(example)
     assert shown[found.key_frame] == int((time + 1e-9) * 25)
     assert found.key_frame == int(min(time, 1.0) * frame_rate + 1e-6)
     start = example.context['clip/start/timestamp'][0] / 1e6
@@ -171,7 +160,7 @@ def test_key_frame_of_variable_frame_rate(tmp_path, time, frame_rate):
     write_video(tmp_path / 'video.mp4', images, times=times)
     example, found = convert_one(tmp_path, tmp_path / 'video.mp4', time, frame_rate=frame_rate)
     shown = [number for number, at in enumerate(times) if at <= time * 1000 + 1e-6][-1]
-    assert numbers(example)[found.key_frame] == shown
+    assert numbers_in(example)[found.key_frame] == shown
 
 
 def test_key_frame_before_the_first_frame():
@@ -263,7 +252,7 @@ def test_official_rows_from_records(tmp_path):
         video, timestamp = example.context['video/filename'][0].decode().rsplit(',', 1)
         shown = regions(example, 80)
         second = int(timestamp) - 900
-        assert numbers(example)[shown.key_frame] == 2 * second
+        assert numbers_in(example)[shown.key_frame] == 2 * second
         for box, labels, person in zip(shown.boxes, shown.labels, shown.persons):
             sides = [f'{side:.3f}' for side in box]
             found += [
@@ -346,7 +335,7 @@ def test_ava_kinetics(files, tmp_path):
     ]
     kinetics = found['abcdefghijk,14.033333']
     where = regions(kinetics, 3)
-    assert numbers(kinetics)[where.key_frame] == 50  # 2.033 s
+    assert numbers_in(kinetics)[where.key_frame] == 50  # 2.033 s
     assert where.boxes.shape == (1, 4) and where.labels.tolist() == [[0, 1, 1]]
     assert where.persons.tolist() == [-1]
     assert json.loads((tmp_path / 'out' / 'dataset.json').read_text())['localisation'] is True

@@ -8,35 +8,25 @@ import shlex
 
 import cv2
 import pytest
-import simplejpeg
 
 from data_pipelines.annotations.formats import FORMATS
 from data_pipelines.convert import main
 from data_pipelines.datasets.dataset_info import load_dataset_info
-from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import (
-    decode_sequence_example,
-    encoded_frames,
     label_indices,
 )
 from tests.helpers.golden import shared_path
-from tests.helpers.video_writer import number_image, numbers_of, write_numbered
+from tests.helpers.read_records import key_of, numbers_in, read_examples
+from tests.helpers.video_writer import number_image, write_numbered
 
 
 def stored(directory, split):
     """Key -> (class number, class name, numbers of the stored frames)."""
-    reader = RecordReader(directory, split)
     found = {}
-    for i in range(len(reader)):
-        example = decode_sequence_example(reader.read(i))
-        frames = [simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)]
+    for example in read_examples(directory, split):
         (label,) = label_indices(example).tolist()
         (name,) = example.context['clip/label/text']
-        found[example.context['video/filename'][0].decode()] = (
-            label,
-            name.decode(),
-            numbers_of(frames),
-        )
+        found[key_of(example)] = label, name.decode(), numbers_in(example)
     return found
 
 
@@ -246,9 +236,8 @@ def test_lists_of_other_codebases(tmp_path, capsys):
     frames = 'frame_lists/rawframe_test_list_multi_label.txt'
     assert read(frames, 'frames', '--images_per_second=30') == 0
     assert labels(tmp_path / 'frames', 'test') == {'imgs': [1], 'imgs#2': [3, 5]}
-    example = decode_sequence_example(RecordReader(tmp_path / 'frames', 'test').read(0))
-    decoded = [simplejpeg.decode_jpeg(jpeg) for jpeg in encoded_frames(example)]
-    assert numbers_of(decoded) == list(range(5))
+    example = read_examples(tmp_path / 'frames', 'test')[0]
+    assert numbers_in(example) == list(range(5))
     assert example.context['image/frame_rate'].tolist() == [30]
     assert example.context['clip/end/timestamp'].tolist() == [166_667]
     assert read(frames, 'no rate') == 2
@@ -272,11 +261,9 @@ HALF = ['--max_failures=0.5']
 
 def labels(directory, split):
     """Key -> class numbers."""
-    reader = RecordReader(directory, split)
-    examples = [decode_sequence_example(reader.read(i)) for i in range(len(reader))]
     return {
-        example.context['video/filename'][0].decode(): label_indices(example).tolist()
-        for example in examples
+        key_of(example): label_indices(example).tolist()
+        for example in read_examples(directory, split)
     }
 
 

@@ -31,6 +31,7 @@ from data_pipelines.storage.sequence_example import (
 )
 from data_pipelines.storage.tfrecord import RecordWriter, scan_records
 from tests.helpers.golden import shared_path
+from tests.helpers.read_records import flip_byte
 from tests.helpers.tiny_records import jpeg, smooth_image
 
 
@@ -125,16 +126,10 @@ def test_text(dataset, capsys):
     assert any(line[:3] == ['2', 'classes', 'have'] for line in lines)  # none in validation
 
 
-def flip(path, offset):
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0xFF
-    path.write_bytes(data)
-
-
 def test_flipped_byte_names_file_and_offset(dataset, inspected):
     path = dataset / 'train-00000-of-00002'
     offsets = [offset for offset, _ in scan_records(path)]
-    flip(path, offsets[1] + 200)
+    flip_byte(path, offsets[1] + 200)
     code, report = inspected(dataset)
     assert code == 1
     assert report['problems'] == [
@@ -332,7 +327,7 @@ def test_sheet(scenes, dataset, capsys):
 
 
 def test_sheet_of_damaged_dataset(dataset):
-    flip(dataset / 'train-00000-of-00002', 200)
+    flip_byte(dataset / 'train-00000-of-00002', 200)
     assert main([str(dataset)]) == 1
     assert (dataset / 'contact_sheet.jpg').exists()
 

@@ -12,11 +12,11 @@ from data_pipelines.datasets.records import RecordDataset
 from data_pipelines.options import Source
 from data_pipelines.order import epochs
 from data_pipelines.storage import regions
-from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import VIDEO_FILENAME, RecordError
 from tests.helpers.batches import evaluation_batches, train_batches, view_spec
 from tests.helpers.golden import shared_path
+from tests.helpers.read_records import flip_record_byte
 from tests.helpers.tiny_records import (
     flat_dataset,
     flat_frame,
@@ -228,21 +228,12 @@ def test_multi_label_sources_give_multi_hot_labels(tmp_path):
 # --- damaged records --------------------------------------------------------------------------
 
 
-def _flip_byte(directory, record):
-    """Damages the data of a record, so that its checksum differs."""
-    reader = RecordReader(directory, 'train')
-    path = directory / reader.shard_of(record)
-    data = bytearray(path.read_bytes())
-    data[int(reader.index.offsets[record]) + 40] ^= 1
-    path.write_bytes(data)
-
-
 def test_damaged_records_are_replaced_the_same_way_by_any_number_of_threads(tmp_path, caplog):
     source = flat_dataset(tmp_path / 'd', 9)
     options = dict(batch_size=6, seed=2, num_steps=6)
     sound = list(train_batches([source], **SPEC, **options))
     for record in (3, 7):
-        _flip_byte(tmp_path / 'd', record)
+        flip_record_byte(tmp_path / 'd', record, 28)
     runs = []
     for num_threads in (1, 4):
         with train_batches(
@@ -271,7 +262,7 @@ def test_one_damaged_record_too_many_is_an_error_at_the_same_step(tmp_path):
     order = epochs.TrainingOrder([9], batch_size=3, seed=2)
     first_step = {s.record: step for step in range(3) for s in order.batch(step)}
     for record in (3, 7):
-        _flip_byte(tmp_path / 'd', record)
+        flip_record_byte(tmp_path / 'd', record, 28)
     for num_threads in (1, 4):
         batches = train_batches(
             [source], **SPEC, batch_size=3, seed=2, max_bad_records=1, num_threads=num_threads
@@ -292,7 +283,7 @@ def test_one_damaged_record_too_many_is_an_error_at_the_same_step(tmp_path):
 def test_a_source_of_damaged_records_only_is_an_error(tmp_path):
     source = flat_dataset(tmp_path / 'd', 2)
     for record in (0, 1):
-        _flip_byte(tmp_path / 'd', record)
+        flip_record_byte(tmp_path / 'd', record, 28)
     with pytest.raises(RecordError, match='all 2 records are damaged.*checksum'):
         next(train_batches([source], **SPEC, batch_size=2, max_bad_records=10))
 

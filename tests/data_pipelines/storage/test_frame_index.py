@@ -27,6 +27,7 @@ from data_pipelines.storage.sequence_example import (
 from data_pipelines.storage.tfrecord import RecordWriter, read_records
 from tests.helpers.batches import evaluation_batches, train_batches, training_spec
 from tests.helpers.golden import shared_path
+from tests.helpers.read_records import flip_record_byte
 from tests.helpers.tiny_records import flat_frame, write_records
 
 NUM_FRAMES = 8
@@ -60,15 +61,6 @@ def assert_equal(got, expected):
         assert one.keys() == other.keys()
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
-
-
-def flip_byte(directory, record, offset):
-    """Damages one byte of a record's data."""
-    reader = RecordReader(directory, 'train')
-    path = directory / reader.shard_of(record)
-    data = bytearray(path.read_bytes())
-    data[int(reader.index.offsets[record]) + 12 + offset] ^= 1
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize('max_gap', [0, 1 << 18])
@@ -108,21 +100,21 @@ def test_damage_is_met_where_it_is_used(source):
     index.main([str(source.path)])
     reader = RecordReader(source.path, 'train')
     places = reader._frames.places(1).tolist()
-    flip_byte(source.path, 1, places[3][0])  # the first byte of frame 2
+    flip_record_byte(source.path, 1, places[3][0])  # the first byte of frame 2
     frames = reader.read_clip(1).feature_lists[IMAGE_ENCODED]
     assert bytes(frames[1]) == flat_frame(1, 1)
     with pytest.raises(
         RecordError, match=r'train-00000-of-00002: record at byte .*damaged frame 2 .*checksum'
     ):
         frames.read([1, 2])
-    flip_byte(source.path, 1, places[0][0])
+    flip_record_byte(source.path, 1, places[0][0])
     with pytest.raises(RecordError, match='train-00000-of-00002: .*damaged context .*checksum'):
         reader.read_clip(1)
     reader.close()
 
 
 def test_damaged_records_get_no_places(source):
-    flip_byte(source.path, 0, 200)
+    flip_record_byte(source.path, 0, 200)
     index.main([str(source.path)])
     reader = RecordReader(source.path, 'train')
     assert [len(reader._frames.places(number)) for number in range(4)] == [0, 9, 9, 0]
@@ -203,7 +195,7 @@ def test_of_records_that_dmvr_wrote(tmp_path):
 
 
 def test_damaged_headers_are_one_line(source, capsys):
-    flip_byte(source.path, 0, -12)
+    flip_record_byte(source.path, 0, -12)
     assert index.main([str(source.path)]) == 2
     assert 'damaged length' in capsys.readouterr().err
     assert not (source.path / 'train.frames').exists()

@@ -20,6 +20,7 @@ from data_pipelines.storage.sequence_example import (
 )
 from data_pipelines.storage.tfrecord import RecordWriter, masked_crc32c, read_records
 from tests.helpers.golden import shared_path
+from tests.helpers.read_records import flip_byte
 
 
 def write_shards(directory, split, shards):
@@ -29,12 +30,6 @@ def write_shards(directory, split, shards):
         with RecordWriter(directory / name) as writer:
             for content in contents:
                 writer.write(content)
-
-
-def flip_byte(path, offset):
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 0xFF
-    path.write_bytes(content)
 
 
 # What DMVR's own converter wrote.
