@@ -32,9 +32,9 @@ def dtype() -> str:
     return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
-def backbone(model: str, remat: bool = False) -> BackboneConfig:
+def backbone(model: str, remat: bool = False, attention: str = 'auto') -> BackboneConfig:
     """That of one of `MODELS`, as it is trained on the default device."""
-    return MODELS[model](dtype=dtype(), remat=remat, stochastic_depth=0.1)
+    return MODELS[model](dtype=dtype(), remat=remat, attention=attention, stochastic_depth=0.1)
 
 
 def plain(backbone: BackboneConfig, batch: int) -> Config:

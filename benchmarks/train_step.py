@@ -36,6 +36,7 @@ from multitrain_jax.batch import DatasetSpec  # noqa: E402
 from multitrain_jax.config import Config, with_datasets  # noqa: E402
 from multitrain_jax.models.multitrain import abstract_model  # noqa: E402
 from multitrain_jax.models.mvit import MViTConfig  # noqa: E402
+from multitrain_jax.ops.attention import IMPLEMENTATIONS  # noqa: E402
 from multitrain_jax.parallel import host_memory  # noqa: E402
 
 CLASSES = 400
@@ -105,16 +106,22 @@ def main() -> None:
     parser.add_argument(
         '--remat', action='store_true', help='ours recomputes every block in the backward pass'
     )
+    parser.add_argument(
+        '--attention', choices=IMPLEMENTATIONS, nargs='+', default=['auto'], help='of ours'
+    )
     parser.add_argument('--rounds', type=int, default=5)
     args = parser.parse_args()
     host_memory.keep_freed_memory()  # of the whole process: PyTorch gains by it too
     device = jax.devices()[0]
     dtype, model = step_configs.dtype(), step_configs.MODELS[args.model]
+    several = len(args.attention) > 1
     config = {
-        form: step_configs.plain(
-            step_configs.FORMS[form](step_configs.backbone(args.model, args.remat)), args.batch
+        f'{form}, {attention}' if several else form: step_configs.plain(
+            step_configs.FORMS[form](step_configs.backbone(args.model, args.remat, attention)),
+            args.batch,
         )
         for form in args.form
+        for attention in args.attention
     }
     sides = {f'ours, {form}': ours(own) for form, own in config.items()}
     for name in args.against:
@@ -146,11 +153,11 @@ def main() -> None:
         'MiB',
         'MFU %',
     )
-    print(f'{"":<18}' + ''.join(f'{column:>11}' for column in columns))
+    print(f'{"":<24}' + ''.join(f'{column:>11}' for column in columns))
     for (name, side), f, s in zip(sides.items(), forward, step):
         memory = '-' if side['memory'] is None else f'{side["memory"] / 2**20:.0f}'
         print(
-            f'{name:<18}{side["compile"]:>11.1f}{1000 * f[0]:>11.1f}{1000 * f[1]:>11.1f}'
+            f'{name:<24}{side["compile"]:>11.1f}{1000 * f[0]:>11.1f}{1000 * f[1]:>11.1f}'
             f'{forward[0][0] / f[0]:>11.2f}'
             f'{1000 * s[0]:>11.1f}{1000 * s[1]:>11.1f}{step[0][0] / s[0]:>11.2f}'
             f'{args.batch / s[0]:>11.2f}{memory:>11}'

@@ -46,6 +46,7 @@ def test_plain_transformers_are_of_their_published_size_and_have_their_recipe():
         (boxes, variants.vit_b()),
     ):
         changes = dict(stochastic_depth=0.0, dtype='float32', remat_attention=False)
+        changes |= dict(attention='xla')
         assert dataclasses.replace(config.model.backbone, **changes) == backbone
         assert config.optimizer.layer_decay == 0.75
         assert config.augment.mean == (0.485, 0.456, 0.406)
