@@ -3,6 +3,7 @@
 `tpu_compile.py` and `gpu_compile.py` compile them; the datasets' numbers of classes are known here.
 """
 
+import dataclasses
 import sys
 import time
 
@@ -19,6 +20,7 @@ from multitrain_jax.models.multitrain import abstract_model
 from multitrain_jax.parallel import layout
 from multitrain_jax.parallel.drivers import Driver, ShardMap
 from multitrain_jax.parallel.mesh import check_divides, over_data
+from tools import profile_step
 
 PROGRAMS = ('train', 'evaluate', 'predict')  # predict: of an export, one clip
 CLASSES = dict(
@@ -32,6 +34,15 @@ CLASSES = dict(
     ava_kinetics=80,
 )
 BOXES = ('ava', 'ava_kinetics')
+# Of a training split, in thousands: for the hours of a run.
+THOUSAND_VIDEOS = dict(
+    activitynet=10,
+    kinetics400=240,
+    kinetics600=370,
+    kinetics700=530,
+    moments_in_time=727,
+    something_v2=169,
+)
 
 
 def lower(program: str, config: Config, mesh: Mesh) -> jax.stages.Lowered:
@@ -39,6 +50,41 @@ def lower(program: str, config: Config, mesh: Mesh) -> jax.stages.Lowered:
     return {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[program](
         config, _datasets(config), ShardMap(mesh)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """What the program of a training step tells of its speed on one chip.
+
+    Attributes:
+        clips: of a step on this chip.
+        model_flops: of the model for them, multiplication and addition two, the backward pass twice the forward pass.
+        least_ms: what FLOPs and bytes of the program take at the chip's rates, added up over operations.
+        ceiling: the model's FLOPs in this time over the chip's rate: the most that can be used of it.
+        run_clips: of the whole run, in millions; 0: not known.
+    """
+
+    clips: float
+    model_flops: float
+    least_ms: float
+    ceiling: float
+    run_clips: float
+
+
+def bounds(text: str, config: Config, chips: int, flop_rate: float, bandwidth: float) -> Bounds:
+    """Those of a compiled training step of `config` on so many chips."""
+    clips = config.batch_size / chips
+    flops = 6 * clips * config.model.backbone.multiplications()
+    rows = profile_step.by_kind(profile_step.count(text, flop_rate, bandwidth)[0])
+    least_ms = sum(row.roofline_ms for row in rows.values())
+    videos = sum(THOUSAND_VIDEOS.get(name, 0) for name in config.datasets)
+    run_clips = config.epochs * config.input.repeats * videos / 1000
+    return Bounds(clips, flops, least_ms, 1000 * flops / least_ms / flop_rate, run_clips)
+
+
+def hours(run_clips: float, clips: float, ms: float, chips: int) -> float:
+    """Of a run of so many million clips, where each of the chips takes `ms` for `clips`."""
+    return 1e6 * run_clips / (1000 * clips / ms) / chips / 3600
 
 
 class Clock:

@@ -117,6 +117,10 @@ def main() -> None:
         Path(args.hlo).write_text(text, encoding='utf-8')
     gpu = GPUS[args.gpu]
     print(profile_step.least_times(text, gpu.flop_rate, gpu.bandwidth), file=sys.stderr)
+    if args.program == 'train':
+        for name, other in GPUS.items():  # the same program: both have the same cores
+            found = described_programs.bounds(text, config, 1, other.flop_rate, other.bandwidth)
+            result[name] = dict(least_ms=found.least_ms, ceiling=found.ceiling)
     print(json.dumps(result))
 
 

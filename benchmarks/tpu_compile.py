@@ -9,7 +9,9 @@
 
 The whole training step is compiled by TPU's own compiler (libtpu): augmentation, all losses with their collectives,
 accumulation, AdamW. Arrays are only described, no data is read; the datasets' numbers of classes are known here.
-Results are lines of JSON, so that a table can be made of several runs; a program that does not fit is a result, too.
+Results are lines of JSON, so that a table can be made of several runs; a program that does not fit is a result, too. The
+compiler's ms are its estimates of its kernels added up, Pallas kernels left out, of which it has none; clips/s of a chip
+and hours of the whole run follow from them.
 """
 
 import argparse
@@ -96,6 +98,11 @@ def compile_program(
         profile_step.least_times(text, chip.flop_rate, chip.bandwidth, chip.clock), file=sys.stderr
     )
     cost = hlo_cost.of_program(text)
+    if program == 'train':
+        found = described_programs.bounds(
+            text, config, len(devices), chip.flop_rate, chip.bandwidth
+        )
+        result |= dataclasses.asdict(found) | dict(clock=chip.clock)
     return result | dict(
         fits=True,
         peak=memory.peak_memory_in_bytes,
@@ -112,8 +119,9 @@ def compile_program(
 def table(paths: list[str]) -> str:
     """The results of several runs as a table, in the order in which they were made."""
     lines = [
-        '| program | TPU | settings | GiB per chip | GFLOP | GB moved | Mcycles | collectives | compiling, CPU s |',
-        '|---|---|---|---|---|---|---|---|---|',
+        '| program | TPU | settings | GiB per chip | GFLOP | GB moved | Mcycles | collectives | compiling, CPU s '
+        '| least ms | ceiling % | compiler ms | clips/s | hours |',
+        f'|{"---|" * 14}',
     ]
     for path in paths:
         for line in Path(path).read_text(encoding='utf-8').splitlines():
@@ -121,14 +129,27 @@ def table(paths: list[str]) -> str:
             start = f'| {one["program"]} | {one["topology"]} | {" ".join(one["settings"]) or "-"} '
             if not one['fits']:
                 lines.append(
-                    f'{start}| does not fit: {one["used"]} of {one["gib"]} | | | | | {one["compile_cpu_s"]:.0f} |'
+                    f'{start}| does not fit: {one["used"]} of {one["gib"]} | | | | | {one["compile_cpu_s"]:.0f} | | | | | |'
                 )
                 continue
             lines.append(
                 f'{start}| {one["peak"] / 2**30:.2f} of {one["gib"]} | {one["flops"] / 1e9:.0f} | {one["bytes"] / 1e9:.1f} '
-                f'| {one["cycles"] / 1e6:.0f} | {hlo_cost.summary(one["collectives"])} | {one["compile_cpu_s"]:.0f} |'
+                f'| {one["cycles"] / 1e6:.0f} | {hlo_cost.summary(one["collectives"])} | {one["compile_cpu_s"]:.0f} '
+                + _speed(one)
             )
     return '\n'.join(lines)
+
+
+def _speed(one: dict) -> str:
+    """Cells of a line of the table: roofline, the compiler's estimate, and what follows from that."""
+    if 'least_ms' not in one:
+        return '| | | | | |'
+    ms = 1000 * one['cycles'] / one['clock']
+    hours = described_programs.hours(one['run_clips'], one['clips'], ms, one['chips'])
+    return (
+        f'| {one["least_ms"]:.1f} | {100 * one["ceiling"]:.0f} | {ms:.0f} '
+        f'| {1000 * one["clips"] / ms:.1f} | {hours:.0f} |'
+    )
 
 
 def main() -> None:

@@ -5,6 +5,8 @@
     pool       implementations of the pooling convolution, forward and both gradients
     patch      implementations of the patch convolution, forward and kernel gradient
     attention  four blocks of stage 3 without their MLPs, forward and gradients, by what is recomputed; takes minutes
+    kernels    the second block of each stage, forward and gradients, of XLA's operations and with our kernels; takes
+               minutes. Cycles are those of XLA's operations alone: it has no estimates of kernels
 
 For 2 clips, in bfloat16. Needs the extra `tpu`; see `benchmarks/tpu_compile.py` for whole programs.
 """
@@ -23,10 +25,12 @@ from flax import nnx  # noqa: E402
 import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from jax.sharding import SingleDeviceSharding  # noqa: E402
+from jax.sharding import AbstractMesh, Mesh, SingleDeviceSharding  # noqa: E402
+import numpy as np  # noqa: E402
 
 from multitrain_jax.models.mvit import MViTConfig  # noqa: E402
 from multitrain_jax.models.pooling_attention import MViTBlock  # noqa: E402
+from multitrain_jax.models.variants import mvit_b_32x3  # noqa: E402
 from multitrain_jax.ops.depthwise_pool import depthwise_pool  # noqa: E402
 from multitrain_jax.ops.patch_conv import patch_conv  # noqa: E402
 from tools import hlo_cost  # noqa: E402
@@ -41,10 +45,15 @@ POOLINGS = {  # name: grid and channels, stride
 
 def measure(name: str, function, *shapes: jax.ShapeDtypeStruct) -> None:
     """Prints what the function's program for one chip needs."""
-    chip = SingleDeviceSharding(topologies.get_topology_desc('v5e:2x2', 'tpu').devices[0])
+    device = topologies.get_topology_desc('v5e:2x2', 'tpu').devices[0]
+    chip, described = SingleDeviceSharding(device), Mesh(np.array([device]), 'data').abstract_mesh
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=chip), shapes)
     start = time.process_time()
-    compiled = jax.jit(function).lower(*shapes).compile()
+    with jax.sharding.use_abstract_mesh(
+        AbstractMesh((), (), abstract_device=described.abstract_device)
+    ):
+        lowered = jax.jit(function).lower(*shapes)
+    compiled = lowered.compile()
     seconds, cost = time.process_time() - start, hlo_cost.of_program(compiled.as_text())
     temporary = compiled.memory_analysis().temp_size_in_bytes / 2**20
     print(
@@ -125,8 +134,23 @@ def attention() -> None:
         )
 
 
+def kernels() -> None:
+    for stage in range(len(mvit_b_32x3().block_shapes())):
+        for attention in ('xla', 'auto'):
+            options = mvit_b_32x3(dtype='bfloat16', attention=attention, remat_attention=True)
+            shape = options.block_shapes()[stage][1]
+            make = lambda: MViTBlock(shape, options, rngs=nnx.Rngs(0))  # noqa: B023, E731
+            graph, params = nnx.split(nnx.eval_shape(make))
+            x = half(CLIPS, math.prod(shape.grid), shape.width)
+
+            def gradients(params, x, g, graph=graph, grid=shape.grid):
+                return jax.vjp(lambda p, x: nnx.merge(graph, p)(x, grid)[0], params, x)[1](g)
+
+            measure(f'block of stage {stage + 1}, attention={attention}', gradients, params, x, x)
+
+
 def main() -> None:
-    parts = dict(pool=pool, patch=patch, attention=attention)
+    parts = dict(pool=pool, patch=patch, attention=attention, kernels=kernels)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -109,6 +109,20 @@ def test_few_doors_to_data_pipelines():
             assert module == 'multitrain_jax.record_data' or part in allowed, (module, other)
 
 
+def test_few_know_which_backbone_it_is():
+    """All else asks `models.backbone`: another family is a file there and one in `pytorch`."""
+    families = {f'multitrain_jax.models.{name}' for name in ('mvit', 'pooling_attention', 'vit')}
+    know = {module for module, other in edges() if other in families}
+    assert {module for module in know if room(module) != 'multitrain_jax.models'} == {
+        'multitrain_jax.config',  # the default
+        'multitrain_jax.pytorch.architecture',
+        'multitrain_jax.pytorch.naming',
+        'multitrain_jax.pytorch.plain',
+        'multitrain_jax.checkpoints.huggingface_export',
+        'multitrain_jax.probing.probes',  # a probe is a plain transformer's pooler
+    }
+
+
 @pytest.mark.parametrize('module', ['multitrain_jax.train', 'multitrain_jax.inference.model'])
 def test_data_pipelines_is_imported_where_data_are_read(module):
     """Handed batches, training needs nothing that decodes."""
