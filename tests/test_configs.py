@@ -135,8 +135,8 @@ def shrunk(name: str, root: pathlib.Path) -> Config:
 
 def test_probes_are_of_backbones_that_can_be_imported():
     for name, backbone in (
-        ('probe.py', variants.vjepa2_l(num_frames=16, dtype='bfloat16')),
-        ('probe.py:videomae_b', variants.vit_b(dtype='bfloat16')),
+        ('probe.py', variants.vjepa2_l(num_frames=16, dtype='bfloat16', attention='auto')),
+        ('probe.py:videomae_b', variants.vit_b(dtype='bfloat16', attention='auto')),
         ('probe.py:quickstart', variants.vit_tiny()),
     ):
         config = read_config(load(name))
