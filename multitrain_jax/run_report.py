@@ -134,7 +134,7 @@ def _config(workdir: Path) -> Config | None:
         return read_stored_config(json.loads((workdir / CONFIG_FILE).read_text(encoding='utf-8')))
     except OSError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f'{workdir / CONFIG_FILE}: not the config of a run ({error})') from error
 
 
@@ -164,7 +164,7 @@ def newest_test(workdir: Path) -> Test | None:
                     Test(path.parent, int(content['step']), accuracy),
                 )
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # another file, or one of a test that is being written
     return max(found, key=lambda entry: entry[:2])[2] if found else None
 
@@ -486,7 +486,7 @@ def _settings(workdir: Path, config: Config) -> Iterator[str]:
     yield f'<pre>{page.text(chr(10).join(lines))}</pre>'
     try:
         found = json.loads((workdir / VERSIONS_FILE).read_text(encoding='utf-8'))
-    except (OSError, ValueError):  # of an earlier version of this code
+    except (OSError, ValueError, RecursionError):  # of an earlier version of this code
         found = None
     if isinstance(found, dict):
         yield '<h3>Versions</h3>'
