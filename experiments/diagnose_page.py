@@ -34,6 +34,7 @@ def write(path: Path, ledger: Ledger) -> None:
         '',
         *_why(plain, traced),
         *_before(plain),
+        *_unmeasured(plain, traced),
         page.WRITTEN,
         '',
         '    python experiments/diagnose.py --output=runs/method',
@@ -158,6 +159,20 @@ def _before(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         'Two seeds of the quickstart (another model: 16 frames of 64 px, 1000 updates) had said, '
         f'from a random start: {"; ".join(texts)}.',
         '',
+    ]
+
+
+def _unmeasured(
+    plain: Sequence[Mapping[str, Any]], traced: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    missing = sorted({line['batch'] for line in traced} - {line['batch'] for line in plain})
+    return [
+        text
+        for batch in missing
+        for text in (
+            f'Accuracy at batch {batch} has not been measured yet: it is in the last table only.',
+            '',
+        )
     ]
 
 

@@ -80,6 +80,7 @@ def test_diagnose(tmp_path):
             diagnose_line(seed, base + 0.02, lambda_proj=1.0),
         ]
     lines.append(diagnose_line(0, 0.5, lambda_inf=0.1, lambda_proj=1.0, watched=True))
+    lines.append(lines[-1] | {'batch': 256})
     weak = diagnose_line(0, 0.5, lambda_inf=0.01, lambda_proj=1.0, watched=True)
     weak['trace'] = [
         look
@@ -102,6 +103,7 @@ def test_diagnose(tmp_path):
     assert first == ['70.0 ± 10.0', '', '99', '0.57']
     other = row_of(text, 'random start', '16', '0.1', more=4)
     assert other[1] == '-11.0 [-13.5, -8.5], 0/3'
+    assert 'at batch 256 has not been measured' in text and 'at batch 16' not in text
     assert 'loss, variance term -4.0 [-4.0, -4.0], covariance term -1.0 [' in text
     assert 'lambda_inf 0.1 -15.5 to -7.0, here loss: -11.0 [-13.5, -8.5]' in text
     assert '0.1 beside 0.01: before the first update' in text and 'not classes.' in text
