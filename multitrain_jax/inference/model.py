@@ -207,7 +207,8 @@ class Model:
         """
         if _is_videos(clips):
             return self._of_videos(clips, self._classified, self._classifying, _stacked)
-        return dict(self._run(clips).logits)
+        logits = self._run(clips).logits
+        return {name: logits[name] for name in self._classifying}
 
     def scores(self, clips: Clips) -> dict[str, np.ndarray]:
         """Softmax (multi-label datasets: sigmoid) scores, as `logits`; of videos, the views' mean."""
@@ -279,7 +280,7 @@ class Model:
         padded = np.zeros((len(boxes), -(-count // _BOX_PLACES) * _BOX_PLACES, 4), np.float32)
         padded[:, :count] = boxes
         actions = self._run(clips, boxes=padded).actions
-        return {name: _sigmoid(own[:, :count]) for name, own in actions.items()}
+        return {name: _sigmoid(actions[name][:, :count]) for name in self._localising}
 
     def heat(
         self,
@@ -408,10 +409,10 @@ class Model:
             return {'video': clips}
         return {'video': clips, 'boxes': np.tile(np.float32([[_WHOLE_FRAME]]), (len(clips), 1, 1))}
 
-    @staticmethod
-    def named(outputs: Outputs) -> dict[str, np.ndarray]:
+    def named(self, outputs: Outputs) -> dict[str, np.ndarray]:
         """{dataset: f32[B, C]}, logits, of localising datasets for the one box."""
-        return {**outputs.logits, **{name: own[:, 0] for name, own in outputs.actions.items()}}
+        boxes = {name: own[:, 0] for name, own in outputs.actions.items()}
+        return {name: (boxes | outputs.logits)[name] for name in self.info.datasets}
 
     def forward(
         self,
