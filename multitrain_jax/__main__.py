@@ -19,6 +19,7 @@ COMMANDS = {
     'evaluate': 'multitrain_jax.evaluate',
     'predict': 'multitrain_jax.predict',
     'features': 'multitrain_jax.features',
+    'demo': 'multitrain_jax.demo',
     'export': 'multitrain_jax.export',
     'import': 'multitrain_jax.import_torch',
     'projections': 'multitrain_jax.projections',

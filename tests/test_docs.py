@@ -119,7 +119,8 @@ def _fill(root: pathlib.Path) -> None:
     assert code == 0, err
     shutil.copytree('a', 'b', dirs_exist_ok=True)
     video = next(pathlib.Path('data/quickstart/videos').rglob('*.mp4'))
-    for place in ('video.mp4', 'other.avi'):
+    pathlib.Path('videos').mkdir()
+    for place in ('video.mp4', 'other.avi', 'videos/a.mp4'):
         shutil.copy(video, place)
     annotations = pathlib.Path('data/quickstart_cofinetune/scene_videos/annotations')
     shutil.copy(annotations / 'validation.csv', 'val.csv')
@@ -167,7 +168,8 @@ def test_commands(command, desk, monkeypatch):
         assert importlib.util.find_spec(words[2])
         return
     training = words[:2] == ['multitrain', 'train'] or words[:2] == ['python', 'run.py']
-    if words[1:3] == ['service', 'worker'] or words[1:3] == ['service', 'dispatcher']:
+    serving = words[1:3] in (['service', 'worker'], ['service', 'dispatcher'])
+    if serving or words[:2] == ['multitrain', 'demo']:
         words.append('--help')  # they would serve for ever
     elif training:
         words.append('--print_config')
@@ -203,6 +205,8 @@ def test_snippets(snippet, desk):
         if not pathlib.Path('exports/stablehlo').exists():
             options = '--format=stablehlo', '--output=exports/stablehlo'
             assert call_line('multitrain', 'export', 'runs/quickstart', *options)[0] == 0
+    if 'features/a.npz' in snippet:
+        call_line('multitrain', 'features', 'runs/quickstart', '--output=features', 'videos')
     model = mt.load('runs/quickstart/export')
     config = configs.defaults()
     names = dict(mt=mt, config=config, boxes=np.array([[[0.2, 0.2, 0.8, 0.8]]], np.float32))

@@ -15,7 +15,7 @@ from multitrain_jax.inference.predictions import Answer, Told, divided
 from multitrain_jax.inference.stream import End, Heat
 from multitrain_jax.inference.timeline import clock
 
-_TALLEST = 360  # pixels of a panel
+_SHORT_SIDE = 300  # pixels of a panel
 _OPACITY = 0.7  # of the hottest place
 _STRIP = 8  # frames
 _STRIP_HEIGHT = 160  # pixels of each
@@ -105,7 +105,7 @@ def write(
     starts, ends = (np.array([getattr(own, side) for own in answers]) for side in ('start', 'end'))
     _, rights = divided(starts, ends)
     rate = end.frame_rate
-    stream = FrameStream(video, frame_rate=rate, short_side=_TALLEST, upscale=False)
+    stream = FrameStream(video, frame_rate=rate, short_side=_SHORT_SIDE)
     kept: list[np.ndarray] = []
 
     def pictures() -> Iterator[np.ndarray]:
@@ -120,8 +120,7 @@ def write(
             }
             if len(kept) < _STRIP and seconds >= (len(kept) + 0.5) / _STRIP * end.seconds:
                 kept.append(_column(panels, clock(round(seconds, 1))))
-            scale = max(0.38, min(height, width) / 700)
-            yield np.concatenate([_labelled(*own, scale) for own in panels.items()], axis=1)
+            yield np.concatenate([_labelled(*own, 0.42) for own in panels.items()], axis=1)
 
     try:
         mp4.write_video(path, pictures(), Fraction(rate).limit_denominator(1001))

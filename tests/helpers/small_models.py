@@ -13,6 +13,7 @@ from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.models.heads import Projections, class_mask
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.models.mvit import MViTConfig
+from multitrain_jax.models.vit import ViTConfig
 from tests.helpers.golden_models import random_model
 
 GREY, WHITE = (0.45,) * 3, (0.225,) * 3
@@ -27,6 +28,20 @@ def backbone(**changes) -> MViTConfig:
         stage_blocks=(1, 3),
         kv_stride=(1, 2, 2),
         query_strides=((1, 1, 1), (1, 2, 2)),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def plain_backbone(**changes) -> ViTConfig:
+    config = ViTConfig(
+        num_frames=4,
+        image_size=16,
+        width=16,
+        heads=2,
+        blocks=2,
+        mlp_width=32,
+        patch_stride=(2, 4, 4),
+        init_std=0.2,
     )
     return dataclasses.replace(config, **changes)
 

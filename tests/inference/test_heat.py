@@ -11,21 +11,11 @@ from data_pipelines.videos.windows import Length
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference import explanation, predictions, stream
 from multitrain_jax.inference.model import Model
-from multitrain_jax.models.vit import ViTConfig
 from tests.helpers import small_models
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.video_writer import write_video
 
-VIT = ViTConfig(
-    num_frames=4,
-    image_size=16,
-    width=16,
-    heads=2,
-    blocks=2,
-    mlp_width=32,
-    patch_stride=(2, 4, 4),
-    init_std=0.2,
-)
+VIT = small_models.plain_backbone()
 SHAPES = {
     'mvit, class token': small_models.backbone(init_std=0.3, class_token=True),
     'vit': VIT,
@@ -105,10 +95,10 @@ def test_video_and_strip(tmp_path):
     writer = explanation.Explanation(model, str(output), 1)
     assert predictions.tell(model, [str(video)], seen, [writer]) == 0
     frames = video_file.read_frames(output).frames
-    assert frames.shape == (20, 40, 3 * 64, 3)
+    assert frames.shape == (20, 300, 3 * 480, 3)
     strip = video_file.read_frames(tmp_path / 'heat.png').frames[0]
     assert strip.shape == (3 * 160, 8 * 256, 3)
-    assert np.abs(frames.astype(int)[:, 20:, :64] - frames[:, 20:, 64:128]).max() > 20
+    assert np.abs(frames.astype(int)[:, 20:, :480] - frames[:, 20:, 480:960]).max() > 20
     with pytest.raises(UserError, match='cannot be written'):
         bad = explanation.Explanation(model, '/proc/none/heat.mp4', 1)
         seen = stream.see(model, [str(video)], window=Length(seconds=1.0), heat=True)

@@ -8,24 +8,13 @@ import pytest
 import multitrain_jax as mt
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference.model import Model
-from multitrain_jax.models.vit import ViTConfig
 from tests.helpers import small_models
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.video_writer import number_image, write_video
 
 SHAPES = {
     'mvit': small_models.backbone(init_std=0.3),
-    'vit': ViTConfig(
-        num_frames=4,
-        image_size=16,
-        width=16,
-        heads=2,
-        blocks=2,
-        mlp_width=32,
-        patch_stride=(2, 4, 4),
-        positions='learned',
-        init_std=0.2,
-    ),
+    'vit': small_models.plain_backbone(positions='learned'),
 }
 
 

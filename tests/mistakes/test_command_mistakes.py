@@ -65,6 +65,10 @@ MISTAKES = [
     ('predict', [*PREDICT, '--boxes={ava_train}'], ['needs --overlay']),
     ('predict', [*PREDICT, '{video}', '--overlay={new}'], ['is of one video, but 2 are given']),
     ('predict', [*PREDICT, '--overlay={video}'], ['is the video itself']),
+    # demo
+    ('demo', [], ['MODEL is missing']),
+    ('demo', ['/nowhere'], ['/nowhere', 'neither a run']),
+    ('demo', ['{export}', '--port=x'], ['--port', "'x'"]),
     # features
     ('features', ['{export}', '{video}'], ['--output', 'multitrain_jax.features --help']),
     ('features', ['{export}', '--output={new}'], ['a VIDEO is missing']),
