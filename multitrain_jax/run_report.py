@@ -416,7 +416,9 @@ def training_samples(config: Config) -> list[preview.Sample]:
             name: dataclasses.replace(entry, batch_size=None)
             for name, entry in config.datasets.items()
         },
-        input=dataclasses.replace(config.input, num_threads=2, tf_data_service=None),
+        input=dataclasses.replace(
+            config.input, num_threads=2, num_processes=0, tf_data_service=None
+        ),
         synthetic=None,
     )
     source = RecordData(small)
