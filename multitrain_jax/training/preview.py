@@ -76,16 +76,18 @@ def samples(
     found = []
     for row in range(count):
         spec = datasets[shown['dataset'][row]]
-        labels = [
-            (heads[head].name, heads[head].classes[number], float(lam * label[number]))
-            for head, lam, label in zip(
-                targets.dataset[row], targets.lam[row], targets.label[row], strict=True
-            )
-            for number in np.flatnonzero(label * lam)
-        ]
-        boxes = _boxes(shown, row, spec) if spec.localisation else []
-        labels = () if spec.localisation else tuple(labels)
-        found.append(Sample(pixels[row], spec.name, labels, tuple(boxes)))
+        if spec.localisation:
+            labels, boxes = [], _boxes(shown, row, spec)
+        else:
+            boxes = []
+            labels = [
+                (heads[head].name, heads[head].classes[number], float(lam * label[number]))
+                for head, lam, label in zip(
+                    targets.dataset[row], targets.lam[row], targets.label[row], strict=True
+                )
+                for number in np.flatnonzero(label * lam)
+            ]
+        found.append(Sample(pixels[row], spec.name, tuple(labels), tuple(boxes)))
     return found
 
 

@@ -91,6 +91,11 @@ def test_a_clip_with_boxes_is_not_mixed_and_keeps_them():
     assert [preview.caption(sample) for sample in (plain, located)] == ['a: x', 's: sit, go']
     ((box, names),) = located.boxes
     assert box.tolist() == [0.25, 0.5, 0.75, 1] and names == ('sit', 'go') and not plain.boxes
+    alone = {name: array[1:] for name, array in batch.items()} | {'dataset': np.zeros(1, np.int32)}
+    (located,) = preview.samples(
+        alone, specs[1:], AugmentConfig(color_jitter=0.1), jax.random.key(0), 0, most=8
+    )
+    assert preview.caption(located) == 's: sit, go'
 
 
 def test_a_sample_is_the_clip_itself_where_nothing_changes_it():
