@@ -1,10 +1,10 @@
-"""Opens a local page to drop videos on: classes of every dataset, over time, and where the model looked.
+"""Opens a local page to drop videos on: their classes over time, and where the model looked.
 
     python -m multitrain_jax.demo runs/quickstart
     python -m multitrain_jax.demo runs/quickstart --port=8000
 
-Needs gradio: pip install 'multitrain_jax[demo]'. The page can be reached from this computer only; --host=0.0.0.0
-opens it to all who reach the computer, without any password.
+Needs gradio: pip install 'multitrain_jax[demo]'. The page can be reached from this computer only;
+--host=0.0.0.0 opens it to all who reach the computer, without any password.
 """
 
 import argparse

@@ -1,16 +1,16 @@
 """Writes embeddings of videos, of sliding windows or of whole ones, a file for each video.
 
-    python -m multitrain_jax.features runs/quickstart --output=features --window=2 --stride=1 videos/
+    python -m multitrain_jax.features runs/quickstart --output=features --window=2 videos/
     python -m multitrain_jax.features runs/quickstart --output=features --logits 'videos/**/*.mp4'
-    find /data -name '*.mkv' | python -m multitrain_jax.features imports/k400 --output=features --window=64f -
+    find /data -name '*.mkv' | python -m multitrain_jax.features imports/k400 --output=features -
 
-A VIDEO is a file that FFmpeg decodes, a URL, a folder, a quoted pattern, a list (.csv, .txt: a line for each video), or
--, such lines on standard input.
+A VIDEO is a file that FFmpeg decodes, a URL, a folder, a quoted pattern, a list (.csv, .txt: a line
+for each video), or -, such lines on standard input.
 
-DIR/NAME.npz has `embedding` f32[N, D] and `times` f64[N, 2], beginning and end in seconds, of N windows; without
---window of the views that the model is tested with. --logits adds `logits/DATASET` f32[N, C]. DIR/index.csv has a line
-for each video, also for one that cannot be read, which does not stop the others (exit code 2). The same command again
-does what is missing.
+DIR/NAME.npz has `embedding` f32[N, D] and `times` f64[N, 2], beginning and end in seconds, of N
+windows; without --window of the views that the model is tested with. --logits adds `logits/DATASET`
+f32[N, C]. DIR/index.csv has a line for each video, also for one that cannot be read, which does not
+stop the others (exit code 2). The same command again does what is missing.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 class _Progress:
-    """Shows how much of the videos is done, by their bytes, and the time left; says what is wrong with them."""
+    """Shows how much is done, by bytes, and the time left; says what is wrong with videos."""
 
     def __init__(self, paths: list[str]):
         from tqdm import tqdm

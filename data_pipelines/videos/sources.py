@@ -1,4 +1,4 @@
-"""What videos are opened from: files, URLs, pipes, devices; also while they are still being made."""
+"""What videos are opened from: files, URLs, pipes, devices; also while they are being made."""
 
 import os
 import re
@@ -38,8 +38,8 @@ def open_source(name: str, silence: float | None = None) -> av.container.InputCo
     """Opens a video.
 
     Args:
-      name: a file; a URL that FFmpeg opens (`rtsp://`, `http://`, ...); `FORMAT:NAME` of a device or
-        generator that it has (`v4l2:/dev/video0`, `lavfi:testsrc`); or `-`, standard input.
+      name: a file; a URL that FFmpeg opens (`rtsp://`, `http://`, ...); `FORMAT:NAME` of a device
+        or generator that it has (`v4l2:/dev/video0`, `lavfi:testsrc`); or `-`, standard input.
       silence: None reads what there is. Seconds: the video is still being made, and has ended when
         nothing came for so long; a file is read on where it grows.
 

@@ -57,7 +57,8 @@ class Views(NamedTuple):
 
 
 class ShownFrame:
-    """A decoded frame, which is turned into the pixels that clips show of it when they are asked for.
+    """A decoded frame, which is turned into the pixels that clips show of it when they are asked
+    for.
 
     Attributes:
         seconds: when it appears.
@@ -122,8 +123,8 @@ def whole_video(path: str | os.PathLike, rules: ViewRules, *, threads: int = 1) 
     """All test views of a video.
 
     How many frames it has is known at its end: headers are not to be trusted. So a video is decoded
-    twice, unless it is so short that its frames can be held meanwhile: memory must not grow with its
-    length.
+    twice, unless it is so short that its frames can be held meanwhile: memory must not grow with
+    its length.
 
     Args:
         path: the video.

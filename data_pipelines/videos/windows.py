@@ -170,7 +170,7 @@ class Windows:
     def _made(
         self, held: deque[ShownFrame], number: int, origin: float, count: int, after: float
     ) -> Window | None:
-        """The window of the frames held; None: it has none. `after`: when the frame after appears."""
+        """The window of the frames held, if it has any. `after`: when the frame after appears."""
         first = count - len(held)
         frames = [
             frame

@@ -33,7 +33,8 @@ class Judged(NamedTuple):
 
 
 def read_boxes(path: str | os.PathLike, video: str | os.PathLike) -> dict[float, np.ndarray]:
-    """The boxes of a video by seconds, out of a csv file of AVA's form: `video,timestamp,x1,y1,x2,y2[,...]`.
+    """The boxes of a video by seconds, out of a csv file of AVA's form:
+    `video,timestamp,x1,y1,x2,y2[,...]`.
 
     Lines belong to the video when they name it, with or without its suffix.
 
@@ -54,7 +55,8 @@ def read_boxes(path: str | os.PathLike, video: str | os.PathLike) -> dict[float,
         found.setdefault(microseconds / 1e6, {})[ava_files.box(cells[2:6], where)] = None
     if not found:
         raise UserError(
-            f'{os.fspath(path)}: no box of {Path(video).stem!r}; its first column must name the video so'
+            f'{os.fspath(path)}: no box of {Path(video).stem!r}; its first column must name the '
+            'video so'
         )
     return {seconds: np.array(list(boxes), np.float32) for seconds, boxes in sorted(found.items())}
 

@@ -1,4 +1,4 @@
-"""A video with the places drawn on it that speak for each dataset's class, and a strip of its frames."""
+"""A video with the places drawn on it that speak for each dataset's class, and a strip of it."""
 
 from collections.abc import Iterator
 from fractions import Fraction

@@ -71,8 +71,8 @@ class FeatureFiles:
             for name, value in settings.items():
                 if stored.get(name) != value:
                     raise UserError(
-                        f'{self._folder}: holds features of {name} {stored.get(name)}, not {value}; '
-                        'give another --output'
+                        f'{self._folder}: holds features of {name} {stored.get(name)}, not '
+                        f'{value}; give another --output'
                     )
             return
         if any(self._folder.iterdir()):
@@ -165,8 +165,8 @@ def write_features(
     """Sees the videos that are not done yet.
 
     The arrays of a file: `embedding` f32[N, D], `times` f64[N, 2] in seconds, of a whole video's N
-    views, or of N windows, each the mean of its views; with `logits` `logits/DATASET` f32[N, C], of a
-    whole video of the views that the dataset's own sampling gives.
+    views, or of N windows, each the mean of its views; with `logits` `logits/DATASET` f32[N, C], of
+    a whole video of the views that the dataset's own sampling gives.
 
     Args:
         model: that sees.
@@ -215,7 +215,7 @@ def _arrays(seen: Seen, *, whole: bool, logits: bool) -> dict[str, np.ndarray]:
 
 
 def _files_of(names: Iterable[str], form: str) -> dict[str, str]:
-    """File of each video: its name with another suffix, or with a further one where two would be alike."""
+    """File of each video: another suffix, or a further one where two would be alike."""
     names = list(names)
     stems = [os.path.splitext(name)[0] for name in names]
     twice = {stem for stem, count in Counter(stems).items() if count > 1}

@@ -1,11 +1,11 @@
 """Where a model looks: how much each token speaks for a class.
 
 Grad-CAM (arXiv 1610.02391) in the form that keeps the gradient of each token apart (HiResCAM, arXiv
-2011.08891, equation 3): a token's heat is the sum over its channels of deviation from the mean token
-times gradient of the class's logit; what speaks against the class is left out. Deviations, since a
-large part of every token is common to all of them and says nothing of a place. The tokens are those
-that enter the last stage, of a plain transformer those that enter its last block: finer, and nearer
-to the picture than what leaves it, where each token knows of all others.
+2011.08891, equation 3): a token's heat is the sum over its channels of deviation from the mean
+token times gradient of the class's logit; what speaks against the class is left out. Deviations,
+since a large part of every token is common to all of them and says nothing of a place. The tokens
+are those that enter the last stage, of a plain transformer those that enter its last block: finer,
+and nearer to the picture than what leaves it, where each token knows of all others.
 """
 
 from collections.abc import Callable, Mapping, Sequence

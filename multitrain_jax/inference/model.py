@@ -10,9 +10,9 @@ model.features(clips)                 # f32 [B, t, h, w, D], the grid of tokens
 model.predict('video.mp4')            # {dataset: [(class name, score), ...]}
 mt.read_clips('video.mp4', model=model)  # u8 [V, T, H, W, 3], the views that these are of
 
-Whatever takes clips also takes a video, or a list of videos: any file that FFmpeg decodes. Its result
-is then the mean over the video's views, as the model is tested with. Clips may have another size and
-number of frames than those that the model was trained on: its positions are interpolated.
+Whatever takes clips also takes a video, or a list of videos: any file that FFmpeg decodes. Its
+result is then the mean over the video's views, as the model is tested with. Clips may have another
+size and number of frames than those that the model was trained on: its positions are interpolated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -80,8 +80,8 @@ def read_clips(
         videos: a video, or several.
         model: whose clips they are to be.
         dataset: the dataset whose rule samples the frames; None: the model's first.
-        temporal_views: clips along the video, of which uniform sampling has one; None: as many as the
-            model is tested with.
+        temporal_views: clips along the video, of which uniform sampling has one; None: as many as
+            the model is tested with.
         spatial_views: crops of each clip, 1 or 3; None: likewise.
 
     Returns:
@@ -107,7 +107,7 @@ def read_clips(
 
 
 def make_forward(info: ModelInfo, graphdef: nnx.GraphDef) -> Callable:
-    """`forward(params, clips, boxes or None) -> (embedding, logits, actions)`, as in `models.multitrain.Outputs`."""
+    """`forward(params, clips, boxes or None) -> (embedding, logits, actions)`."""
 
     def forward(params, video, boxes):
         outputs = nnx.merge(graphdef, params)(
@@ -178,8 +178,8 @@ class Model:
         """Clip embeddings.
 
         Args:
-            clips: u8, or f32 already normalised, [B, T, H, W, 3]; or a video; or several. Of videos,
-                frames are sampled by the rule of the model's first dataset.
+            clips: u8, or f32 already normalised, [B, T, H, W, 3]; or a video; or several. Of
+                videos, frames are sampled by the rule of the model's first dataset.
 
         Returns:
             f32[B, D]; of a video f32[D].
@@ -211,7 +211,7 @@ class Model:
         return {name: logits[name] for name in self._classifying}
 
     def scores(self, clips: Clips) -> dict[str, np.ndarray]:
-        """Softmax (multi-label datasets: sigmoid) scores, as `logits`; of videos, the views' mean."""
+        """Softmax (multi-label: sigmoid) scores, as `logits`; of videos, the views' mean."""
         if _is_videos(clips):
             return self._of_videos(
                 clips,
@@ -261,12 +261,14 @@ class Model:
             {dataset: f32[M, A]}, NaN for a box that no view shows; of several a list of these.
 
         Raises:
-            UserError: clips or boxes of another shape or type, or a model without localising datasets.
+            UserError: clips or boxes of another shape or type, or a model without localising
+                datasets.
             ValueError: a video cannot be read.
         """
         if not self._localising:
             raise UserError(
-                f'no head takes boxes: the datasets {", ".join(self.info.datasets)} have labels of whole clips'
+                f'no head takes boxes: the datasets {", ".join(self.info.datasets)} have labels of '
+                'whole clips'
             )
         if _is_videos(clips):
             from multitrain_jax.inference import boxes as of_videos
@@ -333,8 +335,8 @@ class Model:
             top: how many classes.
 
         Returns:
-            Of a video {dataset: [(class name, score), ...]} by falling score; of several, or of clips
-            [B, T, H, W, 3], a list of these.
+            Of a video {dataset: [(class name, score), ...]} by falling score; of several, or of
+            clips [B, T, H, W, 3], a list of these.
 
         Raises:
             UserError: the model has no heads; or as `embed`.
@@ -357,7 +359,7 @@ class Model:
 
     @functools.cached_property
     def checksum(self) -> int:
-        """A number below 2^32 that parameters, architecture and preprocessing have to themselves."""
+        """A number below 2^32 of parameters, architecture and preprocessing."""
         return text_checksum([array_checksums(self._trained.params), str(self.info)])
 
     def check_heads(self) -> None:
@@ -548,7 +550,8 @@ class Model:
             )
         if clips.dtype not in (np.uint8, np.float32):
             raise UserError(
-                f'clips of type {clips.dtype}: must be uint8 (0..255), or float32 already normalised'
+                f'clips of type {clips.dtype}: must be uint8 (0..255), or float32 already '
+                'normalised'
             )
         least = self.info.model.backbone.patch_stride
         if any(size < stride for size, stride in zip(clips.shape[1:4], least)):
@@ -562,11 +565,13 @@ class Model:
         boxes = np.asarray(boxes, np.float32)
         if boxes.ndim != 3 or boxes.shape[0] != clips or boxes.shape[2] != 4:
             raise UserError(
-                f'boxes of shape {list(boxes.shape)}: must be [{clips}, M, 4], M boxes for every clip'
+                f'boxes of shape {list(boxes.shape)}: must be [{clips}, M, 4], M boxes for every '
+                'clip'
             )
         if not ((boxes >= 0) & (boxes <= 1)).all():
             raise UserError(
-                'boxes must be x1, y1, x2, y2 within 0 to 1, shares of width and height (not pixels)'
+                'boxes must be x1, y1, x2, y2 within 0 to 1, shares of width and height '
+                '(not pixels)'
             )
         return boxes
 

@@ -1,4 +1,4 @@
-"""A video with the model's answers drawn on it: the best actions of every box, the best class of every dataset."""
+"""A video with answers drawn on it: the actions of every box, the class of every dataset."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -79,7 +79,8 @@ def write_overlay(
 
     Raises:
         ValueError: the video, or a line of the boxes, cannot be read.
-        UserError: boxes for a model that cannot judge them or of another video; `output` cannot be written.
+        UserError: boxes for a model that cannot judge them or of another video; `output` cannot be
+            written.
     """
     from data_pipelines.videos import video_moments
 
@@ -90,7 +91,8 @@ def write_overlay(
     }
     if boxes_csv is not None and not localising:
         raise UserError(
-            f'--boxes={boxes_csv}: this model was not trained on boxes (datasets {", ".join(model.info.datasets)})'
+            f'--boxes={boxes_csv}: this model was not trained on boxes (datasets '
+            f'{", ".join(model.info.datasets)})'
         )
     boxes = None if boxes_csv is None else read_boxes(boxes_csv, video)
     judged: list[Judged] = []
@@ -121,9 +123,11 @@ def draw(
     Args:
         video: what was judged.
         output: the file to write, complete or not at all.
-        judged: boxes; each is shown until halfway to the next moment, at most half a second before and after its own.
+        judged: boxes; each is shown until halfway to the next moment, at most half a second before
+            and after its own.
         actions: names of the actions by dataset.
-        captions: shown in the upper left corner, by rising time; where two overlap, each in its half.
+        captions: shown in the upper left corner, by rising time; where two overlap, each in its
+            half.
         frame_rate: frames per second of both.
         top: actions shown of each box; those below `min_score` are left out but for the best one.
         min_score: see `top`.

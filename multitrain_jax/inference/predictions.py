@@ -57,7 +57,7 @@ def divided(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 class Output(Protocol):
-    """Gets what is said of one video after the other: its windows in order of time, then the rest."""
+    """Gets what is said of one video after the other: its windows as time goes, then the rest."""
 
     def window(self, video: str, answer: Answer) -> None: ...
 

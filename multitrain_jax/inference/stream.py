@@ -1,4 +1,4 @@
-"""Videos through a model: decoded by threads while the devices compute, batched over windows and videos.
+"""Videos through a model: decoded by threads while devices compute, batched over windows, videos.
 
 Every batch has the same shape, so that one program is compiled. What follows from a video comes in
 its order; different videos' windows may come in turns.
@@ -92,7 +92,8 @@ def view_rules(
 
     Args:
         model: the model.
-        datasets: whose samplings there are to be, each once; None: that of a model without datasets.
+        datasets: whose samplings there are to be, each once; None: that of a model without
+            datasets.
         temporal_views, spatial_views: None: as many as the model is tested with.
     """
     from data_pipelines.videos.video_views import ViewRules
@@ -121,7 +122,7 @@ def _sampling(model: 'Model', dataset: str | None) -> 'Sampling':
 
 
 def clip_length(model: 'Model') -> 'Length':
-    """The longest clip of the model's datasets: what a window is when nobody says how long it is to be."""
+    """The longest clip of the model's datasets: a window, when nobody says how long it is to be."""
     from data_pipelines.videos.windows import Length
 
     strided = [
@@ -158,8 +159,8 @@ def see(
         videos: files, or what else `data_pipelines.videos.sources` opens.
         window: length of the windows; None: each video is seen as a whole.
         stride: from one window to the next; None: as long as a window.
-        temporal_views: of each window or video; None: 1 of a window, of a whole video as many as the
-            model is tested with.
+        temporal_views: of each window or video; None: 1 of a window, of a whole video as many as
+            the model is tested with.
         spatial_views: likewise.
         datasets: whose logits are wanted; None: all. The first one's sampling is that of the
             embeddings.

@@ -1,4 +1,4 @@
-"""Embeddings of videos on disk, made by the command in this process: what is in them, and going on."""
+"""Embeddings of videos on disk, made by the command: what is in them, and going on."""
 
 import csv
 import shutil

@@ -38,7 +38,8 @@ def test_scores_are_softmax_of_logits(model, clips):
     [
         (
             lambda c: c[0],
-            r'clips of shape \[4, 16, 16, 3\]: must be \[B, T, H, W, 3\].*trained on \[B, 4, 16, 16, 3\]',
+            r'clips of shape \[4, 16, 16, 3\]: must be \[B, T, H, W, 3\].*'
+            r'trained on \[B, 4, 16, 16, 3\]',
         ),
         (lambda c: c[..., :2], r'clips of shape \[3, 4, 16, 16, 2\]'),
         (lambda c: c[:0], 'B at least 1'),

@@ -79,7 +79,8 @@ def test_scores_are_means_over_the_views_that_show_a_box(video):
     times = video_moments.video_times(video)
     judged = of_videos.judge(model, video, times, boxes)
     assert [entry.seconds for entry in judged] == [1.0]  # the other moment is after the end
-    # The second box ends at 28.8 of 48 pixels: in the three crops (from 0, 8 and 16) at 28.8, 20.8 and 12.8 of 32.
+    # The second box ends at 28.8 of 48 pixels: in the three crops (from 0, 8 and 16) at 28.8,
+    # 20.8 and 12.8 of 32.
     ends = np.array([9.6 / 32, (28.8 + 20.8 + 12.8) / 3 / 32])
     np.testing.assert_allclose(
         judged[0].scores['scenes'], np.stack([ends / 2, ends / 2 + 0.5], 1), atol=1e-5
@@ -143,7 +144,7 @@ def test_a_model_without_boxes_refuses_them(tmp_path, video):
 
 
 def test_captions_change_with_time(tmp_path, video):
-    """Windows of 2 s every second: each has the second around its middle, the first and last more."""
+    """Windows of 2 s every second: each has the second around its middle, the first 1.5."""
     captions = [
         Caption({'clips': [(label, 1.0)]}, start, start + 2.0)
         for start, label in enumerate(('walking', 'MMMMMMMM'))

@@ -1,4 +1,4 @@
-"""Models on videos, lists of them, and clips of other sizes than those that they were trained on."""
+"""Models on videos, lists of them, and clips of other sizes than those of their training."""
 
 from flax import nnx
 import jax
