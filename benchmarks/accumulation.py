@@ -36,7 +36,8 @@ def main() -> None:
     )
     device = jax.devices()[0]
     print(
-        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), quickstart model, batch {args.batch}'
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), quickstart model, '
+        f'batch {args.batch}'
     )
     cases = {
         f'1 x {args.batch}': (1, 'plain'),

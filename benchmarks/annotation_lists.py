@@ -1,4 +1,5 @@
-"""Processor seconds and memory to read annotation lists of full size, with a tree of as many (empty) files.
+"""Processor seconds and memory to read annotation lists of full size, with a tree of as many
+(empty) files.
 
     python -m benchmarks.annotation_lists                    # all; --only=kinetics710
     python -m benchmarks.annotation_lists --share=0.1        # a tenth of every list

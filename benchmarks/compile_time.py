@@ -1,10 +1,12 @@
-"""What it takes to make the training step of a model ready: tracing and lowering, compiling, without any cache.
+"""What it takes to make the training step of a model ready: tracing and lowering, compiling,
+without any cache.
 
     python -m benchmarks.compile_time [--model quickstart S16x4 B32x3] [--batch=4] [--remat]
 
-quickstart is the step of configs/quickstart.py, S16x4 and B32x3 are that of configs/multitrain.py (four datasets, all
-losses, RandAugment), in bfloat16 on accelerators and float32 on CPU. Seconds, each also of processor time of this process,
-which other work on the machine disturbs less; lines of the program before optimisation.
+quickstart is the step of configs/quickstart.py, S16x4 and B32x3 are that of configs/multitrain.py
+(four datasets, all losses, RandAugment), in bfloat16 on accelerators and float32 on CPU. Seconds,
+each also of processor time of this process, which other work on the machine disturbs less; lines of
+the program before optimisation.
 """
 
 import argparse
@@ -31,7 +33,8 @@ def main() -> None:
     args = parser.parse_args()
     device = jax.devices()[0]
     print(
-        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), batch {args.batch}, remat {args.remat}'
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), batch {args.batch}, '
+        f'remat {args.remat}'
     )
     print(
         f'{"":<12}{"lines":>9}{"lower s":>9}{"CPU s":>9}{"compile s":>11}{"CPU s":>9}', flush=True

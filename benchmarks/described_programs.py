@@ -1,4 +1,5 @@
-"""The programs of a config, lowered for devices that are only described: their arrays are shapes, no data is read.
+"""The programs of a config, lowered for devices that are only described: their arrays are shapes,
+no data is read.
 
 `tpu_compile.py` and `gpu_compile.py` compile them; the datasets' numbers of classes are known here.
 """
@@ -58,9 +59,12 @@ class Bounds:
 
     Attributes:
         clips: of a step on this chip.
-        model_flops: of the model for them, multiplication and addition two, the backward pass twice the forward pass.
-        least_ms: what FLOPs and bytes of the program take at the chip's rates, added up over operations.
-        ceiling: the model's FLOPs in this time over the chip's rate: the most that can be used of it.
+        model_flops: of the model for them, multiplication and addition two, the backward pass twice
+            the forward pass.
+        least_ms: what FLOPs and bytes of the program take at the chip's rates, added up over
+            operations.
+        ceiling: the model's FLOPs in this time over the chip's rate: the most that can be used of
+            it.
         run_clips: of the whole run, in millions; 0: not known.
     """
 

@@ -16,7 +16,9 @@ def matmul_rate(dtype: str) -> float:
 
 
 def memory_bandwidth() -> float:
-    """Bytes/s, read and written, of adding a constant in place to an array of 256 MiB on CPU, else of 2 GiB."""
+    """Bytes/s, read and written, of adding a constant in place to an array of 256 MiB on CPU,
+    else of 2 GiB.
+    """
     size = 2 ** (28 if jax.default_backend() == 'cpu' else 31)
     held = [jnp.zeros(size // 4, jnp.float32)]
     add = jax.jit(

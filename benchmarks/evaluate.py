@@ -2,10 +2,11 @@
 
     python -m benchmarks.evaluate [--videos=50] [--rounds=3]
 
-The protocol and model of configs/quickstart.py, with random parameters, on synthetic videos that are rendered and
-converted for the occasion. "together" is what the evaluation of a run does; "reading" makes the same batches and
-throws them away; "computing" scores one batch as often as there are batches. The three take turns; medians. The
-evaluation waits for data where reading alone is not faster than computing alone. On CPU both share the cores.
+The protocol and model of configs/quickstart.py, with random parameters, on synthetic videos that
+are rendered and converted for the occasion. "together" is what the evaluation of a run does;
+"reading" makes the same batches and throws them away; "computing" scores one batch as often as
+there are batches. The three take turns; medians. The evaluation waits for data where reading alone
+is not faster than computing alone. On CPU both share the cores.
 """
 
 import argparse
@@ -65,11 +66,13 @@ def main() -> None:
     count = sum(dataset.evaluation_records * dataset.views for dataset in source.datasets)
     device = jax.devices()[0]
     print(
-        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {count} views in {batches} batches'
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {count} views in '
+        f'{batches} batches'
     )
     for name, own in zip(('together', 'reading', 'computing'), taken):
         print(
-            f'{name:<12}{count / own[0]:>9.0f} views/s {count / own[1]:>9.0f} views per s of processor time'
+            f'{name:<12}{count / own[0]:>9.0f} views/s {count / own[1]:>9.0f} views per s of '
+            'processor time'
         )
 
 

@@ -1,4 +1,5 @@
-"""Compiles a config's programs for an NVIDIA GPU, on a machine without one, and says what they need: memory, work, kernels.
+"""Compiles a config's programs for an NVIDIA GPU, on a machine without one, and says what they
+need: memory, work, kernels.
 
     pip install -e '.[gpu]'        # in a virtual environment of its own
     python -m benchmarks.gpu_compile --config=configs/multitrain.py --config.batch_size=8
@@ -6,9 +7,10 @@
         --config.batch_size=8 \\
         --config.model.backbone.attention=cudnn
 
-The whole training step, by XLA's GPU compiler, for one GPU. The table counts FLOPs and bytes by part of the model; `least ms`
-is what they would take at the rates of the data sheet (`tools/profile_step.py` measures on a real one). Nothing runs:
-this compares programs. Products of matrices go to cuBLAS, as the tile sizes of XLA's own kernels are chosen by trying them.
+The whole training step, by XLA's GPU compiler, for one GPU. The table counts FLOPs and bytes by
+part of the model; `least ms` is what they would take at the rates of the data sheet
+(`tools/profile_step.py` measures on a real one). Nothing runs: this compares programs. Products of
+matrices go to cuBLAS, as the tile sizes of XLA's own kernels are chosen by trying them.
 """
 
 import argparse
@@ -38,7 +40,9 @@ from tools.hlo_text import Program  # noqa: E402
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """What the compiler wants to know of a GPU (SXM forms), and its rates: bfloat16 FLOP/s without sparsity, bytes/s."""
+    """What the compiler wants to know of a GPU (SXM forms), and its rates:
+    bfloat16 FLOP/s without sparsity, bytes/s.
+    """
 
     name: str
     memory: int  # bytes

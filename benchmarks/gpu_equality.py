@@ -1,10 +1,12 @@
-"""Every implementation that this machine's device can run, in bfloat16, against XLA's in float32: results and gradients.
+"""Every implementation that this machine's device can run, in bfloat16, against XLA's in float32:
+results and gradients.
 
     python -m benchmarks.gpu_equality [--small]
 
-Attention and pooling convolution, at sizes of MViTv2-B 32x3 and ViT-B; printed is the largest difference as a part of the
-largest number of each array. bfloat16 keeps 8 bits, so 0.004 is one rounding. Exit code 1 where one differs by more than
-`LIMIT`, or fails on a GPU; other devices do not have all of them, which is said.
+Attention and pooling convolution, at sizes of MViTv2-B 32x3 and ViT-B; printed is the largest
+difference as a part of the largest number of each array. bfloat16 keeps 8 bits, so 0.004 is one
+rounding. Exit code 1 where one differs by more than `LIMIT`, or fails on a GPU; other devices do
+not have all of them, which is said.
 """
 
 import argparse
@@ -49,7 +51,9 @@ def with_gradients(function: Callable, *arrays: jax.Array) -> list[np.ndarray]:
 
 
 def differences(function: Callable, reference: Callable, shapes: Sequence[tuple]) -> list[float]:
-    """Of result and gradients: `function` of bfloat16 arrays from `reference` of float32 ones, each by its largest number."""
+    """Of result and gradients: `function` of bfloat16 arrays from `reference` of float32 ones,
+    each by its largest number.
+    """
     rng = np.random.default_rng(0)
     half = [jnp.asarray(rng.standard_normal(shape), jnp.bfloat16) for shape in shapes]
     found = with_gradients(function, *half)

@@ -1,20 +1,25 @@
-"""All that is to be measured on a GPU in one command, for a machine that is lent for a quarter of an hour.
+"""All that is to be measured on a GPU in one command, for a machine that is lent for a quarter of
+an hour.
 
     pip install -e '.[gpu]' torch torchvision
     python -m benchmarks.gpu_session --output=DIR [--minutes=13]
 
-Parts, in the order of what they are worth, each a process with a time limit of its own, whose output goes to DIR/PART.txt:
+Parts, in the order of what they are worth, each a process with a time limit of its own, whose
+output goes to DIR/PART.txt:
 
-    equal        every implementation in bfloat16 against XLA's in float32 (benchmarks/gpu_equality.py)
-    s16x4        the step of S 16x4 against PyTorch's, eager and torch.compile (benchmarks/train_step.py)
+    equal        every implementation in bfloat16 against XLA's in float32
+                 (benchmarks/gpu_equality.py)
+    s16x4        the step of S 16x4 against PyTorch's, eager and torch.compile
+                 (benchmarks/train_step.py)
     b32x3        that of B 32x3
     attention    the step of B 32x3 of configs/multitrain.py's form, attention='xla' against 'auto'
     profile      where its time goes (tools/profile_step.py)
     largest      the largest batch (benchmarks/largest_batch.py)
     vit_b        the step of ViT-B against PyTorch's
 
-A part that fails or takes too long does not keep the others from running; what no time is left for is named. Programs are
-compiled once: JAX_COMPILATION_CACHE_DIR keeps them, by default ~/.cache/multitrain_jax/xla.
+A part that fails or takes too long does not keep the others from running; what no time is left for
+is named. Programs are compiled once: JAX_COMPILATION_CACHE_DIR keeps them, by default
+~/.cache/multitrain_jax/xla.
 """
 
 import argparse

@@ -1,14 +1,16 @@
-"""What more datasets cost: heads, projections and objective alone, and a whole training step, for 2, 8, 32 datasets.
+"""What more datasets cost: heads, projections and objective alone, and a whole training step, for
+2, 8, 32 datasets.
 
     python -m benchmarks.heads [--classes=100] [--batch=4] [--rounds=5]
 
-Printed are the lines of the program, the time to compile it (once, no cache), and medians over the rounds, in which the
-numbers of datasets take turns; each also as time that all cores of this process were busy, which other work on the
-machine disturbs less, and whose ratio to that of the fewest datasets is given. "part" is forward and gradients of
-heads (hidden 2048), projections and losses for 768-wide embeddings; "step" is the training step of
-configs/multitrain.py, AdamW included, without augmentation but mixing, with MViTv2-S on clips of --frames frames of
---size px. Its backbone costs about 1/8 of the full S 16x4 on 16 frames of 224 px: the share of all the rest is that much
-larger than there.
+Printed are the lines of the program, the time to compile it (once, no cache), and medians over the
+rounds, in which the numbers of datasets take turns; each also as time that all cores of this
+process were busy, which other work on the machine disturbs less, and whose ratio to that of the
+fewest datasets is given. "part" is forward and gradients of heads (hidden 2048), projections and
+losses for 768-wide embeddings; "step" is the training step of configs/multitrain.py, AdamW
+included, without augmentation but mixing, with MViTv2-S on clips of --frames frames of --size px.
+Its backbone costs about 1/8 of the full S 16x4 on 16 frames of 224 px: the share of all the rest is
+that much larger than there.
 """
 
 import argparse
@@ -30,7 +32,9 @@ DATASETS = (2, 8, 32)
 
 
 def part(datasets: int, classes: int, batch: int):
-    """(lowered program, function from the compiled one to one that runs forward and gradients of the heads' part)."""
+    """(lowered program, function from the compiled one to one that runs
+    forward and gradients of the heads' part).
+    """
 
     @nnx.jit
     def make():
@@ -116,7 +120,8 @@ def main() -> None:
     args = parser.parse_args()
     device = jax.devices()[0]
     print(
-        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.classes} classes, batch {args.batch}, '
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.classes} '
+        f'classes, batch {args.batch}, '
         f'{args.frames} frames of {args.size} px'
     )
     print(f'{"":<5}{"datasets":>9}{"lines":>9}{"compile s":>10}{"CPU s":>8}{"ratio":>7}', end='')

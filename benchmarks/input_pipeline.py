@@ -8,8 +8,8 @@
     whole      the same from records without restart markers, so that frames are decoded as a whole
     dmvr       a BaseVideoDatasetFactory, modalities as in DMVR's own HMDB example (needs --dmvr, a
                checkout of google-deepmind/dmvr, and TensorFlow)
-    pyav       the MP4 files instead of records: seek, decode, pick, crop and resize, clip by clip on
-               a thread pool, as loaders that call decord or torchcodec do
+    pyav       the MP4 files instead of records: seek, decode, pick, crop and resize, clip by clip
+               on a thread pool, as loaders that call decord or torchcodec do
     limit      nothing but the JPEG decoding of the sampled frames, from memory, on a thread pool
     limit cut  the same of frames already cut to what the crop shows: the cheapest decoding that
                gives the crop
@@ -451,7 +451,8 @@ def lock_share(source: Source, case: Case, seconds: float) -> None:
         )
     print(
         f'one clip on one thread: {1000 * whole:.2f} ms, of which at most '
-        f'{1000 * held:.2f} ms ({held / whole:.0%}) hold the global lock: {whole / held:.0f} threads per process before it is the limit'
+        f'{1000 * held:.2f} ms ({held / whole:.0%}) hold the global lock: {whole / held:.0f} '
+        'threads per process before it is the limit'
     )
     one = measure(lambda: ours(source, case, threads=1), seconds).clock
     two = measure(lambda: ours(source, case, threads=2), seconds).clock
@@ -613,7 +614,8 @@ def peers(args: argparse.Namespace, source: Source, plain: Source, files: list[P
         height, width = decode.frame_size(stored)
         print(
             f'{kind}: {dataset.num_records} records; the first: {len(stored)} frames of '
-            f'{height} x {width} px and {sum(map(len, stored)) / len(stored):.0f} bytes; {CORES} cores'
+            f'{height} x {width} px and {sum(map(len, stored)) / len(stored):.0f} bytes; {CORES} '
+            'cores'
         )
     has_tf = args.dmvr is not None
     if has_tf:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.largest_batch --model=B32x3 [--first=8]
 
-The step of benchmarks/train_step.py is compiled for two sizes; the memory that both need tells the size that just fits into
-the device. That one is compiled and run, or, where it does not fit after all, a tenth less, and so on.
+The step of benchmarks/train_step.py is compiled for two sizes; the memory that both need tells the
+size that just fits into the device. That one is compiled and run, or, where it does not fit after
+all, a tenth less, and so on.
 """
 
 import argparse
@@ -17,7 +18,9 @@ _SPARE = 0.97  # of the device's memory that one allocator may hand out
 
 
 def compiled_step(model: str, batch: int, remat: bool):
-    """(function of one step, bytes that it holds, multiplications and additions of the model in it)."""
+    """(function of one step, bytes that it holds,
+    multiplications and additions of the model in it).
+    """
     config = step_configs.plain(step_configs.backbone(model, remat), batch)
     step, state, share = synthetic_step.training_step(config, CLASSES)
     step = step.lower(state, share).compile()
@@ -63,7 +66,8 @@ def main() -> None:
         raise SystemExit(f'not one clip fits into {memory / 2**30:.1f} GiB')
     print(
         f'{device.device_kind}, {args.model}: {clips} clips in {bytes_held / 2**30:.1f} GiB, '
-        f'{1000 * seconds:.0f} ms a step, {clips / seconds:.1f} clips/s, {flops / seconds / 1e12:.1f} TFLOP/s of the model'
+        f'{1000 * seconds:.0f} ms a step, {clips / seconds:.1f} clips/s, '
+        f'{flops / seconds / 1e12:.1f} TFLOP/s of the model'
     )
 
 

@@ -1,8 +1,10 @@
-"""Our pooling and patch convolutions against XLA's own, forward and gradient, on this machine's default device.
+"""Our pooling and patch convolutions against XLA's own, forward and gradient, on this machine's
+default device.
 
     python -m benchmarks.ops [--batch=8] [--rounds=5]
 
-The implementations take turns within every round; printed are medians over the rounds and their ratio.
+The implementations take turns within every round; printed are medians over the rounds and their
+ratio.
 """
 
 import argparse
@@ -63,9 +65,11 @@ CASES = (
 
 
 def compiled(operation, stride, implementation: str, gradient: bool, x, kernel):
-    """A function of no arguments that runs the operation, or the gradients that training needs, once.
+    """A function of no arguments that runs the operation, or the gradients that training needs,
+    once.
 
-    Those are for input and kernel; of the patch convolution, whose input is the video, for the kernel only.
+    Those are for input and kernel; of the patch convolution, whose input is the video, for the
+    kernel only.
     """
     run = functools.partial(operation, stride=stride, implementation=implementation)
     if gradient:
@@ -84,7 +88,8 @@ def main() -> None:
     args = parser.parse_args()
     device = jax.devices()[0]
     print(
-        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), batch {args.batch}, float32'
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), batch {args.batch}, '
+        'float32'
     )
     print(f'{"":<30} {"":<9} {"XLA ms":>9} {"ours ms":>9} {"XLA/ours":>9}')
     rng = np.random.default_rng(0)

@@ -1,10 +1,11 @@
-"""Seconds from the start of the process to the first training step, with an empty and with a filled compilation cache.
+"""Seconds from the start of the process to the first training step, with an empty and with a filled
+compilation cache.
 
     python -m benchmarks.startup [--config=configs/quickstart.py] [--data_root=DIR] \\
         [--rounds=3] [-- --config.FIELD=VALUE ...]
 
-The datasets are made before the clock starts, if they are not there. Every run is ended after its first step. `help`
-is `run.py --help`. CPU seconds are of the process and count both cores.
+The datasets are made before the clock starts, if they are not there. Every run is ended after its
+first step. `help` is `run.py --help`. CPU seconds are of the process and count both cores.
 """
 
 import argparse

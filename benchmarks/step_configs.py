@@ -1,4 +1,6 @@
-"""The experiments whose steps are measured: a published size on one dataset, and the shipped configs."""
+"""The experiments whose steps are measured:
+a published size on one dataset, and the shipped configs.
+"""
 
 import jax
 
@@ -38,7 +40,9 @@ def backbone(model: str, remat: bool = False, attention: str = 'auto') -> Backbo
 
 
 def plain(backbone: BackboneConfig, batch: int) -> Config:
-    """configs/multitrain.py with this backbone on one dataset, without augmentation and MultiTrain's two losses."""
+    """configs/multitrain.py with this backbone on one dataset,
+    without augmentation and MultiTrain's two losses.
+    """
     values = synthetic_step.shipped_config('multitrain').to_dict()
     values['datasets'] = {'kinetics400': values['datasets']['kinetics400']}
     values['model'] |= dict(
@@ -58,7 +62,9 @@ def plain(backbone: BackboneConfig, batch: int) -> Config:
 
 
 def shipped(model: str, batch: int, remat: bool = False) -> Config:
-    """configs/quickstart.py, or configs/multitrain.py (four datasets, all losses, RandAugment) with that model."""
+    """configs/quickstart.py, or configs/multitrain.py (four datasets,
+    all losses, RandAugment) with that model.
+    """
     if model == 'quickstart':
         values = synthetic_step.shipped_config('quickstart').to_dict()
         values['model']['backbone'] |= dict(remat=remat)

@@ -1,4 +1,6 @@
-"""What the benchmarks of the training step share: a step on random clips, and turns that several programs take."""
+"""What the benchmarks of the training step share: a step on random clips,
+and turns that several programs take.
+"""
 
 from collections.abc import Callable, Sequence
 import importlib.util
@@ -35,7 +37,8 @@ def random_clips(config: Config, batch: int) -> np.ndarray:
 
 
 def training_step(config: Config, classes: int) -> tuple[Callable, TrainState, dict]:
-    """The training step on one device, to be lowered and compiled, a state and a batch of random clips for it.
+    """The training step on one device, to be lowered and compiled, a state and a batch of random
+    clips for it.
 
     Args:
         config: the experiment.
@@ -74,7 +77,9 @@ def training_step(config: Config, classes: int) -> tuple[Callable, TrainState, d
 
 
 def steps_of(program: Callable, state: TrainState, share: dict) -> Callable[[], None]:
-    """A function that takes one step and waits for it; each goes on from the state that the one before left."""
+    """A function that takes one step and waits for it;
+    each goes on from the state that the one before left.
+    """
     held = [state]
 
     def run():
@@ -97,6 +102,9 @@ def timed(function: Callable) -> tuple[object, np.ndarray]:
 
 
 def take_turns(runs: Sequence[Callable[[], None]], rounds: int) -> list[np.ndarray]:
-    """For every run the median over the rounds, as `clock` counts; in a round each runs once. A first round warms up."""
+    """For every run the median over the rounds, as `clock` counts; in a round each runs once.
+
+    A first round warms up.
+    """
     taken = [[timed(run)[1] for run in runs] for _ in range(rounds + 1)]
     return list(np.median(taken[1:], axis=0))

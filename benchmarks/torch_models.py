@@ -1,6 +1,7 @@
 """The opponents of train_step.py and their training step, with the settings that suit them best.
 
-torchvision's MViTv2 (pip install torch torchvision), transformers' VideoMAE (pip install transformers).
+torchvision's MViTv2 (pip install torch torchvision), transformers' VideoMAE (pip install
+transformers).
 """
 
 from collections.abc import Callable

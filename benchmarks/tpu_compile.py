@@ -1,4 +1,5 @@
-"""Compiles a config's programs for TPUs, on a machine without one, and says what they need: memory, work, communication.
+"""Compiles a config's programs for TPUs, on a machine without one, and says what they need: memory,
+work, communication.
 
     pip install -e '.[tpu]'        # in a virtual environment of its own
     python -m benchmarks.tpu_compile --topology=v5e:16x16 --config=configs/multitrain.py \\
@@ -7,11 +8,12 @@
         --config.accumulation_steps=16
     python -m benchmarks.tpu_compile --table results.jsonl
 
-The whole training step is compiled by TPU's own compiler (libtpu): augmentation, all losses with their collectives,
-accumulation, AdamW. Arrays are only described, no data is read; the datasets' numbers of classes are known here.
-Results are lines of JSON, so that a table can be made of several runs; a program that does not fit is a result, too. The
-compiler's ms are its estimates of its kernels added up, Pallas kernels left out, of which it has none; clips/s of a chip
-and hours of the whole run follow from them.
+The whole training step is compiled by TPU's own compiler (libtpu): augmentation, all losses with
+their collectives, accumulation, AdamW. Arrays are only described, no data is read; the datasets'
+numbers of classes are known here. Results are lines of JSON, so that a table can be made of several
+runs; a program that does not fit is a result, too. The compiler's ms are its estimates of its
+kernels added up, Pallas kernels left out, of which it has none; clips/s of a chip and hours of the
+whole run follow from them.
 """
 
 import argparse
@@ -25,8 +27,8 @@ import re
 import sys
 from unittest import mock
 
-# Before JAX starts: this process computes on the CPU, and libtpu must neither look for TPUs, nor ask a cloud about them,
-# nor keep other processes from loading it.
+# Before JAX starts: this process computes on the CPU, and libtpu must neither look for TPUs, nor
+# ask a cloud about them, nor keep other processes from loading it.
 os.environ |= dict(
     JAX_PLATFORMS='cpu',
     TPU_SKIP_MDS_QUERY='1',
@@ -51,7 +53,9 @@ from tools import hlo_cost, profile_step  # noqa: E402
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A chip's memory, and its rates by the data sheet: bfloat16 FLOP/s, bytes/s from HBM, cycles/s."""
+    """A chip's memory, and its rates by the data sheet:
+    bfloat16 FLOP/s, bytes/s from HBM, cycles/s.
+    """
 
     gib: int
     flop_rate: float
@@ -72,7 +76,8 @@ def compile_program(
 ) -> dict:
     """What the compiled program needs on every chip, as fields of one line of the results."""
     note = described_programs.Clock()
-    # The two cores of a v4 chip work as one device, as they do on a real one; else they would be two.
+    # The two cores of a v4 chip work as one device, as they do on a real one; else they would be
+    # two.
     cores = {'chip_config_name': 'megacore'} if topology.startswith('v4') else {}
     devices = topologies.get_topology_desc(topology, 'tpu', **cores).devices
     mesh = grid_mesh(config.parallel.model, devices)
@@ -119,7 +124,8 @@ def compile_program(
 def table(paths: list[str]) -> str:
     """The results of several runs as a table, in the order in which they were made."""
     lines = [
-        '| program | TPU | settings | GiB per chip | GFLOP | GB moved | Mcycles | collectives | compiling, CPU s '
+        '| program | TPU | settings | GiB per chip | GFLOP | GB moved | Mcycles | collectives | '
+        'compiling, CPU s '
         '| least ms | ceiling % | compiler ms | clips/s | hours |',
         f'|{"---|" * 14}',
     ]
@@ -129,19 +135,23 @@ def table(paths: list[str]) -> str:
             start = f'| {one["program"]} | {one["topology"]} | {" ".join(one["settings"]) or "-"} '
             if not one['fits']:
                 lines.append(
-                    f'{start}| does not fit: {one["used"]} of {one["gib"]} | | | | | {one["compile_cpu_s"]:.0f} | | | | | |'
+                    f'{start}| does not fit: {one["used"]} of {one["gib"]} | | | | | '
+                    f'{one["compile_cpu_s"]:.0f} | | | | | |'
                 )
                 continue
             lines.append(
-                f'{start}| {one["peak"] / 2**30:.2f} of {one["gib"]} | {one["flops"] / 1e9:.0f} | {one["bytes"] / 1e9:.1f} '
-                f'| {one["cycles"] / 1e6:.0f} | {hlo_cost.summary(one["collectives"])} | {one["compile_cpu_s"]:.0f} '
-                + _speed(one)
+                f'{start}| {one["peak"] / 2**30:.2f} of {one["gib"]} | {one["flops"] / 1e9:.0f} '
+                f'| {one["bytes"] / 1e9:.1f} '
+                f'| {one["cycles"] / 1e6:.0f} | {hlo_cost.summary(one["collectives"])} | '
+                f'{one["compile_cpu_s"]:.0f} ' + _speed(one)
             )
     return '\n'.join(lines)
 
 
 def _speed(one: dict) -> str:
-    """Cells of a line of the table: roofline, the compiler's estimate, and what follows from that."""
+    """Cells of a line of the table: roofline, the compiler's estimate,
+    and what follows from that.
+    """
     if 'least_ms' not in one:
         return '| | | | | |'
     ms = 1000 * one['cycles'] / one['clock']

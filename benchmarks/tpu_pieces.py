@@ -1,12 +1,15 @@
-"""What parts of the MViTv2-B 32x3 step cost on a TPU v5e, by its compiler's figures, each compiled alone; needs no TPU.
+"""What parts of the MViTv2-B 32x3 step cost on a TPU v5e, by its compiler's figures, each compiled
+alone; needs no TPU.
 
     python -m benchmarks.tpu_pieces pool patch attention
 
     pool       implementations of the pooling convolution, forward and both gradients
     patch      implementations of the patch convolution, forward and kernel gradient
-    attention  four blocks of stage 3 without their MLPs, forward and gradients, by what is recomputed; takes minutes
-    kernels    the second block of each stage, forward and gradients, of XLA's operations and with our kernels; takes
-               minutes. Cycles are those of XLA's operations alone: it has no estimates of kernels
+    attention  four blocks of stage 3 without their MLPs, forward and gradients, by what is
+               recomputed; takes minutes
+    kernels    the second block of each stage, forward and gradients, of XLA's operations and with
+               our kernels; takes minutes. Cycles are those of XLA's operations alone: it has no
+               estimates of kernels
 
 For 2 clips, in bfloat16. Needs the extra `tpu`; see `benchmarks/tpu_compile.py` for whole programs.
 """

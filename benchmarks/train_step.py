@@ -5,17 +5,20 @@
     python -m benchmarks.train_step --model=ViT-B --batch=1 [--against torch torch-compile] \\
         [--rounds=5]
 
-Ours is the training step of run.py (forward, backward, clipping, AdamW; one dataset of 400 classes, cross-entropy, no
-augmentation), in bfloat16 on accelerators and float32 on CPU, and the forward pass alone. --form=public is the
-architecture of torchvision, with class token and relative positions, --form=multitrain that of configs/multitrain.py;
-a plain transformer is VideoMAE's in both. PyTorch's side is torchvision's MViTv2 (pip install torch torchvision) or
-transformers' VideoMAE (pip install torch transformers) on the same device: eager or torch.compile, autocast to bfloat16 on a GPU, fused AdamW, and for its arrays the order (channels last or not) in which its step is
-faster here.
+Ours is the training step of run.py (forward, backward, clipping, AdamW; one dataset of 400 classes,
+cross-entropy, no augmentation), in bfloat16 on accelerators and float32 on CPU, and the forward
+pass alone. --form=public is the architecture of torchvision, with class token and relative
+positions, --form=multitrain that of configs/multitrain.py; a plain transformer is VideoMAE's in
+both. PyTorch's side is torchvision's MViTv2 (pip install torch torchvision) or transformers'
+VideoMAE (pip install torch transformers) on the same device: eager or torch.compile, autocast to
+bfloat16 on a GPU, fused AdamW, and for its arrays the order (channels last or not) in which its
+step is faster here.
 
-Printed are medians over rounds in which all take turns, forward and step each also as processor time of this process;
-peak memory of the step (arguments and temporary arrays of our program; what CUDA's allocator of PyTorch held); and
-model-FLOP utilisation: the FLOPs of the model (multiply and add count 2; backward twice forward; recomputation does
-not count) over what a large matrix product reaches on this device. "speed" is relative to the first row.
+Printed are medians over rounds in which all take turns, forward and step each also as processor
+time of this process; peak memory of the step (arguments and temporary arrays of our program; what
+CUDA's allocator of PyTorch held); and model-FLOP utilisation: the FLOPs of the model (multiply and
+add count 2; backward twice forward; recomputation does not count) over what a large matrix product
+reaches on this device. "speed" is relative to the first row.
 """
 
 import argparse
@@ -43,7 +46,9 @@ CLASSES = 400
 
 
 def ours(config: Config) -> dict:
-    """Compiled forward pass and step, as functions without arguments; compile time; memory of the step."""
+    """Compiled forward pass and step, as functions without arguments;
+    compile time; memory of the step.
+    """
     step, state, share = synthetic_step.training_step(config, CLASSES)
     lowered = step.lower(state, share)
     step, compiling = synthetic_step.timed(lowered.compile)
@@ -138,7 +143,8 @@ def main() -> None:
     )
     flops = 6 * args.batch * next(iter(config.values())).model.backbone.multiplications()
     print(
-        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.model}, batch {args.batch}, {dtype}; '
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.model}, batch '
+        f'{args.batch}, {dtype}; '
         f'matrix product {rate / 1e12:.3g} TFLOP/s, step {flops / 1e12:.3g} TFLOP'
     )
     columns = (

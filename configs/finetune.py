@@ -1,18 +1,20 @@
-"""Fine-tuning of a plain video transformer after masked or predictive pre-training, on one or more datasets.
+"""Fine-tuning of a plain video transformer after masked or predictive pre-training, on one or more
+datasets.
 
     python -m multitrain_jax.import_torch --checkpoint=videomae-base --output=imports/videomae_b
     python run.py --config=configs/finetune.py --workdir=runs/finetune --config.data_root=/data \\
       --config.init_from=imports/videomae_b
 
-The recipe is that of VideoMAE for ViT-B on Kinetics-400 (arXiv 2203.12602, appendix; their scripts):
-AdamW with a learning rate of 1e-3 per 256 clips, layer-wise decay 0.75, stochastic depth, RandAugment,
-mixup and CutMix, two samples of each video in a batch, no clipping; tested on 5 x 3 views. Any
-imported weights: named by `from=`, the import gives architecture, pixels and size of clips:
+The recipe is that of VideoMAE for ViT-B on Kinetics-400 (arXiv 2203.12602, appendix; their
+scripts): AdamW with a learning rate of 1e-3 per 256 clips, layer-wise decay 0.75, stochastic depth,
+RandAugment, mixup and CutMix, two samples of each video in a batch, no clipping; tested on 5 x 3
+views. Any imported weights: named by `from=`, the import gives architecture, pixels and size of
+clips:
 
     python run.py --config=configs/finetune.py:from=imports/vjepa2_l --workdir=runs/vjepa2 ...
 
-Hardware and hours: 75 epochs of Kinetics-400 took the authors 64 V100. docs/pods.md: what fits where.
-Expected accuracy: not measured here; the authors report 81.5 % top-1 for B (table 7).
+Hardware and hours: 75 epochs of Kinetics-400 took the authors 64 V100. docs/pods.md: what fits
+where. Expected accuracy: not measured here; the authors report 81.5 % top-1 for B (table 7).
 
 Variants, after a colon; several with commas between them:
 

@@ -23,10 +23,10 @@ relative positions:
     python run.py --config=configs/kinetics_pretrain.py:imagenet --workdir=runs/kinetics_imagenet \\
       --config.data_root=/data
 
-The variant `:k710` trains on Kinetics-710 (`python -m data_pipelines.convert kinetics710`), tested on
-the validation split of Kinetics-400. `:k710_to_400`, `:k710_to_600` and `:k710_to_700` go on from it
-for 5 epochs on one of the three. Their dataset keeps the name kinetics710, so that each class starts
-from the row of the head that has its name, as the label map of the conversion says:
+The variant `:k710` trains on Kinetics-710 (`python -m data_pipelines.convert kinetics710`), tested
+on the validation split of Kinetics-400. `:k710_to_400`, `:k710_to_600` and `:k710_to_700` go on
+from it for 5 epochs on one of the three. Their dataset keeps the name kinetics710, so that each
+class starts from the row of the head that has its name, as the label map of the conversion says:
 
     python run.py --config=configs/kinetics_pretrain.py:k710 --workdir=runs/kinetics710 \\
       --config.data_root=/data

@@ -5,21 +5,22 @@
     python run.py --config=configs/probe.py --workdir=runs/probe --config.data_root=/data \\
       --config.init_from=imports/vjepa2_l
 
-V-JEPA 2's protocol (arXiv 2506.09985, section 4.1), which trains one dataset at a time: a learned query
-attends to the tokens after three further blocks, then a linear layer. Clips are not augmented, so that
-the features are computed once; they are kept under `probe.cache_dir` and used again by every run with
-the same weights, data and preprocessing. Of each dataset the learning rate that is best on the
-evaluation split is told and exported, WORKDIR/export/DATASET.
+V-JEPA 2's protocol (arXiv 2506.09985, section 4.1), which trains one dataset at a time: a learned
+query attends to the tokens after three further blocks, then a linear layer. Clips are not
+augmented, so that the features are computed once; they are kept under `probe.cache_dir` and used
+again by every run with the same weights, data and preprocessing. Of each dataset the learning rate
+that is best on the evaluation split is told and exported, WORKDIR/export/DATASET.
 
-Hardware and hours: the features of a clip are one forward pass; of 16 frames of 256 pixels they take
-4 MiB on disk (L), so that 240,000 clips of Kinetics take 960 GiB: raise `probe.cache_gib`.
+Hardware and hours: the features of a clip are one forward pass; of 16 frames of 256 pixels they
+take 4 MiB on disk (L), so that 240,000 clips of Kinetics take 960 GiB: raise `probe.cache_gib`.
 Expected accuracy: not measured here.
 
 Variants, after a colon; several with commas between them:
 
     videomae_b     VideoMAE's B on 16 frames of 224 pixels, instead of V-JEPA 2's L
     from=MODEL     an import, export or run: its backbone, pixels and size of clips
-    quickstart     the two synthetic datasets of configs/quickstart.py, rendered where they are missing
+    quickstart     the two synthetic datasets of configs/quickstart.py, rendered where they are
+                   missing
 """
 
 import ml_collections

@@ -1,4 +1,6 @@
-"""How the commands of this package tell a mistake: one line on standard error, exit code 2, no traceback."""
+"""How the commands of this package tell a mistake:
+one line on standard error, exit code 2, no traceback.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -22,7 +24,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def exit_code(run: Callable[[], int]) -> int:
     """Runs a command; returns its exit code.
 
-    What it raises as ValueError or OSError is told in one line; MULTITRAIN_TRACEBACK=1 lets it through.
+    What it raises as ValueError or OSError is told in one line; MULTITRAIN_TRACEBACK=1 lets it
+    through.
     """
     try:
         code = run()

@@ -78,7 +78,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_atomically(path: Path, *parts: bytes) -> None:
-    """Writes a file, one part after the other; readers (and other writers) see the old or the new one, never a piece.
+    """Writes a file, one part after the other; readers (and other writers) see the old or the new
+    one, never a piece.
 
     Raises:
         OSError: it cannot be written.
@@ -93,7 +94,9 @@ def write_atomically(path: Path, *parts: bytes) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What reading and writing an open file complains of (`[Errno 5] Input/output error`) names the file."""
+    """What reading and writing an open file complains of (`[Errno 5] Input/output error`)
+    names the file.
+    """
     try:
         yield
     except OSError as error:
@@ -190,7 +193,9 @@ class _RemoteFile:
 
 @contextlib.contextmanager
 def _as_os_error(path: Path, what: str = 'read'):
-    """Tells an object store's errors as what they are: TensorFlow's and fsspec's are no OSErrors."""
+    """Tells an object store's errors as what they are:
+    TensorFlow's and fsspec's are no OSErrors.
+    """
     try:
         yield
     except (OSError, ValueError):

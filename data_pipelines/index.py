@@ -2,8 +2,8 @@
 
     python -m data_pipelines.index data/mine
 
-Conversion writes both. Records of other writers, and of conversions before there were such files, need the first
-(reading makes it when it is missing) and are read faster with the second.
+Conversion writes both. Records of other writers, and of conversions before there were such files,
+need the first (reading makes it when it is missing) and are read faster with the second.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from data_pipelines.storage.record_index import build_index, find_splits, save_i
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog='python -m data_pipelines.index',
-        description='Reads all records of a directory and writes where they and their frames lie (NAME.index, '
+        description='Reads all records of a directory and writes where they and their frames lie '
+        '(NAME.index, '
         'NAME.frames), for faster reading. Conversion has done this for records that it wrote.',
         epilog='example: python -m data_pipelines.index data/mine',
     )

@@ -1,10 +1,12 @@
-"""Tells what a directory of records holds and whether each record is sound, and draws a picture of it.
+"""Tells what a directory of records holds and whether each record is sound, and draws a picture of
+it.
 
     python -m data_pipelines.inspect DIR
     python -m data_pipelines.inspect DIR --quick --json --no_sheet
     python -m data_pipelines.inspect DIR DIR DIR --quick --no_sheet --leaks=leaks.csv
 
-Of several directories also which videos one trains on and another tests on. The exit code is 0 where all is well, 1 where something is damaged, 2 where DIR holds no records.
+Of several directories also which videos one trains on and another tests on. The exit code is 0
+where all is well, 1 where something is damaged, 2 where DIR holds no records.
 """
 
 import argparse

@@ -33,7 +33,9 @@ def is_video(path: str) -> bool:
 
 
 def holds_video(path: str) -> bool:
-    """Whether FFmpeg opens a file as a video: no still picture, text, playlist, or music with a cover."""
+    """Whether FFmpeg opens a file as a video: no still picture,
+    text, playlist, or music with a cover.
+    """
     # A pipe is no file, for example: opening it would wait.
     if not may_be_video(path) or not os.path.isfile(path):
         return False
@@ -44,7 +46,8 @@ def holds_video(path: str) -> bool:
             name = container.format.name
             if name in (*_DRAWN_TEXT, *PLAYLISTS, 'image2') or name.endswith('_pipe'):
                 return False
-            # Raw streams have no signature: FFmpeg also sees one in a file of records full of JPEGs.
+            # Raw streams have no signature: FFmpeg also sees one in a file of records full of
+            # JPEGs.
             if container.format.long_name.startswith('raw '):
                 own = container.format.extensions or _MPEG_VIDEO_SUFFIXES
                 if suffix_of(path).removeprefix('.') not in own:

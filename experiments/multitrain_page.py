@@ -23,7 +23,8 @@ _SETTINGS = {'rate': 'learning rate', 'lambda_inf': 'lambda_inf', 'lambda_proj':
 
 
 _BEFORE = (
-    "An earlier page, of another regime (random start, batch 16, the paper's weights of the losses, "
+    "An earlier page, of another regime (random start, batch 16, the paper's weights of the "
+    'losses, '
     'one setting for all arms), had the informative loss at -18 and -33 points against joint '
     'training and both losses at -15 and -37: [DIAGNOSE.md](DIAGNOSE.md) tells why.'
 )

@@ -30,7 +30,9 @@ COMMANDS = {
 
 
 def _summary(module: str) -> str:
-    """First line of a command's docstring; the module is read and not imported, which would take seconds."""
+    """First line of a command's docstring; the module is read and not imported,
+    which would take seconds.
+    """
     spec = importlib.util.find_spec(module)
     if spec.submodule_search_locations:
         spec = importlib.util.find_spec(f'{module}.__main__')

@@ -4,10 +4,11 @@
         --labelmap=ava_action_list_v2.2_for_activitynet_2019.pbtxt \\
         --exclusions=ava_val_excluded_timestamps_v2.2.csv
 
-Ground truth has lines `video,timestamp,x1,y1,x2,y2,action[,person]`, detections `video,timestamp,x1,y1,x2,y2,action,score`,
-boxes as shares of the frame. A line `video,timestamp` of the ground truth is a key frame without anybody: detections
-there are wrong; on key frames that it does not list they do not count. Only the actions of the label map are evaluated. A box is found when a detection of its
-action overlaps it by at least half (intersection over union).
+Ground truth has lines `video,timestamp,x1,y1,x2,y2,action[,person]`, detections
+`video,timestamp,x1,y1,x2,y2,action,score`, boxes as shares of the frame. A line `video,timestamp`
+of the ground truth is a key frame without anybody: detections there are wrong; on key frames that
+it does not list they do not count. Only the actions of the label map are evaluated. A box is found
+when a detection of its action overlaps it by at least half (intersection over union).
 """
 
 import argparse
@@ -51,7 +52,8 @@ class KeyFrames:
 def read_rows(
     path: str | os.PathLike, key_frames: KeyFrames, *, scores: bool
 ) -> tuple[Rows, np.ndarray]:
-    """Reads a csv file of ground truth, or of detections (with `scores`). Lines of excluded key frames are left out.
+    """Reads a csv file of ground truth, or of detections (with `scores`). Lines of excluded key
+    frames are left out.
 
     Returns:
         The rows, and i64[n], numbers of the key frames that have a line without a box.
@@ -64,7 +66,8 @@ def read_rows(
     kept, listed, last = [], set(), ('', '', None)
     wanted = 'video,timestamp,x1,y1,x2,y2,action,' + ('score' if scores else '[person]')
     for where, cells in files.read_csv(path):
-        # AVA-Kinetics has key frames on which nobody is annotated: two columns, or empty ones behind.
+        # AVA-Kinetics has key frames on which nobody is annotated: two columns, or empty ones
+        # behind.
         empty = not scores and not any(cells[2:])
         if len(cells) not in ((8,) if scores else (2, 7, 8)):
             raise ValueError(f'{where}: {len(cells)} columns, wanted {wanted}')
@@ -86,7 +89,8 @@ def read_rows(
     bad = np.flatnonzero(~np.isfinite(values).all(1) | (values[:, 5] % 1 != 0))
     if len(bad):
         raise ValueError(
-            f'{os.fspath(path)}: {values[bad[0], 1:].tolist()}: a number is infinite, or the action is not whole'
+            f'{os.fspath(path)}: {values[bad[0], 1:].tolist()}: a number is infinite, or the '
+            'action is not whole'
         )
     rows = Rows(
         values[:, 0].astype(np.int64),
@@ -115,9 +119,9 @@ def evaluate_files(
         protocol: how to match.
 
     Returns:
-        `map` and `average_precision` by action name (None: no ground truth); counts of what was read; with
-        `training`, `thirds`: for 'frequent', 'middle' and 'rare' the mean over its actions, their number and
-        their training boxes.
+        `map` and `average_precision` by action name (None: no ground truth); counts of what was
+        read; with `training`, `thirds`: for 'frequent', 'middle' and 'rare' the mean over its
+        actions, their number and their training boxes.
 
     Raises:
         ValueError: a file cannot be read, or a line is damaged.
@@ -179,9 +183,11 @@ def _table(result: dict) -> str:
             f'{values["training_boxes"]} boxes in training'
         )
     lines.append(
-        f'{result["key_frames"]} key frames, {result["boxes"]} boxes, {result["detections"]} detections '
+        f'{result["key_frames"]} key frames, {result["boxes"]} boxes, {result["detections"]} '
+        'detections '
         f'({result["detections_of_other_actions"]} of actions that are not evaluated); '
-        f'{result["actions_without_groundtruth"]} of {result["actions"]} actions without ground truth'
+        f'{result["actions_without_groundtruth"]} of {result["actions"]} actions without ground '
+        'truth'
     )
     return '\n'.join(lines)
 
@@ -207,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--protocol',
         choices=tuple(_PROTOCOLS),
         default='official',
-        help="official: ActivityNet's, at most 50 detections a key frame; pyslowfast: all of them, matched in the order of "
+        help="official: ActivityNet's, at most 50 detections a key frame; pyslowfast: all of "
+        'them, matched in the order of '
         'the file, wrong where nothing is annotated (default: %(default)s)',
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')

@@ -1,24 +1,30 @@
-"""The contract between data and training: what a batch holds, and what training asks of a source of batches.
+"""The contract between data and training: what a batch holds, and what training asks of a source of
+batches.
 
 A batch is a flat dict of arrays, the host's share of the global batch:
 
     video    u8[B, T, H, W, 3]  RGB
     dataset  i32[B]             number of the clip's dataset
-    label    i32[B]             class number, or f32[B, C] multi-hot when some dataset is multi-label
+    label    i32[B]             class number, or f32[B, C] multi-hot when some dataset is
+             multi-label
     weight   f32[B]             0 for padding
     record   i32[B]             evaluation only: record number within the dataset, -1 for padding
     view     i32[B]             evaluation only: number of the test view
-    name     object[B]          evaluation only, optional: str, what the dataset calls the record's video
+    name     object[B]          evaluation only, optional: str, what the dataset calls the record's
+             video
 
-B clips, T frames, H W pixels, C classes of the classifying dataset that has most. Where a dataset localises actions,
-its clips have boxes (on the clip's key frame) instead of a label, which is 0. Training batches then hold for all clips
+B clips, T frames, H W pixels, C classes of the classifying dataset that has most. Where a dataset
+localises actions, its clips have boxes (on the clip's key frame) instead of a label, which is 0.
+Training batches then hold for all clips
 
-    boxes      f32[B, M, 4]     x1, y1, x2, y2 as shares of the clip's width and height, after all cropping; 0 for padding
+    boxes      f32[B, M, 4]     x1, y1, x2, y2 as shares of the clip's width and height, after all
+               cropping; 0 for padding
     box_label  f32[B, M, A]     multi-hot
     box_mask   f32[B, M]        1 for a box that exists, always 0 for a classifying dataset's clips
 
-M is the config's `localisation.max_boxes`, A the most actions of any localising dataset. The evaluation batches of a
-localising dataset have no label, but the candidates that are to be scored, in any number M of places for the batch,
+M is the config's `localisation.max_boxes`, A the most actions of any localising dataset. The
+evaluation batches of a localising dataset have no label, but the candidates that are to be scored,
+in any number M of places for the batch,
 
     boxes            f32[B, M, 4]  candidates as shares of the view
     box_mask         f32[B, M]     1 where the view shows enough of the candidate to score it
@@ -30,7 +36,8 @@ and all ground truth of the key frame (in the name of the record: `video,timesta
 
     truth_box f32[B, G, 4], truth_label f32[B, G, A], truth_mask f32[B, G]
 
-of which only `boxes` goes to the devices. Places and order of candidates and truth are the same in all views of a record.
+of which only `boxes` goes to the devices. Places and order of candidates and truth are the same in
+all views of a record.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +73,8 @@ class DatasetSpec:
     Attributes:
         name: as in the config; the heads are in the order of the datasets.
         classes: class names; a class's number is its place.
-        multi_label: whether a clip may carry several classes (sigmoid scores, binary cross-entropy).
+        multi_label: whether a clip may carry several classes (sigmoid scores, binary
+            cross-entropy).
         views: test views of each record.
         evaluation_records: records of the evaluation split, on all hosts.
         localisation: whether clips have boxes, and the classes are the actions of these.
@@ -117,7 +125,9 @@ class DatasetSpec:
 
 
 def sampling_of(entry: Any) -> dict[str, Any]:
-    """The fields of a `DatasetSpec`, of a dataset's config, that say how clips are taken from videos."""
+    """The fields of a `DatasetSpec`, of a dataset's config,
+    that say how clips are taken from videos.
+    """
     fields = ('sampling', 'stride', 'target_frame_rate')
     return {field: getattr(entry, field) for field in fields}
 
@@ -133,13 +143,14 @@ def localising(datasets: Sequence[DatasetSpec]) -> tuple[DatasetSpec, ...]:
 
 
 class BatchSource(Protocol):
-    """Where batches come from. `RecordData` reads shards; tests and benchmarks bring arrays of their own.
+    """Where batches come from. `RecordData` reads shards; tests and benchmarks bring arrays of
+    their own.
 
     Attributes:
         datasets: what the batches are of.
         samples_per_epoch: samples of all datasets together.
-        clips_per_step: clips of a training batch, over all hosts, in the mean of the run; may be left out where every batch
-            has `config.batch_size`.
+        clips_per_step: clips of a training batch, over all hosts, in the mean of the run; may be
+            left out where every batch has `config.batch_size`.
     """
 
     datasets: Sequence[DatasetSpec]
@@ -147,10 +158,14 @@ class BatchSource(Protocol):
     clips_per_step: float
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
-        """This host's share of the batches of the steps start_step, ..., start_step + num_steps - 1."""
+        """This host's share of the batches of the steps start_step,
+        ..., start_step + num_steps - 1.
+        """
 
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
-        """This host's share of all test views of a dataset; every host yields equally many batches."""
+        """This host's share of all test views of a dataset;
+        every host yields equally many batches.
+        """
 
 
 def check_batch(
@@ -194,11 +209,13 @@ def check_batch(
         array = batch[name]
         if array.shape != shape or array.dtype != types[name]:
             raise UserError(
-                f'batch: {name!r} is {array.dtype}{list(array.shape)}, must be {np.dtype(types[name])}{list(shape)}'
+                f'batch: {name!r} is {array.dtype}{list(array.shape)}, must be '
+                f'{np.dtype(types[name])}{list(shape)}'
             )
     if clips and not 0 <= batch['dataset'].min() <= batch['dataset'].max() < len(datasets):
         raise UserError(
-            f'batch: dataset numbers {np.unique(batch["dataset"])} where there are {len(datasets)} datasets'
+            f'batch: dataset numbers {np.unique(batch["dataset"])} where there are '
+            f'{len(datasets)} datasets'
         )
     if batch['label'].ndim == 1:
         classes = np.array(

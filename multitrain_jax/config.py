@@ -281,9 +281,9 @@ def use_backbone(
 def use_pretrained_vit(config: ml_collections.ConfigDict, backbone: BackboneConfig) -> None:
     """Gives a config a plain transformer after masked or predictive pre-training, and its recipe.
 
-    Pixels are those of ImageNet, the step between frames is 4, and learning rates fall from block to
-    block towards the input (VideoMAE, arXiv 2203.12602, appendix; V-JEPA 2 likewise). Attention is
-    fused where the devices have such a kernel.
+    Pixels are those of ImageNet, the step between frames is 4, and learning rates fall from block
+    to block towards the input (VideoMAE, arXiv 2203.12602, appendix; V-JEPA 2 likewise). Attention
+    is fused where the devices have such a kernel.
     """
     use_backbone(config, dataclasses.replace(backbone, attention='auto'), stride=4)
     config.augment.update(mean=IMAGENET_MEAN, std=IMAGENET_STD)

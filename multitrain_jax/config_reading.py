@@ -268,7 +268,8 @@ def shipped() -> list[str]:
 
 
 def find(name: str) -> str:
-    """The file that `--config=NAME` means: the one of this path where there is one, else a shipped one.
+    """The file that `--config=NAME` means: the one of this path where there is one, else a shipped
+    one.
 
     Args:
         name: a path, or `quickstart`, `quickstart.py`, `configs/quickstart.py`.

@@ -1,14 +1,17 @@
-"""Says whether this machine, and an experiment on it, are ready to train, and how to mend what is not.
+"""Says whether this machine, and an experiment on it, are ready to train, and how to mend what is
+not.
 
     python -m multitrain_jax.doctor
     python -m multitrain_jax.doctor --config=configs/multitrain.py --config.data_root=/data
 
-Without --config: packages, devices, a training step of a tiny model, decoding, limits of the system. With it also that
-the config can be read, that its datasets are there, fit and decode, how batches divide over the devices, what memory the
-model takes, and whether what it starts from can be read. Nothing is downloaded, rendered or trained; where a NAME.index
-is missing it is written, as a run would.
+Without --config: packages, devices, a training step of a tiny model, decoding, limits of the
+system. With it also that the config can be read, that its datasets are there, fit and decode, how
+batches divide over the devices, what memory the model takes, and whether what it starts from can be
+read. Nothing is downloaded, rendered or trained; where a NAME.index is missing it is written, as a
+run would.
 
-Exit code 0 where nothing fails (warnings are no failures), 1 where something does, 2 for a wrong command line.
+Exit code 0 where nothing fails (warnings are no failures), 1 where something does, 2 for a wrong
+command line.
 """
 
 import argparse
@@ -48,7 +51,9 @@ def examine(part: Callable[..., Iterator[Check]], *args) -> Iterator[Check]:
 def _parts(
     config_arguments: list[str],
 ) -> Iterator[tuple[str, Callable[..., Iterator[Check]], tuple]]:
-    """(heading, function, its arguments); imported one after the other, so that the first lines come at once."""
+    """(heading, function, its arguments); imported one after the other,
+    so that the first lines come at once.
+    """
     from multitrain_jax.diagnosis import machine
 
     yield 'packages', machine.packages, ()

@@ -1,4 +1,6 @@
-"""How a command ends: 0, 2 with one line for a user's mistake, 75 where it was interrupted and goes on when started again."""
+"""How a command ends: 0, 2 with one line for a user's mistake,
+75 where it was interrupted and goes on when started again.
+"""
 
 import argparse
 import atexit
@@ -33,7 +35,9 @@ class Interrupted(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """One whose complaints are one line, without the usage. (As in `data_pipelines`, without which training works, too.)"""
+    """One whose complaints are one line, without the usage. (As in `data_pipelines`,
+    without which training works, too.)
+    """
 
     def error(self, message: str):
         self.exit(EXIT_USER_ERROR, f'error: {message} (help: {self.prog} --help)\n')
@@ -46,7 +50,9 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """What reading and writing an open file complains of (`[Errno 5] Input/output error`) names the file."""
+    """What reading and writing an open file complains of (`[Errno 5] Input/output error`)
+    names the file.
+    """
     try:
         yield
     except OSError as error:
@@ -56,7 +62,9 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def memory_problem(error: BaseException | None) -> str | None:
-    """What an allocation that failed has said, however the libraries have wrapped it; None: nothing of that kind."""
+    """What an allocation that failed has said, however the libraries have wrapped it;
+    None: nothing of that kind.
+    """
     while error is not None:
         text = first_line(error)
         if isinstance(error, MemoryError) or (
@@ -68,7 +76,9 @@ def memory_problem(error: BaseException | None) -> str | None:
 
 
 def storage_problem(error: BaseException | None) -> str | None:
-    """What a disk that is full, locked or broken has said, however libraries have wrapped it; None: no such thing."""
+    """What a disk that is full, locked or broken has said,
+    however libraries have wrapped it; None: no such thing.
+    """
     while error is not None:
         for code in _STORAGE:
             if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
@@ -78,7 +88,9 @@ def storage_problem(error: BaseException | None) -> str | None:
 
 
 def _raised_by_us(error: BaseException) -> bool:
-    """Whether the raise statement stands in this project, so that its text was written for a user."""
+    """Whether the raise statement stands in this project,
+    so that its text was written for a user.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return False
@@ -97,18 +109,20 @@ def _text_for_user(error: Exception) -> str | None:
     if reason := memory_problem(error):
         return (
             f'no memory left ({reason}); do less at a time: fewer clips (batch_size, or more '
-            'config.accumulation_steps), config.model.backbone.remat_attention=True, a smaller model'
+            'config.accumulation_steps), config.model.backbone.remat_attention=True, a smaller '
+            'model'
         )
     reason = storage_problem(error)
     return reason and f'{reason}: {error}'
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command's main function and exits: 0 or its return value, 2 with one line on a user's mistake, 75 `Interrupted`.
+    """Runs a command's main function and exits: 0 or its return value, 2 with one line on a user's
+    mistake, 75 `Interrupted`.
 
-    ValueError and OSError raised by this project's own statements carry a text for the user, and so do the operating
-    system's complaints about a file (missing, not writable, disk full); anything else is a defect and keeps its
-    traceback. MULTITRAIN_TRACEBACK=1 shows the traceback always.
+    ValueError and OSError raised by this project's own statements carry a text for the user, and so
+    do the operating system's complaints about a file (missing, not writable, disk full); anything
+    else is a defect and keeps its traceback. MULTITRAIN_TRACEBACK=1 shows the traceback always.
     """
     from absl import logging as absl_logging
 

@@ -7,16 +7,18 @@
         kinetics400=/data/kinetics400_test --split=test
     python -m multitrain_jax.evaluate --ensemble a/motions_predictions.npz b/motions_predictions.npz
 
-Prints a table, and writes into --output for every dataset (of a test that fails, into OUTPUT/failed)
+Prints a table, and writes into --output for every dataset (of a test that fails, into
+OUTPUT/failed)
     metrics.json                    top-1 and top-5 accuracy (multi-label: mean average precision)
     NAME_classes.csv                the same class by class
     NAME_confusion.csv, .png        videos of each class (row) taken for each class (column)
     NAME_predictions.npz            video names, labels, classes, averaged scores
 and for datasets with boxes, instead of the last two,
-    detections_NAME.csv             video,timestamp,x1,y1,x2,y2,action,score, for multitrain_jax.ava_eval
+    detections_NAME.csv             video,timestamp,x1,y1,x2,y2,action,score, for
+                                    multitrain_jax.ava_eval
 
-Data and protocol come from --config; without it, from the config that the run was trained with. The model
-always comes from the checkpoint.
+Data and protocol come from --config; without it, from the config that the run was trained with. The
+model always comes from the checkpoint.
 """
 
 import argparse
@@ -58,7 +60,8 @@ def _arguments() -> tuple[argparse.Namespace, ModelArgument | None, list[str]]:
         '--datasets',
         nargs='+',
         metavar='DATASET',
-        help='NAME: a dataset of the config; NAME=DIR: the head of that name, the data of this directory;\n'
+        help='NAME: a dataset of the config; NAME=DIR: the head of that name, the data of this '
+        'directory;\n'
         'DIR: the head with the same classes (default: all of the config)',
     )
     parser.add_argument('--split', help="(default: the config's evaluation_split, else validation)")

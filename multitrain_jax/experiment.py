@@ -1,7 +1,9 @@
-"""The wiring of an experiment: from its config and datasets to model, optimizer, shapes, shardings and steps.
+"""The wiring of an experiment: from its config and datasets to model, optimizer, shapes, shardings
+and steps.
 
 Training, replay, the doctor, tests and benchmarks all use this one. Nothing is computed or compiled
-before it is asked for, so that an experiment can also be prepared for devices that are only described.
+before it is asked for, so that an experiment can also be prepared for devices that are only
+described.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +151,9 @@ class Experiment:
         return views.make_eval_step(self.graphdef, self.datasets, self.config.augment, self.driver)
 
     def random_state(self, key: jax.Array | None = None) -> TrainState:
-        """The state before the first step with random parameters; key None: that of the config's seed."""
+        """The state before the first step with random parameters;
+        key None: that of the config's seed.
+        """
         key = jax.random.key(self.config.seed) if key is None else key
         params_key, run_key = jax.random.split(key)
         model = nnx.to_pure_dict(nnx.state(MultiTrainModel(self.model, rngs=nnx.Rngs(params_key))))
@@ -159,7 +163,8 @@ class Experiment:
         return TrainState(none, params, opt_state, ema, run_key, skipped=jnp.zeros_like(none))
 
     def first_state(self, workdir: Path) -> TrainState:
-        """The state of a new run: random parameters, over them those of `init_from` and `projections_from`.
+        """The state of a new run: random parameters, over them those of `init_from` and
+        `projections_from`.
 
         Args:
             workdir: gets the table of what came from where.
@@ -169,7 +174,8 @@ class Experiment:
         """
         config = self.config
         source = config.init_from and open_trained(config.init_from, argument='config.init_from')
-        # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small model.
+        # It runs once, so it is compiled for a short compile time: 4 s instead of 11 for a small
+        # model.
         options = {'xla_backend_optimization_level': 0}
         init = jax.jit(self.random_state, compiler_options=options)
         state = jax.block_until_ready(init(jax.random.key(config.seed)))
@@ -200,8 +206,8 @@ class Experiment:
         Args:
             saved: has it.
             step: of it.
-            stored: the experiment that wrote it. Its optimizer may clip, or scale rates, where this one
-                does not: both have the same arrays.
+            stored: the experiment that wrote it. Its optimizer may clip, or scale rates, where this
+                one does not: both have the same arrays.
 
         Raises:
             DamagedCheckpoint: it cannot be read.
@@ -285,8 +291,8 @@ def open_devices(config: Config, devices: Sequence[jax.Device] | None = None) ->
     """What runs the steps of an experiment on its devices; None: all of them.
 
     Raises:
-        UserError: they do not suit `config.parallel` or the attention asked for, or the batches do not
-            divide over them.
+        UserError: they do not suit `config.parallel` or the attention asked for, or the batches do
+            not divide over them.
     """
     driver = open_driver(config.parallel, devices)
     mesh = driver.mesh

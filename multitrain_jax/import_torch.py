@@ -4,11 +4,12 @@
         --dataset=kinetics400 --classes=k400.txt
     python -m multitrain_jax.import_torch videomae-base-finetuned-kinetics --output=imports/videomae
 
-Takes the files of PySlowFast, MultiTrain (the authors' code), torchvision, VideoMAE, VideoMAE V2 and V-JEPA 2, and
-directories in the layout of Hugging Face's transformers. The output is what `multitrain_jax.load`, `predict` and
-`config.init_from` read. The architecture is recognised from names and shapes, or read from config.json; every key and
-what became of it is printed and kept in OUTPUT/import.txt. Image models of MViTv2 (ImageNet) are inflated in time.
-Files of PyTorch need PyTorch, .safetensors do not: pip install torch pyyaml
+Takes the files of PySlowFast, MultiTrain (the authors' code), torchvision, VideoMAE, VideoMAE V2
+and V-JEPA 2, and directories in the layout of Hugging Face's transformers. The output is what
+`multitrain_jax.load`, `predict` and `config.init_from` read. The architecture is recognised from
+names and shapes, or read from config.json; every key and what became of it is printed and kept in
+OUTPUT/import.txt. Image models of MViTv2 (ImageNet) are inflated in time. Files of PyTorch need
+PyTorch, .safetensors do not: pip install torch pyyaml
 """
 
 import argparse
@@ -53,7 +54,8 @@ class Options:
     """What the user says; None (or nothing): from the checkpoint, or the usual.
 
     Attributes:
-        datasets: new names of the heads, by their names in the checkpoint; '' stands for a single unnamed one.
+        datasets: new names of the heads, by their names in the checkpoint; '' stands for a single
+            unnamed one.
         classes: files of class names, by the (new) name of the dataset; '' likewise.
         num_frames: of clips; positions are interpolated.
         image_size: pixels; likewise.
@@ -153,7 +155,8 @@ def import_state_dict(
         [
             table(rows),
             *(f'note: {note}' for note in notes),
-            f'{found.style} weights, {model.backbone.num_frames} frames of {model.backbone.image_size} px, '
+            f'{found.style} weights, {model.backbone.num_frames} frames of '
+            f'{model.backbone.image_size} px, '
             f'{model.backbone.depth} blocks, width {model.backbone.width}; '
             + (
                 ', '.join(
@@ -194,7 +197,9 @@ def _keys(path: str) -> tuple[str | int, ...]:
 def _resize(
     params: dict[str, np.ndarray], model: MultiTrainConfig, options: Options
 ) -> tuple[MultiTrainConfig, dict[str, str]]:
-    """Interpolates positions, in place, for clips of the size that the user wants: (the model, what was resized)."""
+    """Interpolates positions, in place, for clips of the size that the user wants:
+    (the model, what was resized).
+    """
     backbone = dataclasses.replace(
         model.backbone,
         num_frames=options.num_frames or model.backbone.num_frames,
@@ -218,7 +223,8 @@ def _settings(text: str | None, notes: list[str]) -> Settings:
         return Settings()
     if settings.detection:
         raise UserError(
-            'its head is for boxes (DETECTION.ENABLE), which are not imported; give a classification checkpoint'
+            'its head is for boxes (DETECTION.ENABLE), which are not imported; give a '
+            'classification checkpoint'
         )
     return settings
 
@@ -272,7 +278,8 @@ def _describe(
             raise UserError(f'config.json: {len(classes)} names in id2label for {count} classes')
         if classes is None:
             notes.append(
-                f'{name}: class names not given (--classes): classes are called "class 0", "class 1", ...'
+                f'{name}: class names not given (--classes): classes are called "class 0", '
+                '"class 1", ...'
             )
         uniform = name in options.uniform or settings.uniform
         if uniform is None and any(part in name.lower() for part in _UNIFORM):
@@ -481,7 +488,8 @@ def _parser() -> argparse.ArgumentParser:
         '--inflate',
         choices=['centre', 'mean'],
         default='centre',
-        help='image models: kernels on the middle frame (exact on still clips), or spread evenly over three',
+        help='image models: kernels on the middle frame (exact on still clips), or spread evenly '
+        'over three',
     )
     add('--heads', type=int, help="of each attention; for the files of plain transformers' authors")
     return parser

@@ -32,8 +32,8 @@ def read_npz(path: str | os.PathLike, names: Sequence[str] | None = None) -> dic
         names: of the arrays; None: all of them.
 
     Raises:
-        ValueError: no .npz file, a damaged one, one without an array of `names`, with Python objects in it (which could
-            run code), or of more than `MAX_BYTES` unpacked.
+        ValueError: no .npz file, a damaged one, one without an array of `names`, with Python
+            objects in it (which could run code), or of more than `MAX_BYTES` unpacked.
         OSError: it cannot be read.
     """
     path = Path(path).expanduser()

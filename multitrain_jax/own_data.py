@@ -1,6 +1,7 @@
 """Datasets and weights of one's own, as a config file takes them from the command line.
 
-`--config=own_videos:data/a,data/b,from=imports/k400` hands `data/a,data/b,from=imports/k400` to the file's `get_config`.
+`--config=own_videos:data/a,data/b,from=imports/k400` hands `data/a,data/b,from=imports/k400` to the
+file's `get_config`.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,8 @@ _START = 'from='
 def split_names(names: str) -> tuple[dict[str, str], str | None]:
     """The paths of datasets by name, and the model to start from.
 
-    A dataset is called by the last part of its path (`data/my-videos`: `my_videos`), or as `NAME=PATH` says.
+    A dataset is called by the last part of its path (`data/my-videos`: `my_videos`), or as
+    `NAME=PATH` says.
 
     Args:
         names: paths with commas between them, and at most once `from=MODEL`.
@@ -53,7 +55,8 @@ def split_names(names: str) -> tuple[dict[str, str], str | None]:
 def small_or_from(
     names: str, dataset: Callable[..., ml_collections.ConfigDict]
 ) -> ml_collections.ConfigDict:
-    """An experiment on the named datasets: a small model, or one that starts from the named weights.
+    """An experiment on the named datasets: a small model, or one that starts from the named
+    weights.
 
     Args:
         names: see `split_names`.

@@ -4,9 +4,10 @@
     python -m multitrain_jax.projections runs/quickstart \\
         --relations=data/quickstart/videos/relations.json
 
-The projection from dataset A to dataset B maps A's logits to B's classes; its largest weights name the pairs of
-classes that go together (MultiTrain, supplement, table 4). Prints them for every ordered pair of datasets, and writes
-`projections.json` and a heat map `A_to_B.png` of each pair into --output.
+The projection from dataset A to dataset B maps A's logits to B's classes; its largest weights name
+the pairs of classes that go together (MultiTrain, supplement, table 4). Prints them for every
+ordered pair of datasets, and writes `projections.json` and a heat map `A_to_B.png` of each pair
+into --output.
 """
 
 import argparse

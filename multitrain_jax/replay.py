@@ -2,8 +2,9 @@
 
     python run.py --config=... --workdir=runs/x --config.replay=runs/x/non_finite/step_1234.npz
 
-Give the run's config and overrides with it. The batch comes from the file, the state from the newest checkpoint that is
-not after the step, and the steps between the two are taken again first, so that everything is as it was.
+Give the run's config and overrides with it. The batch comes from the file, the state from the
+newest checkpoint that is not after the step, and the steps between the two are taken again first,
+so that everything is as it was.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,8 @@ def replay(
     Args:
         config: of the run.
         workdir: of the run.
-        source: its batches; None: the records that the config names. Only read when steps have to be taken before.
+        source: its batches; None: the records that the config names. Only read when steps have to
+            be taken before.
         devices: to run on; None: all.
 
     Raises:
@@ -107,7 +109,9 @@ def replay(
 def _newest_state(
     workdir: Path, step: int, prepared: experiment.Experiment, meta: Mapping[str, Any]
 ) -> tuple[int, TrainState | None, str]:
-    """(its step, state, what it is) of the newest checkpoint that is not after `step`; None: the run's first state."""
+    """(its step, state, what it is) of the newest checkpoint that is not after `step`;
+    None: the run's first state.
+    """
     found = (0, None, 'the start of the run')
     for directory in (workdir, non_finite.state_directory(workdir)):
         if not (directory / 'checkpoints').is_dir():
@@ -164,7 +168,8 @@ def _first_nan(
     if jax.process_count() > 1:
         return ['give the command to one process, to search for the operation where it begins']
     _log.info(
-        'searching the operation where it begins (every operation is checked: compiling takes some minutes) ...'
+        'searching the operation where it begins (every operation is checked: compiling takes '
+        'some minutes) ...'
     )
     # One replica per device, however the run has divided its model.
     driver = Pmap(data_mesh(devices))
@@ -191,4 +196,7 @@ def _place(error: Any) -> str:
     ]
     if not ours:
         return f'{error.prim}'
-    return f'{error.prim} at {Path(ours[-1].filename).relative_to(_ROOT)}:{ours[-1].lineno} ({ours[-1].name}): {ours[-1].line}'
+    return (
+        f'{error.prim} at {Path(ours[-1].filename).relative_to(_ROOT)}:{ours[-1].lineno} '
+        f'({ours[-1].name}): {ours[-1].line}'
+    )

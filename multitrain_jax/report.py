@@ -1,10 +1,11 @@
-"""Writes a run on one page of HTML: curves, accuracy, confusions, classes, clips, settings. Also while it trains.
+"""Writes a run on one page of HTML: curves, accuracy, confusions, classes, clips, settings. Also
+while it trains.
 
     python -m multitrain_jax.report runs/quickstart
     python -m multitrain_jax.report runs/quickstart --output=quickstart.html
 
-The page needs no network and no other file. Clips are read from the run's data: start it where the run was started.
-It computes on the CPU, beside a run on an accelerator.
+The page needs no network and no other file. Clips are read from the run's data: start it where the
+run was started. It computes on the CPU, beside a run on an accelerator.
 """
 
 import argparse

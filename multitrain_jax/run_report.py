@@ -1,7 +1,7 @@
 """A run on one page of HTML: curves, figures, mistakes, clips, settings; also while it trains.
 
-What is there is shown, what is missing is said in one line. Nothing in the workdir but the page is written, and no
-accelerator is used.
+What is there is shown, what is missing is said in one line. Nothing in the workdir but the page is
+written, and no accelerator is used.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -119,10 +119,11 @@ def make(workdir: Path) -> str:
     links = [('curves', 'Curves'), *((f'dataset-{n}', name) for n, name in enumerate(specs))]
     links += [('projections', 'Projections'), ('clips', 'Clips'), ('settings', 'Settings')]
     present = [(name, title) for name, title in links if any(f'id="{name}"' in s for s in sections)]
+    anchors = [f'<a href=#{name}>{page.text(title)}</a>' for name, title in present]
     body = [
         f'<h1>{page.text(workdir.name)}</h1>',
         page.paragraph(f'{state} Written {now}.', 'soft'),
-        f'<nav>{"".join(f"<a href=#{name}>{page.text(title)}</a>" for name, title in present)}</nav>',
+        f'<nav>{"".join(anchors)}</nav>',
         _figures(accuracy, test),
         *sections,
     ]
@@ -147,7 +148,9 @@ def _trained(workdir: Path) -> TrainedModel | None:
 
 
 def newest_test(workdir: Path) -> Test | None:
-    """The test of the latest step among those of the run itself and of `evaluate`; None: there is none."""
+    """The test of the latest step among those of the run itself and of `evaluate`;
+    None: there is none.
+    """
     found = []
     for path in (workdir / 'evaluation').glob(f'*/{files.METRICS_FILE}'):
         try:
@@ -269,7 +272,8 @@ def _classes(spec: DatasetSpec, path: Path) -> Iterator[str]:
             row['name'],
             x,
             THIRDS.index(third[row['name']]) if row['name'] in third else 0,
-            f'{row["name"]}: {row[many]} {many} in the test, {counts.get(row["name"], "?")} in training',
+            f'{row["name"]}: {row[many]} {many} in the test, {counts.get(row["name"], "?")} in '
+            'training',
         )
         for row in order
         if (x := value(row, measure)) is not None
@@ -343,7 +347,9 @@ def _test_clips(config: Config, spec: DatasetSpec, scores: Scores) -> Iterator[s
 
 
 def _views(config: Config, name: str) -> Generator[tuple[str, np.ndarray], int]:
-    """Send it a record's number: (name of the video, u8[T, H, W, 3] of the middle one of its test views)."""
+    """Send it a record's number: (name of the video, u8[T, H, W,
+    3] of the middle one of its test views).
+    """
     from multitrain_jax.record_data import open_split
 
     _check_data(config)
@@ -376,7 +382,8 @@ def _training_clips(config: Config, specs: Mapping[str, DatasetSpec]) -> Iterato
         yield page.paragraph(f'Not shown: {error}', 'soft')
         return
     yield page.paragraph(
-        'After augmentation, with all labels and their shares. Batches are smaller here than those of the run.',
+        'After augmentation, with all labels and their shares. Batches are smaller here than '
+        'those of the run.',
         'soft',
     )
     figures = []

@@ -91,8 +91,8 @@ def _run(prepared: Experiment, source: BatchSource, workdir: Path) -> results.Ru
             return start
         if main_host:
             write_request(workdir, config)
-        # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is made
-        # ready and compiled.
+        # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is
+        # made ready and compiled.
         beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
         writer = metrics.OpeningWriter(
             beside.submit(
@@ -175,9 +175,9 @@ class _Loop:
         )
         started = time.monotonic()
         _log.info('compiling the training step (the first time takes longest) ...')
-        # What goes between host and devices in the loop is meant to: a forgotten conversion would make
-        # every step wait. What several processes tell each other goes over the devices, so that there
-        # it is not forbidden.
+        # What goes between host and devices in the loop is meant to: a forgotten conversion would
+        # make every step wait. What several processes tell each other goes over the devices, so
+        # that there it is not forbidden.
         guard = jax.transfer_guard('disallow' if jax.process_count() == 1 else 'allow')
         with contextlib.closing(batches), guard:
             try:
@@ -278,14 +278,17 @@ class _Loop:
         saved = self._saved
         where = f'saved in {saved.directory}' if saved.all_steps() else 'nothing to save'
         return Interrupted(
-            f'{reason} after step {step} of {self._total}, {where}; the same command goes on from there'
+            f'{reason} after step {step} of {self._total}, {where}; the same command goes on '
+            'from there'
         )
 
 
 def _first_checked(
     batches: Iterator[Batch], prepared: Experiment, keep: Callable[[Batch], None]
 ) -> Iterator[Batch]:
-    """The batches, the first of which has been checked against the contract, and handed to `keep`."""
+    """The batches, the first of which has been checked against the contract,
+    and handed to `keep`.
+    """
     backbone, localisation = prepared.config.model.backbone, prepared.config.localisation
     with contextlib.ExitStack() as closing:
         if hasattr(batches, 'close'):
@@ -316,7 +319,8 @@ def _describe(prepared: Experiment, source: BatchSource) -> None:
     undivided = config.model.backbone.undivided(config.parallel.model)
     if undivided:
         _log.info(
-            'parallel.model=%d does not divide the attention heads of %s: each device computes all of that '
+            'parallel.model=%d does not divide the attention heads of %s: each device computes '
+            'all of that '
             'attention, and shares the rest',
             config.parallel.model,
             undivided,

@@ -1,4 +1,6 @@
-"""Settings that every test shares: simulated devices, strict JAX, a persistent compilation cache."""
+"""Settings that every test shares: simulated devices,
+strict JAX, a persistent compilation cache.
+"""
 
 import gc
 import os
@@ -22,15 +24,17 @@ jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
-# A process may hold 65530 memory mappings (Linux), each compiled program takes some, and LLVM ends the process when
-# there are no more.
+# A process may hold 65530 memory mappings (Linux), each compiled program takes some, and LLVM ends
+# the process when there are no more.
 _MAPPINGS = pathlib.Path('/proc/self/maps')
 _MOST_MAPPINGS = 20_000
 
 
 @pytest.fixture(autouse=True, scope='module')
 def forget_programs_when_there_are_many():
-    """Compiled programs of earlier modules are let go before they are too many; the cache on disk has the large ones."""
+    """Compiled programs of earlier modules are let go before they are too many;
+    the cache on disk has the large ones.
+    """
     yield
     if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b'\n') > _MOST_MAPPINGS:
         jax.clear_caches()

@@ -21,7 +21,10 @@ DETECTIONS = (
     'v,0903,0.6,0.1,0.9,0.5,1,0.95\n'
     'w,902,0.2,0.2,0.6,0.9,2,0.5\n'
 )
-LABELS = 'item {\n  name: "bend"\n  id: 1\n}\nitem {\n  name: "sit"\n  id: 3\n}\nitem {\n  name: "walk"\n  id: 5\n}\n'
+LABELS = (
+    'item {\n  name: "bend"\n  id: 1\n}\nitem {\n  name: "sit"\n  id: 3\n}\nitem {\n  name: '
+    '"walk"\n  id: 5\n}\n'
+)
 
 
 @pytest.fixture
@@ -43,7 +46,8 @@ def _evaluate(folder, **options):
 
 def test_by_hand(files):
     result = _evaluate(files, training=files / 'truth.csv')
-    # bend: three boxes; the detection of score 0.95 is wrong, that of 0.9 right: precision 1/2 at recall 1/3.
+    # bend: three boxes; the detection of score 0.95 is wrong, that of 0.9 right: precision 1/2 at
+    # recall 1/3.
     assert result['average_precision'] == {'bend': pytest.approx(1 / 6), 'sit': 1.0, 'walk': None}
     assert result['map'] == pytest.approx(7 / 12)
     assert (result['key_frames'], result['boxes'], result['detections']) == (3, 4, 4)

@@ -1,4 +1,6 @@
-"""Datasets with labels and one with boxes, from records to the figures, the export and the csv of detections."""
+"""Datasets with labels and one with boxes, from records to the figures,
+the export and the csv of detections.
+"""
 
 import csv
 import dataclasses

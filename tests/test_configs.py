@@ -1,4 +1,6 @@
-"""Every shipped config and variant runs from data to export in a shrunk form; what the variants are."""
+"""Every shipped config and variant runs from data to export in a shrunk form;
+what the variants are.
+"""
 
 import dataclasses
 import json
@@ -77,7 +79,8 @@ def test_what_the_variants_are():
     assert [entry.stride for entry in small.datasets.values()] == [4, 4, 4, 1]
     both = read_config(load('multitrain.py:k700,312p'))
     assert both == dataclasses.replace(large, datasets=k700.datasets)
-    # Published: B 51.0 M and S 34.4 M parameters of the backbone (supplement, table 2, and section 2.3).
+    # Published: B 51.0 M and S 34.4 M parameters of the backbone (supplement, table 2, and section
+    # 2.3).
     for config, millions in [(plain, 51.0), (small, 34.4)]:
         model = nnx.eval_shape(lambda: MultiTrainModel(config.model, rngs=nnx.Rngs(0)))
         assert round(count_parameters(model)['backbone'] / 1e6, 1) == millions
@@ -95,14 +98,17 @@ def test_what_the_variants_are():
 def test_unknown_variants_are_told_in_one_line(name):
     with pytest.raises(
         UserError,
-        match=r'no variants?\b.*(only k700, 312p, 16x4|only imagenet|leave out|only ava_kinetics, transfer)',
+        match=r'no variants?\b.*(only k700, 312p, 16x4|only imagenet|leave out|only ava_kinetics, '
+        r'transfer)',
     ) as error:
         load(name)
     assert '\n' not in str(error.value) and 'Traceback' not in str(error.value)
 
 
 def shrunk(name: str, root: pathlib.Path) -> Config:
-    """Two steps of the config with a model of one narrow block on clips of 4 frames of 16 pixels."""
+    """Two steps of the config with a model of one narrow block on
+    clips of 4 frames of 16 pixels.
+    """
     config = load(name)
     config.unlock()
     config.data_root, config.compilation_cache_dir, config.synthetic, config.init_from = (

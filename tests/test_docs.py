@@ -1,4 +1,6 @@
-"""Every command and snippet of README and docs, on small data, in a directory that has what they name."""
+"""Every command and snippet of README and docs, on small data,
+in a directory that has what they name.
+"""
 
 import ast
 import importlib

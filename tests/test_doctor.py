@@ -1,4 +1,6 @@
-"""The doctor finds what is well, and what is not with its remedy; nothing that is wrong stops it."""
+"""The doctor finds what is well, and what is not with its remedy;
+nothing that is wrong stops it.
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,6 @@
-"""The command that tests a checkpoint: against the library's own predictions, with data from other places, mistakes."""
+"""The command that tests a checkpoint: against the library's own predictions,
+with data from other places, mistakes.
+"""
 
 import csv
 import dataclasses
@@ -29,7 +31,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs the command in this process: (exit code, standard output, last line of standard error)."""
+    """Runs the command in this process: (exit code,
+    standard output, last line of standard error).
+    """
     handlers = logging.getLogger().handlers[:]
 
     def call(*arguments):

@@ -1,4 +1,6 @@
-"""Frozen parts, layer-wise decay, factors of the learning rate, moving averages, learned weights."""
+"""Frozen parts, layer-wise decay, factors of the learning rate,
+moving averages, learned weights.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,9 @@ def deep():
 
 
 def test_layer_wise_decay_by_hand():
-    """decay^(L + 1 - l) with L = 5 blocks: 0 what makes tokens, 1 to 5 the blocks, 6 what follows."""
+    """decay^(L + 1 - l) with L = 5 blocks: 0 what makes tokens,
+    1 to 5 the blocks, 6 what follows.
+    """
     factors = optimizer.learning_rate_factors(OptimizerConfig(layer_decay=0.7), *deep())
     stages = factors['backbone']['stages']
     power = {

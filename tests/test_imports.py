@@ -110,7 +110,9 @@ def test_few_doors_to_data_pipelines():
 
 
 def test_few_know_which_backbone_it_is():
-    """All else asks `models.backbone`: another family is a file there, and others' formats of it."""
+    """All else asks `models.backbone`: another family is a file there,
+    and others' formats of it.
+    """
     families = {f'multitrain_jax.models.{name}' for name in ('mvit', 'pooling_attention', 'vit')}
     rooms = {f'multitrain_jax.{name}' for name in ('models', 'pytorch', 'exporting')}
     assert {

@@ -1,4 +1,6 @@
-"""A run that is killed or stopped, and started again, takes the same steps as one that was left alone."""
+"""A run that is killed or stopped, and started again,
+takes the same steps as one that was left alone.
+"""
 
 import collections
 import json
@@ -53,7 +55,9 @@ def command(workdir, data, *more, stderr=subprocess.PIPE):
 
 
 def life_until(workdir, data, moment, pause=0.0):
-    """One life of a run, killed when moment(workdir, log) and `pause` seconds later: (exit code, log)."""
+    """One life of a run, killed when moment(workdir, log)
+    and `pause` seconds later: (exit code, log).
+    """
     workdir.parent.mkdir(parents=True, exist_ok=True)
     file = workdir.with_name(f'{workdir.name}.log')
     with open(file, 'w', encoding='utf-8') as stream:
@@ -97,7 +101,8 @@ def runs(tmp_path_factory):
     assert second.returncode == 75, log
     last = log.splitlines()[-1]
     assert re.fullmatch(
-        rf'interrupted: SIGTERM after step \d+ of {STEPS}, saved in {saved}; the same command goes on from there',
+        rf'interrupted: SIGTERM after step \d+ of {STEPS}, saved in {saved}; the same command '
+        r'goes on from there',
         last,
     )
     stopped_at = int(last.split()[4])

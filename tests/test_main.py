@@ -42,7 +42,8 @@ def test_help_has_a_line_for_each_and_imports_nothing_heavy(tmp_path):
     assert 'quickstart_cofinetune' in help_text()
     watched = (
         'import sys, multitrain_jax.__main__ as m; sys.argv = ["multitrain", "--help"]; m.main(); '
-        'heavy = {"jax", "numpy", "av", "cv2", "flax"} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)'
+        'heavy = {"jax", "numpy", "av", "cv2", "flax"} & set(sys.modules); sys.exit(str(heavy) '
+        'if heavy else 0)'
     )
     done = _multitrain(executable=('-c', watched), cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.strip() == help_text(), done.stderr

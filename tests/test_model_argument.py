@@ -1,4 +1,6 @@
-"""The model is named alike for all commands: an export, a run, a checkpoint of it, by place or by flag."""
+"""The model is named alike for all commands: an export, a run,
+a checkpoint of it, by place or by flag.
+"""
 
 import json
 

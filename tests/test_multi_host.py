@@ -1,4 +1,6 @@
-"""Two processes with 4 simulated devices each, on this machine: the numbers of one process with 8; what is written once."""
+"""Two processes with 4 simulated devices each, on this machine:
+the numbers of one process with 8; what is written once.
+"""
 
 import csv
 import json
@@ -105,7 +107,9 @@ def assert_same_parameters(one, other):
 
 
 def test_two_processes_take_the_steps_of_one(one, two):
-    """All metrics of all steps: that also takes each record on exactly one process, and the batch's order."""
+    """All metrics of all steps: that also takes each record on exactly one process,
+    and the batch's order.
+    """
     workdir, _ = two
     expected, found = scalars(one), scalars(workdir)
     assert (

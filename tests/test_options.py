@@ -24,8 +24,10 @@ MATRICES = {
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """(config, source, workdir, outcome): a single-label and a multi-label dataset, frozen projections of a
-    file in the prediction, learned weights, a moving average, two-pass accumulation."""
+    """(config, source, workdir, outcome): a single-label and a multi-label dataset, frozen
+    projections of a file in the prediction, learned weights, a moving average, two-pass
+    accumulation.
+    """
     workdir = tmp_path_factory.mktemp('options')
     np.savez(workdir / 'start.npz', **MATRICES)
     config = tiny.config(

@@ -1,4 +1,6 @@
-"""One's own boxes: the README's three commands, from a folder of videos and csv files to a head that knows the actions."""
+"""One's own boxes: the README's three commands,
+from a folder of videos and csv files to a head that knows the actions.
+"""
 
 import json
 import pathlib

@@ -1,4 +1,6 @@
-"""Datasets and weights that the command line names: what becomes of them in the config, and a run."""
+"""Datasets and weights that the command line names:
+what becomes of them in the config, and a run.
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,5 @@
-"""Two small runs as tests of sense: what a plain transformer learned on one dataset helps on another.
+"""Two small runs as tests of sense: what a plain transformer learned on one dataset helps on
+another.
 
 Measured with seed 0 on two CPU cores, chance 10 %: fine-tuned on "directions" for four epochs 73 %
 top-1 from weights trained on "motions", 10 % from random ones.
@@ -81,7 +82,9 @@ def test_a_probe_on_trained_features_beats_one_on_random_features(root, weights)
 
 
 def test_the_trained_model_looks_at_the_moving_shape(weights):
-    """Chance is the shape's share of the picture; a model that has learned nothing stays near it."""
+    """Chance is the shape's share of the picture;
+    a model that has learned nothing stays near it.
+    """
     (share, chance), (before, _) = (
         heat_on_shapes.shares(mt.load(path), 'motions') for path in weights
     )

@@ -1,4 +1,6 @@
-"""The projections of a trained model as pairs of classes: which way round, which match, what is known to be right."""
+"""The projections of a trained model as pairs of classes: which way round,
+which match, what is known to be right.
+"""
 
 import json
 import subprocess

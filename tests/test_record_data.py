@@ -37,7 +37,9 @@ def test_what_training_knows_of_the_datasets(root):
 
 
 def test_classes_are_balanced_where_the_config_says_so(tmp_path):
-    """`shades` has 16 records of one class and one each of four others; `colours` stays as it is."""
+    """`shades` has 16 records of one class and one each of four others;
+    `colours` stays as it is.
+    """
     root = tiny.write_datasets(tmp_path)
     labels = [[0]] * 16 + [[1], [2], [3], [4]]
     clips = [[tiny_records.flat_frame(n, f) for f in range(6)] for n in range(20)]

@@ -227,7 +227,8 @@ PROBE = """
   const column = () => [...table.tBodies[0].rows].map(row => row.cells[2].textContent);
   head.click(); const falling = column(); head.click();
   document.body.setAttribute('data-found', JSON.stringify({
-    title: document.title, images: images.length, broken: images.filter(i => !i.naturalWidth).length,
+    title: document.title, images: images.length,
+    broken: images.filter(i => !i.naturalWidth).length,
     falling, rising: column(), width: document.documentElement.scrollWidth, window: innerWidth,
     asked: performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length,
     paper: getComputedStyle(document.body).backgroundColor}));

@@ -1,4 +1,6 @@
-"""The launch scripts: their syntax, what they say to a wrong call, the exit code that they hand on."""
+"""The launch scripts: their syntax, what they say to a wrong call,
+the exit code that they hand on.
+"""
 
 import pathlib
 import subprocess

@@ -1,9 +1,10 @@
-"""What a compiled TPU program does, counted in its text: XLA's own totals count the body of a loop once, however often it runs.
+"""What a compiled TPU program does, counted in its text: XLA's own totals count the body of a loop
+once, however often it runs.
 
     cost = hlo_cost.of_program(compiled.as_text())
 
-Counted are multiplications of matrices and convolutions, bytes that go between the chip's memory (HBM) and the core, the
-compiler's estimate of clock cycles, and collectives.
+Counted are multiplications of matrices and convolutions, bytes that go between the chip's memory
+(HBM) and the core, the compiler's estimate of clock cycles, and collectives.
 """
 
 import collections
@@ -22,7 +23,8 @@ class Cost:
     Attributes:
         flops: of matrix products and convolutions; a multiplication and an addition are two.
         bytes: read from and written to HBM, as the arrays lie there (rows of 96 numbers fill 128).
-        cycles: clock cycles, the compiler's estimates of its kernels added up. For comparing programs.
+        cycles: clock cycles, the compiler's estimates of its kernels added up. For comparing
+            programs.
         collectives: {kind: (how many, bytes of their results)}.
         unknown_loops: loops of which the text does not say how often they run; counted as once.
     """

@@ -1,4 +1,6 @@
-"""The operations that a compiled program executes: how often each runs, its FLOPs and the bytes it moves."""
+"""The operations that a compiled program executes: how often each runs,
+its FLOPs and the bytes it moves.
+"""
 
 from collections.abc import Iterator
 import dataclasses
@@ -15,8 +17,8 @@ _FREE = {
     'copy-done', 'slice-done', 'async-done', 'async-update', 'fusion-done', 'opt-barrier',
     'domain',
 }  # fmt: skip
-# Custom calls of XLA's GPU backend, and Pallas kernels; others (a TPU's are notes to its compiler) move nothing that
-# could be counted.
+# Custom calls of XLA's GPU backend, and Pallas kernels; others (a TPU's are notes to its compiler)
+# move nothing that could be counted.
 _GPU_LIBRARY = ('__cublas$', '__cudnn$')
 _GPU_PRODUCT = '__cublas$'
 _GPU_CONVOLUTION = '__cudnn$conv'
@@ -26,11 +28,10 @@ _SMALL_CALL = 'xla_cpu_small_call="true"'  # compiled into one kernel
 _NO_ESTIMATE = 2**63 - 1  # cycles of kernels that the compiler has none for
 # One FLOP for each number of the result, whatever a transcendental function takes.
 _ARITHMETIC = {
-    'add', 'subtract', 'multiply', 'divide', 'maximum', 'minimum', 'negate', 'abs', 'power', 'sqrt', 'rsqrt',
-    'cbrt',
-    'exponential', 'exponential-minus-one', 'log', 'log-plus-one', 'logistic', 'tanh', 'erf', 'sine', 'cosine',
-    'tan',
-    'atan2', 'remainder', 'floor', 'ceil', 'round-nearest-even', 'round-nearest-afz', 'sign',
+    'add', 'subtract', 'multiply', 'divide', 'maximum', 'minimum', 'negate', 'abs', 'power', 'sqrt',
+    'rsqrt', 'cbrt', 'exponential', 'exponential-minus-one', 'log', 'log-plus-one', 'logistic',
+    'tanh', 'erf', 'sine', 'cosine', 'tan', 'atan2', 'remainder', 'floor', 'ceil',
+    'round-nearest-even', 'round-nearest-afz', 'sign',
 }  # fmt: skip
 
 
@@ -41,7 +42,8 @@ class Operation:
     Attributes:
         instruction: itself.
         computation: where it stands.
-        runs: how often it is executed in one run of the program; 0: in a branch that is not the dearest.
+        runs: how often it is executed in one run of the program; 0: in a branch that is not the
+            dearest.
     """
 
     instruction: Instruction
@@ -58,9 +60,11 @@ class Operations:
         self.arithmetic = functools.cache(self.arithmetic)
 
     def executed(self, computation: str | None = None, runs: int = 1) -> Iterator[Operation]:
-        """The operations of a computation (None: the whole program) and of those that it calls, loops unrolled in `runs`.
+        """The operations of a computation (None: the whole program) and of those that it calls,
+        loops unrolled in `runs`.
 
-        A loop of which the text does not say how often it runs counts once; of a conditional, the dearest branch.
+        A loop of which the text does not say how often it runs counts once; of a conditional, the
+        dearest branch.
         """
         computation = computation or self.program.entry
         for one in self.program.computations[computation].values():
@@ -124,7 +128,9 @@ class Operations:
         return 0.0
 
     def arithmetic(self, computation: str, name: str) -> float:
-        """FLOPs beside products: one for each number of an elementwise operation's result and of what a reduction reads."""
+        """FLOPs beside products: one for each number of an elementwise
+        operation's result and of what a reduction reads.
+        """
         instructions = self.program.computations[computation]
         one = instructions[name]
         if one.opcode == 'fusion':
@@ -151,7 +157,9 @@ class Operations:
         return 0.0
 
     def bytes(self, operation: Operation) -> float:
-        """Read from and written to memory: operands and results, of slices and updates only the part."""
+        """Read from and written to memory: operands and results,
+        of slices and updates only the part.
+        """
         instructions, one = self.program.computations[operation.computation], operation.instruction
         operands = [instructions[operand] for operand in one.operands]
         if one.opcode == 'dynamic-slice':
@@ -180,12 +188,16 @@ class Operations:
         return total
 
     def _results(self, one: Instruction) -> tuple[Array, ...]:
-        """The arrays that an operation writes: without the workspace of a GPU library, which is memory that it may use."""
+        """The arrays that an operation writes: without the workspace of a GPU library,
+        which is memory that it may use.
+        """
         call = self.program.root(one.called[0]) if one.opcode == 'fusion' else one
         return one.arrays[:-1] if call.target.startswith(_GPU_LIBRARY) else one.arrays
 
     def _read(self, computation: str, number: int, whole: int) -> int:
-        """Bytes of its operand of that number that a fused computation reads: only the slice, where it takes a slice."""
+        """Bytes of its operand of that number that a fused computation reads:
+        only the slice, where it takes a slice.
+        """
         instructions = self.program.computations[computation]
         parameter = next(
             one
@@ -210,7 +222,9 @@ class Operations:
         return total
 
     def _written(self, computation: str) -> list[int | None]:
-        """For every result of a fused computation the bytes of the slice that it writes; None: all of it."""
+        """For every result of a fused computation the bytes of the slice that it writes;
+        None: all of it.
+        """
         instructions = self.program.computations[computation]
         root = self.program.root(computation)
 
@@ -246,7 +260,9 @@ def _is_kernel(one: Instruction) -> bool:
 def _forward_shapes(
     one: Instruction, first: tuple[int, ...], second: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
-    """(input, kernel, output) of the convolution that a call of cuDNN computes or is a gradient of."""
+    """(input, kernel, output) of the convolution that a call of
+    cuDNN computes or is a gradient of.
+    """
     result = one.arrays[0].dims
     if one.target.endswith('BackwardInput'):
         return result, second, first

@@ -1,4 +1,6 @@
-"""A program in XLA's text form, `compiled.as_text()`, read: computations, their instructions, and how often each runs."""
+"""A program in XLA's text form, `compiled.as_text()`, read: computations,
+their instructions, and how often each runs.
+"""
 
 import dataclasses
 import functools
@@ -64,7 +66,9 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Where in the Python program it comes from: names of functions and `jax.named_scope`s, joined by slashes."""
+        """Where in the Python program it comes from:
+        names of functions and `jax.named_scope`s, joined by slashes.
+        """
         match = re.search(r'op_name="([^"]*)"', self.attributes)
         return match[1] if match else ''
 
@@ -104,7 +108,9 @@ class Program:
         return root
 
     def trips(self, loop: Instruction) -> int | None:
-        """How often a loop runs, where the compiler says so or its condition compares a counter from 0 with a constant."""
+        """How often a loop runs, where the compiler says so or its condition
+        compares a counter from 0 with a constant.
+        """
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
         if known:
             return int(known[1])

@@ -1,4 +1,6 @@
-"""Which part of the model or of the step an operation of a compiled program belongs to, by the program's named scopes."""
+"""Which part of the model or of the step an operation of a compiled program belongs to,
+by the program's named scopes.
+"""
 
 import collections
 from collections.abc import Callable
@@ -48,7 +50,9 @@ class Part:
 
 
 def scoped(op_name: str) -> Part | None:
-    """The part that a path of scopes, as XLA's metadata hold it, leads to; None: it has no known scope."""
+    """The part that a path of scopes, as XLA's metadata hold it,
+    leads to; None: it has no known scope.
+    """
     scopes = tuple(scope for scope in re.split(r'[/()]+', op_name) if scope in KINDS)
     return Part(scopes, 'transpose(' in op_name) if scopes else None
 
@@ -56,10 +60,11 @@ def scoped(op_name: str) -> Part | None:
 class Parts:
     """Assigns every operation to one part.
 
-    A fusion counts as the product of matrices or convolution in it that has most FLOPs; without any, as the part that
-    computes most numbers in it. Where XLA says nothing of an operation (copies into another order, some products that it
-    simplified), it is in the scopes that those which make its operands and use its result have in common: between pooled
-    queries and a softmax, both in "attention", it is attention.
+    A fusion counts as the product of matrices or convolution in it that has most FLOPs; without
+    any, as the part that computes most numbers in it. Where XLA says nothing of an operation
+    (copies into another order, some products that it simplified), it is in the scopes that those
+    which make its operands and use its result have in common: between pooled queries and a softmax,
+    both in "attention", it is attention.
     """
 
     def __init__(self, operations: Operations):

@@ -1,4 +1,6 @@
-"""The picture of profile_step.py: the time of every kind beside its roofline, and each kind under the roofs."""
+"""The picture of profile_step.py: the time of every kind beside its roofline,
+and each kind under the roofs.
+"""
 
 from pathlib import Path
 

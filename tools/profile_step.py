@@ -1,21 +1,25 @@
-"""Where the time of a training step goes: by part of the model, beside the FLOPs and bytes of each and the roofline.
+"""Where the time of a training step goes: by part of the model, beside the FLOPs and bytes of each
+and the roofline.
 
     python -m tools.profile_step --model=S16x4 [--batch=1] [--steps=5] [--top=20] [--json=FILE] \\
         [--plot=FILE]
 
-The step is that of benchmarks/train_step.py (forward, backward, clipping, AdamW; one dataset, no augmentation); quickstart
-is that of configs/quickstart.py, and with --recipe the published sizes take that of configs/multitrain.py (four datasets,
-all losses, RandAugment). Needs JAX and what the model needs, no TensorFlow.
+The step is that of benchmarks/train_step.py (forward, backward, clipping, AdamW; one dataset, no
+augmentation); quickstart is that of configs/quickstart.py, and with --recipe the published sizes
+take that of configs/multitrain.py (four datasets, all losses, RandAugment). Needs JAX and what the
+model needs, no TensorFlow.
 
-Times are wall times of the fastest of the traced steps. Where several operations run at once, each gets an equal share of
-the time (on CPU one of each thread that works), so that all rows and "not attributed" (no operation ran: launching, waiting, and what the trace does not show)
-add up to the step. A loop does not count, only what runs in it. FLOPs and bytes are counted in the compiled program: those
-of products of matrices and convolutions, those of other arithmetic ("other"), and operands and results of every operation,
-whether they come from memory or a cache. The roofline is the time that these take at the rates of a large matrix product
-and of adding to a large array, measured here as well: for each operation the longer of the two.
+Times are wall times of the fastest of the traced steps. Where several operations run at once, each
+gets an equal share of the time (on CPU one of each thread that works), so that all rows and "not
+attributed" (no operation ran: launching, waiting, and what the trace does not show) add up to the
+step. A loop does not count, only what runs in it. FLOPs and bytes are counted in the compiled
+program: those of products of matrices and convolutions, those of other arithmetic ("other"), and
+operands and results of every operation, whether they come from memory or a cache. The roofline is
+the time that these take at the rates of a large matrix product and of adding to a large array,
+measured here as well: for each operation the longer of the two.
 
-With JAX_COMPILATION_CACHE_DIR set, a second run need not compile. A GPU's command buffers hide what runs in them:
-XLA_FLAGS=--xla_gpu_enable_command_buffer= turns them off.
+With JAX_COMPILATION_CACHE_DIR set, a second run need not compile. A GPU's command buffers hide what
+runs in them: XLA_FLAGS=--xla_gpu_enable_command_buffer= turns them off.
 """
 
 import argparse
@@ -92,7 +96,9 @@ class Profile:
 def count(
     text: str, flop_rate: float, bandwidth: float
 ) -> tuple[dict[str, tuple[str, int, Row]], set[str], dict[str, str]]:
-    """({operation: (kind, runs, Row without times)}, names of those of the backward pass, {operation: path of scopes})."""
+    """({operation: (kind, runs, Row without times)}, names of those of the backward pass,
+    {operation: path of scopes}).
+    """
     operations = Operations(Program(text))
     parts = Parts(operations)
     table, backward, where = {}, set(), {}
@@ -127,13 +133,15 @@ def by_kind(operations: Mapping[str, tuple[str, int, Row]]) -> dict[str, Row]:
 
 
 def least_times(text: str, flop_rate: float, bandwidth: float, clock: float = 0.0) -> str:
-    """A table of FLOPs, bytes and least time by part of the model, of a compiled program that need not run.
+    """A table of FLOPs, bytes and least time by part of the model, of a compiled program that need
+    not run.
 
     Args:
         text: the program.
         flop_rate: of the device, FLOP/s.
         bandwidth: of its memory, bytes/s.
-        clock: cycles/s of a TPU, for the time of the cycles that its compiler estimates; 0: without.
+        clock: cycles/s of a TPU, for the time of the cycles that its compiler estimates; 0:
+            without.
     """
     rows = by_kind(count(text, flop_rate, bandwidth)[0])
     rows['all'] = sum(rows.values(), Row())
@@ -284,7 +292,8 @@ def main() -> None:
     )
     device = jax.devices()[0]
     print(
-        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.model}, batch {args.batch}; matrix product '
+        f'jax {jax.__version__}, {device.device_kind} ({device.platform}), {args.model}, batch '
+        f'{args.batch}; matrix product '
         f'{result.flop_rate / 1e9:.1f} GFLOP/s, memory {result.bandwidth / 1e9:.1f} GB/s\n'
         f'step {result.step_ms:.1f} ms, without tracing {result.untraced_ms:.1f} ms'
     )

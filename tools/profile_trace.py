@@ -39,8 +39,9 @@ def steps_of(profile: jax.profiler.ProfileData) -> list[tuple[float, float]]:
 def intervals(profile: jax.profiler.ProfileData) -> list[tuple[str, float, float]]:
     """(name of the operation, start, end) in nanoseconds of all work that the trace holds.
 
-    On accelerators the kernels of the device; on CPU what each thread does, and of nested operations the innermost. A part of
-    an operation that one thread hands to another counts from when that one begins it.
+    On accelerators the kernels of the device; on CPU what each thread does, and of nested
+    operations the innermost. A part of an operation that one thread hands to another counts from
+    when that one begins it.
     """
     planes = list(profile.planes)
     devices = [plane for plane in planes if plane.name.startswith('/device:')]
@@ -76,7 +77,8 @@ def _on_host(plane) -> Iterator[tuple[str, float, float]]:
 
 class _Thread:
     """Attributes:
-    spans: what it does, (start, end, what): the name of an operation, the number of a part that another thread handed to it,
+    spans: what it does, (start, end, what): the name of an operation, the number of a part that
+    another thread handed to it,
         or None: the executor looks for what to do next. In order and without overlap.
     handed: {number of a part that it hands to another: when}.
     """
@@ -112,7 +114,9 @@ class _Thread:
 
 
 def _innermost(nested: list[tuple[float, float, object]]) -> list[tuple[float, float, object]]:
-    """Spans (start, end, what) that contain each other -> spans without overlap, each of the innermost."""
+    """Spans (start, end, what) that contain each other -> spans without overlap,
+    each of the innermost.
+    """
     found, outer, at = [], [], 0.0
 
     def close(until: float) -> None:
@@ -133,7 +137,9 @@ def _innermost(nested: list[tuple[float, float, object]]) -> list[tuple[float, f
 
 
 def shared_times(spans: list[tuple[str, float, float]]) -> dict[str, float]:
-    """By name the time of its spans [start, end); where n overlap, each has an n-th: all add up to the time that any covers."""
+    """By name the time of its spans [start, end); where n overlap,
+    each has an n-th: all add up to the time that any covers.
+    """
     edges = sorted(
         [(start, True, number) for number, (_, start, _) in enumerate(spans)]
         + [(end, False, number) for number, (_, _, end) in enumerate(spans)]

@@ -1,10 +1,11 @@
-"""The README's moving picture: scenes that a model has not seen, with what it says is done in their boxes.
+"""The README's moving picture: scenes that a model has not seen, with what it says is done in their
+boxes.
 
     python -m tools.readme_picture --model=runs/quickstart_cofinetune/export \\
         --scenes=data/quickstart_cofinetune/scene_videos --output=docs/scenes.gif
 
-Takes the first validation videos with two labelled shapes, enlarges them, and has `multitrain predict --overlay` draw
-on them.
+Takes the first validation videos with two labelled shapes, enlarges them, and has `multitrain
+predict --overlay` draw on them.
 """
 
 import argparse

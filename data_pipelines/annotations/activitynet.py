@@ -1,6 +1,7 @@
 """ActivityNet 1.2 and 1.3: `activity_net.v1-3.min.json`; clips are parts of untrimmed videos.
 
-    {"database": {"sJFgo9H6zNo": {"subset": "training", "duration": 82.73, "url": ..., "annotations":
+    {"database": {"sJFgo9H6zNo": {"subset": "training", "duration": 82.73, "url": ...,
+    "annotations":
       [{"segment": [0.01, 79.3], "label": "Fun sliding down"}, ...]}, ...}, "taxonomy": [...], ...}
 
 Videos are called `v_ID`. The labels of the testing subset are not public. http://activity-net.org

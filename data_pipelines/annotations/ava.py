@@ -1,4 +1,5 @@
-"""AVA v2.2 and AVA-Kinetics: one clip per key frame, with boxes, actions and a detector's proposals.
+"""AVA v2.2 and AVA-Kinetics: one clip per key frame, with boxes, actions and a detector's
+proposals.
 
 A clip is the context of a key frame: `context_seconds` of video with the key frame in the middle,
 less where the video begins or ends. Its key is `video,timestamp` as the official files write it,

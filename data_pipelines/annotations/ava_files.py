@@ -122,7 +122,8 @@ def read_boxes(path: str | os.PathLike, actions: Mapping[int, str]) -> dict[Mome
     def parse(where: str, cells: list[str]) -> tuple[Moment, tuple[Box, int, int] | None]:
         if len(cells) not in (2, 7, 8):
             raise ValueError(
-                f'{where}: {len(cells)} columns, wanted video,timestamp,x1,y1,x2,y2,action[,person] '
+                f'{where}: {len(cells)} columns, wanted '
+                'video,timestamp,x1,y1,x2,y2,action[,person] '
                 'or video,timestamp'
             )
         key_frame = moment(cells, where)
@@ -131,7 +132,8 @@ def read_boxes(path: str | os.PathLike, actions: Mapping[int, str]) -> dict[Mome
         action = _integer(cells[6], 'action', where)
         if action not in actions:
             raise ValueError(
-                f'{where}: action {action} is not in the action list; of AVA give the complete one, '
+                f'{where}: action {action} is not in the action list; of AVA give the complete '
+                'one, '
                 'ava_action_list_v2.2.pbtxt'
             )
         person = _integer(cells[7], 'person', where) if cells[7:] and cells[7] else -1

@@ -80,7 +80,8 @@ class ClassList(NamedTuple):
             return 1
         raise ValueError(
             f'{os.fspath(path)}: counts its classes from 1, and the lists may do so or count from '
-            f'0, for they hold neither 0 nor {last}; number its lines from 0, or leave the numbers out'
+            f'0, for they hold neither 0 nor {last}; number its lines from 0, or leave the '
+            'numbers out'
         )
 
     def check_different(self) -> None:

@@ -1,4 +1,5 @@
-"""EPIC-Kitchens-100: `EPIC_100_train.csv`, `EPIC_100_verb_classes.csv`, `EPIC_100_noun_classes.csv`.
+"""EPIC-Kitchens-100: `EPIC_100_train.csv`, `EPIC_100_verb_classes.csv`,
+`EPIC_100_noun_classes.csv`.
 
     narration_id,participant_id,video_id,...,start_timestamp,stop_timestamp,...,verb_class,...
     P01_01_0,P01,P01_01,...,00:00:00.14,00:00:03.37,...,3,...

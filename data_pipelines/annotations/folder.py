@@ -54,7 +54,8 @@ def read_folder(
     if validation_share and (with_folders or splits):
         named = splits or [folder.name for folder in with_folders]
         raise ValueError(
-            f'{root}: --validation_share={validation_share} is for ROOT/CLASS/*.mp4 without splits, '
+            f'{root}: --validation_share={validation_share} is for ROOT/CLASS/*.mp4 without '
+            'splits, '
             f'but there {"are" if with_folders else "is"} {", ".join(named)}'
         )
     if not with_videos and not any(f.videos for split in with_folders for f in split.folders):

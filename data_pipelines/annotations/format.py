@@ -1,4 +1,6 @@
-"""A format of annotations as a subcommand of `python -m data_pipelines.convert`, and what these share."""
+"""A format of annotations as a subcommand of `python -m data_pipelines.convert`,
+and what these share.
+"""
 
 import argparse
 from collections.abc import Callable, Sequence

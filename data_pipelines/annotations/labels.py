@@ -75,7 +75,9 @@ def with_unique_keys(clips: Iterable[Clip]) -> tuple[Clip, ...]:
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """Names of which no two are equal: where one occurs again, it gets `#2`, `#3`, ... behind it."""
+    """Names of which no two are equal: where one occurs again,
+    it gets `#2`, `#3`, ... behind it.
+    """
     seen: collections.Counter[str] = collections.Counter()
     unique = []
     for name in names:

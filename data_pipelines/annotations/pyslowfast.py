@@ -70,8 +70,8 @@ def read_pyslowfast(
 
     Raises:
       ValueError: a file is missing, a line has another form, a label has no class name, a path is
-        listed with two labels where videos have one, or leads out of `path_prefix`, a split is empty, or the files
-        lie elsewhere.
+        listed with two labels where videos have one, or leads out of `path_prefix`, a split is
+        empty, or the files lie elsewhere.
     """
     if not csv_files:
         raise ValueError('no csv file was given')

@@ -5,7 +5,8 @@
       "template": "Holding [something] next to [something]", "placeholders": ["potato", ...]}, ...]
     1420;Throwing something                                                     id;template
 
-Videos are called `ID.webm`. https://www.qualcomm.com/developer/software/something-something-v-2-dataset
+Videos are called `ID.webm`.
+https://www.qualcomm.com/developer/software/something-something-v-2-dataset
 """
 
 import argparse

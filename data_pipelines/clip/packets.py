@@ -82,7 +82,9 @@ class PacketFrames(VideoFrames):
 
 
 def _decoder() -> av.CodecContext:
-    """The calling thread's, ready for a key frame: opening one anew takes longer than many frames."""
+    """The calling thread's, ready for a key frame:
+    opening one anew takes longer than many frames.
+    """
     decoder = getattr(_thread, 'decoder', None)
     if decoder is None:
         decoder = _thread.decoder = av.CodecContext.create('h264', 'r')

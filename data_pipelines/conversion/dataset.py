@@ -1,4 +1,6 @@
-"""Clips -> record shards, their index and `dataset.json`: the library of `data_pipelines.convert`."""
+"""Clips -> record shards, their index and `dataset.json`:
+the library of `data_pipelines.convert`.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib

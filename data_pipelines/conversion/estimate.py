@@ -222,7 +222,8 @@ def describe(
         return '\n'.join([*lines, 'no video file is there: no estimate'])
     lines.append(
         f'measured on {estimate.sample} clips: '
-        f'{bytes_text(estimate.bytes[0])} (+- {bytes_text(estimate.bytes[1])}) of records; {output} has '
+        f'{bytes_text(estimate.bytes[0])} (+- {bytes_text(estimate.bytes[1])}) of records; '
+        f'{output} has '
         f'{bytes_text(estimate.free)} free'
     )
     lines.append(

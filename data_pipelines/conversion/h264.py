@@ -1,4 +1,5 @@
-"""How converted frames are stored as video packets: H.264 without B-frames, so that packet k is frame k.
+"""How converted frames are stored as video packets: H.264 without B-frames, so that packet k is
+frame k.
 
 x264's `fastdecode` (no arithmetic coding, no loop filter) halves the time that a clip takes, for a
 tenth more bytes; `psnr` switches off what is done for the eye alone. Colour is BT.601, limited, and

@@ -1,4 +1,6 @@
-"""How converted frames are stored: as baseline JPEG 4:2:0 that can be cut (see `data_pipelines.clip.jpeg_cut`)."""
+"""How converted frames are stored:
+as baseline JPEG 4:2:0 that can be cut (see `data_pipelines.clip.jpeg_cut`).
+"""
 
 import cv2
 import numpy as np
@@ -8,7 +10,8 @@ _MAX_INTERVAL = 4  # MCUs
 
 
 def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
-    """A frame, RGB u8[H, W, 3], as JPEG: equal to libjpeg's at this quality but for restart markers.
+    """A frame, RGB u8[H, W, 3], as JPEG: equal to libjpeg's at this quality but for restart
+    markers.
 
     Raises:
         ValueError: it cannot be encoded.
@@ -30,7 +33,8 @@ def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
 def _restart_interval(width: int) -> int:
     """MCUs from one restart marker to the next: as many rows must consist of.
 
-    A window's edge lies anywhere in a run, which is decoded as a whole; but every marker takes 4 bytes.
+    A window's edge lies anywhere in a run, which is decoded as a whole; but every marker takes 4
+    bytes.
     """
     columns = -(-width // _MCU)
     return max(interval for interval in range(1, _MAX_INTERVAL + 1) if columns % interval == 0)

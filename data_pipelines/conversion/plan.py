@@ -267,7 +267,8 @@ def splits_to_keep(
         if info.frame_rate != options.frame_rate:
             raise ValueError(
                 f'{here} with {_describe_rate(info.frame_rate)}, not '
-                f'{_describe_rate(options.frame_rate)}; convert both alike, or choose another output'
+                f'{_describe_rate(options.frame_rate)}; convert both alike, or choose another '
+                'output'
             )
     return kept
 

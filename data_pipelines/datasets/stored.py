@@ -1,4 +1,6 @@
-"""The frames of a record, however they are stored: `image/format` says how, JPEG where it is missing."""
+"""The frames of a record, however they are stored:
+`image/format` says how, JPEG where it is missing.
+"""
 
 import abc
 from collections.abc import Iterable, Sequence

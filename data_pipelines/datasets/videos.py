@@ -1,4 +1,5 @@
-"""Records that hold no frames: they name a video file and when its frames appear; it is decoded at reading.
+"""Records that hold no frames: they name a video file and when its frames appear; it is decoded at
+reading.
 
 Frame k of such a record is the frame of the file that appears at the k-th of its times: by number
 the same as in the other storages. Context features, besides those of every record::

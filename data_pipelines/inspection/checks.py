@@ -212,7 +212,8 @@ class _Check:
             return None
         if stored is None and not files.is_remote(self._directory):
             self._report.notes.append(
-                f'no {self._split}.frames, so records are read whole: python -m data_pipelines.index '
+                f'no {self._split}.frames, so records are read whole: python -m '
+                'data_pipelines.index '
                 f'{self._directory} writes it'
             )
         return stored
@@ -227,7 +228,10 @@ class _Check:
         try:
             data = reader.read(number)
             if stored is not None and not np.array_equal(stored.places(number), find_places(data)):
-                message = f'does not say where the frames of record {number} are; delete it, or write it anew'
+                message = (
+                    f'does not say where the frames of record {number} are; delete it, or write '
+                    'it anew'
+                )
                 return size, Problem(frame_index_path(self._directory, self._split), None, message)
             example = decode_clip(data, file)
             return size, self._facts(example, file, offset, number)

@@ -1,14 +1,15 @@
-"""Where the frames of every record lie, and a checksum of each: a clip is read without the rest of its record.
+"""Where the frames of every record lie, and a checksum of each: a clip is read without the rest of
+its record.
 
 `NAME.frames`, beside `NAME.index`. Format, version 1: a line of JSON ::
 
     {"format": "multitrain frame index", "version": 1, "records": R, "places": P,
      "shards": [as in NAME.index]}
 
-then, little-endian, P places of three u32 (offset in the record's data, bytes, masked CRC32C of these bytes), then
-R u32, the number of places of each record. A record's first place is its context (bytes that are a SequenceExample
-of nothing but that), the others are its encoded frames, in order. A record whose frames were not found has no
-places: it is read whole.
+then, little-endian, P places of three u32 (offset in the record's data, bytes, masked CRC32C of
+these bytes), then R u32, the number of places of each record. A record's first place is its context
+(bytes that are a SequenceExample of nothing but that), the others are its encoded frames, in order.
+A record whose frames were not found has no places: it is read whole.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +36,10 @@ def frame_index_path(directory: str | os.PathLike, split: str) -> str:
 
 
 def find_places(data: memoryview) -> np.ndarray:
-    """u32[1 + frames, 3], the places of a record; none if its layout is unusual. `data` is taken as sound."""
+    """u32[1 + frames, 3], the places of a record; none if its layout is unusual.
+
+    `data` is taken as sound.
+    """
     try:
         context, frames = lazy_frames.split_example(data, IMAGE_ENCODED.encode())
         found = [context, *(frames.place(number) for number in range(len(frames)))]
@@ -73,7 +77,9 @@ def save_frame_index(
 
 
 class FrameIndex:
-    """An open frame index. Places are read when they are asked for: of a large dataset they are a gigabyte."""
+    """An open frame index. Places are read when they are asked for:
+    of a large dataset they are a gigabyte.
+    """
 
     def __init__(self, path: str | os.PathLike, index: RecordIndex):
         """Opens the file `path`, which is to belong to the records of `index`.

@@ -26,13 +26,15 @@ def write_frame_index(
     threads: int = 1,
     on_progress: Callable[[int], None] = lambda size: None,
 ) -> None:
-    """Writes `NAME.frames`. Damaged records get no places, so that whoever reads them meets the damage.
+    """Writes `NAME.frames`. Damaged records get no places, so that whoever reads them meets the
+    damage.
 
     Args:
         directory: where the shards are.
         split: their common name.
         index: of all of them.
-        known: name of a shard -> path of its own frame index; where that fits, the shard is not read.
+        known: name of a shard -> path of its own frame index; where that fits, the shard is not
+            read.
         threads: that read.
         on_progress: called with numbers of bytes as they are done.
 

@@ -53,8 +53,8 @@ def split_example(data: memoryview, list_name: bytes) -> tuple[tuple[int, int], 
         list_name: of the feature list.
 
     Returns:
-        context: where the bytes begin and end that are a SequenceExample with nothing but the context.
-        frames: the steps of the feature list.
+        context: where the bytes begin and end that are a SequenceExample with nothing but the
+        context. frames: the steps of the feature list.
 
     Raises:
         UnusualLayout: the bytes are damaged, hold no such list, or hold something more than once.
@@ -114,7 +114,10 @@ def _find_list(data: memoryview, position: int, end: int, name: bytes) -> Encode
 
 
 def _steps(data: memoryview, position: int, end: int) -> tuple[list[int], list[int]]:
-    """Starts and ends of the messages FeatureList.feature. Runs once per stored frame, so in line."""
+    """Starts and ends of the messages FeatureList.feature.
+
+    Runs once per stored frame, so in line.
+    """
     starts, ends = [], []
     while position < end:
         if data[position] != _FIRST:

@@ -29,7 +29,9 @@ _MAX_OPEN_SHARDS = 128  # per reader: leaves room under the usual limit of 1024 
 
 
 class ShardReader:
-    """Random access to the records of some TFRecord files: `reader[i]` by number, from any thread."""
+    """Random access to the records of some TFRecord files:
+    `reader[i]` by number, from any thread.
+    """
 
     def __init__(self, directory: str | os.PathLike, index: RecordIndex):
         """Opens the files of `index`, whose names are relative to `directory`, or absolute."""
@@ -75,7 +77,9 @@ class ShardReader:
         return data
 
     def read_part(self, record: int, start: int, count: int) -> memoryview:
-        """Bytes `start` to `start + count` of a record's data, unchecked; fewer where its file ends before."""
+        """Bytes `start` to `start + count` of a record's data,
+        unchecked; fewer where its file ends before.
+        """
         offset = int(self.index.offsets[record]) + HEADER.size + start
         return memoryview(self._pread(self._shard_number(record), count, offset))
 
@@ -130,15 +134,18 @@ class RecordReader(ShardReader):
           RecordError: no or missing shards, or an index that does not belong to them.
         """
         super().__init__(directory, open_index(directory, split))
-        # Not of remote shards: the bytes that it saves are worth less than the requests that it adds.
+        # Not of remote shards: the bytes that it saves are worth less than the requests that it
+        # adds.
         self._frames = (
             None if files.is_remote(directory) else load_frame_index(directory, split, self.index)
         )
 
     def read_clip(self, record: int) -> Example:
-        """A record as a clip: its context, and its frames, read and checked when they are asked for.
+        """A record as a clip: its context, and its frames, read and checked when they are asked
+        for.
 
-        Without `NAME.frames`, or if that says nothing of this record, all of the record is read and checked now.
+        Without `NAME.frames`, or if that says nothing of this record, all of the record is read and
+        checked now.
 
         Raises:
           RecordError: the record is damaged, is not where the index says, or is no SequenceExample.

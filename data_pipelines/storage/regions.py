@@ -2,8 +2,8 @@
 
 Context features, besides those of every record (`sequence_example.py`)::
 
-    clip/key_frame/timestamp               int64, microseconds since the beginning of the video file,
-                                           as clip/start/timestamp and clip/end/timestamp
+    clip/key_frame/timestamp               int64, microseconds since the beginning of the video
+                                           file, as clip/start/timestamp and clip/end/timestamp
     clip/key_frame/index                   int64, which stored frame is on screen then
     clip/key_frame/listed                  int64, 0 where the annotation does not list the key
                                            frame, so that nobody knows who is on it; else left out

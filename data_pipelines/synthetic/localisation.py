@@ -1,18 +1,21 @@
 """Renders "scenes", a synthetic dataset for action localisation in the form of AVA.
 
-One to three shapes in a video, side by side, each with actions of its own for as long as the video lasts. The key frame
-is at second 1. Every shape has one action of how it moves ("move left", "grow", "stand still", ...), and some turn as
-well: like AVA's persons, several labels for each box. The actions of the training videos are long-tailed (a
-fourth of the boxes "stand still", one in a hundred "grow then shrink"); those of validation are equally frequent, so that the
-average precision of a rare action rests on more than a handful of boxes. Detections (proposals) are the boxes, shaken
+One to three shapes in a video, side by side, each with actions of its own for as long as the video
+lasts. The key frame is at second 1. Every shape has one action of how it moves ("move left",
+"grow", "stand still", ...), and some turn as well: like AVA's persons, several labels for each box.
+The actions of the training videos are long-tailed (a fourth of the boxes "stand still", one in a
+hundred "grow then shrink"); those of validation are equally frequent, so that the average precision
+of a rare action rests on more than a handful of boxes. Detections (proposals) are the boxes, shaken
 and sometimes missed, and wrong ones.
 
     ROOT/videos/{train,validation}/NAME.mp4
-    ROOT/annotations/{train,validation}.csv             video_id,timestamp,x1,y1,x2,y2,action_id,person_id
+    ROOT/annotations/{train,validation}.csv
+    video_id,timestamp,x1,y1,x2,y2,action_id,person_id
     ROOT/annotations/{train,validation}_proposals.csv   video_id,timestamp,x1,y1,x2,y2,,score
     ROOT/annotations/action_list.pbtxt
     ROOT/relations.json                                 {dataset: {action: [related classes]}}
-    ROOT/synthetic.json                                 what was asked for, and whether it is complete
+    ROOT/synthetic.json                                 what was asked for, and whether it is
+    complete
 """
 
 from __future__ import annotations
@@ -289,7 +292,8 @@ def render_scenes(
         progress: whether to show a progress bar.
 
     Returns:
-        `videos` (directory), `action_list`, and for both splits the csv files `SPLIT` and `SPLIT_proposals`.
+        `videos` (directory), `action_list`, and for both splits the csv files `SPLIT` and
+        `SPLIT_proposals`.
 
     Raises:
         ValueError: an argument makes no sense, or `root` holds something else.

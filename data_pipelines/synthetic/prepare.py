@@ -1,4 +1,6 @@
-"""Data that a config can make by itself: synthetic videos, rendered and then converted like anybody's own."""
+"""Data that a config can make by itself: synthetic videos,
+rendered and then converted like anybody's own.
+"""
 
 import os
 import pathlib
@@ -49,7 +51,8 @@ def prepare_synthetic(
 def prepare_scenes(
     root: str | os.PathLike, *, train_videos: int, validation_videos: int, seed: int
 ) -> pathlib.Path:
-    """Makes `ROOT/scene_videos` (MP4 files, annotations in AVA's form) and the records `ROOT/scenes`.
+    """Makes `ROOT/scene_videos` (MP4 files, annotations in AVA's form) and the records
+    `ROOT/scenes`.
 
     Arguments, errors and what is kept: as for `prepare_synthetic`.
 

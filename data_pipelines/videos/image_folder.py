@@ -1,4 +1,6 @@
-"""The images of a folder as the frames of a video: Jester, Something-Something V1, MMAction's rawframes."""
+"""The images of a folder as the frames of a video: Jester,
+Something-Something V1, MMAction's rawframes.
+"""
 
 from collections.abc import Iterator
 import itertools

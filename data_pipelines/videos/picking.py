@@ -1,4 +1,6 @@
-"""Which frames of a video are taken, by their times alone: of decoded frames or of a list of times."""
+"""Which frames of a video are taken, by their times alone:
+of decoded frames or of a list of times.
+"""
 
 from collections.abc import Callable, Iterator
 import math
@@ -37,7 +39,9 @@ class Source(Protocol):
 
 
 def likely_rate(measured: float, stated: float) -> float:
-    """Frames per second: rounded times make the measured ones a little wrong, a header's are exact."""
+    """Frames per second: rounded times make the measured ones a little wrong,
+    a header's are exact.
+    """
     return stated if abs(measured / stated - 1) < 0.005 else measured
 
 

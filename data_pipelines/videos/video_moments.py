@@ -1,4 +1,6 @@
-"""Clips around moments of a video file, by the rules that clips around key frames of records follow."""
+"""Clips around moments of a video file,
+by the rules that clips around key frames of records follow.
+"""
 
 from collections.abc import Iterator, Sequence
 import os
@@ -16,7 +18,8 @@ class Moment(NamedTuple):
     Attributes:
         seconds: since the beginning of the video.
         clips: u8[S, T, H, W, 3], one for each crop.
-        views: (window, (height, width) of the picture, mirrored) of each crop, as `boxes.in_views` takes them.
+        views: (window, (height, width) of the picture, mirrored) of each crop, as `boxes.in_views`
+            takes them.
     """
 
     seconds: float
@@ -25,7 +28,9 @@ class Moment(NamedTuple):
 
 
 class Times(NamedTuple):
-    """When the frames of a video appear: f64[n], seconds; frames per second; what could not be decoded."""
+    """When the frames of a video appear: f64[n], seconds;
+    frames per second; what could not be decoded.
+    """
 
     seconds: np.ndarray
     frame_rate: float

@@ -75,8 +75,9 @@ def random_erasing(video: jax.Array, keys: jax.Array, probability: float) -> jax
 def _normal_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """f32 standard normal noise of 16 random bits per number, which halves their cost.
 
-    The first half of the frames takes the low bits of the words, the second the high ones: pairs of neighbours would be
-    the last axis of an array, which a TPU fills up from 2 to 128 numbers (2.7 GiB for a clip of 32 frames of 224 px).
+    The first half of the frames takes the low bits of the words, the second the high ones: pairs of
+    neighbours would be the last axis of an array, which a TPU fills up from 2 to 128 numbers (2.7
+    GiB for a clip of 32 frames of 224 px).
     """
     frames = shape[0]
     words = jax.random.bits(key, (-(-frames // 2), *shape[1:]), jnp.uint32)

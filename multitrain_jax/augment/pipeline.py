@@ -70,7 +70,8 @@ def augment_train(
 ) -> tuple[jax.Array, Targets]:
     """Augments and normalises this device's shard of a training batch.
 
-    A clip with boxes stays in its place and unmixed, so that they still fit: only its colours are jittered.
+    A clip with boxes stays in its place and unmixed, so that they still fit: only its colours are
+    jittered.
 
     Args:
         video: u8[B, T, H, W, 3].
@@ -81,7 +82,8 @@ def augment_train(
         first_row: position of the first clip in the global batch: axis_index * B.
         config: static.
         max_classes: C, what all heads are padded to.
-        has_boxes: bool[B], clips of localising datasets; None: there are none. Their targets have weight 0.
+        has_boxes: bool[B], clips of localising datasets; None: there are none. Their targets have
+            weight 0.
 
     Returns:
         video f32[B, T, H, W, 3], normalised, and targets of one slot, or of two when clips are

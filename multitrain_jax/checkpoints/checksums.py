@@ -1,11 +1,12 @@
 """Checksums of arrays: whether what comes back from disk is what was there when it was saved.
 
-The storage below Orbax checks its own tables, not the numbers: a flipped bit in them comes back unnoticed. A
-checksum is computed where the array is (on the devices, over all shards) and costs one reading of it.
+The storage below Orbax checks its own tables, not the numbers: a flipped bit in them comes back
+unnoticed. A checksum is computed where the array is (on the devices, over all shards) and costs one
+reading of it.
 
-Word number i of an array, in the order of its elements, counts 2 i + 1 times, modulo 2^32. The factors are odd, so
-that no change of a single element leaves the sum as it was; the order of the additions does not matter, nor does
-how an array lies on the devices.
+Word number i of an array, in the order of its elements, counts 2 i + 1 times, modulo 2^32. The
+factors are odd, so that no change of a single element leaves the sum as it was; the order of the
+additions does not matter, nor does how an array lies on the devices.
 """
 
 from collections.abc import Mapping
@@ -47,7 +48,9 @@ def text_checksum(content: Any) -> int:
 
 
 def first_difference(stored: Mapping[str, int], tree: Any) -> str | None:
-    """Name of the first array whose checksum is not the stored one; None when all are as they were."""
+    """Name of the first array whose checksum is not the stored one;
+    None when all are as they were.
+    """
     return next(
         (name for name, number in array_checksums(tree).items() if stored.get(name) != number), None
     )

@@ -1,4 +1,5 @@
-"""Exports: parameters of what predictions need, and `model.json` with all that is needed to use them.
+"""Exports: parameters of what predictions need, and `model.json` with all that is needed to use
+them.
 
 Imported PyTorch checkpoints are kept in the same form.
 """
@@ -108,7 +109,8 @@ def check_output(output: str | os.PathLike) -> Path:
 
 
 def write_export(output: str | os.PathLike, info: ModelInfo, params: Mapping[str, Any]) -> None:
-    """Writes an export directory: `params/` (Orbax) and `model.json`. Replaces an older export there.
+    """Writes an export directory: `params/` (Orbax) and `model.json`. Replaces an older export
+    there.
 
     Args:
         output: the directory.
@@ -183,7 +185,8 @@ def read_export(directory: Path) -> tuple[ModelInfo, dict[str, Any]]:
 
 
 def save_tree(directory: str | os.PathLike, tree: Any) -> None:
-    """Writes one pytree of NumPy arrays as an Orbax checkpoint (blocking, atomic, replacing what was there).
+    """Writes one pytree of NumPy arrays as an Orbax checkpoint (blocking, atomic, replacing what
+    was there).
 
     Of several processes only the one that calls takes part.
     """

@@ -1,8 +1,9 @@
 """Checkpoints of a run by Orbax: save, find, check, restore.
 
-A checkpoint `WORKDIR/checkpoints/STEP` holds `state` (parameters, their moving average, optimizer, step, key), `meta`
-(architecture, datasets with class names, data position, config) and `checksums` of both. The step number is the data
-position: batch number n is a function of the config and n alone.
+A checkpoint `WORKDIR/checkpoints/STEP` holds `state` (parameters, their moving average, optimizer,
+step, key), `meta` (architecture, datasets with class names, data position, config) and `checksums`
+of both. The step number is the data position: batch number n is a function of the config and n
+alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +46,8 @@ class RunCheckpoints:
 
         Args:
             workdir: of the run.
-            keep: newest ones to keep; what a killed run has left half-written is deleted. None: only to read.
+            keep: newest ones to keep; what a killed run has left half-written is deleted. None:
+                only to read.
 
         Raises:
             UserError: the directory is to be written, and cannot be.
@@ -108,7 +110,8 @@ class RunCheckpoints:
         return meta
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of `step`, as NumPy arrays in the structure of `like` (arrays or ShapeDtypeStructs).
+        """The state of `step`, as NumPy arrays in the structure of `like` (arrays or
+        ShapeDtypeStructs).
 
         Raises:
             DamagedCheckpoint: it cannot be read.
@@ -129,7 +132,8 @@ class RunCheckpoints:
         return _unstorable(type(like)(**restored, **later) if later else restored, like)
 
     def restore_params(self, step: int, like: Any) -> Any:
-        """The model's parameters to use, NumPy arrays in the structure of `like`: the moving average where kept.
+        """The model's parameters to use, NumPy arrays in the structure of `like`: the moving
+        average where kept.
 
         Raises:
             DamagedCheckpoint: it cannot be read.
@@ -159,7 +163,8 @@ class RunCheckpoints:
         return merge(*restored.values())
 
     def read_newest(self, read: Callable[[int], T]) -> T | None:
-        """`read(step)` of the newest checkpoint that can be read, on all hosts; None when there is none at all.
+        """`read(step)` of the newest checkpoint that can be read, on all hosts; None when there is
+        none at all.
 
         Damaged ones are named in the log.
 
@@ -181,12 +186,15 @@ class RunCheckpoints:
             _log.warning('%s; trying the one before it', problem)
         if problem is not None:
             raise UserError(
-                f'no checkpoint in {self.directory} can be read: {problem}. Bring one back, or start anew in another --workdir'
+                f'no checkpoint in {self.directory} can be read: {problem}. Bring one back, or '
+                'start anew in another --workdir'
             )
         return None
 
     def set_aside_after(self, step: int) -> None:
-        """Moves checkpoints of later steps, which are damaged, to `WORKDIR/damaged_checkpoints`: their places are needed."""
+        """Moves checkpoints of later steps, which are damaged,
+        to `WORKDIR/damaged_checkpoints`: their places are needed.
+        """
         for later in (other for other in self.all_steps() if other > step):
             aside = self.directory.with_name('damaged_checkpoints') / str(later)
             if jax.process_index() == 0:
@@ -211,7 +219,9 @@ class RunCheckpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Tells in one line that the disk does not take a checkpoint, and which one is still good."""
+        """Tells in one line that the disk does not take a checkpoint,
+        and which one is still good.
+        """
         try:
             yield
         except Exception as error:
@@ -221,8 +231,10 @@ class RunCheckpoints:
             self._manager.reload()  # it counts the failed one, which is not there
             last = self.latest_step()
             raise UserError(
-                f'a checkpoint could not be written to {self.directory}: {reason}. The last good one is '
-                f'{"none" if last is None else f"step {last}"}; make room there, or let it be written; then the same command goes on from it'
+                f'a checkpoint could not be written to {self.directory}: {reason}. The last good '
+                'one is '
+                f'{"none" if last is None else f"step {last}"}; make room there, or let it be '
+                'written; then the same command goes on from it'
             ) from error
 
     @contextlib.contextmanager
@@ -308,7 +320,9 @@ class BestCheckpoint:
 
 
 def _on_host(leaf: Any) -> Any:
-    """Orbax restores to NumPy where the target is a NumPy array: no device layout is stored or asked for."""
+    """Orbax restores to NumPy where the target is a NumPy array:
+    no device layout is stored or asked for.
+    """
     return np.empty(leaf.shape, leaf.dtype)
 
 

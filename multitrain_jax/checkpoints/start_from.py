@@ -1,4 +1,6 @@
-"""A config that starts from a trained model, whose architecture, pixels and size of clips it takes."""
+"""A config that starts from a trained model, whose architecture,
+pixels and size of clips it takes.
+"""
 
 import dataclasses
 import os
@@ -15,8 +17,8 @@ _OF_TRAINING = ('stochastic_depth', 'dtype', 'attention', 'remat', 'remat_attent
 def start_from(config: ml_collections.ConfigDict, path: str | os.PathLike) -> None:
     """Lets a config start from an export, an import or a run.
 
-    Its architecture, pixels and size of clips become the config's; of the backbone what belongs to the
-    training (`dtype`, `remat`, stochastic depth, ...) stays as it is, and so do the datasets.
+    Its architecture, pixels and size of clips become the config's; of the backbone what belongs to
+    the training (`dtype`, `remat`, stochastic depth, ...) stays as it is, and so do the datasets.
 
     Raises:
         UserError: there is no such model.

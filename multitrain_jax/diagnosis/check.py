@@ -9,7 +9,8 @@ class Check:
     """What was found out about one thing.
 
     Attributes:
-        state: 'warn': training works, but not as well or as fully as it could; 'fail': it does not work.
+        state: 'warn': training works, but not as well or as fully as it could; 'fail': it does not
+            work.
         name: of the thing.
         text: what was found.
         remedy: what to do about it; empty where it is fine.

@@ -1,4 +1,6 @@
-"""What `multitrain_jax.doctor` finds out about an experiment: its config, data, batches, memory, and where it starts."""
+"""What `multitrain_jax.doctor` finds out about an experiment: its config,
+data, batches, memory, and where it starts.
+"""
 
 from collections.abc import Iterator
 import dataclasses
@@ -34,7 +36,8 @@ def experiment(config_arguments: list[str]) -> Iterator[Check]:
     yield Check(
         'ok',
         'config',
-        f'{config_arguments[0].partition("=")[2]}: {count(len(config.datasets), "dataset")} ({names})',
+        f'{config_arguments[0].partition("=")[2]}: {count(len(config.datasets), "dataset")} '
+        f'({names})',
     )
     if (
         config.cpu_devices
@@ -44,7 +47,8 @@ def experiment(config_arguments: list[str]) -> Iterator[Check]:
         yield Check(
             'ok',
             'cpu_devices',
-            f'run.py will split the CPU into {config.cpu_devices}; here it counts as {jax.device_count()}',
+            f'run.py will split the CPU into {config.cpu_devices}; here it counts as '
+            f'{jax.device_count()}',
         )
     if config.synthetic is not None:
         yield writable('data_root', config.data_root, 'set config.data_root to a disk with room')
@@ -124,10 +128,12 @@ def _leakage(config: Config) -> Iterator[Check]:
         yield Check(
             'warn',
             'leakage',
-            f'{leak.trained} trains on {len(leak.matches)} of {leak.clips} clips that {leak.tested} '
+            f'{leak.trained} trains on {len(leak.matches)} of {leak.clips} clips that '
+            f'{leak.tested} '
             f'tests on ({leak.count("name")} by name, {leak.count("content")} by content), such as '
             f'{leak.matches[0].tested}; compared: {what}',
-            f'python -m data_pipelines.inspect {places} --quick --no_sheet --leaks=leaks.csv lists them',
+            f'python -m data_pipelines.inspect {places} --quick --no_sheet --leaks=leaks.csv '
+            'lists them',
         )
 
 
@@ -153,7 +159,10 @@ def _split(config: Config, name: str, place: str, training: bool) -> Check:
             kinds = 'action' if dataset.localises else 'class'
             kinds = f'{len(dataset.classes)} {kinds}{"es" if kinds == "class" else "s"}'
             views = '' if training else f', {count(dataset.views, "view")} each'
-            text = f'{count(dataset.num_records, "record")} of {kinds}{views}; first, middle and last decode'
+            text = (
+                f'{count(dataset.num_records, "record")} of {kinds}{views}; first, middle and '
+                'last decode'
+            )
             counts = dataset.class_counts or ()
             without = (
                 [label for label, number in zip(dataset.classes, counts) if not number]
@@ -173,7 +182,8 @@ def _split(config: Config, name: str, place: str, training: bool) -> Check:
                 'fail',
                 title,
                 text,
-                f'python -m data_pipelines.inspect {place} lists all that is wrong with the records',
+                f'python -m data_pipelines.inspect {place} lists all that is wrong with the '
+                'records',
             )
         return Check(
             'fail',
@@ -201,14 +211,17 @@ def _batches(config: Config) -> Iterator[Check]:
     yield Check(
         'ok',
         'batches',
-        f'{source.clips_per_step:g} clips, {source.clips_per_step / replicas:g} on each of {count(replicas, "replica")}{pieces}; '
+        f'{source.clips_per_step:g} clips, {source.clips_per_step / replicas:g} on each of '
+        f'{count(replicas, "replica")}{pieces}; '
         f'{source.samples_per_epoch} clips an epoch, {length.steps} steps',
     )
     return source.datasets
 
 
 def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[Check]:
-    """Parameters, and what a device must hold while it trains: counted from shapes, nothing is compiled."""
+    """Parameters, and what a device must hold while it trains:
+    counted from shapes, nothing is compiled.
+    """
     assumed = ''
     if specs is None:
         specs = tuple(
@@ -231,7 +244,8 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
     )
     kept = _kept_for_backward(config, prepared.graphdef, params, clips)
     text = (
-        f'{bytes_text(fixed)} of parameters, optimizer and gradients, and at most {bytes_text(kept)} of activations of {count(clips, "clip")}'
+        f'{bytes_text(fixed)} of parameters, optimizer and gradients, and at most '
+        f'{bytes_text(kept)} of activations of {count(clips, "clip")}'
         f' (before the compiler leaves some out)'
     )
     device = jax.devices()[0]
@@ -245,14 +259,17 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
         'warn' if tight else 'ok',
         'memory of a device',
         text + (f'; there are {bytes_text(limit)}' if limit else ''),
-        'if it does not fit: raise accumulation_steps, or set model.backbone.remat_attention=True, or remat=True'
+        'if it does not fit: raise accumulation_steps, or set '
+        'model.backbone.remat_attention=True, or remat=True'
         if tight
         else '',
     )
 
 
 def _kept_for_backward(config: Config, graphdef: Any, params: Any, clips: int) -> int:
-    """Bytes that the backward pass of so many clips reads, as JAX's own differentiation tells by their shapes."""
+    """Bytes that the backward pass of so many clips reads,
+    as JAX's own differentiation tells by their shapes.
+    """
     from flax import nnx
 
     backbone = config.model.backbone

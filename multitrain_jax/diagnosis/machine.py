@@ -108,7 +108,9 @@ def packages() -> Iterator[Check]:
 
 
 def _requirements() -> Iterator[Requirement]:
-    """What the project depends on, on this system: as installed; of a clone that is not, as pyproject.toml says."""
+    """What the project depends on, on this system: as installed;
+    of a clone that is not, as pyproject.toml says.
+    """
     try:
         lines = importlib.metadata.requires('multitrain_jax') or []
     except importlib.metadata.PackageNotFoundError:
@@ -207,7 +209,8 @@ def system() -> Iterator[Check]:
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = files != resource.RLIM_INFINITY and files < _LEAST_FILES
     remedy = (
-        f'ulimit -n {_LEAST_FILES if most == resource.RLIM_INFINITY else min(4 * _LEAST_FILES, most)}'
+        'ulimit -n '
+        f'{_LEAST_FILES if most == resource.RLIM_INFINITY else min(4 * _LEAST_FILES, most)}'
         if few
         else ''
     )
@@ -243,7 +246,9 @@ def available_memory() -> int | None:
 
 
 def writable(name: str, directory: str | os.PathLike, remedy: str) -> Check:
-    """Whether there is room in a directory, or in the nearest one above it that exists, and leave to write."""
+    """Whether there is room in a directory,
+    or in the nearest one above it that exists, and leave to write.
+    """
     place = Path(directory).expanduser().resolve()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -383,7 +388,8 @@ def training_step() -> Iterator[Check]:
         yield Check(
             'ok',
             'a tiny step',
-            f'on {count(driver.mesh.size, "device")}: loss {losses[0]:.3f}, then {losses[1]:.3f}; {times}',
+            f'on {count(driver.mesh.size, "device")}: loss {losses[0]:.3f}, then '
+            f'{losses[1]:.3f}; {times}',
         )
     else:
         yield Check(

@@ -1,7 +1,7 @@
 """Figures of scored boxes: average precision as the official evaluation of AVA has it, vectorised.
 
-A *row* is one box with one action on one key frame. All arrays of a `Rows` have one entry per row; key frames and
-actions are numbers, the same in ground truth and detections.
+A *row* is one box with one action on one key frame. All arrays of a `Rows` have one entry per row;
+key frames and actions are numbers, the same in ground truth and detections.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ from multitrain_jax.evaluation.metrics import DatasetResult
 
 THIRDS = ('frequent', 'middle', 'rare')
 NO_CANDIDATES = (
-    'no box to score: the records hold no proposals of at least localisation.min_candidate_score; convert them with '
+    'no box to score: the records hold no proposals of at least '
+    'localisation.min_candidate_score; convert them with '
     '--proposals, lower it, or score the annotated boxes, localisation.candidates=ground_truth'
 )
 
@@ -54,10 +55,10 @@ class Protocol:
 
     Attributes:
         max_rows: detections of a key frame that count, those of the highest scores; None: all.
-        match_by_score: a ground-truth box goes to the detection with the highest score; False: to the first one of
-            the list.
-        ignore_unannotated: detections on key frames that the annotation does not list do not count; False: they are
-            wrong.
+        match_by_score: a ground-truth box goes to the detection with the highest score; False: to
+            the first one of the list.
+        ignore_unannotated: detections on key frames that the annotation does not list do not count;
+            False: they are wrong.
     """
 
     max_rows: int | None = 50
@@ -81,18 +82,20 @@ def average_precisions(
 ) -> np.ndarray:
     """Average precision of each action: f64[len(actions)], NaN for one without ground truth.
 
-    A detection is right when its best-overlapping ground-truth box of its action and key frame overlaps by at least
-    the threshold and is not taken by another detection. Average precision is the area under the precision envelope
-    (VOC 2010). Boxes without extent are dropped, in ground truth too.
+    A detection is right when its best-overlapping ground-truth box of its action and key frame
+    overlaps by at least the threshold and is not taken by another detection. Average precision is
+    the area under the precision envelope (VOC 2010). Boxes without extent are dropped, in ground
+    truth too.
 
     Args:
         truth: ground truth.
         detections: with scores.
-        actions: i64[n], the actions that are evaluated; rows of others are dropped before anything is counted.
+        actions: i64[n], the actions that are evaluated; rows of others are dropped before anything
+            is counted.
         protocol: what else counts.
         iou_threshold: intersection over union from which boxes match.
-        listed: i64[n], key frames that the annotation lists without a box (AVA-Kinetics' lines of two columns):
-            detections there are wrong, as on all annotated key frames.
+        listed: i64[n], key frames that the annotation lists without a box (AVA-Kinetics' lines of
+            two columns): detections there are wrong, as on all annotated key frames.
 
     Raises:
         ValueError: a score is not finite.
@@ -130,7 +133,9 @@ def _has_extent(box: np.ndarray) -> np.ndarray:
 
 
 def _highest_of_each_frame(detections: Rows, most: int) -> np.ndarray:
-    """Places, in rising order, of the rows that are among the `most` highest scores of their key frame."""
+    """Places, in rising order, of the rows that are among the `most`
+    highest scores of their key frame.
+    """
     order = np.lexsort((-detections.score, detections.key_frame))
     frame = detections.key_frame[order]
     rank = np.arange(len(frame)) - np.searchsorted(frame, frame)
@@ -140,7 +145,9 @@ def _highest_of_each_frame(detections: Rows, most: int) -> np.ndarray:
 def _is_right(
     truth: Rows, detections: Rows, protocol: Protocol, iou_threshold: float
 ) -> np.ndarray:
-    """bool[detections]. A detection wants one box only, its best: so no search is needed, only who comes first."""
+    """bool[detections]. A detection wants one box only, its best:
+    so no search is needed, only who comes first.
+    """
     right = np.zeros(len(detections), bool)
     box, overlap = _best_boxes(truth, detections)
     candidates = np.flatnonzero(overlap >= iou_threshold)
@@ -152,7 +159,9 @@ def _is_right(
 
 
 def any_overlap(truth: Rows, detections: Rows, iou_threshold: float = 0.5) -> bool:
-    """Whether any detection overlaps a box on its key frame by the threshold, whatever the actions."""
+    """Whether any detection overlaps a box on its key frame by the threshold,
+    whatever the actions.
+    """
     same = [
         dataclasses.replace(rows, action=np.zeros_like(rows.action)) for rows in (truth, detections)
     ]
@@ -161,7 +170,8 @@ def any_overlap(truth: Rows, detections: Rows, iou_threshold: float = 0.5) -> bo
 
 
 def _best_boxes(truth: Rows, detections: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Of each detection, the box of its action and key frame that it overlaps most: some number of it, and the overlap.
+    """Of each detection, the box of its action and key frame that it overlaps most: some number of
+    it, and the overlap.
 
     Overlap 0 where there is no such box.
     """
@@ -191,7 +201,9 @@ def _best_boxes(truth: Rows, detections: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _area_under_envelope(right: np.ndarray, positives: int) -> float:
-    """Area under the highest precision at each recall or beyond; `right` in the order of falling scores."""
+    """Area under the highest precision at each recall or beyond;
+    `right` in the order of falling scores.
+    """
     if not positives:
         return float('nan')
     if not right.any():
@@ -205,7 +217,8 @@ def _area_under_envelope(right: np.ndarray, positives: int) -> float:
 def frequency_thirds(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Places of the frequent, middle and rare thirds of classes by number of training examples.
 
-    Classes without examples count as rare; where three does not divide, the first thirds are the larger ones.
+    Classes without examples count as rare; where three does not divide, the first thirds are the
+    larger ones.
     """
     order = np.argsort(-np.asarray(counts), kind='stable')
     return tuple(np.sort(part) for part in np.array_split(order, 3))
@@ -215,22 +228,26 @@ def check_some_match(truth: Rows, detections: Rows) -> None:
     """Tells the usual mistakes from a bad model.
 
     Raises:
-        UserError: not one detection overlaps a box of its key frame by half, whatever the actions; and why.
+        UserError: not one detection overlaps a box of its key frame by half, whatever the actions;
+            and why.
     """
     if not len(truth) or not len(detections):
         raise UserError(
-            f'{len(truth)} boxes of ground truth and {len(detections)} detections of evaluated actions are left: '
+            f'{len(truth)} boxes of ground truth and {len(detections)} detections of evaluated '
+            'actions are left: '
             'nothing to compare; look at the label map and at the exclusions'
         )
     if not np.isin(detections.key_frame, truth.key_frame).any():
         raise UserError(
-            'no detection is on a key frame of the ground truth: compare the names of the videos and the timestamps '
+            'no detection is on a key frame of the ground truth: compare the names of the videos '
+            'and the timestamps '
             '(seconds) of both files'
         )
     largest = float(np.abs(detections.box).max())
     if not any_overlap(truth, detections):
         hint = (
-            f'coordinates reach {largest:g}, so they seem to be pixels; divide them by width and height'
+            f'coordinates reach {largest:g}, so they seem to be pixels; divide them by width and '
+            'height'
             if largest > 2
             else 'are boxes x1,y1,x2,y2, as shares of the same frame?'
         )
@@ -243,8 +260,8 @@ class BoxScores:
 
     Attributes:
         name: what the dataset calls the n key frames: `video,timestamp`.
-            All of them are annotated, those without a labelled box, too; of key frames that are not (AVA's seconds that
-            the csv does not list) no box is tested.
+            All of them are annotated, those without a labelled box, too; of key frames that are not
+            (AVA's seconds that the csv does not list) no box is tested.
         frame: i64[d], which of them each detected box is on.
         box: f32[d, 4], as shares of the frame.
         score: f32[d, A], of every action.
@@ -314,7 +331,10 @@ def per_action(scores: BoxScores, spec: DatasetSpec) -> list[ActionResult]:
 
 
 def summarise_boxes(scores: BoxScores, spec: DatasetSpec) -> DatasetResult:
-    """The figures of a dataset. Without any overlap of detections and truth there is no mAP, but the reason why."""
+    """The figures of a dataset.
+
+    Without any overlap of detections and truth there is no mAP, but the reason why.
+    """
     counts = {'videos': len(scores.name), 'boxes': len(scores.score), 'unseen_boxes': scores.unseen}
     if not len(scores.score) and len(scores.truth):
         return DatasetResult(**counts, problem=NO_CANDIDATES)

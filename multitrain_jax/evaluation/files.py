@@ -156,7 +156,8 @@ def publish(place: Path, output: Path) -> None:
 
 
 def place_for(directory: Path, name: str, about: Mapping[str, Any]) -> Path:
-    """Where in a directory the files of a test go: `name`, or `name_2`, ... where it holds another test's.
+    """Where in a directory the files of a test go: `name`, or `name_2`, ... where it holds another
+    test's.
 
     Args:
         directory: of all tests of a model.
@@ -186,7 +187,8 @@ def _says(content: Any, about: Any) -> bool:
 
 
 def write_detections(path: str | os.PathLike, scores: BoxScores, spec: DatasetSpec) -> None:
-    """Writes the official csv: video, timestamp (seconds), x1, y1, x2, y2, action, score; no header.
+    """Writes the official csv: video, timestamp (seconds), x1, y1, x2, y2, action, score; no
+    header.
 
     Actions have the numbers of the dataset's own annotations, or count from 1.
     """

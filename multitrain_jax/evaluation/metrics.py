@@ -1,4 +1,6 @@
-"""Figures of view-averaged scores: accuracy and mean average precision, also class by class; confusions."""
+"""Figures of view-averaged scores: accuracy and mean average precision,
+also class by class; confusions.
+"""
 
 from collections.abc import Mapping
 import dataclasses
@@ -16,11 +18,15 @@ class DatasetResult:
 
     Attributes:
         videos: videos (of a localising dataset, key frames) evaluated, each once.
-        top1, top5: share of the videos whose class is among the 1 or 5 highest scores; None if multi-label.
-        mean_average_precision: mean over the classes that occur; None unless multi-label or localising. Of boxes, at 0.5
-            intersection over union, as in the official evaluation of AVA.
-        frequent, middle, rare: the mean over a third of the actions, by their boxes in training; only of localising ones.
-        loss: cross-entropy of the averaged scores (nats), multi-label: binary, mean over classes; not of localising ones.
+        top1, top5: share of the videos whose class is among the 1 or 5 highest scores; None if
+            multi-label.
+        mean_average_precision: mean over the classes that occur; None unless multi-label or
+            localising. Of boxes, at 0.5 intersection over union, as in the official evaluation of
+            AVA.
+        frequent, middle, rare: the mean over a third of the actions, by their boxes in training;
+            only of localising ones.
+        loss: cross-entropy of the averaged scores (nats), multi-label: binary, mean over classes;
+            not of localising ones.
         boxes: that were scored; only of localising datasets.
         unseen_boxes: that no view showed.
         problem: why there is no figure.
@@ -46,7 +52,8 @@ class DatasetResult:
 
 @dataclasses.dataclass(frozen=True)
 class ClassResult:
-    """Accuracy on the videos of one class; None where there is none, or where the kind of dataset has no such figure.
+    """Accuracy on the videos of one class; None where there is none, or where the kind of dataset
+    has no such figure.
 
     Attributes:
         name: of the class.
@@ -98,7 +105,8 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 
 def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
-    """Area under the precision-recall steps of one class: mean over the positives of the precision at their score.
+    """Area under the precision-recall steps of one class: mean over the positives of the precision
+    at their score.
 
     Equal scores stand or fall together, so that the order of the clips does not matter.
 
@@ -168,7 +176,8 @@ def per_class(scores: Scores, spec: DatasetSpec) -> list[ClassResult]:
 
 
 def confusion_matrix(scores: Scores, spec: DatasetSpec) -> np.ndarray:
-    """i64[C, C]: videos of a class (row) whose highest score is that of a class (column); single-label only.
+    """i64[C, C]: videos of a class (row) whose highest score is that of a class (column);
+    single-label only.
 
     A tie counts as a mistake, as in `top_k_hits`.
     """
@@ -187,7 +196,10 @@ def describe(result: DatasetResult) -> str:
     if result.problem:
         return result.problem
     if result.boxes is not None:
-        return f'mAP@0.5 {result.mean_average_precision:.1%} of {result.boxes} boxes on {result.videos} key frames'
+        return (
+            f'mAP@0.5 {result.mean_average_precision:.1%} of {result.boxes} boxes on '
+            f'{result.videos} key frames'
+        )
     if result.mean_average_precision is not None:
         return f'mAP {result.mean_average_precision:.1%} of {result.videos} videos'
     return f'top-1 {result.top1:.1%}, top-5 {result.top5:.1%} of {result.videos} videos'

@@ -1,4 +1,6 @@
-"""View-averaged scores of a dataset's videos as a file: to be looked at, or averaged with those of other models."""
+"""View-averaged scores of a dataset's videos as a file: to be looked at,
+or averaged with those of other models.
+"""
 
 from collections.abc import Sequence
 import dataclasses
@@ -28,8 +30,8 @@ class Predictions:
 def save(path: str | os.PathLike, predictions: Predictions) -> None:
     """Writes an npz file.
 
-    Its arrays: `video` str[n], `label` i64[n] (multi-label: f32[n, C]), `score` f32[n, C], `record` i64[n],
-    `classes` str[C], `dataset` str[], `multi_label` bool[].
+    Its arrays: `video` str[n], `label` i64[n] (multi-label: f32[n, C]), `score` f32[n, C], `record`
+    i64[n], `classes` str[C], `dataset` str[], `multi_label` bool[].
     """
     spec, scores = predictions.spec, predictions.scores
     np.savez_compressed(
@@ -60,7 +62,8 @@ def load(path: str | os.PathLike) -> Predictions:
         raise UserError(f'{path}: no such file') from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f'{path}: not a file of predictions; "python -m multitrain_jax.evaluate" writes them (*_predictions.npz)'
+            f'{path}: not a file of predictions; "python -m multitrain_jax.evaluate" writes them '
+            '(*_predictions.npz)'
         ) from error
     if [content[name].ndim for name in ('video', 'classes', 'dataset', 'multi_label')] != [
         1,
@@ -84,7 +87,8 @@ def load(path: str | os.PathLike) -> Predictions:
 def ensemble(paths: Sequence[str | os.PathLike]) -> Predictions:
     """The mean of the scores in several files, video by video.
 
-    Classes and videos are matched by name: their order may differ between the files, not which ones they are.
+    Classes and videos are matched by name: their order may differ between the files, not which ones
+    they are.
 
     Raises:
         UserError: a file that cannot be read, of other classes or of other videos.

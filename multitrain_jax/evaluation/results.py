@@ -1,4 +1,6 @@
-"""The figures of all datasets, and what came out of a run: kept in `WORKDIR/results.json`, printed as a table."""
+"""The figures of all datasets, and what came out of a run:
+kept in `WORKDIR/results.json`, printed as a table.
+"""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -35,9 +37,11 @@ class RunResults:
     Attributes:
         steps: updates done.
         accuracy: by dataset.
-        clips_per_second: median training speed; NaN when no step was timed (a run resumed at its end).
+        clips_per_second: median training speed; NaN when no step was timed (a run resumed at its
+            end).
         workdir: where everything is.
-        best: (step, figure) of the best evaluation, where `checkpoint.keep_best` keeps its checkpoint.
+        best: (step, figure) of the best evaluation, where `checkpoint.keep_best` keeps its
+            checkpoint.
     """
 
     steps: int
@@ -59,7 +63,9 @@ def evaluate(
     driver: Driver,
     keep: Callable[[DatasetSpec, Scores | BoxScores], None] = lambda spec, scores: None,
 ) -> dict[str, DatasetResult]:
-    """Accuracy, or mean average precision, on every dataset that has evaluation records; `keep` gets the scores."""
+    """Accuracy, or mean average precision, on every dataset that has evaluation records;
+    `keep` gets the scores.
+    """
     results = {}
     for number, spec in enumerate(source.datasets):
         if not spec.evaluation_records:
@@ -73,7 +79,9 @@ def evaluate(
 
 
 def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
-    """Figures for the metric writers, `evaluation/NAME/...`, average and mean loss over datasets."""
+    """Figures for the metric writers, `evaluation/NAME/...`,
+    average and mean loss over datasets.
+    """
     values = {}
     for name, result in accuracy.items():
         for figure in FIGURES:
@@ -90,7 +98,9 @@ def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
 
 
 def figure(accuracy: Mapping[str, DatasetResult], which: str) -> float | None:
-    """The figure that checkpoints are compared by: of a dataset, or 'average'; None: there is none."""
+    """The figure that checkpoints are compared by: of a dataset,
+    or 'average'; None: there is none.
+    """
     if which == 'average':
         return scalars(accuracy).get('evaluation/average')
     return accuracy[which].primary if which in accuracy else None
@@ -120,7 +130,8 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
             content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f'{path}: damaged ({error}); delete it, then the same command evaluates and writes it anew'
+            f'{path}: damaged ({error}); delete it, then the same command evaluates and writes '
+            'it anew'
         ) from error
     try:
         content['accuracy'] = {
@@ -157,12 +168,14 @@ def table(outcome: RunResults) -> str:
             accuracy_table(outcome.accuracy),
             '',
             f'{outcome.steps} steps{speed}',
-            f'export       {workdir}/export        python -m multitrain_jax.predict --checkpoint={workdir}/export VIDEO...',
+            f'export       {workdir}/export        python -m multitrain_jax.predict '
+            f'--checkpoint={workdir}/export VIDEO...',
             f'checkpoints  {workdir}/checkpoints',
             f'metrics      {workdir}               tensorboard --logdir={workdir}',
             *best,
             f'results      {workdir}/results.json',
-            f'config       {workdir}/config.json   to be used again: --config={workdir}/config.json',
+            f'config       {workdir}/config.json   to be used again: '
+            f'--config={workdir}/config.json',
             f'log          {workdir}/log.txt',
         ]
     )

@@ -1,4 +1,6 @@
-"""What `evaluate` tests: a model from a checkpoint, data and protocol from a config, joined by the names of classes."""
+"""What `evaluate` tests: a model from a checkpoint, data and protocol from a config,
+joined by the names of classes.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -114,7 +116,8 @@ def open_evaluation(
     image_size = model.backbone.image_size
     if evaluation.short_side < image_size:
         raise UserError(
-            f'short_side={evaluation.short_side} is below the {image_size} pixels of the model: crops would not fit'
+            f'short_side={evaluation.short_side} is below the {image_size} pixels of the model: '
+            'crops would not fit'
         )
     data = _choose(trained, test, chosen)
     if split is not None:
@@ -176,7 +179,9 @@ def _protocol_name(
     localisation: LocalisationConfig | None,
     split: str | None,
 ) -> str:
-    """`step_300_5x1_256px`: checkpoint, temporal and spatial views, short side, and what else is special."""
+    """`step_300_5x1_256px`: checkpoint, temporal and spatial views,
+    short side, and what else is special.
+    """
     words = [] if trained.step is None else [f'step_{trained.step}']
     words.append(f'{evaluation.temporal_views}x{evaluation.spatial_views}')
     sides = (localisation and localisation.test_short_sides) or (evaluation.short_side,)
@@ -256,7 +261,8 @@ def _choose(
             name, directory = _head_with_classes(text, heads), text
         if name not in heads:
             raise UserError(
-                f'--datasets {text}: the checkpoint has no dataset {name!r}, only {", ".join(heads)}'
+                f'--datasets {text}: the checkpoint has no dataset {name!r}, only '
+                f'{", ".join(heads)}'
             )
         if name in found:
             raise UserError(f'--datasets {text}: {name} is named twice; test one after the other')
@@ -285,7 +291,8 @@ def _without_code(trained: TrainedModel, test: _Test, name: str) -> DatasetConfi
     entry = test.data[name]
     if test.stored and runs_code(entry.path):
         raise UserError(
-            f'{trained.name}: config.datasets.{name}.path={entry.path!r} came with the model and names code to run, '
+            f'{trained.name}: config.datasets.{name}.path={entry.path!r} came with the model and '
+            'names code to run, '
             f'which only you may; if you trust it, say so: --datasets {name}={entry.path}'
         )
     return entry
@@ -298,14 +305,16 @@ def _head_with_classes(directory: str, heads: Mapping[str, DatasetSpec]) -> str:
         classes = read_classes(_absolute(directory))
     except ValueError as error:
         raise UserError(
-            f'--datasets {directory}: neither a dataset of the checkpoint ({", ".join(heads)}) nor a dataset directory '
+            f'--datasets {directory}: neither a dataset of the checkpoint ({", ".join(heads)}) '
+            'nor a dataset directory '
             f'({error})'
         ) from error
     fitting = [name for name, spec in heads.items() if set(classes) == set(spec.classes)]
     if len(fitting) != 1:
         which = f'{", ".join(fitting)} have' if fitting else 'no head has'
         raise UserError(
-            f'--datasets {directory}: {which} its {len(classes)} classes; name the head: NAME={directory}'
+            f'--datasets {directory}: {which} its {len(classes)} classes; name the head: '
+            f'NAME={directory}'
         )
     return fitting[0]
 

@@ -1,4 +1,6 @@
-"""Multi-view test: the scores of a video's (or of a key frame's boxes') views are averaged, each counts exactly once."""
+"""Multi-view test: the scores of a video's (or of a key frame's boxes')
+views are averaged, each counts exactly once.
+"""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -28,8 +30,8 @@ def make_eval_step(
 ) -> Callable:
     """`step(params, batch) -> scores`: of the head of the clip's own dataset.
 
-    f32[B, C], softmax or sigmoid; where the batch has boxes, f32[B, M, A], sigmoid, of every box. `Driver.local_rows`
-    of what the mapped step returns are those of the host's shard.
+    f32[B, C], softmax or sigmoid; where the batch has boxes, f32[B, M, A], sigmoid, of every box.
+    `Driver.local_rows` of what the mapped step returns are those of the host's shard.
     """
     localises = np.array([dataset.localisation for dataset in datasets])
     multi_label = np.array([dataset.multi_label for dataset in classifying(datasets)])
@@ -60,7 +62,9 @@ def make_eval_step(
 def score(
     eval_step: Callable, params, source: BatchSource, dataset: int, driver: Driver
 ) -> Scores | BoxScores:
-    """Runs all views of a dataset, on every host for all hosts' videos or key frames; see the two forms."""
+    """Runs all views of a dataset, on every host for all hosts' videos or key frames;
+    see the two forms.
+    """
     form = score_boxes if source.datasets[dataset].localisation else score_dataset
     return form(eval_step, params, source, dataset, driver)
 
@@ -71,7 +75,8 @@ def score_dataset(
     """Runs all views of a dataset and averages them per video, on every host for all hosts' videos.
 
     Raises:
-        RuntimeError: a video got another number of views than the protocol has (a defect of the data source).
+        RuntimeError: a video got another number of views than the protocol has (a defect of the
+            data source).
     """
     spec = source.datasets[dataset]
     classes = len(spec.classes)
@@ -140,7 +145,8 @@ def score_boxes(
     """Runs all views of a localising dataset, on every host for all hosts' key frames.
 
     Raises:
-        RuntimeError: a key frame got another number of views than the protocol has (a defect of the data source).
+        RuntimeError: a key frame got another number of views than the protocol has (a defect of the
+            data source).
     """
     spec = source.datasets[dataset]
     actions = len(spec.classes)
@@ -206,7 +212,9 @@ def run_views(
     driver: Driver,
     collect: Callable[[Batch, np.ndarray], None],
 ) -> None:
-    """Runs all views of a dataset that this host has: collect(batch, scores [B, ...]) for every batch, in order."""
+    """Runs all views of a dataset that this host has: collect(batch,
+    scores [B, ...]) for every batch, in order.
+    """
     spec = source.datasets[dataset]
 
     def collect_local(batch, scores: jax.Array) -> None:

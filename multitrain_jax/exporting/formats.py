@@ -17,9 +17,9 @@ class Format:
 
     Attributes:
         summary: what it is, for the command's help.
-        write: (output, model, notes) -> the directories that were written. Lines that it adds to the
-            notes say what was not exported as it is. It raises UserError where the form has no place
-            for the model, or the directory is in use.
+        write: (output, model, notes) -> the directories that were written. Lines that it adds to
+            the notes say what was not exported as it is. It raises UserError where the form has no
+            place for the model, or the directory is in use.
     """
 
     summary: str

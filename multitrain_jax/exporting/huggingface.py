@@ -139,7 +139,8 @@ def describe(info: ModelInfo) -> tuple[str, dict[str, Any]]:
         'vjepa2': dict(pooling=('attentive',)),
     }[style] | dict(attention_bias=('qv', 'none') if style == 'videomae' else ('qkv', 'none'))
     problems = [
-        f'model.backbone.{field}={getattr(backbone, field)!r} must be {" or ".join(map(repr, those))}'
+        f'model.backbone.{field}={getattr(backbone, field)!r} must be '
+        f'{" or ".join(map(repr, those))}'
         for field, those in wanted.items()
         if getattr(backbone, field) not in those
     ]
@@ -149,7 +150,8 @@ def describe(info: ModelInfo) -> tuple[str, dict[str, Any]]:
         problems.append('model.add_projected must be 0')
     if backbone.position_grid not in (None, backbone.patch_grid):
         problems.append(
-            f'positions of a grid {backbone.position_grid} are interpolated for {backbone.patch_grid}'
+            f'positions of a grid {backbone.position_grid} are interpolated for '
+            f'{backbone.patch_grid}'
         )
     if stride[1] != stride[2] and style != 'vivit':
         problems.append(f'model.backbone.patch_stride={stride} must be as high as wide')

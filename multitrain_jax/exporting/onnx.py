@@ -23,7 +23,8 @@ def write(output: str | os.PathLike, trained: TrainedModel) -> list[Path]:
     """Writes `model.onnx` and `description.json`.
 
     Raises:
-        UserError: the converter is missing or does not know a part of the model, or the directory is in use.
+        UserError: the converter is missing or does not know a part of the model, or the directory
+            is in use.
     """
     if not isinstance(trained.info.model.backbone, ViTConfig):
         raise UserError(

@@ -1,7 +1,9 @@
-"""Checkpoints that the original code loads: PySlowFast's, MultiTrain's (the authors'), torchvision's.
+"""Checkpoints that the original code loads: PySlowFast's, MultiTrain's (the authors'),
+torchvision's.
 
-`import_torch` reads them back bit for bit. PySlowFast and torchvision have one linear classifier, so
-each dataset becomes a file of its own; MultiTrain's file holds all heads and, out of a run, projections.
+`import_torch` reads them back bit for bit. PySlowFast and torchvision have one linear classifier,
+so each dataset becomes a file of its own; MultiTrain's file holds all heads and, out of a run,
+projections.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +57,8 @@ def write(
     """Writes a directory, or one for each dataset, with the checkpoint and what belongs to it.
 
     Args:
-        output: the directory; of several datasets with files of their own, that of their directories.
+        output: the directory; of several datasets with files of their own, that of their
+            directories.
         trained: the model.
         style: one of `naming.STYLES`.
         notes: gets a line for whatever is not exported as it is.
@@ -270,7 +273,9 @@ def _config_text(
     names: Sequence[str],
     style: str,
 ) -> str:
-    """What of their configuration describes the model and its clips, to be merged into their defaults."""
+    """What of their configuration describes the model and its clips,
+    to be merged into their defaults.
+    """
     import yaml
 
     backbone, spec = model.backbone, datasets[0]

@@ -1,8 +1,8 @@
 """StableHLO by `jax.export`: one program for CPU, CUDA and TPU, any number of clips.
 
-Any JAX from three weeks older to six months newer than the one that wrote it runs the program, without
-this package (JAX's guarantee for what `jax.export` serialises). The parameters lie beside it as
-safetensors, without limit of time.
+Any JAX from three weeks older to six months newer than the one that wrote it runs the program,
+without this package (JAX's guarantee for what `jax.export` serialises). The parameters lie beside
+it as safetensors, without limit of time.
 """
 
 import os
@@ -26,7 +26,9 @@ _COMPATIBILITY = 'loads with JAX from 3 weeks older to 6 months newer than the o
 
 
 def program(trained: TrainedModel) -> bytes:
-    """The serialised program `(parameters, clips[, boxes]) -> outputs`, see `forward.make_forward`."""
+    """The serialised program `(parameters, clips[, boxes])
+    -> outputs`, see `forward.make_forward`.
+    """
     scope = export.SymbolicScope(['B >= 1'])
     inputs = [
         jax.ShapeDtypeStruct(

@@ -134,8 +134,9 @@ class Projections(nnx.Module):
     def __call__(self, logits: jax.Array) -> jax.Array:
         """Projected logits [N, N - 1, B, C] of logits [N, B, C] whose padding is 0."""
         count = logits.shape[0]
-        # Repeated and cut in rows of N + 1, of which each begins one dataset later than the one before: as cheap in the
-        # gradient, where indexing would be a scatter, and the same few operations for any number of datasets.
+        # Repeated and cut in rows of N + 1, of which each begins one dataset later than the one
+        # before: as cheap in the gradient, where indexing would be a scatter, and the same few
+        # operations for any number of datasets.
         repeated = jnp.tile(jnp.roll(logits, -1, axis=0), (count + 1, 1, 1))
         others = repeated.reshape(count, count + 1, *logits.shape[1:])[:, : count - 1]
         for factor in (self.left, self.right) if self.rank else (self.kernel,):
@@ -144,5 +145,7 @@ class Projections(nnx.Module):
 
 
 def add_projected(logits: jax.Array, projected: jax.Array, factor: float) -> jax.Array:
-    """Every head's logits [N, B, C] plus `factor` times the sum of those [N, N - 1, B, C] that the others project."""
+    """Every head's logits [N, B, C] plus `factor` times the sum of those [N,
+    N - 1, B, C] that the others project.
+    """
     return logits + factor * projected.sum(1)

@@ -31,8 +31,9 @@ def _layer_norm_forward(x, scale, bias, epsilon):
     y = x.astype(jnp.float32)
     mean = y.mean(-1, keepdims=True)
     y = y - mean
-    # The sum of the deviations is 0 but for rounding, for which it corrects the variance. Above all, on CPU a sum of its own
-    # would first write the squares to memory: with both, a step of quickstart takes a tenth less.
+    # The sum of the deviations is 0 but for rounding, for which it corrects the variance. Above
+    # all, on CPU a sum of its own would first write the squares to memory: with both, a step of
+    # quickstart takes a tenth less.
     squares, rest = (total[..., None] for total in sums([jnp.square(y), y], [x.ndim - 1]))
     variance = (squares - jnp.square(rest) / x.shape[-1]) / x.shape[-1]
     inverse_std = jax.lax.rsqrt(variance + epsilon)
@@ -66,9 +67,9 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, `x * Phi(x)`, computed in float32; result of the type of `x`.
 
-    By erf, as PyTorch does, and not by erfc, as `jax.nn.gelu`: the TPU compiler takes 14 s of processor time instead of
-    50 for the gradient of one MLP, whose program then accesses a quarter fewer bytes. Of the forward pass only `x` is
-    kept.
+    By erf, as PyTorch does, and not by erfc, as `jax.nn.gelu`: the TPU compiler takes 14 s of
+    processor time instead of 50 for the gradient of one MLP, whose program then accesses a quarter
+    fewer bytes. Of the forward pass only `x` is kept.
     """
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (y * _normal_cdf(y)).astype(x.dtype)
@@ -136,8 +137,9 @@ def linear(
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel` for tokens `x` [..., D] and `kernel` [D, E], as one product of two matrices.
 
-    With the leading axes apart, the gradients are products over several axes: on CPU, where they are copied into
-    another order first, forward and gradient of [1, 25088, 96] @ [96, 384] take 1.4 times as long.
+    With the leading axes apart, the gradients are products over several axes: on CPU, where they
+    are copied into another order first, forward and gradient of [1, 25088, 96] @ [96, 384] take 1.4
+    times as long.
     """
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -154,8 +156,8 @@ def project_qkv(
     """Queries, keys and values [B, S, heads, d] of tokens `x` [B, S, D] and `kernel` [D, 3 * E].
 
     The devices along the mesh axis `model` share the heads, each with a group of them. For that the
-    channels are put in the order group, q/k/v, head: then a device's part is in one piece. Where the
-    number of devices does not divide the heads, all of them are one group, on every device.
+    channels are put in the order group, q/k/v, head: then a device's part is in one piece. Where
+    the number of devices does not divide the heads, all of them are one group, on every device.
     """
     groups, width = parts(heads), kernel.shape[-1] // 3
 

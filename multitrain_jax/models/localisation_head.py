@@ -1,4 +1,6 @@
-"""The head that says what is done in each box of a clip's key frame (action localisation, as on AVA)."""
+"""The head that says what is done in each box of a clip's key frame (action localisation,
+as on AVA).
+"""
 
 from flax import nnx
 import jax
@@ -31,9 +33,10 @@ class LocalisationHeadConfig:
 class LocalisationHead(nnx.Module):
     """Mean over time, RoIAlign, maximum over the box, dropout, linear: one logit per action.
 
-    That is the head of SlowFast (arXiv 1812.03982, section 4.1) and PySlowFast's `ResNetRoIHead`, but for its sigmoid,
-    which belongs to the loss and to the scores. With `context`, each box's features first attend to the whole
-    clip's tokens, so that what a person does may be read off what is elsewhere and at other times.
+    That is the head of SlowFast (arXiv 1812.03982, section 4.1) and PySlowFast's `ResNetRoIHead`,
+    but for its sigmoid, which belongs to the loss and to the scores. With `context`, each box's
+    features first attend to the whole clip's tokens, so that what a person does may be read off
+    what is elsewhere and at other times.
     """
 
     def __init__(

@@ -72,7 +72,8 @@ class Outputs:
         `Projections.sources(N, d)[j]` mapped to the classes of dataset d, padded like `logits`.
       expanded: [B, D] or None: the embedding after the expander, for the informative loss.
       projection_kernel: [N, N - 1, C, C] or None: the projections' matrices, for their L1 norm.
-      actions: for every localising dataset f32[B, M, A], what its head says about every box of every
+      actions: for every localising dataset f32[B, M, A], what its head says about every box of
+          every
         clip, A that dataset's own number; None without boxes.
     """
 

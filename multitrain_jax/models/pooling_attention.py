@@ -58,7 +58,9 @@ class BlockShape:
 
     @property
     def relative_rows(self) -> Triple:
-        """Rows of the relative position tables of t, h, w: one for each distance on the finer of both pooled grids."""
+        """Rows of the relative position tables of t, h, w:
+        one for each distance on the finer of both pooled grids.
+        """
         return tuple(
             2 * max(n // q, n // kv) - 1
             for n, q, kv in zip(self.grid, self.query_stride, self.kv_stride)
@@ -93,9 +95,10 @@ class PoolingAttention(nnx.Module):
     The pooling kernels are shared by the heads. Parameters of the three poolings are stacked in the
     order q, k, v, so that poolings of the same stride are one operation.
 
-    The devices along the mesh axis `model` share the heads, each with a group of them. For that the channels of
-    queries, keys and values are put in the order group, q/k/v, head: then a device's part is in one piece. Where the
-    number of devices does not divide the heads, all of them are one group, on every device.
+    The devices along the mesh axis `model` share the heads, each with a group of them. For that the
+    channels of queries, keys and values are put in the order group, q/k/v, head: then a device's
+    part is in one piece. Where the number of devices does not divide the heads, all of them are one
+    group, on every device.
     """
 
     def __init__(self, shape: BlockShape, options: BlockOptions, *, rngs: nnx.Rngs):
@@ -172,7 +175,9 @@ class PoolingAttention(nnx.Module):
 
     @jax.named_scope('pooling')
     def _pool(self, qkv: jax.Array, thw: Triple) -> list[jax.Array]:
-        """Pools and normalises q, k, v: [B, S, groups, 3, width / groups] -> three of [B, S', heads, head width]."""
+        """Pools and normalises q, k, v: [B, S, groups, 3,
+        width / groups] -> three of [B, S', heads, head width].
+        """
         shape, options = self.shape, self.options
         heads, memory = shape.heads // qkv.shape[2], tpu_core_memory(target_device())
         sizes = (thw, shape.query_stride, shape.kv_stride, heads, shape.head_width)

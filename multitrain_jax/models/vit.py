@@ -77,14 +77,15 @@ class ViTConfig(BackboneConfig):
     mlp_width: PositiveInt = 3072  # hidden units of each MLP
     patch_stride: PositiveTriple = (2, 16, 16)  # frames, rows, columns of a tubelet; none overlap
     # 'sine': fixed, one wave for the number of each token, time slowest (VideoMAE); 'learned': a
-    # vector for each token (ViViT); 'rotary': over time, height and width, in every attention (V-JEPA 2)
+    # vector for each token (ViViT); 'rotary': over time, height and width, in every attention
+    # (V-JEPA 2)
     positions: Literal['sine', 'learned', 'rotary'] = 'sine'
     # of sine or learned positions, interpolated for others; None: that of the clip's size
     position_grid: PositiveTriple | None = None
     class_token: bool = False  # a learned token is put first
     # what the clip embedding is, 'norm_of_mean': the final norm of the tokens' mean (VideoMAE,
-    # fine-tuned); 'mean': the mean of the normalised tokens; 'first': the first of them, a class token
-    # where there is one (ViViT); 'attentive': a learned query's attention to them (V-JEPA 2)
+    # fine-tuned); 'mean': the mean of the normalised tokens; 'first': the first of them, a class
+    # token where there is one (ViViT); 'attentive': a learned query's attention to them (V-JEPA 2)
     pooling: Literal['norm_of_mean', 'mean', 'first', 'attentive'] = 'norm_of_mean'
     pooler_blocks: NonNegativeInt = 0  # 'attentive': further blocks before the query's attention
     attention_bias: Literal['qkv', 'qv', 'none'] = 'qkv'  # of which linear layers; 'qv': VideoMAE
@@ -348,7 +349,9 @@ class ViT(nnx.Module):
 
 
 def sine_positions(count: int, width: int) -> np.ndarray:
-    """float64 [count, width]: sines (even) and cosines (odd) of token numbers (arXiv 1706.03762)."""
+    """float64 [count, width]: sines (even) and cosines (odd)
+    of token numbers (arXiv 1706.03762).
+    """
     waves = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
     angles = np.arange(count)[:, None] * waves
     return np.where(np.arange(width) % 2, np.cos(angles), np.sin(angles))

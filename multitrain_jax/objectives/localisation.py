@@ -30,7 +30,8 @@ def localisation_objective(
     log_variances: jax.Array | None = None,
     weights: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, Term]]:
-    """The part of the objective that boxes have: (1 / B) sum_i w_i weight_d L_box(i), as that of classification.
+    """The part of the objective that boxes have: (1 / B) sum_i w_i weight_d L_box(i), as that of
+    classification.
 
     Args:
         actions: of every localising dataset f32[B, M, A_d], what its head says about all clips.
@@ -41,7 +42,8 @@ def localisation_objective(
 
     Returns:
         loss: f32[]; a clip without a box contributes 0.
-        terms: `localisation/NAME`, the mean over the clips that have a box, without the dataset's weight;
+        terms: `localisation/NAME`, the mean over the clips that have a box, without the dataset's
+        weight;
             `weight/NAME` where weights are learned.
     """
     loss, terms = jnp.zeros((), jnp.float32), {}
@@ -85,6 +87,7 @@ def localisation_loss(
     """
     action_mask = jnp.broadcast_to(action_mask, logits.shape)
     per_box = binary_cross_entropy(logits, box_label, action_mask)  # [B, M]
-    # Selected, not multiplied: whatever the logits of padding are, even infinite, they are not read.
+    # Selected, not multiplied: whatever the logits of padding are, even infinite, they are not
+    # read.
     total = jnp.where(box_mask > 0, per_box * box_mask, 0.0).sum(-1)
     return total / jnp.maximum(box_mask.sum(-1), 1.0)

@@ -110,8 +110,8 @@ class Objective:
 
         L = (1 / B) sum_i w_i weight_d L_i + lambda_inf L_inf + l1 |W|
 
-    with L_i = L_cls + lambda_proj L_proj of a clip with labels, or the loss of its boxes. `clips` is
-    the part that is a mean over clips, `batch` the rest.
+    with L_i = L_cls + lambda_proj L_proj of a clip with labels, or the loss of its boxes. `clips`
+    is the part that is a mean over clips, `batch` the rest.
 
     Attributes:
         config: weights and forms.
@@ -132,7 +132,9 @@ class Objective:
 
     @property
     def weights(self) -> LossWeights:
-        """Its own. `clips` and `batch` may be given others; what is turned off by 0 must be 0 in both."""
+        """Its own. `clips` and `batch` may be given others;
+        what is turned off by 0 must be 0 in both.
+        """
         of_datasets = np.ones(len(self.names), np.float32)
         of_datasets[~self._localises] = [entry.weight for entry in self.classifying]
         of_datasets[self._localises] = [entry.weight for entry in self.localising]
@@ -143,7 +145,9 @@ class Objective:
         return np.isin(np.arange(len(self.names)), [entry.number for entry in self.localising])
 
     def head(self, dataset: jax.Array) -> jax.Array:
-        """Classification heads of the clips' datasets i32[B]; 0 for clips of localising datasets."""
+        """Classification heads of the clips' datasets i32[B];
+        0 for clips of localising datasets.
+        """
         if not self.localising:
             return dataset
         heads = np.where(self._localises, 0, np.cumsum(~self._localises) - 1).astype(np.int32)
@@ -172,8 +176,8 @@ class Objective:
             weights: None: its own.
 
         Returns:
-            loss f32[], and the terms of `clip_objective` and `localisation_objective`, and for every
-            dataset `share/NAME`, the part of the clips that is of it.
+            loss f32[], and the terms of `clip_objective` and `localisation_objective`, and for
+            every dataset `share/NAME`, the part of the clips that is of it.
         """
         dataset, real = batch['dataset'], batch['weight'] > 0
         clips = jnp.sum(real, dtype=jnp.float32)

@@ -1,4 +1,6 @@
-"""What a clip should be classified as, also when it is mixed of clips of different datasets; terms of a loss."""
+"""What a clip should be classified as,
+also when it is mixed of clips of different datasets; terms of a loss.
+"""
 
 from typing import NamedTuple
 

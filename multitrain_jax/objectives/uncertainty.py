@@ -5,15 +5,15 @@ A loss l of fixed weight w becomes
     w exp(-v) l + v / 2
 
 with one learned number v, the logarithm of a variance, for every dataset and for both parts of the
-informative loss. v starts at 0, so training starts with the fixed weights; w = 1/2 is the paper's form.
-A loss that stays large gets a smaller weight; v / 2 keeps the weight from vanishing.
+informative loss. v starts at 0, so training starts with the fixed weights; w = 1/2 is the paper's
+form. A loss that stays large gets a smaller weight; v / 2 keeps the weight from vanishing.
 
-v is kept within +-`LIMIT`: without a limit a loss that reaches 0 (the variance term does) would have a
-weight that grows for ever. The limit is smooth, so that v can always come back.
+v is kept within +-`LIMIT`: without a limit a loss that reaches 0 (the variance term does) would
+have a weight that grows for ever. The limit is smooth, so that v can always come back.
 
-In the public code of MultiTrain v / 2 is added once per dataset and batch, while the loss is a sum over
-clips. Here it is added for every clip: the weight settles where w exp(-v) times the *mean* loss is 1/2,
-whatever the batch size, and a dataset without a clip in the batch contributes nothing.
+In the public code of MultiTrain v / 2 is added once per dataset and batch, while the loss is a sum
+over clips. Here it is added for every clip: the weight settles where w exp(-v) times the *mean*
+loss is 1/2, whatever the batch size, and a dataset without a clip in the batch contributes nothing.
 """
 
 from collections.abc import Mapping
@@ -35,6 +35,8 @@ def init_log_variances(
 
 
 def learned_weight(weight: jax.Array, parameter: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(w exp(-v), v / 2), each of the shape of both arguments, with v = `LIMIT` tanh(parameter / `LIMIT`)."""
+    """(w exp(-v), v / 2), each of the shape of both arguments,
+    with v = `LIMIT` tanh(parameter / `LIMIT`).
+    """
     log_variance = LIMIT * jnp.tanh(parameter / LIMIT)
     return weight * jnp.exp(-log_variance), 0.5 * log_variance

@@ -3,10 +3,11 @@
 Implementations that agree in value and in gradient:
 
 * `xla`: two products of matrices and a softmax, on every platform.
-* `cudnn`: one fused kernel of NVIDIA's library, forward and backward, which never stores the attention matrix; for
-  bfloat16 on GPUs of the Ampere generation or newer.
-* `pallas`: one fused kernel of ours for TPUs of version 5 or newer, which stores no attention matrix either
-  (`ops.attention_tpu`); keys and values of a clip must fit into the core's memory. A CPU simulates it, for tests.
+* `cudnn`: one fused kernel of NVIDIA's library, forward and backward, which never stores the
+  attention matrix; for bfloat16 on GPUs of the Ampere generation or newer.
+* `pallas`: one fused kernel of ours for TPUs of version 5 or newer, which stores no attention
+  matrix either (`ops.attention_tpu`); keys and values of a clip must fit into the core's memory. A
+  CPU simulates it, for tests.
 * `auto`: that of the three that suits the device and the sizes best.
 """
 
@@ -44,10 +45,13 @@ def attention(
       k: [B, S'', heads, d].
       v: [B, S'', heads, e].
       scale: factor of the products of queries and keys.
-      add_queries: whether the queries are added to the result (MViTv2's residual pooling connection); d is e then.
+      add_queries: whether the queries are added to the result (MViTv2's residual pooling
+          connection); d is e then.
       implementation: one of `IMPLEMENTATIONS`.
-      recompute: whether the backward pass computes the attention matrix once more from queries, keys and the softmax's
-        normalisation instead of reading a kept one; only `xla` has the choice, the others always do.
+      recompute: whether the backward pass computes the attention matrix once more from queries,
+          keys and the softmax's
+        normalisation instead of reading a kept one; only `xla` has the choice, the others always
+        do.
 
     Returns:
       [B, S', heads, e], of the type of `v`.
@@ -62,7 +66,8 @@ def attention(
     if implementation == 'pallas':
         if device.platform != 'cpu' and not _fits_pallas(device, q, k, v):
             raise ValueError(
-                f'the Pallas kernel cannot take keys {k.shape} and values {v.shape} on {device.device_kind}: '
+                f'the Pallas kernel cannot take keys {k.shape} and values {v.shape} on '
+                f'{device.device_kind}: '
                 "all of a clip must fit into the core's memory"
             )
         return _pallas(device, q, k, v, scale, add_queries)
@@ -76,7 +81,9 @@ def attention(
 
 
 def _suited(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
-    """The implementation for queries, keys and values of these types and sizes on a device, real or described."""
+    """The implementation for queries, keys and values of these types and sizes on a device,
+    real or described.
+    """
     if _fits_pallas(device, q, k, v):
         return 'pallas'
     narrow = max(q.shape[-1], v.shape[-1]) <= CUDNN_WIDTH and q.dtype == jnp.bfloat16
@@ -87,7 +94,9 @@ def _suited(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
 
 
 def has_cudnn_attention(device: Any) -> bool:
-    """Whether it is a GPU on which cuDNN's fused attention runs; of described ones only new generations are known."""
+    """Whether it is a GPU on which cuDNN's fused attention runs;
+    of described ones only new generations are known.
+    """
     return (
         device.platform == 'gpu'
         and float(getattr(device, 'compute_capability', _CUDNN_CAPABILITY)) >= _CUDNN_CAPABILITY
@@ -116,7 +125,8 @@ def _pallas(
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, recompute: bool) -> jax.Array:
-    # Heads before tokens: products of plain matrices, for which XLA's CPU backend need not transpose the weights.
+    # Heads before tokens: products of plain matrices, for which XLA's CPU backend need not
+    # transpose the weights.
     q, k, v = (array.swapaxes(1, 2) for array in (q, k, v))  # [B, heads, S, d]
     return _attend(recompute, q, k, v).swapaxes(1, 2)
 
@@ -125,13 +135,14 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, recompute: bool) -> jax.Array
 def _attend(recompute: bool, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """softmax(q k^T) v of [B, heads, S, d].
 
-    The weights are divided by their sum only after they have met the values, and the gradient is written out: every pass
-    over an array of the attention matrix's size counts, and at most one such array is kept. Gradients are rounded to
-    the type of the arguments before they are multiplied, as those of any other product are; by itself JAX would multiply
-    those of the float32 logits in float32: twice the bytes and half the speed of bfloat16 on a GPU.
+    The weights are divided by their sum only after they have met the values, and the gradient is
+    written out: every pass over an array of the attention matrix's size counts, and at most one
+    such array is kept. Gradients are rounded to the type of the arguments before they are
+    multiplied, as those of any other product are; by itself JAX would multiply those of the float32
+    logits in float32: twice the bytes and half the speed of bfloat16 on a GPU.
 
-    What is recomputed takes one product: `jax.checkpoint` around this function would take a second one for the
-    result, and look for maxima and sums again.
+    What is recomputed takes one product: `jax.checkpoint` around this function would take a second
+    one for the result, and look for maxima and sums again.
     """
     return _forward(recompute, q, k, v)[0]
 
@@ -184,7 +195,8 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
         raise ValueError(
             f'cuDNN attention takes queries and values up to {CUDNN_WIDTH} wide, got {widest}'
         )
-    # Zeros change neither products nor sums; relative positions make queries and keys wider than values.
+    # Zeros change neither products nor sums; relative positions make queries and keys wider than
+    # values.
     wide = functools.partial(_padded, width=width)
     out = jax.nn.dot_product_attention(
         wide(q), wide(k), wide(v), scale=scale, implementation='cudnn'

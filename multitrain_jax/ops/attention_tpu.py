@@ -1,9 +1,11 @@
-"""Softmax attention as one kernel for TPUs, forward and backward, which never stores the attention matrix.
+"""Softmax attention as one kernel for TPUs, forward and backward, which never stores the attention
+matrix.
 
-MViT's pooled keys and values are few, so all of a clip's lie in the core's memory (VMEM) at once, and the queries pass by in
-blocks of rows. Each block sees all of its logits: no running maxima and sums as in flash attention (arXiv 2205.14135), and
-nothing of the softmax is kept for the backward pass, which computes it anew. Queries, keys and values come as the linear
-layers make them, [B, S, heads * d]: numbers of heads whose widths together fill lanes are worked on together, and nothing is
+MViT's pooled keys and values are few, so all of a clip's lie in the core's memory (VMEM) at once,
+and the queries pass by in blocks of rows. Each block sees all of its logits: no running maxima and
+sums as in flash attention (arXiv 2205.14135), and nothing of the softmax is kept for the backward
+pass, which computes it anew. Queries, keys and values come as the linear layers make them, [B, S,
+heads * d]: numbers of heads whose widths together fill lanes are worked on together, and nothing is
 brought into another order or filled up to 128 lanes in the chip's memory.
 """
 
@@ -45,7 +47,9 @@ class _Plan:
 
 
 def fits(queries: int, keys: int, heads: int, d: int, e: int, itemsize: int, memory: int) -> bool:
-    """Whether the kernels take these sizes of arrays of `itemsize` bytes a number in so much of the core's memory."""
+    """Whether the kernels take these sizes of arrays of `itemsize` bytes a
+    number in so much of the core's memory.
+    """
     heads = _heads_together(heads, d, e) or 1
     keys = _rounded_up(keys, _SUBLANES)
     blocks = (
@@ -97,7 +101,9 @@ def attention(
 
 
 def _heads_together(heads: int, d: int, e: int) -> int | None:
-    """The fewest heads whose queries, and whose values, fill whole lanes side by side; None: too many would be needed."""
+    """The fewest heads whose queries, and whose values, fill whole lanes side by side;
+    None: too many would be needed.
+    """
     if heads * max(d, e) <= 4 * _LANES:
         return heads
     for count in range(1, heads):
@@ -107,7 +113,9 @@ def _heads_together(heads: int, d: int, e: int) -> int | None:
 
 
 def _rows(queries: int, keys: int) -> int:
-    """Rows of a block: a divisor of the queries if there is a large one, else the last block is filled up."""
+    """Rows of a block: a divisor of the queries if there is a large one,
+    else the last block is filled up.
+    """
     most = min(512, max(64, _LOGITS // keys // _SUBLANES * _SUBLANES))
     for rows in range(most, most // 2, -_SUBLANES):
         if queries % rows == 0:
@@ -161,7 +169,9 @@ _attend.defvjp(lambda plan, q, k, v: (_attend(plan, q, k, v), (q, k, v)), _backw
 
 
 def _blocks(plan: _Plan, q: jax.Array, k: jax.Array) -> tuple[pl.BlockSpec, ...]:
-    """What one program sees of queries, keys, values and result: (clip, group of heads, block of rows) is its place."""
+    """What one program sees of queries, keys, values and result: (clip,
+    group of heads, block of rows) is its place.
+    """
 
     def rows(width):
         shape = (1, plan.rows, plan.heads * width)

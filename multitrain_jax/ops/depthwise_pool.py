@@ -106,8 +106,9 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, stride: Triple) -> jax.Array:
     """float32 [3, 3, 3, D]: for each tap, the sum over tokens of what it saw times `g`.
 
     Nine taps share one pass over the data (a reduction of nine operands), several times faster to
-    run and to compile than 27 reductions. It goes over time only: the sums of neighbouring places and channels then
-    form vectors. Measured on CPU for [1, 8, 56, 56, 96]: 17 ms, and 42 with a reduction over all axes at once.
+    run and to compile than 27 reductions. It goes over time only: the sums of neighbouring places
+    and channels then form vectors. Measured on CPU for [1, 8, 56, 56, 96]: 17 ms, and 42 with a
+    reduction over all axes at once.
     """
     g = g.astype(jnp.float32)
     views = list(window_views(x, KERNEL, stride).values())

@@ -16,17 +16,19 @@ def patch_conv(
 ) -> jax.Array:
     """Convolution padded by half the kernel on every side, without bias.
 
-    `patches` copies what each token sees, axis by axis, and multiplies it by the kernel in one matrix
-    product; benchmarks/RESULTS.md has its times beside those of XLA's convolution on CPU. `block_conv`
-    makes the pixels of a block of one stride channels and leaves the rest to a convolution of stride 1:
-    by the TPU compiler's estimate forward and kernel gradient of two clips of 32 x 224 x 224 take 9
-    million cycles, as 'xla_conv', which has only 3 channels to work with, 31.
+    `patches` copies what each token sees, axis by axis, and multiplies it by the kernel in one
+    matrix product; benchmarks/RESULTS.md has its times beside those of XLA's convolution on CPU.
+    `block_conv` makes the pixels of a block of one stride channels and leaves the rest to a
+    convolution of stride 1: by the TPU compiler's estimate forward and kernel gradient of two clips
+    of 32 x 224 x 224 take 9 million cycles, as 'xla_conv', which has only 3 channels to work with,
+    31.
 
     Args:
       video: [B, T, H, W, 3].
       kernel: [kt, kh, kw, 3, D], odd sizes.
       stride: (st, sh, sw).
-      implementation: 'xla_conv', 'patches', 'block_conv', or None: 'patches' in programs compiled for
+      implementation: 'xla_conv', 'patches', 'block_conv', or None: 'patches' in programs compiled
+          for
         CPU, 'block_conv' for TPU, 'xla_conv' in all others.
 
     Returns:
@@ -77,7 +79,8 @@ def _windows(x: jax.Array, kernel: int, stride: int, axis: int) -> jax.Array:
       axis: 1, 2 or 3.
 
     Returns:
-      The same with ceil(size / stride) windows on `axis`, and kernel * D numbers of each on the last one.
+      The same with ceil(size / stride) windows on `axis`, and kernel * D numbers of each on the
+      last one.
     """
     width, count = x.shape[-1], -(-x.shape[axis] // stride)
     blocks = math.ceil(((count - 1) * stride + kernel) / stride)
@@ -85,7 +88,8 @@ def _windows(x: jax.Array, kernel: int, stride: int, axis: int) -> jax.Array:
     margins[axis] = (kernel // 2, blocks * stride - x.shape[axis] - kernel // 2, 0)
     x = lax.pad(x, jnp.zeros((), x.dtype), margins)
     if axis == 3:
-        # Neighbours on this axis lie next to each other: whole blocks of one stride are taken at once.
+        # Neighbours on this axis lie next to each other: whole blocks of one stride are taken at
+        # once.
         x = x.reshape(*x.shape[:3], blocks, stride * width)
         widths = [min(kernel - first, stride) * width for first in range(0, kernel, stride)]
         views = [x[:, :, :, block : block + count, :own] for block, own in enumerate(widths)]
@@ -114,8 +118,8 @@ def _in_blocks(
     """Video and kernel cut into blocks of one stride, whose pixels become channels.
 
     Returns:
-      The video [B, t, h, w, pixels]; the kernel [pt, ph, pw, pixels, D], for each of the blocks that it touches along t, h
-      and w; and how many of these lie before the token's own.
+      The video [B, t, h, w, pixels]; the kernel [pt, ph, pw, pixels, D], for each of the blocks
+      that it touches along t, h and w; and how many of these lie before the token's own.
     """
     batch, *size, channels = video.shape
     t, h, w = grid = pooled_size(size, stride)

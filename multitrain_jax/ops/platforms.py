@@ -13,10 +13,11 @@ _ONLY: contextvars.ContextVar[str | None] = contextvars.ContextVar('only', defau
 
 
 def target_device() -> Any:
-    """What the program that is being traced will run on: one of this process's devices, or a description of another.
+    """What the program that is being traced will run on: one of this process's devices, or a
+    description of another.
 
-    It is told by the mesh that the program is traced for; without one, it is the first device. Has `platform` and
-    `device_kind`.
+    It is told by the mesh that the program is traced for; without one, it is the first device. Has
+    `platform` and `device_kind`.
     """
     own = jax.devices()
     described = jax.sharding.get_abstract_mesh().abstract_device
@@ -26,7 +27,8 @@ def target_device() -> Any:
 
 
 def tpu_core_memory(device: Any) -> int:
-    """Bytes of VMEM that a kernel of ours may take on a TPU's core: 0 on other devices and on TPUs before version 5.
+    """Bytes of VMEM that a kernel of ours may take on a TPU's core: 0 on other devices and on TPUs
+    before version 5.
 
     Seven eighths of what the core has: 128 MiB in v5e and v6e, 64 in the others.
     """
@@ -38,7 +40,9 @@ def tpu_core_memory(device: Any) -> int:
 
 @contextlib.contextmanager
 def only(platform: str) -> Iterator[None]:
-    """Programs that are traced meanwhile have no choice in them: they are for this platform, whatever they run on."""
+    """Programs that are traced meanwhile have no choice in them:
+    they are for this platform, whatever they run on.
+    """
     token = _ONLY.set(platform)
     try:
         yield
@@ -51,7 +55,8 @@ def choose(
     implementations: dict[str, Callable[..., jax.Array]],
     **by_default: str,
 ) -> Callable:
-    """The implementation of that name; None: the one that `by_default` names for the program's platform.
+    """The implementation of that name; None: the one that `by_default` names for the program's
+    platform.
 
     Args:
       implementation: a name or None.
@@ -67,13 +72,15 @@ def choose(
         )
     if implementation not in implementations:
         raise ValueError(
-            f'unknown implementation {implementation!r}: use one of {tuple(implementations)} or None'
+            f'unknown implementation {implementation!r}: use one of {tuple(implementations)} or '
+            'None'
         )
     return implementations[implementation]
 
 
 def by_platform(**functions: Callable[..., jax.Array]) -> Callable:
-    """A differentiable function: the one named for the program's platform (`cpu`, `tpu`), else `default`.
+    """A differentiable function: the one named for the program's platform (`cpu`, `tpu`), else
+    `default`.
 
     The platform is that of the compiled program, not of this process: a TPU program can be compiled
     on a machine without TPU. The choice stands inside one custom gradient that keeps only the

@@ -1,13 +1,16 @@
-"""Pooling of queries, keys and values with their LayerNorms as kernels for TPUs, forward and backward.
+"""Pooling of queries, keys and values with their LayerNorms as kernels for TPUs, forward and
+backward.
 
-The convolution is depthwise, 3x3x3, padded by one (`ops.depthwise_pool`), and strided along h and w. One pass reads queries,
-keys and values as the linear layer leaves them, side by side on the lanes, and writes them pooled and normalised; two passes
-compute the gradients: one that of the convolution's results and the sums for the parameters, for which it convolves anew, one
-that of the input. Nothing is brought into another order in the chip's memory, and all arithmetic is float32.
+The convolution is depthwise, 3x3x3, padded by one (`ops.depthwise_pool`), and strided along h and
+w. One pass reads queries, keys and values as the linear layer leaves them, side by side on the
+lanes, and writes them pooled and normalised; two passes compute the gradients: one that of the
+convolution's results and the sums for the parameters, for which it convolves anew, one that of the
+input. Nothing is brought into another order in the chip's memory, and all arithmetic is float32.
 
-A clip passes by in chunks of whole frames. A chunk is copied to the core's memory (VMEM) as float32, 128 lanes (a tile) after
-another, between the frame before and the frame after it: what a tap sees is then a load from another row. Rows of the
-neighbouring token row, which a tap beyond the left or right edge would see, are masked.
+A clip passes by in chunks of whole frames. A chunk is copied to the core's memory (VMEM) as
+float32, 128 lanes (a tile) after another, between the frame before and the frame after it: what a
+tap sees is then a load from another row. Rows of the neighbouring token row, which a tap beyond the
+left or right edge would see, are masked.
 """
 
 from collections.abc import Callable
@@ -149,12 +152,15 @@ def fits(
     d: int,
     memory: int,
 ) -> bool:
-    """Whether the kernels take these sizes, in bfloat16: strides only along h and w, and so many bytes of memory."""
+    """Whether the kernels take these sizes, in bfloat16:
+    strides only along h and w, and so many bytes of memory.
+    """
     if q_stride[0] != 1 or kv_stride[0] != 1:
         return False
     plan = _Plan(grid, q_stride[1:], kv_stride[1:], heads, d, 0.0, memory)
     lanes, width = plan.tiles * _LANES, -(-plan.width // _LANES) * _LANES
-    # Of the kernel that takes most, `_backward_to_results`: what comes and goes by chunks lies there twice.
+    # Of the kernel that takes most, `_backward_to_results`: what comes and goes by chunks lies
+    # there twice.
     taken = 2 * 2 * plan.rows * lanes + 4 * plan.ring_rows * lanes
     taken += 4 * plan.rows * _LANES + 4 * _TAPS * (1 + _SUBLANES) * lanes
     for group in plan.groups:
@@ -249,12 +255,13 @@ _pool.defvjp(
 
 
 def _gradients_at_results(plan, qkv, kernel, scale, gradients):
-    """Gradients at the convolution's results, for every group, and of the parameters, summed over a clip.
+    """Gradients at the convolution's results, for every group, and of the parameters, summed over a
+    clip.
 
     Returns:
-      of a dense group [B, tokens, lanes of its tiles], of the type of `qkv`; of others float32 [B, tiles, tokens, 128];
-      float32 [B, tiles, 27, 8, 128] and [B, 3, 2, 8, d], whose sums over clips and 8 are those of the kernels, and of
-      the norms' scales and biases.
+      of a dense group [B, tokens, lanes of its tiles], of the type of `qkv`; of others float32 [B,
+      tiles, tokens, 128]; float32 [B, tiles, 27, 8, 128] and [B, 3, 2, 8, d], whose sums over clips
+      and 8 are those of the kernels, and of the norms' scales and biases.
     """
     clips, scratch = qkv.shape[0], [_vmem(plan.tiles, plan.ring_rows)]
     given, out, shapes = [], [], []
@@ -446,7 +453,9 @@ def _backward_to_results(plan, qkv_ref, kernel_ref, edge_ref, scale_ref, *refs):
                     gradients[n, rows, :] = tile
 
     def at_convolution(group, results, gradients):
-        """Tiles of the gradient before the norms, from tiles of the convolution's results and each part's heads' gradients."""
+        """Tiles of the gradient before the norms,
+        from tiles of the convolution's results and each part's heads' gradients.
+        """
         heads = []
         for part, own_gradients in zip(group.parts, gradients):
             scale = scale_ref[part : part + 1, :]
@@ -575,9 +584,11 @@ def _read(plan, qkv_ref, tile, rows):
 
 
 def _take_in(plan, ring, read, step):
-    """Puts the first frame of the step's chunk behind the one before it; behind the last chunk zeros.
+    """Puts the first frame of the step's chunk behind the one before it; behind the last chunk
+    zeros.
 
-    `read(tile, rows)` are rows of the step's chunk. What nothing is put into is 0: masked or not, it must not be NaN.
+    `read(tile, rows)` are rows of the step's chunk. What nothing is put into is 0: masked or not,
+    it must not be NaN.
     """
 
     @pl.when(step == 0)
@@ -616,7 +627,9 @@ def _go_on(plan, ring, read, step):
 
 
 def _convolved(plan, group, ring, kernel_ref, edge_ref, start, size):
-    """Results at every token: a block of rows of the chunk, for each tile of a group of the input."""
+    """Results at every token: a block of rows of the chunk,
+    for each tile of a group of the input.
+    """
     return [
         _convolved_tile(plan, ring.at[tile], kernel_ref.at[tile], edge_ref, start, size)
         for tile in group.tiles
@@ -660,7 +673,9 @@ def _tap(dt, dh, dw):
 
 
 def _convolve_strided(plan, group, ring, kernel_ref, frame, results, first):
-    """Puts a pooled frame of the chunk into rows `first` and following of `results` [tiles, rows, 128]."""
+    """Puts a pooled frame of the chunk into rows `first` and following of `results` [tiles,
+    rows, 128].
+    """
 
     def row(y, carry):
         for n, tile in enumerate(group.tiles):
@@ -703,7 +718,8 @@ def _add_to_kernel_strided(plan, group, ring, sums, frame, gradients):
 def _spread(plan, group, kernel_ref, gradients, number, frame, sums):
     """Adds to a frame of the chunk, in `sums`, what it gives to the pooled frames around it.
 
-    `gradients` [1, tiles, tokens, 128] are of all pooled frames; `number` is that of the frame in the clip.
+    `gradients` [1, tiles, tokens, 128] are of all pooled frames; `number` is that of the frame in
+    the clip.
     """
 
     def row(y, carry):
@@ -728,7 +744,9 @@ def _spread(plan, group, kernel_ref, gradients, number, frame, sums):
 
 
 def _strided_rows(plan, group, first, frame, y, dt, dh, dw):
-    """The rows that a tap sees from row `y` of a pooled frame; `first` is where the chunk begins."""
+    """The rows that a tap sees from row `y` of a pooled frame;
+    `first` is where the chunk begins.
+    """
     start = (
         first + frame * plan.tokens + plan.offset(dt, dh, dw) + y * group.stride[0] * plan.grid[2]
     )

@@ -10,9 +10,9 @@ from multitrain_jax.ops.windows import Triple
 def distance_index(queries: int, keys: int, rounding: str = 'float64') -> np.ndarray:
     """int32 [queries, keys]: the row of a table of 2 * max(queries, keys) - 1 distances.
 
-    Of two grids over the same extent the coarser one counts in steps of the finer one. Distances are
-    computed in the type `rounding` and cut to whole numbers: where steps are no whole numbers, float32
-    (PySlowFast) and float64 (torchvision) differ in some rows.
+    Of two grids over the same extent the coarser one counts in steps of the finer one. Distances
+    are computed in the type `rounding` and cut to whole numbers: where steps are no whole numbers,
+    float32 (PySlowFast) and float64 (torchvision) differ in some rows.
     """
     real = np.dtype(rounding).type
     query_step, key_step = max(keys / queries, 1.0), max(queries / keys, 1.0)

@@ -1,8 +1,9 @@
 """RoIAlign (arXiv 1703.06870) as two small matrix products per box.
 
-Bilinear interpolation, the test of whether a sampling point is on the map, and the mean over a bin's points each
-factor into a part along the rows and a part along the columns. So a box is one matrix [P, H] and one [P, W], and
-its features are rows @ map @ columns^T: nothing is gathered, and the backward pass scatters nothing.
+Bilinear interpolation, the test of whether a sampling point is on the map, and the mean over a
+bin's points each factor into a part along the rows and a part along the columns. So a box is one
+matrix [P, H] and one [P, W], and its features are rows @ map @ columns^T: nothing is gathered, and
+the backward pass scatters nothing.
 """
 
 import math
@@ -10,10 +11,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-# With adaptive sampling, boxes up to so many times the map's side are sampled as densely as asked for.
+# With adaptive sampling, boxes up to so many times the map's side are sampled as densely as asked
+# for.
 _LARGEST_SIDE = 2
 
-# A bin of exactly n places, computed from a normalised box, may come out a little larger: it still gets n points.
+# A bin of exactly n places, computed from a normalised box, may come out a little larger: it still
+# gets n points.
 _ROUNDING = 1e-5
 
 
@@ -27,18 +30,18 @@ def roi_align(
 ) -> jax.Array:
     """Features of boxes, sampled bilinearly on a fixed grid of bins.
 
-    Equal to `torchvision.ops.roi_align` and detectron2's `ROIAlign`, for which a normalised box times the side
-    of the map is the box in pixels times `spatial_scale`. Points more than one place outside the map count as 0.
-    Differentiable in `features`; no gradient reaches `boxes`.
+    Equal to `torchvision.ops.roi_align` and detectron2's `ROIAlign`, for which a normalised box
+    times the side of the map is the box in pixels times `spatial_scale`. Points more than one place
+    outside the map count as 0. Differentiable in `features`; no gradient reaches `boxes`.
 
     Args:
         features: [B, H, W, C].
         boxes: [B, M, 4], x1, y1, x2, y2, 0..1 over the map; may reach beyond it.
         output_size: bins along each side, P.
-        sampling_ratio: points of a bin along each side; 0: one per place of the map that the bin spans, rounded up.
-            A box without extent then has no points, and features 0.
-        aligned: whether the centre of the map's first place has the coordinate 0.5 (else 0, and boxes are at least one
-            place large: the original, misaligned form).
+        sampling_ratio: points of a bin along each side; 0: one per place of the map that the bin
+            spans, rounded up. A box without extent then has no points, and features 0.
+        aligned: whether the centre of the map's first place has the coordinate 0.5 (else 0, and
+            boxes are at least one place large: the original, misaligned form).
 
     Returns:
         [B, M, P, P, C], of the type of `features`.
@@ -53,7 +56,8 @@ def roi_align(
         or boxes.shape[2] != 4
     ):
         raise ValueError(
-            f'features {features.shape} and boxes {boxes.shape}: must be [B, H, W, C] and [B, M, 4] of equal B'
+            f'features {features.shape} and boxes {boxes.shape}: must be [B, H, W, C] and [B, M, '
+            '4] of equal B'
         )
     if output_size < 1 or sampling_ratio < 0:
         raise ValueError(

@@ -14,8 +14,8 @@ def rotary_angles(thw: Triple, width: int) -> Angles:
 
     A third of the channels turns with time, a third with the row, a third with the column; what is
     left over does not turn. Channels 2i and 2i + 1 are a pair. As in the published models, the
-    frequencies are repeated rather than interleaved: channel c of a third that is D wide has that of
-    number c mod D/2, so that the two of a pair turn by different angles.
+    frequencies are repeated rather than interleaved: channel c of a third that is D wide has that
+    of number c mod D/2, so that the two of a pair turn by different angles.
     """
     third = 2 * (width // 3 // 2)
     waves = np.tile(10000.0 ** (-np.arange(third // 2) / (third / 2)), 2)

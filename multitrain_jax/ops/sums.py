@@ -18,9 +18,11 @@ def sums(
     Args:
       arrays: float32, all of one shape.
       axes: to sum over, not negative.
-      implementation: 'separate'; 'together': one reduction of several operands; or None: 'together' in programs
-        compiled for CPU, 'separate' in all others. On CPU a reduction of its own is not fused with what it reads:
-        its operand is written to memory first, and a sum over rows then takes ten times as long.
+      implementation: 'separate'; 'together': one reduction of several operands; or None: 'together'
+          in programs
+        compiled for CPU, 'separate' in all others. On CPU a reduction of its own is not fused with
+        what it reads: its operand is written to memory first, and a sum over rows then takes ten
+        times as long.
 
     Returns:
       An array for each.
@@ -50,10 +52,11 @@ def sum_over(
     Args:
       array: float32.
       axes: to sum over, not negative.
-      implementation: 'plain'; 'product': the first axes by a product with ones; or None: 'product' in programs compiled
-        for CPU, 'plain' in all others. On CPU a reduction goes through the columns one by one where it is fused with what it
-        reads, and otherwise takes one thread. Both sums of LayerNorm's gradient for [25089, 96], with all else: 6 ms
-        instead of 12 by `sums`.
+      implementation: 'plain'; 'product': the first axes by a product with ones; or None: 'product'
+          in programs compiled
+        for CPU, 'plain' in all others. On CPU a reduction goes through the columns one by one where
+        it is fused with what it reads, and otherwise takes one thread. Both sums of LayerNorm's
+        gradient for [25089, 96], with all else: 6 ms instead of 12 by `sums`.
 
     Returns:
       The array without these axes.

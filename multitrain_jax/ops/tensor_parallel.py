@@ -1,7 +1,7 @@
 """Work that the devices along the mesh axis `model` share (tensor parallelism).
 
-The axis is automatic: a program only says along which axis an array is split, and the compiler moves data. Under pmap,
-and in programs of one device, nothing of this has an effect.
+The axis is automatic: a program only says along which axis an array is split, and the compiler
+moves data. Under pmap, and in programs of one device, nothing of this has an effect.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,8 @@ MODEL_AXIS = 'model'
 
 
 def parts(count: int) -> int:
-    """Into how many parts `count` equal things are divided: one for each device along `model`, or 1 where it does not divide.
+    """Into how many parts `count` equal things are divided: one for each device along `model`, or 1
+    where it does not divide.
 
     Only inside a program that is being traced, which knows its mesh.
     """
@@ -23,7 +24,9 @@ def parts(count: int) -> int:
 
 
 def split(x: jax.Array, axis: int) -> jax.Array:
-    """Asks that the devices along `model` hold a part of `x` each, cut along `axis`; as it is where that does not divide."""
+    """Asks that the devices along `model` hold a part of `x` each,
+    cut along `axis`; as it is where that does not divide.
+    """
     if parts(x.shape[axis]) == 1:
         return x
     spec = [None] * x.ndim
@@ -37,11 +40,13 @@ def devices() -> int:
 
 
 def on_each_device(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """`function`, called by each device along `model` for its own part of the arguments: kernels, which no compiler divides.
+    """`function`, called by each device along `model` for its own part of the arguments: kernels,
+    which no compiler divides.
 
     Args:
       function: of arrays.
-      in_specs, out_specs: how arguments and results are divided, as for `jax.shard_map`; may only name `MODEL_AXIS`.
+      in_specs, out_specs: how arguments and results are divided, as for `jax.shard_map`; may only
+          name `MODEL_AXIS`.
     """
     # Also where the axis has one device: a kernel stands where no axis is left to the compiler.
     if MODEL_AXIS not in jax.sharding.get_abstract_mesh().auto_axes:

@@ -58,11 +58,12 @@ def _first(tree):
 
 
 def _apart(function: Callable, *arrays: jax.Array):
-    """`function(*arrays)`; on CPU fused neither with what makes the arrays, one of floats among them, nor with its readers.
+    """`function(*arrays)`; on CPU fused neither with what makes the arrays, one of floats among
+    them, nor with its readers.
 
-    XLA dissolves a loop over a single clip, and its CPU compiler removes `lax.optimization_barrier` before it fuses. A
-    branch it leaves alone as long as it cannot tell that it is always taken: 0 times a float may be NaN. A GPU would wait
-    for the host to look at the condition.
+    XLA dissolves a loop over a single clip, and its CPU compiler removes `lax.optimization_barrier`
+    before it fuses. A branch it leaves alone as long as it cannot tell that it is always taken: 0
+    times a float may be NaN. A GPU would wait for the host to look at the condition.
     """
 
     def never(*arrays):

@@ -4,8 +4,9 @@ A step sees one replica's part of the batch and has the named axis `DATA_AXIS` f
 (`pmean`, `psum`, `all_gather`):
 
 * `Pmap`: `jax.pmap`, a replica is a device, every device has the whole state;
-* `ShardMap`: `jax.jit` and `jax.shard_map`, a replica is a row of devices, which share its work and the
-  state as the annotations in the model (`ops.tensor_parallel`) and the `layout` of the state say.
+* `ShardMap`: `jax.jit` and `jax.shard_map`, a replica is a row of devices, which share its work and
+  the state as the annotations in the model (`ops.tensor_parallel`) and the `layout` of the state
+  say.
 
 Both give the same numbers.
 """
@@ -32,7 +33,9 @@ from multitrain_jax.parallel.mesh import (
 
 
 class _Bound:
-    """A compiled step with its last argument given; what `lower` and `compile` make of it likewise."""
+    """A compiled step with its last argument given;
+    what `lower` and `compile` make of it likewise.
+    """
 
     def __init__(self, step: Any, constants: Any, mesh: Mesh):
         self._step, self._constants, self._mesh = step, constants, mesh
@@ -62,10 +65,12 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def train_step(self, step: Callable, shardings: Any = None, constants: Any = None) -> Callable:
-        """`step(state, batch) -> (state, metrics)` on every replica: the state donated, metrics equal.
+        """`step(state, batch) -> (state, metrics)` on every replica: the state donated, metrics
+        equal.
 
         Args:
-            step: of one replica, with its parts `gradients` and `update`, see `train_step.TrainStep`.
+            step: of one replica, with its parts `gradients` and `update`, see
+                `train_step.TrainStep`.
             shardings: of the state, from `layout.state_shardings`; `Pmap` needs none.
             constants: third argument of every step, arrays of the host that it takes as data.
 
@@ -77,7 +82,9 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def eval_step(self, step: Callable) -> Callable:
-        """`step(params, batch) -> result` on every replica; `local_rows` of the result are the host's."""
+        """`step(params, batch) -> result` on every replica;
+        `local_rows` of the result are the host's.
+        """
 
     def to_devices(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host's part [B, ...] of the batch, spread over the replicas: global arrays."""
@@ -88,7 +95,9 @@ class Driver(abc.ABC):
         }
 
     def local_rows(self, array: jax.Array) -> np.ndarray:
-        """What a mapped evaluation step gave for the rows [B, ...] of this host's part of the batch."""
+        """What a mapped evaluation step gave for the rows [B,
+        ...] of this host's part of the batch.
+        """
         shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
         in_order = sorted(shards, key=lambda shard: shard.index[0].start or 0)
         return np.concatenate([self._rows(np.asarray(shard.data)) for shard in in_order])
@@ -101,7 +110,10 @@ class Driver(abc.ABC):
 
 
 class Pmap(Driver):
-    """Every device is a replica and has the whole state. Batches are [devices, B / devices, ...]."""
+    """Every device is a replica and has the whole state.
+
+    Batches are [devices, B / devices, ...].
+    """
 
     def train_step(self, step: Callable, shardings: Any = None, constants: Any = None) -> Callable:
         mapped = self._mapped(
@@ -149,7 +161,9 @@ class ShardMap(Driver):
     def _per_replica(
         self, step: Callable, out_specs: PartitionSpec, *others: PartitionSpec
     ) -> Callable:
-        """`data` is written out in the step, as pmap has it; what `model` does is left to the compiler."""
+        """`data` is written out in the step, as pmap has it;
+        what `model` does is left to the compiler.
+        """
         return jax.shard_map(
             step,
             mesh=self.mesh,
@@ -165,8 +179,8 @@ class ShardMap(Driver):
 def open_driver(config: ParallelConfig, devices: Sequence[jax.Device] | None = None) -> Driver:
     """The driver of a run on these devices; None: all of them.
 
-    `Pmap` where every device has the whole state, in one process. Of several processes each would have
-    a state of its own under pmap; shard_map's belongs to all of them, as checkpoints need it.
+    `Pmap` where every device has the whole state, in one process. Of several processes each would
+    have a state of its own under pmap; shard_map's belongs to all of them, as checkpoints need it.
 
     Raises:
         UserError: `config.model` does not divide the devices of a host.

@@ -14,26 +14,27 @@ _M_ARENA_MAX = -8
 
 
 def keep_freed_memory() -> None:
-    """Where JAX computes on CPU: freed memory stays with the process, for the next step. To be called before JAX's first use.
+    """Where JAX computes on CPU: freed memory stays with the process, for the next step. To be
+    called before JAX's first use.
 
-    XLA takes the memory of a step anew every time, and glibc asks the system for every large block and
-    gives it back at once; the system fills each page with zeros when it is first touched. Measured for
-    forward and gradient of S 16x4, one clip: 1.7 of 8.9 s of processor time, and 5.3 s instead of 3.9
-    until it is done.
+    XLA takes the memory of a step anew every time, and glibc asks the system for every large block
+    and gives it back at once; the system fills each page with zeros when it is first touched.
+    Measured for forward and gradient of S 16x4, one clip: 1.7 of 8.9 s of processor time, and 5.3 s
+    instead of 3.9 until it is done.
 
-    glibc keeps blocks above 64 MB only in its first arena, and gives threads arenas of their own when
-    they meet at the first one's lock. So all threads share that one: else one of 6 processes on a busy
-    machine lost every block (146,481 page faults in three programs of 200 MB, instead of 0 to 100), and
-    of several devices, which compute in threads, each lost its own (two devices 73,227 faults, now 15;
-    eight 210,000, now 37,000). Decoding in 8 threads takes 3 to 8 % more processor time for it. On a
-    single device the thread that starts a program also takes its memory and waits for it, instead of
-    one of XLA's: a training step of S 16x4 in 0.84 of the time.
+    glibc keeps blocks above 64 MB only in its first arena, and gives threads arenas of their own
+    when they meet at the first one's lock. So all threads share that one: else one of 6 processes
+    on a busy machine lost every block (146,481 page faults in three programs of 200 MB, instead of
+    0 to 100), and of several devices, which compute in threads, each lost its own (two devices
+    73,227 faults, now 15; eight 210,000, now 37,000). Decoding in 8 threads takes 3 to 8 % more
+    processor time for it. On a single device the thread that starts a program also takes its memory
+    and waits for it, instead of one of XLA's: a training step of S 16x4 in 0.84 of the time.
 
-    The process holds on to its largest use of memory, and to some more, as small blocks come to lie in
-    the holes of large ones.
+    The process holds on to its largest use of memory, and to some more, as small blocks come to lie
+    in the holes of large ones.
     """
-    # Read when JAX makes its devices, before it can be asked what they are. On an accelerator only what is computed
-    # on its host is waited for.
+    # Read when JAX makes its devices, before it can be asked what they are. On an accelerator only
+    # what is computed on its host is waited for.
     jax.config.update('jax_cpu_enable_async_dispatch', False)
     # Other systems, and other C libraries of Linux, have none.
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None

@@ -1,7 +1,8 @@
-"""The processes of one run, on one machine or many: how they find each other, what they tell each other, and what
-they say when one is lost.
+"""The processes of one run, on one machine or many: how they find each other, what they tell each
+other, and what they say when one is lost.
 
-JAX is imported inside the functions: mistakes in a command's flags, which this module names, are answered at once.
+JAX is imported inside the functions: mistakes in a command's flags, which this module names, are
+answered at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ import numpy as np
 
 from multitrain_jax.errors import UserError, first_line
 
-# A process that has not been heard of for so long counts as lost. JAX then ends the others, also where they wait for
-# it in a collective, with a message that names it.
+# A process that has not been heard of for so long counts as lost. JAX then ends the others, also
+# where they wait for it in a collective, with a message that names it.
 _HEARTBEAT_SECONDS = 30
 _SHUTDOWN_SECONDS = 30  # that a process waits for the others when it ends
 _EXIT_LOST = 1
@@ -63,14 +64,16 @@ def joined(
     missing = [f'--{name}' for name, value in by_hand.items() if value is None]
     if missing and len(missing) < len(by_hand):
         raise UserError(
-            f'{", ".join(missing)} missing: --coordinator_address, --num_processes and --process_id belong together'
+            f'{", ".join(missing)} missing: --coordinator_address, --num_processes and '
+            '--process_id belong together'
         )
     if not multi_host and missing:
         yield
         return
     if not missing and not 0 <= process_id < num_processes:
         raise UserError(
-            f'--process_id={process_id} must be from 0 to {num_processes - 1}, below --num_processes={num_processes}'
+            f'--process_id={process_id} must be from 0 to {num_processes - 1}, below '
+            f'--num_processes={num_processes}'
         )
     import jax
 
@@ -92,8 +95,10 @@ def joined(
         if jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
         print(
-            f'error: process {jax.process_index()} of {jax.process_count()} has lost another one ({first_line(error)}); see the '
-            'output of the others for the reason. The same command goes on from the last checkpoint',
+            f'error: process {jax.process_index()} of {jax.process_count()} has lost another one '
+            f'({first_line(error)}); see the '
+            'output of the others for the reason. The same command goes on from the last '
+            'checkpoint',
             file=sys.stderr,
             flush=True,
         )
@@ -101,7 +106,8 @@ def joined(
 
 
 def gather_rows(array: np.ndarray) -> np.ndarray:
-    """All hosts' rows, [sum of n, ...], of each host's [n, ...]; hosts may have different n, also 0.
+    """All hosts' rows, [sum of n, ...], of each host's [n, ...]; hosts may have different n, also
+    0.
 
     Integers travel as 32 bits and floats as float32, as JAX has them.
     """

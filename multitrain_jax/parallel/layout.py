@@ -9,8 +9,9 @@ from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.ops.tensor_parallel import MODEL_AXIS
 from multitrain_jax.parallel.mesh import DATA_AXIS
 
-# What the devices along `model` share, by the last parts of a parameter's name, and the axis it is divided along,
-# counted from the last, since identical blocks and heads are stacked along leading ones.
+# What the devices along `model` share, by the last parts of a parameter's name, and the axis it is
+# divided along, counted from the last, since identical blocks and heads are stacked along leading
+# ones.
 _MLP = {
     ('fc1', 'kernel'): -1,
     ('fc1', 'bias'): -1,
@@ -36,15 +37,15 @@ def state_shardings(
 ) -> Any:
     """The sharding of every array of a training state (or of parameters alone, or of their shapes).
 
-    Without an axis `model` in the mesh every device has all of everything. With it, the kernels that it shares are
-    divided among its devices, and so are their averages and moments.
+    Without an axis `model` in the mesh every device has all of everything. With it, the kernels
+    that it shares are divided among its devices, and so are their averages and moments.
 
     Args:
         state: arrays or shapes; parameters are nested dicts, wherever in it they are.
         mesh: the devices.
         model: architecture.
-        shard_optimizer: whether optimizer state and moving average are divided over `data`, too (ZeRO-1, arXiv
-            1910.02054), each array along its longest axis that can be.
+        shard_optimizer: whether optimizer state and moving average are divided over `data`, too
+            (ZeRO-1, arXiv 1910.02054), each array along its longest axis that can be.
     """
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
@@ -67,7 +68,9 @@ def state_shardings(
 
 
 def for_evaluation(params: Any, mesh: Mesh, model: MultiTrainConfig) -> Any:
-    """Parameters of a state as evaluation needs them: not divided over `data`, or each batch would gather them anew."""
+    """Parameters of a state as evaluation needs them: not divided over `data`,
+    or each batch would gather them anew.
+    """
     if MODEL_AXIS not in mesh.shape:
         return params
     return jax.device_put(params, state_shardings(params, mesh, model))

@@ -31,11 +31,13 @@ class ParallelConfig:
 
 
 def use_cpu_devices(count: int) -> None:
-    """Makes a CPU count as several devices; only before JAX computes anything. Without effect where XLA_FLAGS does it.
+    """Makes a CPU count as several devices; only before JAX computes anything. Without effect where
+    XLA_FLAGS does it.
 
-    XLA runs all devices of a CPU on one pool of threads, by default one per core. A collective blocks its thread until
-    the other devices have come to it, and a device can wait in several collectives at once: with few cores no thread
-    may be left for the device that is waited for, and after 40 seconds XLA ends the process. Hence more threads.
+    XLA runs all devices of a CPU on one pool of threads, by default one per core. A collective
+    blocks its thread until the other devices have come to it, and a device can wait in several
+    collectives at once: with few cores no thread may be left for the device that is waited for, and
+    after 40 seconds XLA ends the process. Hence more threads.
     """
     if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
         jax.config.update('jax_num_cpu_devices', count)
@@ -50,7 +52,8 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def grid_mesh(model: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh axes `data` and `model`: replicas of `model` devices each, that lie beside each other on one host.
+    """Mesh axes `data` and `model`: replicas of `model` devices each, that lie beside each other on
+    one host.
 
     Args:
         model: devices of a replica; 1 is possible.
@@ -64,7 +67,8 @@ def grid_mesh(model: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
         count = sum(device.process_index == host for device in devices)
         if count % model:
             raise UserError(
-                f'config.parallel.model={model} does not divide the {count} devices of a host; use a divisor'
+                f'config.parallel.model={model} does not divide the {count} devices of a host; '
+                'use a divisor'
             )
     grid = np.asarray(devices).reshape(-1, model)
     return Mesh(grid, (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto,) * 2)
@@ -99,7 +103,8 @@ def check_divides(batch_size: int, mesh: Mesh, what: str, micro_batches: int = 1
             f' x {micro_batches} accumulation steps' if micro_batches > 1 else ''
         )
         raise UserError(
-            f'{what}={batch_size} does not divide over {parts}; use a multiple of {step}, such as {near}'
+            f'{what}={batch_size} does not divide over {parts}; use a multiple of {step}, such '
+            f'as {near}'
         )
     return batch_size // step
 
@@ -110,7 +115,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_data(mesh: Mesh) -> NamedSharding:
-    """Of an array that is divided over the replicas along its first axis, as those of a batch are."""
+    """Of an array that is divided over the replicas along its first axis,
+    as those of a batch are.
+    """
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
@@ -135,7 +142,9 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def whole(tree: Any) -> Any:
-    """Arrays of the devices of all processes, however they are divided, with all of them on every device."""
+    """Arrays of the devices of all processes, however they are divided,
+    with all of them on every device.
+    """
 
     def gathered(leaf: jax.Array) -> jax.Array:
         if leaf.is_fully_replicated:

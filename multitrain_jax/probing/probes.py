@@ -64,9 +64,10 @@ def train(
 ) -> list[Outcome]:
     """Trains all probes and picks the best of each dataset.
 
-    Every dataset is passed through `epochs` times with its own warm-up and cosine; probes of a smaller
-    one rest when they are done. All learning rates start from the same parameters and see the same
-    batches; AdamW, whose update does not depend on the learning rate, is followed by each one's own.
+    Every dataset is passed through `epochs` times with its own warm-up and cosine; probes of a
+    smaller one rest when they are done. All learning rates start from the same parameters and see
+    the same batches; AdamW, whose update does not depend on the learning rate, is followed by each
+    one's own.
 
     Args:
         specs: the N datasets, of classes of whole clips.
@@ -175,7 +176,9 @@ def _figure(result: DatasetResult) -> float:
 
 
 def _order(features: Features, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """Rows of each batch: every epoch in an order of its own, the last batch of it filled up with -1."""
+    """Rows of each batch: every epoch in an order of its own,
+    the last batch of it filled up with -1.
+    """
     rows = np.flatnonzero(np.repeat(features.present, features.views))
     generator = np.random.default_rng(seed)
     while True:

@@ -36,7 +36,8 @@ RESULTS_FILE = 'probe.json'
 def run(config: Config, workdir: str | os.PathLike) -> dict[str, probes.Outcome]:
     """Trains the probes that `config.probe` describes, on one process; writes what came out.
 
-    `workdir` gets `probe.json`, every figure, and `export/DATASET`, the backbone with the best probe.
+    `workdir` gets `probe.json`, every figure, and `export/DATASET`, the backbone with the best
+    probe.
 
     Raises:
         UserError: a mistake in the config, the data or the weights.

@@ -1,8 +1,9 @@
 """The architecture of a PyTorch MViTv2 from the names and shapes in its state dict.
 
-Widths, heads, blocks, stages, kernels, classifiers are read off the shapes. Strides are not there: those come from the
-user, or from the configuration that PySlowFast keeps in its checkpoints; else the usual ones are assumed, as far as
-they agree with the sizes of the position tables, from which also the clip's size follows.
+Widths, heads, blocks, stages, kernels, classifiers are read off the shapes. Strides are not there:
+those come from the user, or from the configuration that PySlowFast keeps in its checkpoints; else
+the usual ones are assumed, as far as they agree with the sizes of the position tables, from which
+also the clip's size follows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,8 @@ class Hints:
         image_size: pixels.
         patch_stride: of the patch convolution.
         query_strides: of every stage's first block.
-        block_query_strides: the same, by number of the block; blocks that are not there have (1, 1, 1).
+        block_query_strides: the same, by number of the block; blocks that are not there have (1, 1,
+            1).
         kv_stride: of keys and values in stage 1.
     """
 
@@ -102,7 +104,9 @@ def recognise(shapes: Shapes, hints: Hints, *, image: bool = False) -> Architect
 
 
 def needs_no_array(name: str) -> bool:
-    """Whether an array may be missing, because zeros in its place change nothing: relative positions in time."""
+    """Whether an array may be missing, because zeros in its place change nothing:
+    relative positions in time.
+    """
     return name.endswith('.attn.rel_pos_t')
 
 
@@ -147,8 +151,10 @@ def _backbone(
     for number, stage in enumerate(stages):
         if stage.width != patch[0] * 2**number or stage.heads != stages[0].heads * 2**number:
             raise UserError(
-                f'stage {number + 1} is {stage.width} wide with {stage.heads} heads: this code knows models whose '
-                f'width and heads double with every stage, inside the attention (MViTv2), from {patch[0]} here'
+                f'stage {number + 1} is {stage.width} wide with {stage.heads} heads: this code '
+                'knows models whose '
+                'width and heads double with every stage, inside the attention (MViTv2), from '
+                f'{patch[0]} here'
             )
     relative = 'blocks.0.attn.rel_pos_h' in shapes
     config = MViTConfig(
@@ -184,7 +190,8 @@ def _of_stages(strides: Mapping[int, Triple], starts: Sequence[int]) -> tuple[Tr
     for block, stride in strides.items():
         if block not in starts and max(stride) > 1:
             raise UserError(
-                f'block {block} pools its queries inside a stage: here only first blocks of stages do'
+                f'block {block} pools its queries inside a stage: here only first blocks of '
+                'stages do'
             )
     return tuple(strides.get(start, (1, 1, 1)) for start in starts)
 
@@ -221,7 +228,9 @@ def _clip_size(
 def _with_strides(
     shapes: Shapes, config: MViTConfig, hints: Hints, image: bool, assumptions: list[str]
 ) -> MViTConfig:
-    """The config with strides of queries, keys and values that agree with the relative position tables."""
+    """The config with strides of queries,
+    keys and values that agree with the relative position tables.
+    """
     stages = len(config.stage_blocks)
     if hints.query_strides is not None and len(hints.query_strides) != stages:
         raise UserError(
@@ -255,7 +264,8 @@ def _with_strides(
             return candidate
     which = 'the given strides do not' if len(combinations) == 1 else 'none of the usual strides'
     raise UserError(
-        f'{which} agree with the sizes of the relative position tables; give --query_strides, --kv_stride'
+        f'{which} agree with the sizes of the relative position tables; give --query_strides, '
+        '--kv_stride'
     )
 
 
@@ -292,7 +302,9 @@ def _heads(shapes: Shapes) -> tuple[tuple[int, ...], tuple[str, ...], int]:
 
 
 def _check_complete(shapes: Shapes, entries: Sequence[naming.Entry]) -> None:
-    """A model with a part missing, or with one that ours does not have, computes something else: refused."""
+    """A model with a part missing, or with one that ours does not have,
+    computes something else: refused.
+    """
     known = {entry.name for entry in entries}
     missing = [
         entry.name
@@ -309,7 +321,8 @@ def _check_complete(shapes: Shapes, entries: Sequence[naming.Entry]) -> None:
         found = len(known) - len(missing)
         example = f'{missing[0]} is missing' if missing else f'{unknown[0]} has no place in ours'
         raise UserError(
-            f'another architecture than MViTv2 as this code has it: {found} of {len(known)} expected arrays are there, '
+            f'another architecture than MViTv2 as this code has it: {found} of {len(known)} '
+            'expected arrays are there, '
             f'{len(unknown)} of the backbone are unknown; for example, {example}'
         )
 

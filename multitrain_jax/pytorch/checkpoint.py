@@ -1,4 +1,6 @@
-"""What is in a checkpoint file of PyTorch: arrays, and what PySlowFast writes beside them, its configuration."""
+"""What is in a checkpoint file of PyTorch: arrays,
+and what PySlowFast writes beside them, its configuration.
+"""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -57,7 +59,8 @@ def read_torch(
         content = torch.load(Path(path).expanduser(), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f'--checkpoint={path}: no checkpoint, or one that holds more than tensors and plain data, '
+            f'--checkpoint={path}: no checkpoint, or one that holds more than tensors and plain '
+            'data, '
             'which could run code and is not read; save its state_dict() alone with torch.save'
         ) from error
     except Exception as error:  # its unpickler stumbles over other files in many ways
@@ -113,7 +116,8 @@ def _state_dict(path: str, content: Mapping[str, Any], key: str | None) -> Mappi
     if key is not None:
         if not isinstance(content.get(key), Mapping):
             raise UserError(
-                f'--checkpoint={path}: no state dict {key!r}; it holds {", ".join(map(str, content))}'
+                f'--checkpoint={path}: no state dict {key!r}; it holds '
+                f'{", ".join(map(str, content))}'
             )
         return content[key]
     inside = next((content[n] for n in _WRAPPERS if isinstance(content.get(n), Mapping)), None)

@@ -49,7 +49,8 @@ def read_directory(path: str) -> Directory:
         where, file = where.parent, where.name
     if not (where / CONFIG).is_file():
         raise UserError(
-            f'--checkpoint={path}: {CONFIG} is missing; of a Hugging Face model the whole directory '
+            f'--checkpoint={path}: {CONFIG} is missing; of a Hugging Face model the whole '
+            'directory '
             "is needed, of the authors' models the .pth or .pt file"
         )
     preprocessors = [where / name for name in PREPROCESSORS if (where / name).is_file()]

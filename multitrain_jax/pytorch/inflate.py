@@ -1,11 +1,12 @@
 """Weights of an image model as those of a video model.
 
-An image MViTv2 (facebookresearch/mvit, or PySlowFast on ImageNet) has convolutions without a time axis, or with one
-of a single frame, and no relative positions in time. Its kernels are put on the middle frame of ours, zeros on the
-others ('centre'): on a clip of equal frames the video model then computes exactly what the image model computes on
-that frame, at the clip's ends too, whatever lies beyond them; training takes the other frames in. 'mean' spreads them
-evenly over the frames instead, as Carreira and Zisserman (arXiv 1705.07750) and PySlowFast do: it sees all frames from
-the start, but at the clip's ends, where frames are missing, patches come out weaker than they should.
+An image MViTv2 (facebookresearch/mvit, or PySlowFast on ImageNet) has convolutions without a time
+axis, or with one of a single frame, and no relative positions in time. Its kernels are put on the
+middle frame of ours, zeros on the others ('centre'): on a clip of equal frames the video model then
+computes exactly what the image model computes on that frame, at the clip's ends too, whatever lies
+beyond them; training takes the other frames in. 'mean' spreads them evenly over the frames instead,
+as Carreira and Zisserman (arXiv 1705.07750) and PySlowFast do: it sees all frames from the start,
+but at the clip's ends, where frames are missing, patches come out weaker than they should.
 """
 
 from collections.abc import Mapping

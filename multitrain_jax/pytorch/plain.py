@@ -1,7 +1,8 @@
 """Plain video transformers under the names of transformers (Hugging Face) and of their authors.
 
 Which architecture a state dict is, and the places of its arrays in our model. transformers' config
-says all of it; the authors' files hold arrays only, whose shapes do not tell heads and sizes of clips.
+says all of it; the authors' files hold arrays only, whose shapes do not tell heads and sizes of
+clips.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -214,7 +215,8 @@ def entries_of(
     Args:
         model: our architecture, of one linear head or none.
         style: key of `NAMES`.
-        present: names in a file, which may lack the backbone's prefix; None: as transformers writes.
+        present: names in a file, which may lack the backbone's prefix; None: as transformers
+            writes.
     """
     names, config = NAMES[style], model.backbone
     base = names.base
@@ -469,5 +471,6 @@ def _check_complete(shapes: Shapes, entries: list[Entry], names: Names) -> None:
         example = f'{missing[0]} is missing' if missing else f'{unknown[0]} has no place in ours'
         raise UserError(
             f'another architecture than its description says: {len(known) - len(missing)} of '
-            f'{len(known)} expected arrays are there, {len(unknown)} are unknown; for example, {example}'
+            f'{len(known)} expected arrays are there, {len(unknown)} are unknown; for example, '
+            f'{example}'
         )

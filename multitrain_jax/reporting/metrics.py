@@ -1,4 +1,6 @@
-"""Metrics: (sum, count) pairs that merge over clips, steps and hosts, and where they are written."""
+"""Metrics: (sum, count) pairs that merge over clips,
+steps and hosts, and where they are written.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 import concurrent.futures
@@ -24,7 +26,9 @@ CSV_FILE = 'metrics.csv'
 
 
 def merge(many: Iterable[Terms]) -> dict[str, float]:
-    """Weighted means of (sum, count) terms over several steps; a term that was never counted is left out."""
+    """Weighted means of (sum, count) terms over several steps;
+    a term that was never counted is left out.
+    """
     totals: dict[str, np.ndarray] = {}
     for terms in many:
         for name, pair in terms.items():
@@ -36,13 +40,14 @@ def import_writers() -> str:
     """Imports what writes TensorBoard files, which takes seconds for the first of these.
 
     Returns:
-        'clu' where it and TensorFlow are installed, else 'tensorboard', whose own writer needs no TensorFlow, else
-        'log'.
+        'clu' where it and TensorFlow are installed, else 'tensorboard', whose own writer needs no
+        TensorFlow, else 'log'.
     """
     if all(importlib.util.find_spec(name) for name in ('clu', 'tensorflow')):
         quieten_tensorflow()
         importlib.import_module('clu.metric_writers')
-        # JAX has the accelerators; the first operation of a TensorFlow that sees a GPU takes all of its memory.
+        # JAX has the accelerators; the first operation of a TensorFlow that sees a GPU takes all of
+        # its memory.
         importlib.import_module('tensorflow').config.set_visible_devices([], 'GPU')
         return 'clu'
     if importlib.util.find_spec('tensorboard'):
@@ -52,7 +57,9 @@ def import_writers() -> str:
 
 
 def quieten_tensorflow() -> None:
-    """Before its import: it is talkative, of its oneDNN each time, and nothing here computes with it."""
+    """Before its import: it is talkative, of its oneDNN each time,
+    and nothing here computes with it.
+    """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
@@ -60,8 +67,9 @@ def quieten_tensorflow() -> None:
 def open_writer(workdir: str, *, is_main_host: bool, also: Sequence[str] = ()):
     """The writer of a run's metrics: TensorBoard files in `workdir`, all values also in the log.
 
-    It is clu's where clu and TensorFlow are installed, else TensorBoard's own, which writes the same tags as the same
-    kind of summary. Without either, metrics go to the log only, and a warning says so.
+    It is clu's where clu and TensorFlow are installed, else TensorBoard's own, which writes the
+    same tags as the same kind of summary. Without either, metrics go to the log only, and a warning
+    says so.
 
     Args:
         workdir: of the run.
@@ -207,7 +215,8 @@ class CsvWriter(LogWriter):
 
 
 class WandbWriter(LogWriter):
-    """Writes to Weights & Biases, as its own environment variables say (`WANDB_PROJECT`, `WANDB_MODE`, ...).
+    """Writes to Weights & Biases, as its own environment variables say (`WANDB_PROJECT`,
+    `WANDB_MODE`, ...).
 
     A run that goes on is the same one there.
     """

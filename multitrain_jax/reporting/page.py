@@ -1,6 +1,7 @@
 """Parts of a page of HTML that needs nothing else: tables, curves, heat maps, bars, animated clips.
 
-Every function escapes what it is given. Colours are the page's variables, so that light and dark need no second picture.
+Every function escapes what it is given. Colours are the page's variables, so that light and dark
+need no second picture.
 """
 
 import base64
@@ -227,7 +228,8 @@ def heat(
     for row, name in enumerate(rows):
         y = top + _CELL * row
         parts.append(
-            f'<text x="{left - 4:.0f}" y="{y + 11:.0f}" text-anchor="end">{text(_short(name))}</text>'
+            f'<text x="{left - 4:.0f}" y="{y + 11:.0f}" '
+            f'text-anchor="end">{text(_short(name))}</text>'
         )
         for column, other in enumerate(columns):
             value = float(matrix[row, column])
@@ -240,7 +242,8 @@ def heat(
     for column, name in enumerate(columns):
         x = left + _CELL * column + 10
         parts.append(
-            f'<text transform="translate({x:.0f} {top - 4:.0f}) rotate(-90)">{text(_short(name))}</text>'
+            f'<text transform="translate({x:.0f} {top - 4:.0f}) '
+            f'rotate(-90)">{text(_short(name))}</text>'
         )
     for row, column in marks:
         x, y = (start + _CELL * (place + 0.47) for start, place in ((left, column), (top, row)))
@@ -258,8 +261,10 @@ def _short(name: str) -> str:
 def bars(entries: Iterable[tuple[str, float, int, str]]) -> str:
     """Bars from 0 to 1: (name, length, number of the colour, what is said of it)."""
     lines = ''.join(
-        f'<b title="{text(name)}">{text(name)}</b><div title="{text(said)}"><u style="display:block;'
-        f'width:{100 * value:.1f}%;background:var(--c{colour})"></u></div><span>{100 * value:.0f} %</span>'
+        f'<b title="{text(name)}">{text(name)}</b><div title="{text(said)}"><u '
+        'style="display:block;'
+        f'width:{100 * value:.1f}%;background:var(--c{colour})"></u></div>'
+        f'<span>{100 * value:.0f} %</span>'
         for name, value, colour, said in entries
     )
     return f'<div class="tall"><div class="bars">{lines}</div></div>'

@@ -1,4 +1,6 @@
-"""What a person at the terminal sees of long work: lines with a clock, how far it is, and the time left."""
+"""What a person at the terminal sees of long work: lines with a clock,
+how far it is, and the time left.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -16,11 +18,14 @@ _LEAST = {'absl': logging.ERROR}  # Orbax warns of ordinary checkpoints
 
 
 def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> None:
-    """Our own lines, and errors of the libraries, on standard error; in `WORKDIR/log.txt` also their warnings, and metrics.
+    """Our own lines, and errors of the libraries, on standard error; in `WORKDIR/log.txt` also
+    their warnings, and metrics.
 
-    Of several processes the first one speaks, the others only warn, and write into `WORKDIR/log_PROCESS.txt`.
+    Of several processes the first one speaks, the others only warn, and write into
+    `WORKDIR/log_PROCESS.txt`.
 
-    An exception that a library logs is raised too, and told once, by us: the console does not show it twice.
+    An exception that a library logs is raised too, and told once, by us: the console does not show
+    it twice.
     """
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(_Formatter('[%(asctime)s] %(message)s', datefmt='%H:%M:%S'))
@@ -65,7 +70,9 @@ class _Formatter(logging.Formatter):
 
 
 def _log_unraisable(unraisable: Any) -> None:
-    """To the log file: TensorStore prints hundreds of lines from threads of its own when one write fails."""
+    """To the log file: TensorStore prints hundreds of lines from
+    threads of its own when one write fails.
+    """
     exception = (unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
     logging.getLogger('background').error(
         '%s', unraisable.err_msg or 'in the background', exc_info=exception
@@ -85,18 +92,24 @@ def duration(seconds: float) -> str:
 
 
 class Countdown:
-    """Speed and time left of work in equal steps, from the steps done since the last few reports."""
+    """Speed and time left of work in equal steps,
+    from the steps done since the last few reports.
+    """
 
     def __init__(self, total: int, done: int = 0):
         self.total = total
         self._marks = [(time.monotonic(), done)]
 
     def restart(self, done: int) -> None:
-        """Forgets the past: time that passed so far (compiling, evaluating) says nothing of the steps to come."""
+        """Forgets the past: time that passed so far (compiling,
+        evaluating) says nothing of the steps to come.
+        """
         self._marks = [(time.monotonic(), done)]
 
     def update(self, done: int) -> tuple[float, float]:
-        """(steps per second, seconds left) when `done` steps are done; (0, infinity) when none was timed yet."""
+        """(steps per second, seconds left) when `done` steps are done;
+        (0, infinity) when none was timed yet.
+        """
         self._marks = [*self._marks[-8:], (time.monotonic(), done)]
         (then, before), (now, _) = self._marks[0], self._marks[-1]
         rate = (done - before) / max(now - then, 1e-9)

@@ -1,7 +1,7 @@
 """Which classes of two datasets belong together, read off the projections of a trained model.
 
-The projection from dataset A to dataset B maps A's logits to B's classes; its largest weights name the
-pairs of classes that go together (MultiTrain, supplement, table 4).
+The projection from dataset A to dataset B maps A's logits to B's classes; its largest weights name
+the pairs of classes that go together (MultiTrain, supplement, table 4).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,10 +88,12 @@ def projections_of(trained: TrainedModel) -> list[Projection]:
 def read_relations(path: str | os.PathLike, projections: Sequence[Projection]) -> Relations:
     """Known relations: JSON, {dataset: {other dataset: {class: [related classes of the other]}}}.
 
-    Datasets that the model does not have are left out; a class with an empty list is related to none.
+    Datasets that the model does not have are left out; a class with an empty list is related to
+    none.
 
     Raises:
-        UserError: the file cannot be read, or names a class that a dataset of the model does not have.
+        UserError: the file cannot be read, or names a class that a dataset of the model does not
+            have.
     """
     try:
         content = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
@@ -108,7 +110,8 @@ def read_relations(path: str | os.PathLike, projections: Sequence[Projection]) -
             own = {name: list(related) for name, related in own.items()}
         except (AttributeError, TypeError) as error:
             raise UserError(
-                f'--relations={path}: must be {{dataset: {{other dataset: {{class: [classes of the other]}}}}}}'
+                f'--relations={path}: must be {{dataset: {{other dataset: {{class: [classes of '
+                f'the other]}}}}}}'
             ) from error
         named = [(projection.source, projection.source_classes, list(own))]
         named += [
@@ -179,7 +182,8 @@ def to_text(projection: Projection, top: int, relations: Relations) -> str:
     found = agreement(projection, relations)
     if found is not None:
         lines.append(
-            f'  best match related: {found.right} of {found.classes} classes that have related ones '
+            f'  best match related: {found.right} of {found.classes} classes that have related '
+            'ones '
             f'(blindly: {found.chance:.1f})'
         )
     return '\n'.join(lines) + '\n'

@@ -1,8 +1,10 @@
-"""Gradients of a batch that is cut into micro-batches, one after the other, so that it fits into memory.
+"""Gradients of a batch that is cut into micro-batches, one after the other, so that it fits into
+memory.
 
-The objective is a mean over clips, which may be cut anywhere, plus a part of the whole batch (the informative
-loss, whose variances and covariances need all clips). `plain_gradients` takes that part of every micro-batch
-by itself: a smaller batch, another objective. `two_pass_gradients` gives the gradient of the whole batch.
+The objective is a mean over clips, which may be cut anywhere, plus a part of the whole batch (the
+informative loss, whose variances and covariances need all clips). `plain_gradients` takes that part
+of every micro-batch by itself: a smaller batch, another objective. `two_pass_gradients` gives the
+gradient of the whole batch.
 """
 
 from collections.abc import Callable
@@ -13,12 +15,12 @@ import jax.numpy as jnp
 
 from multitrain_jax.objectives.targets import Term
 
-# clip_loss(params, micro_batch) -> (loss f32[], (expanded, terms)): the mean over a micro-batch's b clips, and what
-# the loss of the whole batch needs of them, arrays f32[b, ...]. It must give the same numbers whenever it is called
-# for the same micro-batch: its keys come with it.
+# clip_loss(params, micro_batch) -> (loss f32[], (expanded, terms)): the mean over a micro-batch's b
+# clips, and what the loss of the whole batch needs of them, arrays f32[b, ...]. It must give the
+# same numbers whenever it is called for the same micro-batch: its keys come with it.
 ClipLoss = Callable[[Any, Any], tuple[jax.Array, tuple[Any, dict[str, Term]]]]
-# batch_loss(params, expanded, arrays f32[B, ...]) -> (loss f32[], terms): of the clips of this replica together with
-# those of the others.
+# batch_loss(params, expanded, arrays f32[B, ...]) -> (loss f32[], terms): of the clips of this
+# replica together with those of the others.
 BatchLoss = Callable[[Any, Any], tuple[jax.Array, dict[str, Term]]]
 
 
@@ -56,10 +58,11 @@ def two_pass_gradients(
 ) -> tuple[Any, dict[str, Term]]:
     """The gradient of (mean of clip_loss) + (batch_loss of all micro-batches together).
 
-    The first pass computes the expanded embeddings of all micro-batches, without anything kept for a backward pass; they
-    are small, so L_inf of the whole batch and its gradient by them are computed at once. The second pass computes
-    each micro-batch again and pulls back both: its part of the mean, and that gradient. It costs one more forward
-    pass than `plain_gradients`, which takes the same arguments.
+    The first pass computes the expanded embeddings of all micro-batches, without anything kept for
+    a backward pass; they are small, so L_inf of the whole batch and its gradient by them are
+    computed at once. The second pass computes each micro-batch again and pulls back both: its part
+    of the mean, and that gradient. It costs one more forward pass than `plain_gradients`, which
+    takes the same arguments.
     """
     count = _count(micro_batches)
     expanded = jax.lax.map(

@@ -1,4 +1,6 @@
-"""What a run shows beside its scalars: its settings, clips of its first step, files and pictures of its evaluations."""
+"""What a run shows beside its scalars: its settings, clips of its first step,
+files and pictures of its evaluations.
+"""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -85,7 +87,9 @@ class Board:
         scores: Sequence[tuple[DatasetSpec, Scores | BoxScores]],
         accuracy: Mapping[str, DatasetResult],
     ) -> None:
-        """Writes files of an evaluation in place of those of the one before, and shows their pictures."""
+        """Writes files of an evaluation in place of those of the one before,
+        and shows their pictures.
+        """
         branch = params.get('projections') if self._images else None
         if branch is not None:
             branch = jax.device_get(whole(branch))  # on all hosts

@@ -1,4 +1,7 @@
-"""Requests to stop a run: a scheduler's SIGTERM, a user's Ctrl-C (SIGINT). All processes of a run stop at the same place."""
+"""Requests to stop a run: a scheduler's SIGTERM, a user's Ctrl-C (SIGINT).
+
+All processes of a run stop at the same place.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -28,10 +31,12 @@ class StopRequests:
         self._asked: jax.Array | None = None
 
     def check(self) -> None:
-        """Called between pieces of work (steps, batches of an evaluation), by all processes equally often.
+        """Called between pieces of work (steps, batches of an evaluation), by all processes equally
+        often.
 
-        With several processes the answer is a small computation on all devices. Its result is fetched at the next
-        call, when the devices have other work to do, so that nothing waits for it.
+        With several processes the answer is a small computation on all devices. Its result is
+        fetched at the next call, when the devices have other work to do, so that nothing waits for
+        it.
 
         Raises:
             StopRequested: a process was asked to stop.
@@ -57,7 +62,10 @@ class StopRequests:
 
 @contextlib.contextmanager
 def listen() -> Iterator[StopRequests]:
-    """Signals become requests while the context lasts. Python lets only the main thread listen; elsewhere none come."""
+    """Signals become requests while the context lasts.
+
+    Python lets only the main thread listen; elsewhere none come.
+    """
     requests = StopRequests()
     if threading.current_thread() is not threading.main_thread():
         yield requests

@@ -1,8 +1,9 @@
-"""Steps whose loss or gradient is not finite, on the host: they are told, and what is needed to look at them is kept.
+"""Steps whose loss or gradient is not finite, on the host: they are told, and what is needed to
+look at them is kept.
 
-They do not change the model, see `train_step.keep_if_finite`. `WORKDIR/non_finite/` gets the batch of such a step,
-`step_N.npz`, and where the run stops because of it the state before that step, as a checkpoint.
-`multitrain_jax.replay` takes the step again.
+They do not change the model, see `train_step.keep_if_finite`. `WORKDIR/non_finite/` gets the batch
+of such a step, `step_N.npz`, and where the run stops because of it the state before that step, as a
+checkpoint. `multitrain_jax.replay` takes the step again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -52,7 +53,8 @@ class Watch:
         self._max_skips = max_skips
 
     def check(self, step: int, terms: Mapping[str, Any]) -> bool:
-        """Whether the step of these terms (on the host) was finite; one that was passed over is told.
+        """Whether the step of these terms (on the host) was finite; one that was passed over is
+        told.
 
         Raises:
             NonFiniteStep: it was not, and no more may be passed over.
@@ -86,7 +88,9 @@ def is_finite(terms: Mapping[str, Any]) -> bool:
 
 
 def describe(step: int, terms: Mapping[str, Any]) -> str:
-    """What was not finite in a step, whose clips it had, and the gradient norms of the parts of the model."""
+    """What was not finite in a step, whose clips it had,
+    and the gradient norms of the parts of the model.
+    """
     means = {name: float(total / count) for name, (total, count) in terms.items() if count > 0}
     what = 'gradient' if math.isfinite(means['loss']) else 'loss'
     value = means['gradient_norm'] if what == 'gradient' else means['loss']
@@ -106,13 +110,16 @@ def describe(step: int, terms: Mapping[str, Any]) -> str:
         if name.startswith('gradient_norm/')
     ]
     return (
-        f'the {what} of step {step} is not finite ({value}); terms that are not: {", ".join(losses) or "none"}; '
+        f'the {what} of step {step} is not finite ({value}); terms that are not: '
+        f'{", ".join(losses) or "none"}; '
         f'clips: {", ".join(clips) or "unknown"}; gradient norms: {", ".join(norms)}'
     )
 
 
 def save_batch(workdir: Path, source: BatchSource, step: int) -> Path:
-    """Keeps this host's shard of a step's batch; the source gives it again, being a function of the step."""
+    """Keeps this host's shard of a step's batch; the source gives it again,
+    being a function of the step.
+    """
     with contextlib.closing(_once(source.train_batches(step, 1))) as batches:
         batch = next(batches)
     path = state_directory(workdir) / _file_name(step, jax.process_index(), jax.process_count())
@@ -123,7 +130,8 @@ def save_batch(workdir: Path, source: BatchSource, step: int) -> Path:
 
 
 def load_batch(path: str | os.PathLike) -> tuple[int, Batch]:
-    """(step, the batch of all hosts) of what `save_batch` wrote; of several hosts' files any one is named.
+    """(step, the batch of all hosts) of what `save_batch` wrote; of several hosts' files any one is
+    named.
 
     Raises:
         UserError: no such file, or another one.
@@ -141,11 +149,13 @@ def load_batch(path: str | os.PathLike) -> tuple[int, Batch]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f'config.replay={path}: not a batch that a run has saved in WORKDIR/{_DIRECTORY} ({reason})'
+            f'config.replay={path}: not a batch that a run has saved in WORKDIR/{_DIRECTORY} '
+            f'({reason})'
         ) from error
     if len(steps) != 1:
         raise UserError(
-            f'config.replay={path}: the files of the {len(files)} hosts are of different steps, {sorted(steps)}'
+            f'config.replay={path}: the files of the {len(files)} hosts are of different steps, '
+            f'{sorted(steps)}'
         )
     return steps.pop(), batch
 

@@ -19,9 +19,9 @@ from multitrain_jax.training.train_step import TrainState
 
 _log = logging.getLogger('multitrain_jax')
 
-# A run goes on with other settings than it began with, by this rule: what changes only speed, or what
-# is kept and shown, is free; what cannot be carried over is refused; all else, which changes the
-# experiment, is told. Patterns are of fields of the config.
+# A run goes on with other settings than it began with, by this rule: what changes only speed, or
+# what is kept and shown, is free; what cannot be carried over is refused; all else, which changes
+# the experiment, is told. Patterns are of fields of the config.
 _FREE = (
     'parallel.*',
     'cpu_devices',
@@ -81,7 +81,8 @@ def start_or_continue(
     first_state: Callable[[], TrainState],
     restore: Callable[[int, Config], TrainState],
 ) -> Start | results.RunResults:
-    """The newest checkpoint that can be read, or a new state; the results where the run is finished already.
+    """The newest checkpoint that can be read, or a new state; the results where the run is finished
+    already.
 
     Args:
         saved: checkpoints of the run.
@@ -156,7 +157,8 @@ def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where:
         What is another now and changes the experiment, one text each: field, value, value now.
 
     Raises:
-        UserError: names the first field that cannot be carried over, with both values and the reason.
+        UserError: names the first field that cannot be carried over, with both values and the
+            reason.
     """
     before, now = _comparable(stored), _comparable(current)
     for part, reason in _REASONS.items():
@@ -173,7 +175,9 @@ def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where:
 
 
 def _comparable(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts that a checkpoint and a run are compared in; what an older one does not say is as by default."""
+    """The parts that a checkpoint and a run are compared in;
+    what an older one does not say is as by default.
+    """
     config = read_stored_config(meta['config'])
     tree = json.loads(json.dumps(to_dict(config)))
     head = (tree['localisation'] or {}).get('head')

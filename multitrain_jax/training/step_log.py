@@ -18,7 +18,10 @@ _rate = jax.jit(lambda schedule, step: schedule(step))
 
 
 class StepLog:
-    """Metrics of the steps since the last report. They stay on the device until the next step is under way."""
+    """Metrics of the steps since the last report.
+
+    They stay on the device until the next step is under way.
+    """
 
     def __init__(
         self,
@@ -56,9 +59,9 @@ class StepLog:
     def add(self, step: int, terms: Any) -> None:
         """Takes the metrics of a step; reports those before it when a report is due.
 
-        Waits for the step before, so that the devices have one step to go on with, and not dozens: each that is under
-        way holds its batch on the devices, a stop would have to wait for all of them, and the next batch would be
-        asked for long before it is needed.
+        Waits for the step before, so that the devices have one step to go on with, and not dozens:
+        each that is under way holds its batch on the devices, a stop would have to wait for all of
+        them, and the next batch would be asked for long before it is needed.
         """
         if self._kept:
             jax.block_until_ready(self._kept[-1][1])

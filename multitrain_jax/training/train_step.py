@@ -31,7 +31,8 @@ class TrainState:
 
     Attributes:
         step: i32[], updates done.
-        params: float32 parameters, nested dicts: the model's, and `objective` where weights are learned.
+        params: float32 parameters, nested dicts: the model's, and `objective` where weights are
+            learned.
         opt_state: of the optimizer, for the parameters that train.
         ema: moving average of the parameters that train; {}: off.
         key: PRNG key of the run; step keys are folded from it.
@@ -48,7 +49,8 @@ class TrainState:
 
 @flax.struct.dataclass
 class Hyperparameters:
-    """Numbers that the step takes as data: with others of them the same program runs, nothing is compiled anew.
+    """Numbers that the step takes as data: with others of them the same program runs, nothing is
+    compiled anew.
 
     Attributes:
         schedule: of the learning rate.
@@ -67,19 +69,20 @@ def inference_params(state: TrainState) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """`step(state, shard[, hyperparameters]) -> (state, metrics)` of one replica, and its two parts.
+    """`step(state, shard[, hyperparameters]) -> (state, metrics)` of one replica, and its two
+    parts.
 
-    A shard is the replica's part of the batch. Without hyperparameters those are constants with which
-    the objective and the optimizer were made.
+    A shard is the replica's part of the batch. Without hyperparameters those are constants with
+    which the objective and the optimizer were made.
 
     Metrics are (sum, count) pairs over the global batch: the objective's terms, norms of the
     gradients, `skipped_updates`.
 
     Attributes:
-        gradients: (state, shard[, hyperparameters]) -> (gradients, metrics), under the axis `data`; equal
-            on all replicas.
-        update: (state, gradients, metrics[, hyperparameters]) -> (state, metrics), the same on every
-            replica.
+        gradients: (state, shard[, hyperparameters]) -> (gradients, metrics), under the axis `data`;
+            equal on all replicas.
+        update: (state, gradients, metrics[, hyperparameters]) -> (state, metrics), the same on
+            every replica.
     """
 
     gradients: Callable
@@ -183,7 +186,9 @@ def make_train_step(
 
 
 def _gradient_norms(grads: Mapping[str, Any]) -> dict[str, tuple[jax.Array, float]]:
-    """Terms `gradient_norm`, of all gradients together, and `gradient_norm/PART` of backbone, heads, ..."""
+    """Terms `gradient_norm`, of all gradients together,
+    and `gradient_norm/PART` of backbone, heads, ...
+    """
     parts = {
         f'gradient_norm/{name}': (optax.global_norm(part), 1.0) for name, part in grads.items()
     }
@@ -195,10 +200,10 @@ def keep_if_finite(
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state after a step: `new`, but unchanged by an update that is not finite.
 
-    Such a step is counted and passed over: the optimizer does not count it, so that the learning rate
-    of the next one is the one that this step would have had. After more than `max_skips` of them
-    nothing changes any more, not even the number of steps: when the host hears of it, some steps
-    later, it still has the state in which it happened.
+    Such a step is counted and passed over: the optimizer does not count it, so that the learning
+    rate of the next one is the one that this step would have had. After more than `max_skips` of
+    them nothing changes any more, not even the number of steps: when the host hears of it, some
+    steps later, it still has the state in which it happened.
 
     Args:
         old, new: before and after.

@@ -11,16 +11,19 @@ _RELATIVE = (
 
 
 def is_positions(path: str) -> bool:
-    """Whether the parameter of this path, such as 'backbone/spatial_positions', depends on the size of the clips."""
+    """Whether the parameter of this path, such as 'backbone/spatial_positions',
+    depends on the size of the clips.
+    """
     return path.rsplit('/', 1)[-1] in (*_ABSOLUTE, *_RELATIVE)
 
 
 def resize_positions(path: str, positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Positions of one token grid for another one.
 
-    Linear in between along every axis, half-pixel centres, held at the border: what PyTorch's `interpolate` does with
-    `align_corners=False`, and PySlowFast with relative positions (it takes bicubic for spatial ones). The model itself
-    interpolates so when it meets clips of another size, so that both give the same output.
+    Linear in between along every axis, half-pixel centres, held at the border: what PyTorch's
+    `interpolate` does with `align_corners=False`, and PySlowFast with relative positions (it takes
+    bicubic for spatial ones). The model itself interpolates so when it meets clips of another size,
+    so that both give the same output.
 
     Args:
         path: of the parameter.

@@ -2,10 +2,10 @@
 
     numpy.savez('start.npz', **{'kinetics400->something_v2': matrix})   # [400, 174]
 
-A file holds matrices by the names of both datasets, `SOURCE->TARGET`, each [classes of SOURCE, classes of TARGET]:
-a logit of SOURCE times its row is added to the logits of TARGET. It may be .npz, .json (nested lists), or a
-trained model with projections: a run, one of its checkpoints, an export whose model adds projected logits to its
-predictions.
+A file holds matrices by the names of both datasets, `SOURCE->TARGET`, each [classes of SOURCE,
+classes of TARGET]: a logit of SOURCE times its row is added to the logits of TARGET. It may be
+.npz, .json (nested lists), or a trained model with projections: a run, one of its checkpoints, an
+export whose model adds projected logits to its predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,8 @@ _log = logging.getLogger('multitrain_jax')
 def start_projections(
     path: str, params: Mapping[str, np.ndarray], datasets: Sequence[DatasetSpec]
 ) -> dict[str, np.ndarray]:
-    """The projections' parameters with the matrices of a file in their places; other pairs stay as they are.
+    """The projections' parameters with the matrices of a file in their places; other pairs stay as
+    they are.
 
     Projections of low rank start from the nearest product of that rank (by singular values).
 
@@ -53,14 +54,16 @@ def start_projections(
             matrix, shape = matrices[pair], (len(datasets[s].classes), len(target.classes))
             if matrix.shape != shape or not np.isfinite(matrix).all():
                 raise UserError(
-                    f'{path}: {pair} has shape {list(matrix.shape)}, must be {list(shape)} finite numbers: '
+                    f'{path}: {pair} has shape {list(matrix.shape)}, must be {list(shape)} '
+                    'finite numbers: '
                     f'[classes of {datasets[s].name}, classes of {target.name}]'
                 )
             _put(params, d, j, matrix)
             used.append(pair)
     if not used:
         raise UserError(
-            f'{path}: holds no projection between {", ".join(spec.name for spec in datasets)}; it has '
+            f'{path}: holds no projection between {", ".join(spec.name for spec in datasets)}; '
+            'it has '
             f'{", ".join(sorted(matrices)) or "nothing"} (names are SOURCE->TARGET)'
         )
     _log.info(

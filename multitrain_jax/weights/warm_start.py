@@ -1,9 +1,10 @@
 """The first parameters of a run from another model: `config.init_from`.
 
-The source is an export, an imported PyTorch checkpoint, or a run; its datasets, numbers of classes, frames and image
-size may be others. The backbone must be of the same architecture; learned positions are interpolated. A head is kept
-where both models have a dataset of that name, class by class after the classes' *names*; likewise the projections
-between two such datasets. Everything else starts anew. A table says what became of every parameter.
+The source is an export, an imported PyTorch checkpoint, or a run; its datasets, numbers of classes,
+frames and image size may be others. The backbone must be of the same architecture; learned
+positions are interpolated. A head is kept where both models have a dataset of that name, class by
+class after the classes' *names*; likewise the projections between two such datasets. Everything
+else starts anew. A table says what became of every parameter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,8 @@ class Report:
 
     Attributes:
         where: the source.
-        rows: outcomes are 'used', 'resized', 'fresh' (not in the source) and 'ignored' (only in the source).
+        rows: outcomes are 'used', 'resized', 'fresh' (not in the source) and 'ignored' (only in the
+            source).
         differences: one line each.
     """
 
@@ -51,12 +53,15 @@ class Report:
     differences: Sequence[str]
 
     def brief(self, table_file: str) -> str:
-        """What a reader must not miss: how much was taken over, what of the heads and else was not, what differs."""
+        """What a reader must not miss: how much was taken over,
+        what of the heads and else was not, what differs.
+        """
         told = [row for row in self.rows if row.outcome != 'used' or row.name.startswith('heads/')]
         rest = f'... and {len(told) - _MOST_TOLD} more' if len(told) > _MOST_TOLD else ''
         return '\n'.join(
             [
-                f'initialised from {self.where}: {summary(self.rows)} ({table_file} lists them all)',
+                f'initialised from {self.where}: {summary(self.rows)} ({table_file} lists them '
+                'all)',
                 *(f'  {row.name}: {row.outcome}, {row.note}' for row in told[:_MOST_TOLD]),
                 *([f'  {rest}'] if rest else []),
                 *self.differences,
@@ -147,7 +152,8 @@ def fill(
         if old != new
     }
     differences = [
-        f'note: model.backbone.{field} is {new!r} here and was {old!r} there: the same arrays, another function'
+        f'note: model.backbone.{field} is {new!r} here and was {old!r} there: the same arrays, '
+        'another function'
         for field, (old, new) in changed.items()
     ]
     if changed:
@@ -217,8 +223,10 @@ def _fill_backbone(
             problems.append(f'{path} is {shape_text(theirs[path].shape)} there and missing here')
     if problems:
         raise UserError(
-            f'config.init_from={source.name}: a backbone of another architecture, only {len(rows)} of {len(needed)} '
-            f'parameters fit; for example, {problems[0]}. Give config.model.backbone that of the source'
+            f'config.init_from={source.name}: a backbone of another architecture, only '
+            f'{len(rows)} of {len(needed)} '
+            f'parameters fit; for example, {problems[0]}. Give config.model.backbone that of the '
+            'source'
         )
     return rows
 
@@ -334,7 +342,10 @@ def _fill_projections(
             elif not len(lines) or not len(columns):
                 rows.append(Row(row_name, 'fresh', 'the source lacks one of them'))
             elif not same_form:
-                ranks = f'projection_rank {model.projection_rank} here, {source.model.projection_rank} there'
+                ranks = (
+                    f'projection_rank {model.projection_rank} here, '
+                    f'{source.model.projection_rank} there'
+                )
                 rows.append(Row(row_name, 'fresh', ranks))
             else:
                 their_target, their_other = list(theirs).index(target), list(theirs).index(other)
@@ -394,7 +405,10 @@ def _kept(
 ) -> str:
     note = f'{len(here)} of {len(classes)} classes'
     if len(here) < len(classes):
-        note += f', the others fresh, such as {next(name for name in classes if name not in set(their_classes))!r}'
+        note += (
+            ', the others fresh, such as '
+            f'{next(name for name in classes if name not in set(their_classes))!r}'
+        )
     if len(there) < len(their_classes):
         note += f'; {len(their_classes) - len(there)} classes of the source ignored'
     if np.any(np.diff(there) < 0):

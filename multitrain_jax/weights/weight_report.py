@@ -1,4 +1,6 @@
-"""What became of every parameter when weights of one model were taken over into another, as a table."""
+"""What became of every parameter when weights of one model were taken over into another,
+as a table.
+"""
 
 from collections.abc import Sequence
 import dataclasses

@@ -1,4 +1,6 @@
-"""The programs of the shipped configs, made small, compile for TPUs; needs the extra `tpu`, no TPU."""
+"""The programs of the shipped configs, made small,
+compile for TPUs; needs the extra `tpu`, no TPU.
+"""
 
 import importlib.util
 import json
@@ -53,7 +55,8 @@ def needs_libtpu():
 def test_training_step(overrides):
     result = _compile('--config=configs/multitrain.py', '--config.batch_size=16', *overrides)
     assert result['fits'] and result['chips'] == _CHIPS
-    # Every gradient is averaged over the chips, once: three arrays of a parameter's size are the state.
+    # Every gradient is averaged over the chips, once: three arrays of a parameter's size are the
+    # state.
     (_, reduced) = result['collectives']['all-reduce']
     if not overrides:
         assert 0.9 * result['arguments'] / 3 < reduced < 1.3 * result['arguments'] / 3

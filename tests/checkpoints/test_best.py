@@ -50,7 +50,9 @@ def test_what_is_best(which, expected, tmp_path):
 
 
 def test_a_run_keeps_it(tmp_path, monkeypatch, capsys):
-    """The best evaluation is neither the first nor the last, and its checkpoint no longer among the newest."""
+    """The best evaluation is neither the first nor the last,
+    and its checkpoint no longer among the newest.
+    """
     figures = iter([0.2, 0.7, 0.6, 0.3])
     monkeypatch.setattr(
         results, 'evaluate', lambda *args: accuracy(colours=next(figures), shades=0.0)

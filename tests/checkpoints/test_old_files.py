@@ -1,4 +1,5 @@
-"""What an earlier version has written is read: `old_run.tar.xz` holds a run of tests/helpers/tiny.py's config.
+"""What an earlier version has written is read: `old_run.tar.xz` holds a run of
+tests/helpers/tiny.py's config.
 
 Its DatasetSpecs, exports and descriptions of checkpoints were other classes, of the same files.
 """

@@ -48,7 +48,9 @@ def test_mistakes(finished_run, tmp_path):
 
 
 def test_damaged_checkpoints(finished_run, tmp_path, caplog):
-    """Without a step the one before is read, and the log says so; a step that was asked for must be whole."""
+    """Without a step the one before is read, and the log says so;
+    a step that was asked for must be whole.
+    """
     shutil.copytree(finished_run[2] / 'checkpoints', tmp_path / 'checkpoints')
     shutil.rmtree(tmp_path / 'checkpoints' / '8' / 'state')
     assert open_trained(tmp_path).step == 6

@@ -199,7 +199,10 @@ def test_restart_keeps_shards_and_boxes_decide(files, command, tmp_path):
 
 
 def test_key_frames_without_boxes(files, command, tmp_path, capsys):
-    """Listed without a box: nobody is there. Not listed, but a second of the video: nobody knows."""
+    """Listed without a box: nobody is there.
+
+    Not listed, but a second of the video: nobody knows.
+    """
     train = tmp_path / 'train.csv'
     train.write_text(files['train'].read_text() + 'movie_B,0903\n')
     arguments = [a.replace(str(files['train']), str(train)) for a in command]

@@ -1,4 +1,6 @@
-"""Records in an object store: a bucket that is a folder of this machine, reached through etils' file layer."""
+"""Records in an object store: a bucket that is a folder of this machine,
+reached through etils' file layer.
+"""
 
 import contextlib
 import threading

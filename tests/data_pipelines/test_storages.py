@@ -1,4 +1,6 @@
-"""The same videos in every storage: the same records but for the frames' form, the same clips by number."""
+"""The same videos in every storage: the same records but for the frames' form,
+the same clips by number.
+"""
 
 import dataclasses
 import pathlib

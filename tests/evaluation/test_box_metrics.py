@@ -1,4 +1,6 @@
-"""AVA's average precision against golden results of the official evaluators, and against plain loops."""
+"""AVA's average precision against golden results of the official evaluators,
+and against plain loops.
+"""
 
 import csv
 import json

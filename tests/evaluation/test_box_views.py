@@ -1,4 +1,6 @@
-"""Boxes scored over views: the figures are those of the csv files, and the step's scores those of the head."""
+"""Boxes scored over views: the figures are those of the csv files,
+and the step's scores those of the head.
+"""
 
 import csv
 import dataclasses
@@ -26,7 +28,9 @@ RECORDS, VIEWS = 6, 2  # the loops know six key frames
 
 
 class Source(tiny_boxes.BoxSource):
-    """Candidates are shifted truth, partly too far; each is seen in the views that its place says."""
+    """Candidates are shifted truth, partly too far;
+    each is seen in the views that its place says.
+    """
 
     def evaluation_batches(self, dataset):
         for batch in super().evaluation_batches(dataset):

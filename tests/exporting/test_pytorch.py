@@ -210,7 +210,9 @@ def test_torchvision_computes_the_same(tmp_path):
 
 
 def test_what_a_run_trained_with_goes_into_multitrains_file(tmp_path):
-    """Projections of low rank as whole matrices; names without underscores, which their code splits at."""
+    """Projections of low rank as whole matrices; names without underscores,
+    which their code splits at.
+    """
     ours = dataclasses.replace(GYM, name='my_gym'), dataclasses.replace(TOOLS, name='mit')
     trained = trained_models.make(
         MVIT, ours, head_hidden=2048, projections=True, projection_rank=2, expander=True

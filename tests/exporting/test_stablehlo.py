@@ -1,4 +1,6 @@
-"""A StableHLO program computes what the model does, in a process that has JAX and nothing of ours."""
+"""A StableHLO program computes what the model does,
+in a process that has JAX and nothing of ours.
+"""
 
 import dataclasses
 import json

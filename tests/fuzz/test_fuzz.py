@@ -1,4 +1,6 @@
-"""Damaged files of every kind: an error of ours, or the exact original; no crash, no hang, nothing wrong in silence."""
+"""Damaged files of every kind: an error of ours, or the exact original;
+no crash, no hang, nothing wrong in silence.
+"""
 
 import collections
 import functools
@@ -137,7 +139,10 @@ def videos(tmp_path_factory):
     return folder
 
 
-KINETICS = b'label,youtube_id,time_start,time_end,split,is_cc\nrun,a,1,5,train,0\n"jump, high",b,0,10,train,0\nrun,b,20,30,train,0\n'
+KINETICS = (
+    b'label,youtube_id,time_start,time_end,split,is_cc\nrun,a,1,5,train,0\n"jump, '
+    b'high",b,0,10,train,0\nrun,b,20,30,train,0\n'
+)
 ACTIVITYNET = json.dumps(
     {
         'database': {
@@ -165,7 +170,8 @@ READERS = {  # content, how it is read from a path
         ),
     ),
     'something_v2': (
-        b'[{"id": "a", "template": "Holding [something]"}, {"id": "b", "template": "Throwing [something]"}]',
+        b'[{"id": "a", "template": "Holding [something]"}, {"id": "b", "template": "Throwing '
+        b'[something]"}]',
         lambda path, videos: read_something_v2(
             beside(path, '{"Holding something": "0", "Throwing something": "1"}'),
             {'train': path},

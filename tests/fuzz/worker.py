@@ -1,8 +1,10 @@
-"""Decodes damaged pictures, videos or exports in a process of its own, whose crash or hang the test then sees.
+"""Decodes damaged pictures, videos or exports in a process of its own, whose crash or hang the test
+then sees.
 
     python -m tests.fuzz.worker KIND FILE FIRST LAST
 
-Prints `SEED OUTCOME` of every seed; an exception that is not the decoder's own way of refusing ends it.
+Prints `SEED OUTCOME` of every seed; an exception that is not the decoder's own way of refusing ends
+it.
 """
 
 import pathlib
@@ -17,7 +19,9 @@ _MEMORY = 12 << 30  # of addresses: an allocation of absurd size fails instead o
 
 
 def jpeg(data: bytes, folder: pathlib.Path) -> str:
-    """Windows of a sound frame and a damaged one: the pixels of the whole frames, or refused as these are."""
+    """Windows of a sound frame and a damaged one:
+    the pixels of the whole frames, or refused as these are.
+    """
     import numpy as np
     import simplejpeg
 

@@ -16,7 +16,9 @@ SIZE = (120, 160)  # height, width
 
 
 def picture(rectangles) -> np.ndarray:
-    """u8[H, W, 3] with the rectangles, in whole pixels (left, top, right, bottom), in their colours."""
+    """u8[H, W, 3] with the rectangles, in whole pixels (left,
+    top, right, bottom), in their colours.
+    """
     image = np.zeros((*SIZE, 3), np.uint8)
     for (left, top, right, bottom), colour in zip(rectangles, COLOURS, strict=False):
         image[top:bottom, left:right] = colour
@@ -38,7 +40,8 @@ def box_dataset(
     split='train',
     **fields,
 ) -> Source:
-    """A record for each list of rectangles; rectangle number k has action k; they are seen all the time.
+    """A record for each list of rectangles; rectangle number k has action k; they are seen all the
+    time.
 
     `proposals`: for each record (boxes, scores).
     """
@@ -63,7 +66,9 @@ def box_dataset(
 
 
 def write_scenes(root: pathlib.Path) -> pathlib.Path:
-    """A dataset `scenes` with proposals, 12 key frames to train on and 6 to test on; a third of them has no boxes."""
+    """A dataset `scenes` with proposals, 12 key frames to train on and 6 to test on;
+    a third of them has no boxes.
+    """
     rectangles = [[(10, 10, 60, 50), (90, 60, 150, 110)], [(20, 0, 60, 120)], []]
     splits = {}
     for split, records in (('train', rectangles * 4), ('validation', rectangles * 2)):

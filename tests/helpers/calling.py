@@ -1,4 +1,6 @@
-"""Calls every command of the project in this process, as its command line would, and checks how a mistake is told."""
+"""Calls every command of the project in this process, as its command line would,
+and checks how a mistake is told.
+"""
 
 import contextlib
 import importlib
@@ -33,7 +35,9 @@ def call(command: str, *arguments: object) -> tuple[int, str, str]:
 
 
 def call_line(*words: str) -> tuple[int, str, str]:
-    """As `call`, of a whole line: `multitrain COMMAND ...`, `python -m MODULE ...` or `python run.py ...`."""
+    """As `call`, of a whole line: `multitrain COMMAND ...`,
+    `python -m MODULE ...` or `python run.py ...`.
+    """
     match words:
         case ['multitrain', name, *arguments]:
             module = COMMANDS[name]
@@ -71,7 +75,9 @@ def check_mistake(command: str, arguments: list[str], parts: list[str]) -> str:
 
 
 def snapshot(*roots: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change of every file under some places, but for indexes: whoever reads records first makes them."""
+    """Size and time of change of every file under some places, but for indexes:
+    whoever reads records first makes them.
+    """
     paths = [
         path
         for root in roots

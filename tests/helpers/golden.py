@@ -1,8 +1,8 @@
 """Where the golden arrays of the reference implementations lie.
 
-Small ones travel with the repository, under `tests/data`; the larger ones, and videos that must not be copied into it,
-are shared inputs that a checkout may or may not have beside it. A test that needs a missing one is skipped with the
-reason, never passed.
+Small ones travel with the repository, under `tests/data`; the larger ones, and videos that must not
+be copied into it, are shared inputs that a checkout may or may not have beside it. A test that
+needs a missing one is skipped with the reason, never passed.
 """
 
 import lzma
@@ -38,7 +38,9 @@ def _shared() -> pathlib.Path:
 
 
 def reference_path(name: str) -> pathlib.Path:
-    """Path of a golden file of the reference implementations, for example `multitrain_losses_a.npz`."""
+    """Path of a golden file of the reference implementations,
+    for example `multitrain_losses_a.npz`.
+    """
     return _first_existing(name, [_TESTS / 'data' / 'reference', _shared() / 'reference'])
 
 

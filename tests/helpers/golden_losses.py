@@ -40,7 +40,8 @@ class MultiHeadCase:
         if options['add_cross_proj']:
             self.projected = self._stack_pairs('preds')
             self.grad_projected = self._stack_pairs('grad', padding=0.0)
-        # How much of the projected logits is added to the heads' own, instead of a loss of their own.
+        # How much of the projected logits is added to the heads' own, instead of a loss of their
+        # own.
         self.add_projected = (
             options['proj_loss_weight'] if options['cross_proj_add_to_pred'] else 0.0
         )
@@ -63,7 +64,8 @@ class MultiHeadCase:
             weight=np.sum(own, axis=0),
         )
         self.datasets = tuple(
-            # A learned weight is 1 / (2 s) there: ours starts from the fixed one, which is then 1/2.
+            # A learned weight is 1 / (2 s) there: ours starts from the fixed one, which is then
+            # 1/2.
             DatasetObjective(
                 d, classes, 0.5 if self.learned else weight, multi_label=d in options['multilabel']
             )

@@ -10,7 +10,9 @@ from multitrain_jax.inference.model import Model
 
 
 def clips_with_places(model: Model, dataset: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clips u8[N, T, H, W, 3] of new videos, and whether a pixel is in the circle around the shape."""
+    """Clips u8[N, T, H, W, 3] of new videos,
+    and whether a pixel is in the circle around the shape.
+    """
     frames, size, _, _ = model.clip_shape
     clips, places = [], []
     for index in range(count):

@@ -1,4 +1,6 @@
-"""An image MViTv2 by its formulas (arXiv 2112.01526), in float64: the truth for weights inflated in time."""
+"""An image MViTv2 by its formulas (arXiv 2112.01526), in float64:
+the truth for weights inflated in time.
+"""
 
 import math
 

@@ -35,7 +35,9 @@ _TEXTS = [
 
 
 def mutate(data: bytes, seed: int) -> bytes:
-    """One to four changes: bits, bytes, numbers at their limits, pieces cut, doubled, moved, texts put in."""
+    """One to four changes: bits, bytes, numbers at their limits,
+    pieces cut, doubled, moved, texts put in.
+    """
     rng, data = random.Random(seed), bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(data) + 1)

@@ -1,4 +1,6 @@
-"""The tiny experiment with boxes: between its two classifying datasets, two that localise actions."""
+"""The tiny experiment with boxes: between its two classifying datasets,
+two that localise actions.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -76,7 +78,9 @@ class BoxSource(tiny.ArraySource):
         return {**batch, 'boxes': boxes, 'box_label': box_label, 'box_mask': box_mask}
 
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
-        """A localising dataset's records have as many candidates as their number, up to MOST_BOXES; the truth is them."""
+        """A localising dataset's records have as many candidates as their number,
+        up to MOST_BOXES; the truth is them.
+        """
         for batch in super().evaluation_batches(dataset):
             if not self.datasets[dataset].localisation:
                 yield batch

@@ -1,4 +1,6 @@
-"""A few training steps of the tiny experiment, with their gradients, shared by the tests of training."""
+"""A few training steps of the tiny experiment, with their gradients,
+shared by the tests of training.
+"""
 
 import dataclasses
 import functools
@@ -41,14 +43,18 @@ def experiment_on(devices: int, *, model: int = 0, **changes):
 
 @functools.cache
 def prepared(devices: int, *, model: int = 0, **changes):
-    """(source, driver, step, state) of `experiment_on`: its training step, the state to start from."""
+    """(source, driver, step, state) of `experiment_on`:
+    its training step, the state to start from.
+    """
     source, found = experiment_on(devices, model=model, **changes)
     return source, found.driver, found.train_step, jax.jit(found.random_state)()
 
 
 @functools.cache
 def trained_state(devices: int, *, model: int = 0, **changes):
-    """Gradients and metrics of each of a few steps, and the state after them as it lies on the devices."""
+    """Gradients and metrics of each of a few steps,
+    and the state after them as it lies on the devices.
+    """
     source, driver, step, state = prepared(devices, model=model, **changes)
     copy = jax.tree.map(jnp.copy, state)  # the step takes it over
     state = jax.device_put(copy, experiment_on(devices, model=model, **changes)[1].shardings)

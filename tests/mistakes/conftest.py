@@ -34,7 +34,9 @@ def places(finished_run, tmp_path_factory) -> dict[str, pathlib.Path]:
 
 @pytest.fixture
 def filled(places, tmp_path):
-    """Puts places into the arguments of a table; {new} is one that does not exist, {tmp} an empty directory."""
+    """Puts places into the arguments of a table;
+    {new} is one that does not exist, {tmp} an empty directory.
+    """
     (tmp_path / 'tmp').mkdir()
     own = {**places, 'new': tmp_path / 'new', 'tmp': tmp_path / 'tmp'}
     return lambda arguments: [argument.format_map(own) for argument in arguments]

@@ -1,4 +1,6 @@
-"""Exports, runs and PyTorch files that are not what they should be: refused in one line, never half-believed."""
+"""Exports, runs and PyTorch files that are not what they should be:
+refused in one line, never half-believed.
+"""
 
 import json
 import pickle

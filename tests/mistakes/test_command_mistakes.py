@@ -1,4 +1,6 @@
-"""What a user can get wrong on the command line of each command: one line, exit code 2, nothing changed or half-written."""
+"""What a user can get wrong on the command line of each command: one line,
+exit code 2, nothing changed or half-written.
+"""
 
 import os
 import re
@@ -298,7 +300,8 @@ def test_as_a_process(module, arguments, part, tmp_path):
     'command',
     [
         'data_pipelines.inspect {data}/colours --json --no_sheet',
-        'multitrain_jax.ava_eval --groundtruth={ava_train} --detections={ava_train} --labelmap={ava_actions}',
+        'multitrain_jax.ava_eval --groundtruth={ava_train} --detections={ava_train} '
+        '--labelmap={ava_actions}',
     ],
 )
 def test_a_reader_that_has_gone(command, places):

@@ -1,4 +1,6 @@
-"""Mistakes in config files and overrides, beyond those of test_run.py: one line that names the field, nothing left behind."""
+"""Mistakes in config files and overrides, beyond those of test_run.py:
+one line that names the field, nothing left behind.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""Records that are missing, damaged or do not fit together: training says which file, and what to do."""
+"""Records that are missing, damaged or do not fit together:
+training says which file, and what to do.
+"""
 
 import dataclasses
 import json

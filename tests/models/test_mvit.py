@@ -117,7 +117,9 @@ def test_rematerialisation_changes_no_gradient(field):
 
 
 def _attention_heavy(positions: str, remat: bool, blocks: int) -> tuple[MViTConfig, int]:
-    """A model of 256 tokens, 4 wide per head, and the number of entries of one attention matrix of 2 clips."""
+    """A model of 256 tokens, 4 wide per head,
+    and the number of entries of one attention matrix of 2 clips.
+    """
     config = _small(
         num_frames=8,
         image_size=32,

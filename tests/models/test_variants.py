@@ -36,12 +36,14 @@ def backbone_parameters(config: BackboneConfig) -> int:
         (public_form(mvit_l_40x3()), 213_390_112 - 400 * 1153),
         (mvit_s_16x4(), 34_709_296 - 400 * 769),
         (mvit_b_32x3(), 50_986_176),
-        # Of these no listing is published: B 32x3 with 8 temporal positions less, or 78^2 spatial ones for 56^2.
+        # Of these no listing is published: B 32x3 with 8 temporal positions less, or 78^2 spatial
+        # ones for 56^2.
         (mvit_b_16x4(), 50_986_176 - 8 * 96),
         (mvit_b_32x3_312(), 50_986_176 + (78**2 - 56**2) * 96),
-        # Relative positions in space, two tables in each block: stages 1 to 4 of 2, 3, 16, 3 blocks, 96 wide per head.
-        # Their sides are 56, 28, 14, 7, and before the pooling of the last stage, where keys are finer, 14; in time
-        # they are the same. At 312 pixels: 78, 39, 19, 9 and 19.
+        # Relative positions in space, two tables in each block: stages 1 to 4 of 2, 3, 16, 3
+        # blocks, 96 wide per head. Their sides are 56, 28, 14, 7, and before the pooling of the
+        # last stage, where keys are finer, 14; in time they are the same. At 312 pixels: 78, 39,
+        # 19, 9 and 19.
         (
             public_form(mvit_b_32x3_312()),
             51_230_128

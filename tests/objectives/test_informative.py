@@ -63,7 +63,9 @@ def test_constant_embedding_has_a_finite_gradient():
 
 @pytest.mark.parametrize('axis_name', [None, 'data'])
 def test_padding_does_not_enter(axis_name):
-    """As if it were not there, in value and gradient, whatever stands in its rows; also over replicas."""
+    """As if it were not there, in value and gradient,
+    whatever stands in its rows; also over replicas.
+    """
     rng = np.random.default_rng(0)
     embedding = rng.normal(size=(12, 5)).astype(np.float32)
     weight = np.array([1, 1, 0, 1, 0.5, 1, 0, 0, 1, 1, 0, 1], np.float32)

@@ -126,7 +126,9 @@ def test_learned_weights_start_from_the_fixed_ones():
 
 
 def test_learned_weights_settle_and_stay_finite():
-    """Each weighted mean loss ends at 1/2 (arXiv 1705.07115); a loss of 0 does not send its weight to infinity."""
+    """Each weighted mean loss ends at 1/2 (arXiv 1705.07115);
+    a loss of 0 does not send its weight to infinity.
+    """
     losses, weight = jnp.asarray([0.02, 3.0, 40.0, 0.0]), jnp.asarray([0.5, 1.0, 0.2, 1.0])
 
     def total(parameter):
@@ -173,7 +175,9 @@ def test_l1_of_projections_equal_to_the_reference():
 
 
 def test_total_equal_to_the_reference():
-    """All three parts together: dataset losses, 0.1 times the informative loss, L1 of the projections."""
+    """All three parts together: dataset losses,
+    0.1 times the informative loss, L1 of the projections.
+    """
     golden, meta = load()
     case = MultiHeadCase('base')
     kernel = np.zeros((3, 2, 9, 9))

@@ -35,7 +35,9 @@ def box_loss(logits, label, mask):
 @pytest.mark.parametrize('accumulated', [False, True])
 @pytest.mark.parametrize('learned', [False, True])
 def test_objective_by_the_formula(accumulated, learned):
-    """Every clip by its own head, in float64; of the accumulated schedule, the sum of the datasets' means."""
+    """Every clip by its own head, in float64; of the accumulated schedule,
+    the sum of the datasets' means.
+    """
     sizes = dict(zip(NAMES, (4, 6, 3, 3))) if accumulated else {}
     weights = dict(zip(NAMES, (1.0, 2.0, 0.5, 0.25)))
     config = tiny_boxes.config(

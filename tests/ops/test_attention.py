@@ -213,7 +213,9 @@ def test_what_cudnn_does_not_take():
 
 
 def test_widths_are_filled_up_for_cudnn(monkeypatch):
-    """The fused kernel takes multiples of 8 and one width for all; JAX's own plain form stands in for it here."""
+    """The fused kernel takes multiples of 8 and one width for all;
+    JAX's own plain form stands in for it here.
+    """
     own, seen = jax.nn.dot_product_attention, []
 
     def stand_in(q, k, v, *, scale, implementation):

@@ -1,4 +1,6 @@
-"""The pooling kernels for TPUs, simulated, against the convolution and the norm that they stand for."""
+"""The pooling kernels for TPUs, simulated,
+against the convolution and the norm that they stand for.
+"""
 
 import functools
 import math

@@ -1,4 +1,6 @@
-"""RoIAlign against the reference operator's golden values, and against a float64 loop over sampling points."""
+"""RoIAlign against the reference operator's golden values,
+and against a float64 loop over sampling points.
+"""
 
 import functools
 import math
@@ -20,7 +22,9 @@ GOLDEN = [
 
 
 def _per_image(file):
-    """Features [B, H, W, C], normalised boxes [B, M, 4] (absent ones 0), and where each of the K boxes went."""
+    """Features [B, H, W, C], normalised boxes [B, M, 4] (absent ones 0),
+    and where each of the K boxes went.
+    """
     height, width = file['features_nchw'].shape[2:]
     rows = file['boxes']
     image = rows[:, 0].astype(int)

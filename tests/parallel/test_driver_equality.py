@@ -1,4 +1,6 @@
-"""Both drivers, any division of the devices into replicas: the gradients, metrics and parameters of one device."""
+"""Both drivers, any division of the devices into replicas:
+the gradients, metrics and parameters of one device.
+"""
 
 import itertools
 import re
@@ -22,7 +24,8 @@ from tests.helpers.tiny_training import (
     trained_state,
 )
 
-# Two stages of 2 and 4 heads, the second with a scan: 4 devices share the heads of the second stage only.
+# Two stages of 2 and 4 heads, the second with a scan: 4 devices share the heads of the second stage
+# only.
 TWO_STAGES = dict(
     model__backbone__width=16,
     model__backbone__heads=2,
@@ -88,7 +91,9 @@ def test_devices_that_share_a_plain_transformer_give_the_numbers_of_one():
 
 @pytest.fixture
 def own_programs():
-    """Compiled programs go with the test: every kernel is a memory mapping, of which Linux lets a process have 65,530."""
+    """Compiled programs go with the test: every kernel is a memory mapping,
+    of which Linux lets a process have 65,530.
+    """
     yield
     for function in (experiment_on, prepared, trained_state):
         function.cache_clear()
@@ -126,7 +131,9 @@ def bytes_of(tree) -> tuple[int, int]:
 
 
 def test_replicas_divide_the_optimizer_state():
-    """ZeRO-1: of 8 replicas each has little more than an eighth of the moments and of the average."""
+    """ZeRO-1: of 8 replicas each has little more than an eighth of
+    the moments and of the average.
+    """
     state = trained_state(8, model=1, **TWO_STAGES, **ZERO)[2]
     for part in (state.opt_state, state.ema):
         own, whole = bytes_of(part)
@@ -162,7 +169,9 @@ def test_equal_arrays_stay_equal_on_all_replicas():
 
 
 def test_the_compiled_step_divides_the_work():
-    """Each device of a replica computes its part of an MLP's hidden units, and the attention of its heads."""
+    """Each device of a replica computes its part of an MLP's hidden units,
+    and the attention of its heads.
+    """
     source, _, step, state = prepared(8, model=4, **TWO_STAGES)
     shapes = jax.eval_shape(lambda: state)
     text = step.lower(shapes, jax.eval_shape(lambda: source.batch(0))).compile().as_text()
@@ -194,6 +203,7 @@ def test_a_mesh_that_does_not_divide_the_devices():
         grid_mesh(3)
     with pytest.raises(
         UserError,
-        match='batch_size=6 does not divide over 4 replicas of 2 devices; use a multiple of 4, such as 8',
+        match='batch_size=6 does not divide over 4 replicas of 2 devices; use a multiple of 4, '
+        'such as 8',
     ):
         check_divides(6, grid_mesh(2), 'batch_size')

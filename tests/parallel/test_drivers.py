@@ -78,7 +78,9 @@ def test_closing_prefetch_early_ends_its_thread_and_closes_the_items():
 
 @pytest.mark.parametrize(('given', 'least'), [(None, 12), ('5', 5)])
 def test_a_cpu_counts_as_several_devices_with_threads_to_spare(given, least):
-    """More threads than one per device, or collectives can wait for each other for ever; the user's number is kept."""
+    """More threads than one per device, or collectives can wait for each other for ever;
+    the user's number is kept.
+    """
     code = (
         'import os, jax; from multitrain_jax.parallel import mesh; mesh.use_cpu_devices(3); '
         'print(len(jax.devices()), os.environ["NPROC"])'

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-# The fewest page faults of some times that much memory is taken, after the first two: once in a while a
-# small block comes to lie in the hole of a large one, which then needs another place. In a process of
-# its own, for the setting stays.
+# The fewest page faults of some times that much memory is taken, after the first two: once in a
+# while a small block comes to lie in the hole of a large one, which then needs another place. In a
+# process of its own, for the setting stays.
 _COUNT = """
 import resource
 import jax

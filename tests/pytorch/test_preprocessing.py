@@ -1,9 +1,9 @@
 """Real videos: what our model sees after an import, and what transformers' processor would give.
 
-Both decode with FFmpeg and resize bilinearly, OpenCV here, Pillow there, which averages when it makes
-pictures smaller. Where a crop cannot lie exactly in the middle, ours is one pixel further right or
-down, as PySlowFast's. The kept arrays are means over 8 x 8 pixels of VideoMAEImageProcessorPil's
-output (transformers 5.24.0, Pillow 13.0.0), written by
+Both decode with FFmpeg and resize bilinearly, OpenCV here, Pillow there, which averages when it
+makes pictures smaller. Where a crop cannot lie exactly in the middle, ours is one pixel further
+right or down, as PySlowFast's. The kept arrays are means over 8 x 8 pixels of
+VideoMAEImageProcessorPil's output (transformers 5.24.0, Pillow 13.0.0), written by
 
     python -m tests.pytorch.test_preprocessing
 """

@@ -1,4 +1,6 @@
-"""Costs of a program in XLA's text form, by hand: a loop of 5 products, a slice of a stack, padding, a collective."""
+"""Costs of a program in XLA's text form, by hand: a loop of 5 products,
+a slice of a stack, padding, a collective.
+"""
 
 import pytest
 
@@ -58,7 +60,8 @@ def test_a_loop_counts_as_often_as_it_runs():
 
 
 def test_bytes_are_those_of_the_slices_in_hbm_with_their_padding():
-    # Each round reads one matrix of the stack; all else is in the core's own memory, save 16 rows of 96, which fill 128.
+    # Each round reads one matrix of the stack; all else is in the core's own memory, save 16 rows
+    # of 96, which fill 128.
     assert hlo_cost.of_program(_LOOP).bytes == 5 * 256 * 256 * 4 + 16 * 128 * 2
 
 

@@ -1,4 +1,6 @@
-"""Profiles of small programs: every operation is counted as often as it runs and belongs to a part of the model."""
+"""Profiles of small programs: every operation is counted as often as it
+runs and belongs to a part of the model.
+"""
 
 import collections
 import math
@@ -33,7 +35,9 @@ def _loss(x, weights):
 
 @pytest.fixture(scope='module')
 def loop():
-    """(profile, times that each operation was executed in a step) of the gradient of a loop of products."""
+    """(profile, times that each operation was executed in a step)
+    of the gradient of a loop of products.
+    """
     args = jnp.ones((_SIDE, _SIDE)), jnp.ones((_ROUNDS, _SIDE, _SIDE)) / _SIDE
     compiled = jax.jit(jax.grad(_loss, (0, 1))).lower(*args).compile()
 
@@ -142,7 +146,9 @@ def test_time_of_operations_that_overlap_is_shared():
 
 
 def _host(*lines: str) -> jax.profiler.ProfileData:
-    """Threads of a CPU; each of their events: name of stat and number, or an operation, start, end, in us."""
+    """Threads of a CPU; each of their events: name of stat and number,
+    or an operation, start, end, in us.
+    """
     names = [
         'ThreadpoolListener::Record',
         'ThreadpoolListener::StartRegion',
@@ -161,7 +167,10 @@ def _host(*lines: str) -> jax.profiler.ProfileData:
                 else f'{number} int64_value: {value}'
             )
             duration = (int(end) - int(start)) * 10**6
-            text += f'events {{ metadata_id: {number} offset_ps: {start}000000 duration_ps: {duration} stats {{ metadata_id: {stat} }} }} '
+            text += (
+                f'events {{ metadata_id: {number} offset_ps: {start}000000 duration_ps: '
+                f'{duration} stats {{ metadata_id: {stat} }} }} '
+            )
         text += '} '
     for number, name in enumerate(names):
         text += f'event_metadata {{ key: {number} value {{ id: {number} name: "{name}" }} }} '
@@ -171,7 +180,8 @@ def _host(*lines: str) -> jax.profiler.ProfileData:
 
 
 def test_on_cpu_an_operation_is_what_each_thread_does_for_it():
-    # A loop with operation a, of which another thread gets a part while it does b; it hands on a piece of that part.
+    # A loop with operation a, of which another thread gets a part while it does b; it hands on a
+    # piece of that part.
     found = profile_trace.intervals(
         _host(
             'op loop 0 30,op a 10 20,Record 7 12 12',

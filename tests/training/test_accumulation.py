@@ -1,4 +1,6 @@
-"""A batch that is cut into pieces gives the gradient of the whole, the informative loss included."""
+"""A batch that is cut into pieces gives the gradient of the whole,
+the informative loss included.
+"""
 
 import functools
 
@@ -98,7 +100,9 @@ def test_both_forms_with_dropout_against_one_graph():
 
 
 def test_activations_of_one_piece_at_a_time():
-    """What accumulation is for: memory goes down with the size of a piece, in two passes as well."""
+    """What accumulation is for: memory goes down with the size of a piece,
+    in two passes as well.
+    """
 
     def temporary_bytes(pieces, accumulation):
         source, driver, step, state = prepared(

@@ -41,7 +41,9 @@ def recorder(monkeypatch):
 
 
 def life(workdir, *, signal_at=None, in_evaluation=False, devices=1, **changes):
-    """One life of a run of 8 steps; a signal comes with the batch of a step, or with an evaluation's after it."""
+    """One life of a run of 8 steps; a signal comes with the batch of a step,
+    or with an evaluation's after it.
+    """
     settings = dict(
         evaluation__every_epochs=2.0, checkpoint__every_steps=3
     )  # evaluates every 4 steps

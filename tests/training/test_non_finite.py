@@ -1,4 +1,6 @@
-"""Steps that are not finite do not change the model, are told with all that helps, and can be taken again."""
+"""Steps that are not finite do not change the model,
+are told with all that helps, and can be taken again.
+"""
 
 import contextlib
 import logging
@@ -47,7 +49,9 @@ CHANGES = dict(non_finite__action='skip', non_finite__max_skips=1, optimizer__em
 
 @pytest.mark.parametrize('devices', [1, 8])
 def test_the_update_is_left_out(devices):
-    """Parameters, optimizer and average are those of before, on every replica; the number of steps goes on."""
+    """Parameters, optimizer and average are those of before,
+    on every replica; the number of steps goes on.
+    """
     source, driver, step, state = prepared(devices, **CHANGES)
     before = numbers(state)
     share = lambda batch: driver.to_devices(batch)  # noqa: E731
@@ -142,7 +146,9 @@ def replayed(workdir, file):
 
 
 def test_the_step_is_taken_again(stopped, monkeypatch):
-    """With the very numbers of the run, from the state that was kept, and from the checkpoint before it."""
+    """With the very numbers of the run, from the state that was kept,
+    and from the checkpoint before it.
+    """
     monkeypatch.setattr(replay, '_first_nan', lambda *args: ['searched'])  # it has tests of its own
     workdir, error = stopped
     file = workdir / 'non_finite' / 'step_5.npz'

@@ -1,4 +1,6 @@
-"""Positions for other sizes: linear in between, as the reference interpolates and as the model itself does."""
+"""Positions for other sizes: linear in between,
+as the reference interpolates and as the model itself does.
+"""
 
 import numpy as np
 import pytest

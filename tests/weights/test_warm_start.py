@@ -33,7 +33,9 @@ def params_of(trained):
 
 
 def start(weights, classes=CLASSES, **changes):
-    """(fresh parameters, parameters, report, rows by name) of a new model started from `weights`."""
+    """(fresh parameters, parameters, report, rows by name)
+    of a new model started from `weights`.
+    """
     model = architecture(classes, **changes)
     new = make(model, seed=2)
     fresh = nnx.to_pure_dict(nnx.state(new))
@@ -91,7 +93,9 @@ def test_larger_clips_get_interpolated_positions_and_the_same_output(public):
 
 
 def test_classes_are_known_by_name():
-    """Another order of datasets and classes, a class less, a class more, a dataset less, one more."""
+    """Another order of datasets and classes, a class less,
+    a class more, a dataset less, one more.
+    """
     ours = {
         'tools': ('pen', 'saw', 'axe'),  # 'pen' is new, the others swapped
         'sports': ('golf', 'judo'),

@@ -202,7 +202,9 @@ def test_candidates_are_the_best_proposals_or_the_annotation():
 
 
 def test_candidates_count_in_views_that_show_half_of_them():
-    """A picture of 100 x 200, seen through its left and its right 100 columns, and a mirrored middle."""
+    """A picture of 100 x 200, seen through its left and its right 100 columns,
+    and a mirrored middle.
+    """
     views = [
         (Window(0, 0, 100, 100), SIZE, False),
         (Window(0, 100, 100, 100), SIZE, False),

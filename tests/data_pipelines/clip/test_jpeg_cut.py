@@ -25,7 +25,9 @@ MCUS = {
 
 
 def noisy_image(height, width, phase):
-    """Different at every place, and hard to code: its JPEGs are full of bytes that look like markers' first."""
+    """Different at every place, and hard to code:
+    its JPEGs are full of bytes that look like markers' first.
+    """
     noise = np.random.default_rng(int(phase)).integers(-40, 40, (height, width, 3))
     return np.clip(smooth_image(height, width, phase) + noise, 0, 255).astype(np.uint8)
 

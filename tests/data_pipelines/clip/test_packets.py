@@ -1,4 +1,6 @@
-"""Frames stored as H.264: packet k is frame k, and any can be decoded from the key frame before it."""
+"""Frames stored as H.264: packet k is frame k,
+and any can be decoded from the key frame before it.
+"""
 
 import av
 import numpy as np

@@ -1,4 +1,6 @@
-"""A window's pixels are those of the whole frame's conversion, whatever the format and the rotation."""
+"""A window's pixels are those of the whole frame's conversion,
+whatever the format and the rotation.
+"""
 
 import av
 import numpy as np

@@ -1,4 +1,6 @@
-"""Records that link to video files: equal to decoding them, sparing, and safe against what records may say."""
+"""Records that link to video files: equal to decoding them,
+sparing, and safe against what records may say.
+"""
 
 import os
 import shutil

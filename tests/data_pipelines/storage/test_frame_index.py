@@ -36,7 +36,9 @@ SPEC = dict(num_frames=3, crop_size=8, short_side=(10, 16))
 
 @pytest.fixture
 def source(tmp_path):
-    """4 records of 8 frames, the last of which has a layout that is parsed in full: it has no places."""
+    """4 records of 8 frames, the last of which has a layout that is parsed in full:
+    it has no places.
+    """
     clips = [[flat_frame(r, f) for f in range(NUM_FRAMES)] for r in range(4)]
     write_records(tmp_path / 'd', clips, [[r] for r in range(4)], num_classes=4)
     shard = tmp_path / 'd' / 'train-00001-of-00002'
@@ -157,7 +159,8 @@ def _deal_anew(path):
     [
         (
             _deal_anew,
-            'out of date: it is the frame index of other shards; delete it, or .*data_pipelines.index /',
+            'out of date: it is the frame index of other shards; delete it, or '
+            '.*data_pipelines.index /',
         ),
         (lambda path: _rewrite_header(path, version=2), 'version 2, wanted 1'),
         (lambda path: _rewrite_header(path, format='other'), 'version 1, wanted 1|frame index'),
@@ -202,7 +205,9 @@ def test_damaged_headers_are_one_line(source, capsys):
 
 
 def test_shards_are_looked_up_by_their_own_index(source, tmp_path):
-    """As conversion does: a shard's own frame index stands for reading it, if it is that shard's."""
+    """As conversion does: a shard's own frame index stands for reading it,
+    if it is that shard's.
+    """
     index.main([str(source.path)])
     whole = load_index(source.path, 'train')
     first, second = by_shard(whole)

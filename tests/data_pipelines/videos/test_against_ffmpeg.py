@@ -1,4 +1,6 @@
-"""Which frame is shown when, against the ffmpeg program: codecs, containers, B-frames, gaps, late starts."""
+"""Which frame is shown when, against the ffmpeg program: codecs,
+containers, B-frames, gaps, late starts.
+"""
 
 import json
 import shutil

@@ -1,4 +1,5 @@
-"""Times of videos whose containers state none, wrong ones, or begin anew: every frame once, in order.
+"""Times of videos whose containers state none, wrong ones, or begin anew: every frame once, in
+order.
 
 The files, see `tests/data/videos/README.md`, show their frames' numbers.
 """

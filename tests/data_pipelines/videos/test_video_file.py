@@ -151,7 +151,8 @@ def test_short_side(tmp_path, size, short_side, want):
 
 
 def test_shrinking_averages(tmp_path):
-    # A quarter of the size: the mean of 4 x 4 pixels. Bilinear would be the mean of the middle 2 x 2.
+    # A quarter of the size: the mean of 4 x 4 pixels. Bilinear would be the mean of the middle 2 x
+    # 2.
     noise = np.random.default_rng(0).integers(40, 216, (64, 64, 1), np.uint8).repeat(3, axis=2)
     write_video(tmp_path / 'v.mp4', [noise] * 2, options={'qp': '0'})
     frames = read_frames(tmp_path / 'v.mp4', short_side=16).frames

@@ -1,4 +1,6 @@
-"""Windows of a video whose frames carry their number: each gives the clips of a video of its own."""
+"""Windows of a video whose frames carry their number:
+each gives the clips of a video of its own.
+"""
 
 import gc
 import itertools
