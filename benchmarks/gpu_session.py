@@ -46,7 +46,7 @@ _SMALL = {  # likewise, to try the command on a CPU
     'equal': ('-m benchmarks.gpu_equality --small', 100),
     'attention': ('-m benchmarks.train_step --model=tiny --rounds=1 --attention xla auto', 100),
     'profile': ('-m tools.profile_step --model=tiny --steps=1 --top=3', 100),
-    'largest': (f'-m benchmarks.largest_batch --model=tiny --first=1 --memory={160 << 20}', 100),
+    'largest': (f'-m benchmarks.largest_batch --model=tiny --first=1 --memory={30 << 20}', 200),
 }
 
 
