@@ -61,7 +61,8 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> Enc
     Raises:
       VideoError: the video cannot be used.
     """
-    if not is_file(clip.path):  # lists come from outside
+    pipe = os.path.exists(clip.path) and not (os.path.isfile(clip.path) or os.path.isdir(clip.path))
+    if pipe or not is_file(clip.path):  # lists come from outside
         raise VideoError(clip.path, 'not a file')
     try:
         key = clip.key.encode()

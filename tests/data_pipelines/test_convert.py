@@ -232,6 +232,7 @@ def test_awkward_videos(tmp_path):
     assert (
         failures['audio_only.mp4'] == 'no video stream'
         and failures['missing.mp4'] == 'no such file'
+        and failures['fifo.mp4'] == 'not a file'  # at once, not after video_timeout
     )
     damaged = dict(info.splits['test'].damaged)
     assert set(damaged) == {'truncated_faststart.mp4', 'corrupt_middle.mp4'}
