@@ -33,7 +33,8 @@ SMALL = """
 --config.model.backbone.stage_blocks=(1,) --config.model.backbone.query_strides=((1,1,1),)
 --config.input.short_side=(16,20) --config.evaluation.short_side=16
 --config.evaluation.spatial_views=1
---config.evaluation.temporal_views=1 --config.epochs=1 --config.optimizer.warmup_epochs=0.5 --config.log_images=False
+--config.evaluation.temporal_views=1 --config.epochs=1 --config.optimizer.warmup_epochs=0.5
+--config.log_images=False
 """.split()
 # Programs of others, and scripts, which tests/test_scripts.py runs.
 OTHERS = {
