@@ -1,12 +1,15 @@
 """Small layers that backbones and heads share."""
 
+from collections.abc import Callable
 import functools
 import math
+from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
 
+from multitrain_jax.ops.platforms import target_device
 from multitrain_jax.ops.sums import sum_over, sums
 from multitrain_jax.ops.tensor_parallel import parts, split
 
@@ -194,6 +197,27 @@ class MLP(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = split(self.fc1(x), axis=-1)
         return self.fc2(ACTIVATIONS[self.activation](hidden))
+
+
+def run_stacked(body: Callable, x: jax.Array, layers: Any, *, recompute: bool) -> jax.Array:
+    """Runs identical blocks in turn: the size of the program does not grow with the depth.
+
+    For GPUs the loop is written out, unless little is kept for the backward pass: XLA copies
+    what a loop keeps into stacked arrays and out of them again, a quarter of the bytes that a
+    step of MViTv2-B moves (benchmarks/RESULTS.md).
+
+    Args:
+      body: (x, layer) -> x.
+      x: what goes through all blocks.
+      layers: arrays [blocks, ...], of which every block gets its own part.
+      recompute: whether the backward pass computes each block once more from its input.
+    """
+    body = jax.checkpoint(body) if recompute else body
+    if recompute or target_device().platform != 'gpu':
+        return jax.lax.scan(lambda x, layer: (body(x, layer), None), x, layers)[0]
+    for i in range(jax.tree.leaves(layers)[0].shape[0]):
+        x = body(x, jax.tree.map(lambda array: array[i], layers))
+    return x
 
 
 def stochastic_depth(

@@ -6,13 +6,12 @@ from typing import Annotated, ClassVar
 
 from flax import nnx
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.settings import PositiveInt, Range, settings
 from multitrain_jax.models.backbone import Features, PositiveTriple
-from multitrain_jax.models.layers import LayerNorm, torch_conv_init
+from multitrain_jax.models.layers import LayerNorm, run_stacked, torch_conv_init
 from multitrain_jax.models.pooling_attention import BlockOptions, BlockShape, MViTBlock
 from multitrain_jax.ops.attention import CUDNN_WIDTH
 from multitrain_jax.ops.patch_conv import patch_conv
@@ -202,20 +201,21 @@ class Stage(nnx.Module):
         start, stop, _ = blocks.indices(len(drop_rates))
         new_thw = thw
 
-        def run(template: nnx.GraphDef, grid: Triple):
-            def body(x, layer):
+        def body(template: nnx.GraphDef, grid: Triple):
+            def run(x, layer):
                 nonlocal new_thw
                 params, drop_rate, key = layer
                 block = nnx.merge(template, params)
                 x, new_thw = block(x, grid, drop_rate=drop_rate, key=key)
-                return x, None
+                return x
 
-            return jax.checkpoint(body) if self.remat else body
+            return run
 
         if start == 0 < stop:
             template, params = nnx.split(self.first)
-            first = None if keys is None else keys[0]
-            x, _ = run(template, thw)(x, (params, drop_rates[0], first))
+            run = body(template, thw)
+            run = jax.checkpoint(run) if self.remat else run
+            x = run(x, (params, drop_rates[0], None if keys is None else keys[0]))
         if max(start, 1) < stop:
             template, params = nnx.split(self.rest)
             part = slice(max(start, 1), stop)
@@ -223,7 +223,7 @@ class Stage(nnx.Module):
                 params = jax.tree.map(lambda p: p[part.start - 1 : part.stop - 1], params)
             rest = None if keys is None else keys[part]
             layers = (params, jnp.asarray(drop_rates[part]), rest)
-            x, _ = lax.scan(run(template, new_thw), x, layers)
+            x = run_stacked(body(template, new_thw), x, layers, recompute=self.remat)
         return x, new_thw
 
     def blocks(self) -> Iterator[MViTBlock]:

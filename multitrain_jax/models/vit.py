@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 from flax import nnx
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,6 +22,7 @@ from multitrain_jax.models.layers import (
     linear,
     project,
     project_qkv,
+    run_stacked,
     scale_branch,
     stochastic_depth,
 )
@@ -389,7 +389,7 @@ def _run_stacked(
     key: jax.Array | None = None,
     part: slice = slice(None),
 ) -> jax.Array:
-    """Runs stacked blocks under a scan: the size of the program does not grow with the depth."""
+    """Runs stacked blocks."""
     template, params = nnx.split(blocks)
     count = jax.tree.leaves(params)[0].shape[0]
     rates, keys = jnp.linspace(0.0, config.stochastic_depth, count, dtype=jnp.float32), None
@@ -399,10 +399,9 @@ def _run_stacked(
     def body(x, layer):
         params, drop_rate, key = layer
         block = nnx.merge(template, params)
-        return block(x, angles=angles, drop_rate=drop_rate, key=key), None
+        return block(x, angles=angles, drop_rate=drop_rate, key=key)
 
-    body = jax.checkpoint(body) if config.remat else body
     layers = (params, rates, keys)
     if part != slice(None):
         layers = jax.tree.map(lambda leaf: leaf[part], layers)
-    return lax.scan(body, x, layers)[0]
+    return run_stacked(body, x, layers, recompute=config.remat)

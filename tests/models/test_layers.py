@@ -1,11 +1,14 @@
 """Layers with a written gradient against the plain formula in float64."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from multitrain_jax.models.layers import layer_norm, project
+from multitrain_jax.models import layers
+from multitrain_jax.models.layers import layer_norm, project, run_stacked
 
 
 def _plain(x, scale, bias):
@@ -65,3 +68,29 @@ def test_project_is_the_plain_product():
     np.testing.assert_allclose(
         jax.jit(project)(jnp.float32(x), jnp.float32(kernel)), x @ kernel, atol=1e-5
     )
+
+
+@pytest.mark.parametrize('recompute', [False, True])
+def test_blocks_written_out_for_gpus_are_those_of_the_loop(recompute, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, kernels = rng.normal(size=(2, 4)), rng.normal(size=(3, 4, 4))
+
+    def loss(x, kernels):
+        return run_stacked(
+            lambda x, layer: jnp.tanh(x @ layer[0]) + layer[1],
+            x,
+            (kernels, jnp.arange(3.0)),
+            recompute=recompute,
+        ).sum()
+
+    def program():
+        return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(x, kernels)
+
+    loop = program()
+    monkeypatch.setattr(layers, 'target_device', lambda: types.SimpleNamespace(platform='gpu'))
+    written_out = program()
+    assert 'stablehlo.while' in loop.as_text()
+    assert ('stablehlo.while' in written_out.as_text()) == recompute
+    found = written_out.compile()(x, kernels)
+    for one, other in zip(jax.tree.leaves(loop.compile()(x, kernels)), jax.tree.leaves(found)):
+        np.testing.assert_allclose(one, other, atol=1e-6)
