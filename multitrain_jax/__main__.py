@@ -30,14 +30,14 @@ COMMANDS = {
 
 
 def _summary(module: str) -> str:
-    """First line of a command's docstring; the module is read and not imported,
+    """The beginning of a command's docstring; the module is read and not imported,
     which would take seconds.
     """
     spec = importlib.util.find_spec(module)
     if spec.submodule_search_locations:
         spec = importlib.util.find_spec(f'{module}.__main__')
     docstring = ast.get_docstring(ast.parse(spec.loader.get_source(spec.name)))
-    return docstring.splitlines()[0]
+    return ' '.join(docstring.partition('\n\n')[0].splitlines())
 
 
 def help_text() -> str:

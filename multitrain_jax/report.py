@@ -1,5 +1,4 @@
-"""Writes a run on one page of HTML: curves, accuracy, confusions, classes, clips, settings. Also
-while it trains.
+"""Writes a run on one page of HTML: curves, accuracy, classes, clips. Also while it trains.
 
     python -m multitrain_jax.report runs/quickstart
     python -m multitrain_jax.report runs/quickstart --output=quickstart.html

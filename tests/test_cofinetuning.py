@@ -128,7 +128,7 @@ def test_the_export_localises(run):
         'colours': (2, 3),
         'shades': (2, 5),
     }
-    whole = model._scores_with_whole_frame(clips)
+    whole = model.activated(model.named(model._run(clips)))
     np.testing.assert_allclose(
         whole['scenes'], model.localise(clips, [[[0, 0, 1, 1]]] * 2)['scenes'][:, 0], rtol=1e-4
     )

@@ -10,7 +10,8 @@ import pytest
 from multitrain_jax.__main__ import COMMANDS, help_text
 from tests.helpers.calling import ROOT
 
-_WORKERS = {'data_pipelines.conversion.worker', 'multitrain_jax'}  # no commands of a user's
+# No commands of a user's.
+_WORKERS = {'data_pipelines.conversion.worker', 'data_pipelines.row_worker', 'multitrain_jax'}
 
 
 def _multitrain(*arguments, cwd=ROOT, executable=('-m', 'multitrain_jax'), **options):
