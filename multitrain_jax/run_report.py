@@ -242,6 +242,8 @@ def _classes(spec: DatasetSpec, path: Path) -> Iterator[str]:
             rows = list(csv.DictReader(file))
     except OSError:
         return
+    if not rows:
+        return
     third: dict[str, str] = {}
     counts = dict(zip(spec.classes, spec.train_counts))
     if any(spec.train_counts):
