@@ -1,5 +1,4 @@
-"""Tells what a directory of records holds and whether each record is sound, and draws a picture of
-it.
+"""Tells what a directory of records holds and whether each record is sound, and draws it.
 
     python -m data_pipelines.inspect DIR
     python -m data_pipelines.inspect DIR --quick --json --no_sheet

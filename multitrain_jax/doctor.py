@@ -1,5 +1,4 @@
-"""Says whether this machine, and an experiment on it, are ready to train, and how to mend what is
-not.
+"""Says whether this machine, and an experiment on it, are ready to train, and how to mend that.
 
     python -m multitrain_jax.doctor
     python -m multitrain_jax.doctor --config=configs/multitrain.py --config.data_root=/data

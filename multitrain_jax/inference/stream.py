@@ -186,7 +186,8 @@ def see(
     workers = len(videos) if silence is not None else min(cores, len(videos))
 
     def read(video: Video) -> Iterator['Window | _Stated']:
-        decoding = dict(threads=max(1, cores // workers))
+        # Several threads of a decoder give frames later.
+        decoding = dict(threads=1 if silence is not None else max(1, cores // workers))
         if window is None:
             whole = whole_video(video, rules, **decoding)
             yield Window(whole.start, whole.end, whole.views)
