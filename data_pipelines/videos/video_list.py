@@ -1,6 +1,6 @@
 """Videos as a command line names them: files, folders, patterns, lists, URLs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import glob
 import os
 import re
@@ -20,7 +20,9 @@ class Video(NamedTuple):
 
     Attributes:
       path: of the file, or what else `sources.open_source` opens.
-      name: below the folder or in the list that it is of, with its suffix; no other video has it.
+      name: below the folder or in the list that it is of, with its suffix; no other video has it. Of
+        a file that was named itself, that of the file; where two of those are called the same, their
+        paths below the folder that holds all of them.
     """
 
     path: str
@@ -42,8 +44,9 @@ def list_videos(arguments: Sequence[str], lines: Iterable[str] | None = None) ->
     """
     found: list[Video] = []
     named: dict[str, Video] = {}
+    names = _names_of_files([argument for argument in arguments if os.path.isfile(argument)])
     for argument in arguments:
-        own = list(_videos(argument, lines))
+        own = list(_videos(argument, lines, names))
         if not own:
             raise ValueError(f'{argument}: no video in it')
         for video in own:
@@ -57,7 +60,17 @@ def list_videos(arguments: Sequence[str], lines: Iterable[str] | None = None) ->
     return found
 
 
-def _videos(argument: str, lines: Iterable[str] | None) -> Iterator[Video]:
+def _names_of_files(paths: Sequence[str]) -> dict[str, str]:
+    places = {path: os.path.abspath(path) for path in paths if suffix_of(path) not in LIST_SUFFIXES}
+    if len({os.path.basename(path) for path in places}) == len(set(places.values())):
+        return {path: os.path.basename(path) for path in places}
+    folder = os.path.commonpath([os.path.dirname(place) for place in places.values()])
+    return {path: _plain(os.path.relpath(place, folder)) for path, place in places.items()}
+
+
+def _videos(
+    argument: str, lines: Iterable[str] | None, names: Mapping[str, str]
+) -> Iterator[Video]:
     if argument == STANDARD_INPUT:
         text = sys.stdin if lines is None else lines
         yield from (_listed(line.strip(), '') for line in text if line.strip())
@@ -77,7 +90,7 @@ def _videos(argument: str, lines: Iterable[str] | None) -> Iterator[Video]:
             raise ValueError(f'{argument}: a list of videos, none of which exists: {own[0].path!r}')
         yield from own
     else:
-        yield Video(argument, os.path.basename(argument))
+        yield Video(argument, names.get(argument, os.path.basename(argument)))
 
 
 def _in_folder(folder: str) -> Iterator[Video]:

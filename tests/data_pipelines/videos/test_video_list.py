@@ -103,4 +103,14 @@ def test_what_holds_no_video(place, argument, message):
 def test_two_videos_of_one_name_are_refused(place):
     (place / 'deep/b.mp4').write_bytes(b'0')
     with pytest.raises(ValueError, match='b.mp4 and deep/b.mp4 would both be called b.mp4'):
-        list_videos(['b.mp4', 'deep/b.mp4'])
+        list_videos(['b.mp4', 'deep'])
+
+
+def test_files_of_one_name_are_called_by_their_folders(place):
+    """As a shell makes arguments of VIDEOS/*/*.mp4."""
+    (place / 'deep/b.mp4').write_bytes(b'0')
+    names = lambda *paths: [video.name for video in list_videos(paths)]  # noqa: E731
+    assert names('b.mp4', 'deep/b.mp4') == ['b.mp4', 'deep/b.mp4']
+    assert names('b.mp4', 'deep/b.mp4', 'b.mp4') == ['b.mp4', 'deep/b.mp4', 'b.mp4']
+    assert names('deep/b.mp4', str(place / 'deep/er/c.mkv')) == ['b.mp4', 'c.mkv']
+    assert names('b.mp4', './b.mp4') == ['b.mp4', 'b.mp4']
