@@ -56,8 +56,16 @@ def test_every_field_is_listed(name):
 
 
 @pytest.mark.parametrize(
-    'name', [name for name in CONFIGS if name != 'multitrain.py:k700']
-)  # whose shapes are as without
+    'name',
+    [
+        # Larger clips and backbones of the same form: a slow test of each.
+        pytest.param(name, marks=pytest.mark.slow)
+        if name.partition(':')[2] in ('312p', '16x4', 'imagenet', 'k710', 'vjepa2_l')
+        else name
+        for name in CONFIGS
+        if name != 'multitrain.py:k700'  # whose shapes are as without
+    ],
+)
 def test_the_training_step_has_shapes_that_fit(name):
     """Traced on abstract arrays for 8 devices: nothing is computed or allocated."""
     config = read_config(load(name))

@@ -190,7 +190,21 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize('name', [name for name in CONFIGS if not name.startswith('probe')])
+# Variants of these, which take the same way, are slow tests.
+FIRST = (
+    'quickstart.py', 'multitrain.py', 'kinetics_pretrain.py:k710_to_400', 'finetune.py',
+    'cofinetune_ava.py:vit_b', 'own_boxes.py:scenes', 'own_videos.py:mine,other=more/mine',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        name if name in FIRST else pytest.param(name, marks=pytest.mark.slow)
+        for name in CONFIGS
+        if not name.startswith('probe')
+    ],
+)
 def test_shrunk_it_trains_evaluates_and_exports(name, root, tmp_path):
     config = shrunk(name, root)
     other = {

@@ -99,7 +99,9 @@ def _video(shape=(2, 4, 16, 16, 3), seed=0) -> jax.Array:
 ONE_STAGE = dict(stage_blocks=(3,), query_strides=((1, 2, 2),))  # small enough to compile often
 
 
-@pytest.mark.parametrize('field', ['remat', 'remat_attention'])
+@pytest.mark.parametrize(
+    'field', ['remat_attention', pytest.param('remat', marks=pytest.mark.slow)]
+)
 def test_rematerialisation_changes_no_gradient(field):
     def gradient(remat):
         config = _small(stochastic_depth=0.5, **{field: remat}, **ONE_STAGE)

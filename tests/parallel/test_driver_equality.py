@@ -71,7 +71,7 @@ def assert_as_on_one_device(devices, *, model, reference=TWO_STAGES, **changes):
         pytest.param(0, {}, id='pmap'),
         pytest.param(1, ZERO, id='8x1', marks=pytest.mark.slow),
         pytest.param(2, ZERO | TWO_PASS | REMAT, id='4x2'),
-        pytest.param(4, {}, id='2x4'),
+        pytest.param(4, {}, id='2x4', marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_give_the_numbers_of_one(model, changes):

@@ -44,7 +44,9 @@ def difference(one, other):
     )
 
 
-@pytest.mark.parametrize(('devices', 'pieces'), [(1, 8), (8, 4)])
+@pytest.mark.parametrize(
+    ('devices', 'pieces'), [pytest.param(1, 8, marks=pytest.mark.slow), (8, 4)]
+)
 def test_two_passes_give_the_gradient_of_the_whole_batch(devices, pieces):
     whole, metrics = first_step(1, 1, 'plain')
     cut, cut_metrics = first_step(devices, pieces, 'two_pass')

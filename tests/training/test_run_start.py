@@ -118,8 +118,8 @@ def test_a_checkpoint_of_an_earlier_version_has_the_defaults():
 @pytest.mark.parametrize(
     'changes',
     [
-        {'optimizer__clip_norm': 0.0},
-        {'optimizer__layer_decay': 0.5},
+        pytest.param({'optimizer__clip_norm': 0.0}, marks=pytest.mark.slow),
+        pytest.param({'optimizer__layer_decay': 0.5}, marks=pytest.mark.slow),
         {'optimizer__learning_rate_factors__heads': 2.0, 'optimizer__clip_norm': 0.0},
     ],
 )
