@@ -20,9 +20,9 @@ class Video(NamedTuple):
 
     Attributes:
       path: of the file, or what else `sources.open_source` opens.
-      name: below the folder or in the list that it is of, with its suffix; no other video has it. Of
-        a file that was named itself, that of the file; where two of those are called the same, their
-        paths below the folder that holds all of them.
+      name: below the folder or in the list that it is of, with its suffix; no other video has it.
+        Of a file that was named itself, that of the file; where two of those are called the same,
+        their paths below the folder that holds all of them.
     """
 
     path: str
