@@ -212,6 +212,12 @@ def test_evaluation_by_two_processes(place, one, tmp_path):
     alone, both = (
         json.loads((tmp_path / name / 'metrics.json').read_text()) for name in ('alone', 'both')
     )
+    # Sums of float32, in another order; all other figures are equal.
+    losses = [
+        {name: result.pop('loss') for name, result in one['datasets'].items() if 'loss' in result}
+        for one in (alone, both)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6) and losses[0]
     assert both == alone and alone['datasets']['scenes']['videos'] == 6
     rows = [
         sorted(csv.reader((tmp_path / name / 'detections_scenes.csv').open()))
