@@ -100,13 +100,14 @@ from multitrain_jax.inference.model import Model
 from tests.helpers import small_models
 
 def main():
-    model = Model(small_models.trained())
+    trained = small_models.trained()
+    model = Model(trained)
     clips = np.zeros((1, *model.clip_shape), np.uint8)
     model.logits(clips)
     used = 4096 * int(pathlib.Path('/proc/self/statm').read_text().split()[0])
     clips = np.zeros((20_000, *model.clip_shape), np.uint8)
     resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
-    model.logits(clips)
+    Model(trained, batch_size=20_000).logits(clips)
 
 run_command(main)
 """

@@ -193,7 +193,8 @@ def test_closing_and_forgetting_end_the_processes(sources):
 
 
 _SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which nohup has it ignore
 from data_pipelines.options import ClipSize, InputOptions, OrderOptions, Source
 from data_pipelines.pipeline import train_batches
 batches = train_batches(
@@ -220,7 +221,7 @@ def test_nothing_is_left_of_runs_that_are_ended(sources):
         pids = [int(pid) for pid in run.stdout.readline().split()]
         assert len(pids) == 2 and _alive(pids) == pids
         run.send_signal(getattr(signal, name))
-        run.communicate(timeout=20)
+        run.communicate(timeout=60)
         _wait_until_gone(pids)
     assert set(os.listdir('/dev/shm')) <= before
 
