@@ -1,7 +1,6 @@
 """A video with the places drawn on it that speak for each dataset's class, and a strip of it."""
 
 from collections.abc import Iterator
-from fractions import Fraction
 import os
 import sys
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference.model import Model
+from multitrain_jax.inference.overlay import write_drawn
 from multitrain_jax.inference.predictions import Answer, Told, divided
 from multitrain_jax.inference.stream import End, Heat
 from multitrain_jax.inference.timeline import clock
@@ -99,7 +99,6 @@ def write(
         ValueError: the video cannot be read.
         UserError: a file cannot be written.
     """
-    from data_pipelines.videos import mp4
     from data_pipelines.videos.video_file import FrameStream
 
     starts, ends = (np.array([getattr(own, side) for own in answers]) for side in ('start', 'end'))
@@ -122,12 +121,7 @@ def write(
                 kept.append(_column(panels, clock(round(seconds, 1))))
             yield np.concatenate([_labelled(*own, 0.42) for own in panels.items()], axis=1)
 
-    try:
-        mp4.write_video(path, pictures(), Fraction(rate).limit_denominator(1001))
-    except OSError as error:
-        raise UserError(
-            f'--explain={path}: cannot be written ({error.strerror or error})'
-        ) from error
+    write_drawn('explain', path, pictures(), rate)
     if not cv2.imwrite(strip, np.concatenate(kept, axis=1)[..., ::-1]):
         raise UserError(f'--explain={path}: {strip} cannot be written')
 

@@ -137,7 +137,7 @@ def draw(
         UserError: `output` cannot be written.
     """
     from data_pipelines.inspection import drawing
-    from data_pipelines.videos import mp4, video_file
+    from data_pipelines.videos import video_file
 
     moments = np.array([entry.seconds for entry in judged])
     starts, ends = (np.array([getattr(c, side) for c in captions]) for side in ('start', 'end'))
@@ -160,11 +160,24 @@ def draw(
                     y += drawing.draw_tag(picture, line, 2, y, drawing.PAPER, scale)
             yield picture
 
+    write_drawn('overlay', output, pictures(), frame_rate)
+
+
+def write_drawn(
+    option: str, output: str | os.PathLike, pictures: Iterator[np.ndarray], frame_rate: float
+) -> None:
+    """Writes the video that `--option=output` asks for, of pictures u8 [H, W, 3].
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from data_pipelines.videos import mp4
+
     try:
-        mp4.write_video(output, pictures(), Fraction(frame_rate).limit_denominator(1001))
+        mp4.write_video(output, pictures, Fraction(frame_rate).limit_denominator(1001))
     except OSError as error:
         raise UserError(
-            f'--overlay={os.fspath(output)}: cannot be written ({error.strerror or error})'
+            f'--{option}={os.fspath(output)}: cannot be written ({error.strerror or error})'
         ) from error
 
 

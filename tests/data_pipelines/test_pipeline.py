@@ -14,7 +14,7 @@ from data_pipelines.order import epochs
 from data_pipelines.storage import regions
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import VIDEO_FILENAME, RecordError
-from tests.helpers.batches import evaluation_batches, train_batches, view_spec
+from tests.helpers.batches import assert_equal_batches, evaluation_batches, train_batches, view_spec
 from tests.helpers.golden import shared_path
 from tests.helpers.read_records import flip_record_byte
 from tests.helpers.tiny_records import (
@@ -22,6 +22,7 @@ from tests.helpers.tiny_records import (
     flat_frame,
     jpeg,
     smooth_image,
+    two_flat_datasets,
     video_name,
     write_records,
 )
@@ -32,19 +33,7 @@ TEST_SPEC = dict(num_frames=3, crop_size=16, short_side=16)
 
 @pytest.fixture(scope='module')
 def two_sources(tmp_path_factory):
-    directory = tmp_path_factory.mktemp('two')
-    return [
-        flat_dataset(directory / 'strided', 7, num_frames=9, stride=2),
-        flat_dataset(directory / 'uniform', 4, num_frames=6, sampling='uniform', flip=False),
-    ]
-
-
-def _assert_equal(batches, others):
-    assert len(batches) == len(others)
-    for batch, other in zip(batches, others, strict=True):
-        assert batch.keys() == other.keys()
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+    return two_flat_datasets(tmp_path_factory.mktemp('two'))
 
 
 def _decode_threads():
@@ -88,7 +77,7 @@ def test_hosts_share_the_batch_of_one_host(two_sources):
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for parts in zip(*shares, strict=True)
     ]
-    _assert_equal(joined, whole)
+    assert_equal_batches(joined, whole)
 
 
 def test_resumed_batches_equal_uninterrupted_ones(two_sources):
@@ -97,7 +86,7 @@ def test_resumed_batches_equal_uninterrupted_ones(two_sources):
         whole = [next(batches) for _ in range(9)]
         assert batches.step == 9
     with train_batches(two_sources, **SPEC, **options, start_step=5, num_steps=4) as batches:
-        _assert_equal(list(batches), whole[5:])
+        assert_equal_batches(list(batches), whole[5:])
         assert batches.step == 9
 
 
@@ -105,7 +94,7 @@ def test_threads_and_prefetching_change_nothing(two_sources):
     options = dict(batch_size=4, seed=3, num_steps=6)
     one = list(train_batches(two_sources, **SPEC, **options, num_threads=1, prefetch=0))
     four = list(train_batches(two_sources, **SPEC, **options, num_threads=4, prefetch=3))
-    _assert_equal(one, four)
+    assert_equal_batches(one, four)
 
 
 def test_seed_changes_order_and_clips(two_sources):
@@ -241,7 +230,7 @@ def test_damaged_records_are_replaced_the_same_way_by_any_number_of_threads(tmp_
         ) as batches:
             runs.append(list(batches))
             assert batches.bad_records == 2
-    _assert_equal(*runs)
+    assert_equal_batches(*runs)
     assert 'damaged record skipped' in caplog.text and 'train-0000' in caplog.text
     order = np.concatenate([batch['label'] for batch in sound])  # 4 epochs of 9
     for batch, before in zip(runs[0], sound, strict=True):

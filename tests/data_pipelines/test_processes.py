@@ -9,7 +9,6 @@ import sys
 import time
 import traceback
 
-import numpy as np
 import pytest
 
 from data_pipelines import pipeline, processes
@@ -17,8 +16,8 @@ from data_pipelines.options import ScheduleOptions, Source
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import RecordError
 from data_pipelines.workers import Threads
-from tests.helpers.batches import evaluation_batches, train_batches
-from tests.helpers.tiny_records import flat_dataset, flat_frame, write_records
+from tests.helpers.batches import assert_equal_batches, evaluation_batches, train_batches
+from tests.helpers.tiny_records import flat_dataset, flat_frame, two_flat_datasets, write_records
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPEC = dict(num_frames=3, crop_size=16, short_side=(16, 20))
@@ -27,18 +26,7 @@ TEST_SPEC = dict(num_frames=3, crop_size=16, short_side=16)
 
 @pytest.fixture(scope='module')
 def sources(tmp_path_factory):
-    directory = tmp_path_factory.mktemp('two')
-    return [
-        flat_dataset(directory / 'strided', 7, num_frames=9, stride=2),
-        flat_dataset(directory / 'uniform', 4, num_frames=6, sampling='uniform', flip=False),
-    ]
-
-
-def _assert_equal(batches, others):
-    for batch, other in zip(batches, others, strict=True):
-        assert batch.keys() == other.keys()
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+    return two_flat_datasets(tmp_path_factory.mktemp('two'))
 
 
 def _pids(batches):
@@ -69,7 +57,7 @@ def test_training_batches_are_those_of_threads(sources):
         for expected in want:
             batch = next(batches)
             places.add(pool.block(batch['video'])[0].number)
-            _assert_equal([expected], [batch])
+            assert_equal_batches([expected], [batch])
         assert len(places) <= 6
         for pid in pids:
             libraries = pathlib.Path(f'/proc/{pid}/maps').read_text()
@@ -84,7 +72,7 @@ def test_a_hosts_share_from_the_middle(sources):
     found = [next(batches)]
     for name in (signal.SIGTERM, signal.SIGINT):  # as SLURM sends them to all processes
         os.kill(*_pids(batches), name)
-    _assert_equal(want, [*found, *batches])
+    assert_equal_batches(want, [*found, *batches])
 
 
 def test_batches_of_many_sizes(sources):
@@ -97,7 +85,7 @@ def test_batches_of_many_sizes(sources):
     want = list(train_batches(named, **SPEC, **options, num_processes=0))
     with train_batches(named, **SPEC, **options, num_processes=1) as batches:
         found = [next(batches) for _ in range(12)]
-        _assert_equal(want, found)
+        assert_equal_batches(want, found)
         assert {len(batch['video']) for batch in found} == {4, 7}
         pool = batches._filler._dealer._pool
         assert pool.count >= 12  # all that are held
@@ -111,7 +99,7 @@ def test_evaluation_batches_are_those_of_threads(sources):
     views = dict(batch_size=4, temporal_views=3, spatial_views=3)
     want = list(evaluation_batches(sources[0], **TEST_SPEC, **views))
     found = evaluation_batches(sources[0], **TEST_SPEC, **views, num_processes=2)
-    _assert_equal(want, list(found))
+    assert_equal_batches(want, list(found))
     assert want[-1]['weight'].min() == 0
 
 
@@ -135,10 +123,10 @@ def test_damaged_records_are_counted_and_replaced_as_by_threads(tmp_path, caplog
         ) as batches:
             runs.append(list(batches))
             assert batches.bad_records == 2
-    _assert_equal(*runs)
+    assert_equal_batches(*runs)
     assert caplog.text.count('damaged record skipped') == 4
     test = dict(batch_size=4, max_bad_records=2)
-    _assert_equal(
+    assert_equal_batches(
         evaluation_batches(source, **TEST_SPEC, **test),
         evaluation_batches(source, **TEST_SPEC, **test, num_processes=1),
     )

@@ -7,7 +7,6 @@ import pathlib
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from data_pipelines import service
@@ -15,7 +14,7 @@ from data_pipelines import service_batches as library
 from data_pipelines.options import BoxOptions, ScheduleOptions, Source
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import RecordError
-from tests.helpers.batches import service_batches, train_batches
+from tests.helpers.batches import assert_equal_batches, service_batches, train_batches
 from tests.helpers.box_records import box_dataset
 from tests.helpers.tiny_records import flat_dataset
 
@@ -23,14 +22,6 @@ pytest.importorskip('tensorflow')
 
 _ROOT = pathlib.Path(__file__).parents[2]
 OPTIONS = dict(batch_size=4, num_frames=3, crop_size=16, short_side=(16, 20), seed=5)
-
-
-def _assert_equal(batches, others):
-    for batch, other in zip(batches, others, strict=True):
-        assert list(batch) == list(other)
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
-            assert batch[name].dtype == other[name].dtype
 
 
 @contextlib.contextmanager
@@ -60,7 +51,9 @@ def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypat
             batches = service_batches(address, [relative], **OPTIONS, start_step=3, num_steps=12)
             assert batches.samples_per_epoch == 9
             got = list(batches)
-            _assert_equal(got, train_batches([source], **OPTIONS, start_step=3, num_steps=12))
+            assert_equal_batches(
+                got, train_batches([source], **OPTIONS, start_step=3, num_steps=12)
+            )
             assert batches.step == 15 and batches.bad_records == 0 and batches.wait_seconds > 0
             # Batches of changing size, with boxes.
             boxes = box_dataset(
@@ -75,7 +68,7 @@ def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypat
             )
             batches = list(service_batches(address, [source, boxes], **options))
             assert [len(batch['dataset']) for batch in batches] == [2, 4, 2, 4]
-            _assert_equal(batches, train_batches([source, boxes], **options))
+            assert_equal_batches(batches, train_batches([source, boxes], **options))
             # Damage that a worker meets counts here.
             reader = RecordReader(tmp_path / 'd', 'train')
             path = tmp_path / 'd' / reader.shard_of(4)
@@ -84,7 +77,7 @@ def test_a_local_dispatcher_and_worker_make_the_same_batches(tmp_path, monkeypat
             path.write_bytes(data)
             options = dict(**OPTIONS, start_step=0, num_steps=4)
             batches = service_batches(address, [source], **options, max_bad_records=1)
-            _assert_equal(batches, train_batches([source], **options, max_bad_records=1))
+            assert_equal_batches(batches, train_batches([source], **options, max_bad_records=1))
             assert batches.bad_records == 1
             with pytest.raises(RecordError, match='checksum.*max_bad_records=0'):
                 list(service_batches(address, [source], **options, max_bad_records=0))
@@ -119,7 +112,7 @@ def test_batches_come_in_order_and_lost_ones_are_made_here(
     count = max(steps) + 1
     options = dict(**OPTIONS, start_step=0, num_steps=count)
     batches = service_batches('nowhere:1', [source], **options, max_bad_records=0)
-    _assert_equal(batches, train_batches([source], **OPTIONS, num_steps=count))
+    assert_equal_batches(batches, train_batches([source], **OPTIONS, num_steps=count))
     assert caplog.text.count('was lost with a worker') == lost
 
 

@@ -1,8 +1,10 @@
 """Batches from options in one row: `train_batches([source], num_frames=3, crop_size=16, ...)`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from typing import Any
+
+import numpy as np
 
 from data_pipelines import pipeline
 from data_pipelines.datasets.base import TestSpec, TrainingSpec
@@ -57,3 +59,14 @@ def training_spec(**options: Any) -> TrainingSpec:
 def view_spec(**options: Any) -> TestSpec:
     options = {'temporal_views': 1, 'spatial_views': 1} | options
     return TestSpec(*groups(options, ClipSize, ViewOptions))
+
+
+def assert_equal_batches(
+    batches: Iterable[Mapping[str, np.ndarray]], others: Iterable[Mapping[str, np.ndarray]]
+) -> None:
+    """As many, of the same arrays in the same order, equal to the bit."""
+    for batch, other in zip(batches, others, strict=True):
+        assert list(batch) == list(other)
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+            assert batch[name].dtype == other[name].dtype

@@ -88,3 +88,11 @@ def flat_dataset(
     labels = [[r] for r in range(num_records)]
     write_records(directory, clips, labels, num_classes=num_records)
     return Source(directory, directory.name, 'train', **source_fields)
+
+
+def two_flat_datasets(directory: pathlib.Path) -> list[Source]:
+    """7 and 4 records, sampled in two ways."""
+    return [
+        flat_dataset(directory / 'strided', 7, num_frames=9, stride=2),
+        flat_dataset(directory / 'uniform', 4, num_frames=6, sampling='uniform', flip=False),
+    ]
