@@ -15,7 +15,7 @@ import numpy as np
 from data_pipelines.processes import LENGTH, Block
 from data_pipelines.workers import Plan
 
-_MAX_BLOCKS = 64  # that come with one message: views of a record lie in a few batches
+_MAX_BLOCKS = 253  # that Linux lets come with one message
 
 
 class _Server:
@@ -82,6 +82,12 @@ def _that_can_be_sent(error: Exception) -> Exception:
         return other
 
 
+def _end(unhandled: threading.ExceptHookArgs) -> None:
+    """A thread fewer would leave its job unanswered: the process ends, and the parent says so."""
+    threading.__excepthook__(unhandled)
+    os._exit(1)
+
+
 def main(parent: int, plan: int, threads: int) -> None:
     """Arguments: descriptor of a socket, and of a file that holds a pickled plan; threads."""
     # Schedulers signal all processes of a job: the parent then saves, and needs batches until then.
@@ -92,6 +98,7 @@ def main(parent: int, plan: int, threads: int) -> None:
     text = os.pread(plan, os.fstat(plan).st_size, 0)
     os.close(plan)
     server = _Server(pickle.loads(text), socket.socket(fileno=parent))
+    threading.excepthook = _end
     for _ in range(threads - 1):
         threading.Thread(target=server.run, daemon=True).start()
     server.run()

@@ -25,6 +25,7 @@ from data_pipelines.datasets.dataset_info import (
 )
 from data_pipelines.settings import check_name
 from data_pipelines.storage.frame_index import frame_index_path
+from data_pipelines.storage.label_index import label_index_path
 from data_pipelines.storage.record_index import SHARD_NAME, shard_name
 
 NOTES = '.convert'  # folder beside the shards: what is known of finished ones, for restarts
@@ -367,6 +368,7 @@ def forget(output: pathlib.Path, annotations: Annotations, kept: Mapping[str, Sp
     for split in annotations.splits:
         (output / f'{split}.index').unlink(missing_ok=True)
         pathlib.Path(frame_index_path(output, split)).unlink(missing_ok=True)
+        pathlib.Path(label_index_path(output, split)).unlink(missing_ok=True)
     if kept:
         info = load_dataset_info(output)
         save_dataset_info(output, dataclasses.replace(info, splits=kept))

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 import os
 
 import av
-import cv2
 import numpy as np
 
 from data_pipelines.clip import pixels
@@ -38,6 +37,7 @@ from data_pipelines.storage.sequence_example import (
 )
 from data_pipelines.videos.decoder import TIME_TOLERANCE, Decoder
 from data_pipelines.videos.demuxer import VideoError
+from data_pipelines.videos.video_file import resized
 
 _SECOND = 10**9  # ns
 
@@ -80,10 +80,7 @@ class LinkedFrames(VideoFrames):
         if pixels.size(frame) == self.size:
             return pixels.rgb(frame, window)
         # Its size changes midway: as the converter does.
-        image, (height, width) = np.ascontiguousarray(pixels.rgb(frame)), self.size
-        shrinks = height * width < image.shape[0] * image.shape[1]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        image = cv2.resize(image, (width, height), interpolation=method)
+        image = resized(pixels.rgb(frame), self.size)
         return image[window.top :, window.left :][: window.height, : window.width]
 
 

@@ -39,9 +39,8 @@ class BalancedRecords:
         weights = _weights(labels, power)
         numbers = generator(_BALANCE, seed, (dataset, 0, 0)).random_raw(len(weights) + 1)
         self._start, keys = int(numbers[0]), numbers[1:]
-        first = np.zeros(
-            len(weights), np.int64
-        )  # label of each record; records of one stand together
+        # The first label of each record, plus 1, or 0: records of one label stand together.
+        first = np.zeros(len(weights), np.int64)
         starts = np.cumsum(labels.counts, dtype=np.int64) - labels.counts
         some = labels.counts > 0
         first[some] = labels.labels[starts[some]].astype(np.int64) + 1

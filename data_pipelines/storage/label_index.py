@@ -36,6 +36,11 @@ class RecordLabels(NamedTuple):
     labels: np.ndarray
 
 
+def label_index_path(directory: str | os.PathLike, split: str) -> str:
+    """Where the labels of a split's records lie."""
+    return files.join(directory, f'{split}.labels')
+
+
 def collect(labels: Iterable[Sequence[int]]) -> RecordLabels:
     """The labels of records, of each a sequence."""
     labels = list(labels)
@@ -56,7 +61,7 @@ def record_labels(
       index: of them.
       read: number of a record -> its labels; of a damaged one, none.
     """
-    path = files.join(directory, f'{split}.labels')
+    path = label_index_path(directory, split)
     found = _load(path, index)
     if found is not None:
         return found

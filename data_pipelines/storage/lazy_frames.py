@@ -54,7 +54,8 @@ def split_example(data: memoryview, list_name: bytes) -> tuple[tuple[int, int], 
 
     Returns:
         context: where the bytes begin and end that are a SequenceExample with nothing but the
-        context. frames: the steps of the feature list.
+            context.
+        frames: the steps of the feature list.
 
     Raises:
         UnusualLayout: the bytes are damaged, hold no such list, or hold something more than once.

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines.probe import IMAGE_SUFFIXES, suffix_of
 from data_pipelines.videos.decoder import TIME_TOLERANCE
 from data_pipelines.videos.demuxer import VideoError
-from data_pipelines.videos.video_file import output_size
+from data_pipelines.videos.video_file import output_size, resized
 
 _NUMBER = re.compile(r'(?P<kind>.*?)(?P<number>\d+)(?P<suffix>\.\w+)')
 _FLOW = ('flow', 'x_', 'y_', 'u_', 'v_')  # optical flow, which lies beside the images of a video
@@ -124,11 +124,7 @@ class ImageFolderStream:
             return None
         if self._size is None:
             self._size = output_size(*image.shape[:2], self._short_side, self._upscale)
-        if image.shape[:2] != self._size:
-            shrinks = self._size[0] * self._size[1] < image.shape[0] * image.shape[1]
-            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = cv2.resize(image, self._size[::-1], interpolation=method)
-        return image
+        return resized(image, self._size)
 
 
 def _frame_names(folder: str) -> dict[int, str]:

@@ -172,14 +172,16 @@ class FrameStream:
                     f'frames of {frame.width}x{frame.height} would become '
                     f'{self._size[1]}x{self._size[0]}: too large',
                 )
-        if image.shape[:2] != self._size:
-            shrinks = self._size[0] * self._size[1] < image.shape[0] * image.shape[1]
-            image = cv2.resize(
-                np.ascontiguousarray(image),
-                self._size[::-1],
-                interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-            )
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(resized(image, self._size))
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image [H, W, 3] of `size`, (height, width): averaged where it shrinks, else bilinear."""
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=method)
 
 
 def output_size(

@@ -43,7 +43,7 @@ def video_times(path: str | os.PathLike) -> Times:
     Raises:
         VideoError: the video cannot be read.
     """
-    stream = video_file.FrameStream(path)
+    stream = video_file.FrameStream(path, convert=lambda frame: None)
     seconds = np.array([timestamp for timestamp, _ in stream])
     return Times(seconds, stream.frame_rate, stream.damage)
 
@@ -66,7 +66,7 @@ def video_moments(
         path: the video.
         times: of it.
         moments: seconds; what is on screen then is a key frame.
-        stride, target_frame_rate: as in `clips.Source`.
+        stride, target_frame_rate: as in `options.DatasetOptions`.
         num_frames, crop_size, short_side, spatial_views: as for `video_views.video_views`.
 
     Raises:

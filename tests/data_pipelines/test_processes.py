@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -163,6 +164,21 @@ def test_a_killed_process_is_named_and_ends_the_run(sources):
     assert traceback.extract_tb(error.tb)[-1].filename == processes.__file__
     _wait_until_gone(pids)
     assert list(batches) == []
+
+
+def test_a_process_of_which_a_thread_fails_ends_the_run(sources):
+    """What it was to do would never be answered, and be waited for."""
+    batches = train_batches(
+        sources, **SPEC, batch_size=4, num_processes=1, num_threads=4, prefetch=0
+    )
+    next(batches)
+    (worker,) = batches._filler._dealer._workers
+    text = pickle.dumps('no job')
+    for _ in range(2):  # of which the main thread takes one at the most
+        worker.socket.sendall(processes.LENGTH.pack(len(text)) + text)
+    with pytest.raises(ChildProcessError, match='ended with exit code 1'):
+        for _ in batches:
+            pass
 
 
 def test_closing_and_forgetting_end_the_processes(sources):

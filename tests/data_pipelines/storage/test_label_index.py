@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from data_pipelines.annotations import Annotations
+from data_pipelines.conversion import plan
 from data_pipelines.datasets.base import TestSpec
 from data_pipelines.datasets.records import RecordDataset
 from data_pipelines.options import ClipSize, Source, ViewOptions
@@ -69,6 +71,16 @@ def test_one_of_other_records_is_made_anew(directory):
     (directory / 'train.index').unlink()
     write(directory, LABELS[::-1] + [[1]])
     assert as_lists(opened(directory).labels()) == LABELS[::-1] + [[1]]
+
+
+def test_a_conversion_that_begins_anew_forgets_it(directory):
+    """Shards of other labels may be of the same size, by which it would be taken for theirs."""
+    opened(directory).labels()
+    annotations = Annotations(('a', 'b', 'c'), {'train': ()})
+    plan.forget(directory, annotations, {})
+    assert not (directory / 'train.labels').exists()
+    write(directory, LABELS[::-1])
+    assert as_lists(opened(directory).labels()) == LABELS[::-1]
 
 
 def test_a_directory_that_cannot_be_written(directory, monkeypatch, caplog):
