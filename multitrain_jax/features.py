@@ -74,6 +74,7 @@ class _Progress:
         self._bytes = [
             max(1, os.path.getsize(path)) if os.path.isfile(path) else 1 for path in paths
         ]
+        self._total = sum(self._bytes)
         self._shares = [0.0] * len(paths)
         self._ended = self._windows = 0
         self._bar = tqdm(
@@ -98,7 +99,7 @@ class _Progress:
         self._bar.set_postfix_str(
             f'{self._ended} of {len(self._paths)} videos, {rate:.3g} windows/s', refresh=False
         )
-        self._bar.update(100 * step * self._bytes[event.video] / sum(self._bytes))
+        self._bar.update(100 * step * self._bytes[event.video] / self._total)
 
     def __enter__(self) -> '_Progress':
         return self

@@ -33,6 +33,7 @@ second after it. Without a file the box is the whole frame, once a second.
 
 import argparse
 import contextlib
+import os
 import sys
 import typing
 
@@ -139,6 +140,11 @@ def _check(parser: ArgumentParser, args: argparse.Namespace, videos: list[str]) 
     for name in _OF_ONE:
         if args.follow and getattr(args, name):
             parser.error(f'--{name} is of a video that is complete: leave --follow out')
+    written = [name for name in (args.csv, args.timeline, args.overlay, args.explain) if name]
+    if args.explain:
+        written.append(f'{args.explain.removesuffix(".mp4")}.png')  # its strip
+    if len(set(map(os.path.realpath, written))) < len(written):
+        parser.error(f'two outputs would be one file: {", ".join(written)}')
 
 
 def _outputs(model: 'Model', args: argparse.Namespace, *, windows: bool) -> list['Output']:

@@ -137,6 +137,8 @@ def test_the_export_localises(run):
         model.localise(clips, 100 * boxes)
     with pytest.raises(UserError, match='must be .2, M, 4.'):
         model.localise(clips, boxes[0])
+    with pytest.raises(UserError, match='boxes of 1 videos for 2 videos'):
+        model.localise(['a.mp4', 'b.mp4'], [[[0, 0, 1, 1]]])
 
 
 @pytest.mark.parametrize('candidates', ['ground_truth', 'proposals'])

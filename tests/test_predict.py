@@ -81,6 +81,13 @@ def test_awkward_files(call, name):
     assert (code, err) == (0, '') and 'shades' in out
 
 
+def test_one_frame_is_explained(call, tmp_path):
+    video, heat = golden.shared_path('videos/bad/one_frame.mp4'), tmp_path / 'heat.mp4'
+    code, _, err = call(f'--explain={heat}', video)
+    assert (code, len(err.splitlines())) == (0, 1)
+    assert heat.stat().st_size and heat.with_suffix('.png').stat().st_size
+
+
 def test_mistakes(call, tmp_path):
     code, out, err = call('x.mp4', checkpoint=tmp_path)
     assert code == 2 and out == '' and err.startswith('error: ') and 'neither a run' in err

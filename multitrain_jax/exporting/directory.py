@@ -28,8 +28,7 @@ def new_directory(output: str | os.PathLike) -> Iterator[Path]:
         UserError: something is there already, or it cannot be made.
     """
     output = Path(output).expanduser().resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f'--output={output}: exists; choose another directory')
+    _check_free(output)
     unfinished = output.with_name(f'{output.name}.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -55,9 +54,13 @@ def places_of(output: str | os.PathLike, datasets: Sequence[DatasetSpec]) -> dic
         if not re.fullmatch(r'[\w-][\w.-]*', spec.name):
             raise UserError(f'{spec.name!r} is no name of a folder')
         place = places[spec.name] = output / spec.name if len(datasets) > 1 else output
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise UserError(f'--output={place}: exists; choose another directory')
+        _check_free(place)
     return places
+
+
+def _check_free(place: Path) -> None:
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f'--output={place}: exists; choose another directory')
 
 
 def write_description(

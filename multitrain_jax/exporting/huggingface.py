@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flax import traverse_util
 import numpy as np
 
 from multitrain_jax.batch import DatasetSpec, classifying
@@ -24,6 +23,7 @@ from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.pytorch import plain
 from multitrain_jax.pytorch.huggingface import CONFIG, OWN, PREPROCESSORS, WEIGHTS
 from multitrain_jax.pytorch.naming import to_torch
+from multitrain_jax.weights.warm_start import flatten
 
 _ARCHITECTURES = {
     'videomae': ('VideoMAEForVideoClassification', 'VideoMAEImageProcessor'),
@@ -52,10 +52,7 @@ def write_directories(
     if not datasets:
         raise UserError('--format=huggingface: the model has no classifying head')
     style, config = describe(info)
-    flat = {
-        '/'.join(map(str, path)): np.asarray(array)
-        for path, array in traverse_util.flatten_dict(params).items()
-    }
+    flat = {path: np.asarray(array) for path, array in flatten(params).items()}
     places = places_of(output, datasets)
     for number, spec in enumerate(datasets):
         model = dataclasses.replace(

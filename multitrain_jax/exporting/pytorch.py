@@ -13,7 +13,6 @@ from pathlib import Path
 import re
 from typing import Any
 
-from flax import traverse_util
 import numpy as np
 
 from multitrain_jax.batch import DatasetSpec, classifying
@@ -26,6 +25,7 @@ from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.ops.relative_position import distance_index
 from multitrain_jax.ops.windows import pooled_size
 from multitrain_jax.pytorch import naming
+from multitrain_jax.weights.warm_start import flatten
 
 FILES = {'multitrain': 'model.pyth', 'pyslowfast': 'model.pyth', 'torchvision': 'model.pth'}
 CONFIG, CLASSES = 'model.yaml', 'classes.txt'
@@ -74,10 +74,7 @@ def write(
     except ImportError as error:
         raise UserError(f'--format={style} needs PyTorch: pip install torch') from error
     info = trained.info
-    flat = {
-        '/'.join(map(str, path)): np.asarray(array)
-        for path, array in traverse_util.flatten_dict(trained.params).items()
-    }
+    flat = {path: np.asarray(array) for path, array in flatten(trained.params).items()}
     if style == 'multitrain' and len(info.model.num_classes) + info.model.head_hidden > 1:
         datasets = classifying(trained.datasets)
         for spec in trained.datasets:
@@ -85,15 +82,17 @@ def write(
                 notes.append(f'{spec.name}: left out, MultiTrain has no head for boxes')
         names = _without_underscores(datasets, notes)
         model, flat = _for_multitrain(info.model, flat, notes)
+        _check(model, style)
         with new_directory(output) as directory:
             _write(directory, info, model, datasets, names, flat, style)
         return [Path(output)]
     if not trained.datasets:
         raise UserError(f'--format={style}: the model has no head')
     places = places_of(output, trained.datasets)
-    for spec in trained.datasets:
-        model, own = _one_head(info.model, flat, trained.datasets, spec)
-        _check(info, model, style)
+    alone = [_one_head(info.model, flat, trained.datasets, spec) for spec in trained.datasets]
+    for model, _ in alone:  # before anything is written
+        _check(model, style)
+    for spec, (model, own) in zip(trained.datasets, alone):
         with new_directory(places[spec.name]) as directory:
             _write(directory, info, model, [spec], (), own, style)
     return list(places.values())
@@ -157,7 +156,7 @@ def _without_underscores(datasets: Sequence[DatasetSpec], notes: list[str]) -> t
     return names
 
 
-def _check(info: ModelInfo, model: MultiTrainConfig, style: str) -> None:
+def _check(model: MultiTrainConfig, style: str) -> None:
     """Raises UserError where their code computes something else."""
     backbone = model.backbone
     if not isinstance(backbone, MViTConfig):
@@ -232,7 +231,6 @@ def _write(
 ) -> None:
     import torch
 
-    _check(info, model, style)
     arrays = naming.to_torch(flat, naming.entries_of(model, style, names))
     # Copies: PyTorch would keep all of an array that a tensor is a view of.
     state = {name: torch.from_numpy(np.array(array, order='C')) for name, array in arrays.items()}

@@ -120,6 +120,8 @@ def write(
             if len(kept) < _STRIP and seconds >= (len(kept) + 0.5) / _STRIP * end.seconds:
                 kept.append(_column(panels, clock(round(seconds, 1))))
             yield np.concatenate([_labelled(*own, 0.42) for own in panels.items()], axis=1)
+        if not kept:  # a video of one frame
+            kept.append(_column(panels, clock(round(seconds, 1))))
 
     write_drawn('explain', path, pictures(), rate)
     if not cv2.imwrite(strip, np.concatenate(kept, axis=1)[..., ::-1]):

@@ -150,7 +150,6 @@ class Model:
         """
         trained = trained.for_inference()
         self.info = trained.info
-        self._trained = trained
         self._graphdef = trained.graphdef
         self._driver = Pmap(data_mesh(jax.local_devices()))
         self.devices = len(jax.local_devices())
@@ -167,6 +166,9 @@ class Model:
             )
         self.batch_size = batch_size
         self._step = self._driver.eval_step(self._outputs)
+        # Of this model alone: a cache of the class would keep every model.
+        self.heat_step = functools.cache(self.heat_step)
+        self._token_step = functools.cache(self._token_step)
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
@@ -274,6 +276,8 @@ class Model:
             from multitrain_jax.inference import boxes as of_videos
 
             if not _is_video(clips):
+                if len(boxes) != len(clips):
+                    raise UserError(f'boxes of {len(boxes)} videos for {len(clips)} videos')
                 return [self.localise(*pair, seconds=seconds) for pair in zip(clips, boxes)]
             checked = self._checked_boxes(np.asarray(boxes, np.float32)[None], 1)[0]
             return of_videos.at_moment(self, clips, checked, seconds)
@@ -360,7 +364,7 @@ class Model:
     @functools.cached_property
     def checksum(self) -> int:
         """A number below 2^32 of parameters, architecture and preprocessing."""
-        return text_checksum([array_checksums(self._trained.params), str(self.info)])
+        return text_checksum([array_checksums(self._params), str(self.info)])
 
     def check_heads(self) -> None:
         """
@@ -465,7 +469,6 @@ class Model:
             dict(zip(self._localising, actions or ())),
         )
 
-    @functools.cache
     def heat_step(self, datasets: tuple[str, ...], layer: int | None = None) -> Callable:
         """Of `forward`: `Outputs` with the heat of these datasets, see `heat`."""
         run = forward_with_heat(
@@ -482,7 +485,6 @@ class Model:
 
         return self._driver.eval_step(outputs)
 
-    @functools.cache
     def _token_step(self, blocks: int | None) -> Callable:
         def tokens(params, batch):
             video = prepare_eval(batch['video'], mean=self.info.mean, std=self.info.std)

@@ -119,8 +119,8 @@ def _in_order(events: Iterable[Seen | End]) -> Iterator[Seen | End]:
 def complaint(video: str, end: End) -> str:
     """A line on what of a video could not be read; empty: everything could."""
     if end.error is not None:
-        return f'error: {first_line(end.error)}'
-    return f'warning: {video}: damaged, {end.damage}' if end.damage else ''
+        return spelt_out(f'error: {first_line(end.error)}')
+    return spelt_out(f'warning: {video}: damaged, {end.damage}') if end.damage else ''
 
 
 class Complaints:
@@ -134,7 +134,7 @@ class Complaints:
 
     def video(self, video: str, told: Told) -> None:
         if text := complaint(video, told.end):
-            print(spelt_out(text), file=self._stream, flush=True)
+            print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         pass

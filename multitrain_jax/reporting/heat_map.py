@@ -39,11 +39,6 @@ def heat_map(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    # Matplotlib would take dollar signs in the names of classes for formulas.
-    rows, columns = ([name.replace('$', r'\$') for name in names] for names in (rows, columns))
-    title, row_title, column_title = (
-        words.replace('$', r'\$') for words in (title, row_title, column_title)
-    )
     width = 0.26 * len(columns) + 0.075 * max(map(len, rows)) + 1.6  # inches
     height = 0.26 * len(rows) + 0.075 * max(map(len, columns)) + 1.2
     figure = Figure((width, height), dpi=120, layout='constrained')

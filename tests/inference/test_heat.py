@@ -35,7 +35,7 @@ def test_heat_is_what_the_logit_gains_by_each_tokens_deviation(shape):
     blocks = SHAPES[shape].before_last_stage
     tokens = model.features(clips, layer=blocks)
     assert heat.shape == tokens.shape[:-1] and (heat > 0).any() and (heat >= 0).all()
-    module = nnx.merge(model._graphdef, model._trained.params)
+    module = nnx.merge(model._graphdef, jax.device_get(model._params))
     video = ((clips / 255 - 0.45) / 0.225).astype(np.float32)
     x, thw = module.backbone.begin(jnp.asarray(video))
     x, thw = module.backbone.run(x, thw, slice(blocks))

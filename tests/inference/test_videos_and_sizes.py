@@ -39,7 +39,7 @@ def _clips(*shape):
 def test_clips_of_other_sizes_are_what_the_module_makes_of_them(model):
     """Which interpolates its positions as the originals do; see tests/models."""
     clips = _clips(3, 6, 24, 20)
-    module = nnx.merge(model._graphdef, model._trained.params)
+    module = nnx.merge(model._graphdef, jax.device_get(model._params))
     video = ((clips / 255 - 0.45) / 0.225).astype(np.float32)
     features = jax.jit(module.backbone)(video)
     np.testing.assert_allclose(model.embed(clips), features.embedding, atol=2e-5)

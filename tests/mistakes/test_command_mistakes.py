@@ -58,6 +58,11 @@ MISTAKES = [
     ('predict', [*PREDICT, '--follow', '--overlay={new}'], ['--overlay is of a video that is']),
     ('predict', [*PREDICT, '--timeline={video}'], ['is the video itself']),
     ('predict', [*PREDICT, '--explain={new}.gif'], ['must end in .mp4']),
+    (
+        'predict',
+        [*PREDICT, '--explain={new}.mp4', '--timeline={new}.png'],
+        ['two outputs would be one file'],
+    ),
     ('predict', [*PREDICT, '--csv={video}'], ['is the video itself']),
     ('predict', [*PREDICT, '--csv=/nowhere/a.csv'], ['--csv=/nowhere/a.csv: cannot be written']),
     ('predict', [*PREDICT, '--temporal_views=0'], ['must be at least 1']),
