@@ -30,7 +30,7 @@ from typing import Any
 from multitrain_jax import config_reading
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.evaluation import files
-from multitrain_jax.evaluation.box_metrics import BoxScores
+from multitrain_jax.evaluation.box_metrics import BoxScores, summary
 from multitrain_jax.evaluation.metrics import Scores, accuracy_table
 from multitrain_jax.evaluation.predictions import ensemble
 from multitrain_jax.model_argument import ModelArgument, add_model_argument, model_argument
@@ -100,7 +100,8 @@ def main() -> int:
         found = ensemble(args.ensemble)
         spec, output = found.spec, Path(args.output or 'ensemble').expanduser()
         with files.unfinished(output) as place:
-            result = files.write(place, spec, found.scores)
+            files.write(place, spec, found.scores)
+            result = summary(found.scores, spec)
             about = {'ensemble': [str(path) for path in args.ensemble]}
             files.write_metrics(place, {spec.name: result}, about)
             files.publish(place, output)
@@ -143,7 +144,8 @@ def _test(model: ModelArgument, args: argparse.Namespace, config_values: Any) ->
         results, details = {}, {}
         for head in setup.tested:
             spec, scores = setup.source.datasets[head], _scores(setup, head)
-            results[spec.name] = files.write(place, spec, scores)
+            files.write(place, spec, scores)
+            results[spec.name] = summary(scores, spec)
             damaged = spec.evaluation_records - len(scores.name)
             details[spec.name] = {'damaged': damaged, **setup.describe(head)}
         files.write_metrics(place, results, setup.about, details)

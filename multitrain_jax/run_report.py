@@ -24,11 +24,16 @@ from multitrain_jax.config import Config, read_stored_config, runs_code
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import files, predictions, results
 from multitrain_jax.evaluation.box_metrics import THIRDS, frequency_thirds
-from multitrain_jax.evaluation.metrics import DatasetResult, Scores, confusion_matrix
+from multitrain_jax.evaluation.metrics import (
+    DatasetResult,
+    Scores,
+    confusion_matrix,
+    most_mistaken,
+)
 from multitrain_jax.reporting import page
 from multitrain_jax.reporting.curves import read_curves
 from multitrain_jax.reporting.heat_map import MOST_NAMES
-from multitrain_jax.reporting.projections import projections_of
+from multitrain_jax.reporting.projections import projections_of, shown_classes
 from multitrain_jax.training import preview
 from multitrain_jax.training.board import changed_settings
 from multitrain_jax.training.workdir import CONFIG_FILE, VERSIONS_FILE, commands
@@ -91,11 +96,11 @@ def make(workdir: Path) -> str:
     Raises:
         UserError: there is no run.
     """
-    config = _config(workdir)
-    trained = _trained(workdir)
-    if config is None and trained is None:
+    config, trained = _config(workdir), _trained(workdir)
+    if config is None and trained is not None:
+        config = trained.config
+    if config is None:  # also of an export, which is no run
         raise UserError(f'{workdir}: no run (neither {CONFIG_FILE} nor a checkpoint in it)')
-    config = trained.config if config is None else config
     curves = read_curves(workdir)
     outcome, test = results.load(workdir), newest_test(workdir)
     specs = {} if trained is None else trained.info.datasets
@@ -303,15 +308,13 @@ def _classes(spec: DatasetSpec, path: Path) -> Iterator[str]:
 
 def _confusion(spec: DatasetSpec, scores: Scores) -> Iterator[str]:
     matrix = confusion_matrix(scores, spec)
-    shown, title = np.arange(len(spec.classes)), 'Class (row) taken for (column)'
-    if len(shown) > MOST_NAMES:
-        mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
-        shown = np.sort(np.argsort(-mistakes, kind='stable')[:MOST_NAMES])
+    shown, shares = most_mistaken(matrix, MOST_NAMES)
+    title = 'Class (row) taken for (column)'
+    if len(shown) < len(spec.classes):
         title += f', the {len(shown)} of {len(spec.classes)} classes with most mistakes'
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     names = [spec.classes[number] for number in shown]
     yield f'<h3>{page.text(title)}</h3>'
-    yield page.heat(shares[np.ix_(shown, shown)], names, names, unit="of the class's videos")
+    yield page.heat(shares, names, names, unit="of the class's videos")
 
 
 def _test_clips(config: Config, spec: DatasetSpec, scores: Scores) -> Iterator[str]:
@@ -456,11 +459,7 @@ def _projections(trained: TrainedModel | None) -> Iterator[str]:
     except UserError:
         return
     for one in found:
-        rows, columns = (np.arange(size) for size in one.weight.shape)
-        if len(rows) > MOST_NAMES:
-            rows = np.sort(np.argsort(-one.weight.max(axis=1), kind='stable')[:MOST_NAMES])
-        if len(columns) > MOST_NAMES:
-            columns = np.sort(np.argsort(-one.weight[rows].max(axis=0), kind='stable')[:MOST_NAMES])
+        rows, columns = shown_classes(one.weight)
         shown = one.weight[np.ix_(rows, columns)]
         yield f'<h3>{page.text(one.name)}</h3>'
         yield page.heat(

@@ -261,10 +261,13 @@ def test_a_test_that_fails_overwrites_nothing(run, own_run, monkeypatch):
     assert run(*arguments)[::2] == (2, 'error: in its middle') and calls == ['colours', 'shades']
     assert written(workdir) == before
 
-    def no_figure(output, spec, scores):
-        return dataclasses.replace(plain(output, spec, scores), problem='no figure')
+    summary = evaluate.summary
 
-    monkeypatch.setattr(evaluate.files, 'write', no_figure)
+    def no_figure(scores, spec):
+        return dataclasses.replace(summary(scores, spec), problem='no figure')
+
+    monkeypatch.setattr(evaluate.files, 'write', plain)
+    monkeypatch.setattr(evaluate, 'summary', no_figure)
     code, out, err = run(*arguments)
     assert code == 2 and 'colours: no figure; shades: no figure' in err
     assert f'files: {workdir}/{place}/failed' in out

@@ -89,7 +89,7 @@ def test_tables(tmp_path):
 def test_large_heat_maps_show_the_largest_weights(tmp_path):
     weight = np.zeros((100, 70), np.float32)
     weight[90:, 60:] = np.eye(10)
-    rows, columns = projections._shown(weight)
+    rows, columns = projections.shown_classes(weight)
     assert len(rows) == len(columns) == projections.MOST_NAMES
     assert set(range(90, 100)) <= set(rows) and set(range(60, 70)) <= set(columns)
     names = tuple(f'c{n}' for n in range(100))

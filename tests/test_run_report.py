@@ -187,7 +187,12 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['report', str(run[1]), f'--output={output}'])
     assert report.main() == 0
     assert capsys.readouterr().out == f'report: {output}\n' and output.stat().st_size > 10_000
-    for where, message in ((tmp_path, 'no run'), (run[1], 'cannot be written')):
+    export = run[1] / 'export'
+    for where, message in (
+        (tmp_path, 'no run'),
+        (export, 'no run'),
+        (run[1], 'cannot be written'),
+    ):
         arguments = ['report', str(where), f'--output={tmp_path / "none" / "x.html"}']
         monkeypatch.setattr(sys, 'argv', arguments)
         with pytest.raises(UserError, match=message) as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation.metrics import DatasetResult
+from multitrain_jax.evaluation.metrics import DatasetResult, Scores, summarise
 
 THIRDS = ('frequent', 'middle', 'rare')
 NO_CANDIDATES = (
@@ -355,3 +355,8 @@ def summarise_boxes(scores: BoxScores, spec: DatasetSpec) -> DatasetResult:
     return DatasetResult(
         **counts, mean_average_precision=mean(None), **{third: mean(third) for third in THIRDS}
     )
+
+
+def summary(scores: Scores | BoxScores, spec: DatasetSpec) -> DatasetResult:
+    """The figures of a dataset of either kind."""
+    return summarise_boxes(scores, spec) if spec.localisation else summarise(scores, spec)

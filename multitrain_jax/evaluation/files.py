@@ -19,14 +19,13 @@ from multitrain_jax.evaluation.box_metrics import (
     ActionResult,
     BoxScores,
     per_action,
-    summarise_boxes,
 )
 from multitrain_jax.evaluation.metrics import (
     DatasetResult,
     Scores,
     confusion_matrix,
+    most_mistaken,
     per_class,
-    summarise,
 )
 from multitrain_jax.evaluation.predictions import Predictions, save
 from multitrain_jax.reporting.heat_map import MOST_NAMES, heat_map
@@ -36,29 +35,37 @@ FAILED = 'failed'  # below the directory of a test: files of one that has no fig
 
 
 def write(
-    output: Path, spec: DatasetSpec, scores: Scores | BoxScores, *, brief: bool = False
-) -> DatasetResult:
-    """Writes all files of one dataset but `metrics.json`, whose content is returned.
+    output: Path,
+    spec: DatasetSpec,
+    scores: Scores | BoxScores,
+    *,
+    detections: bool = True,
+    pictures: bool = True,
+) -> None:
+    """Writes all files of one dataset but `metrics.json`.
 
     Args:
         output: their directory.
         spec: of the dataset.
         scores: of the test.
-        brief: without detections and pictures.
+        detections: with those of datasets with boxes.
+        pictures: with that of the confusions, where clips have one label.
     """
-    return (_write_boxes if spec.localisation else _write_labels)(output, spec, scores, brief)
+    if spec.localisation:
+        _write_boxes(output, spec, scores, detections)
+    else:
+        _write_labels(output, spec, scores, pictures)
 
 
-def _write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores, brief: bool) -> DatasetResult:
-    if not brief:
+def _write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores, detections: bool) -> None:
+    if detections:
         write_detections(output / f'detections_{spec.name}.csv', scores, spec)
     fields = [field.name for field in dataclasses.fields(ActionResult)]
     actions = [dataclasses.astuple(action) for action in per_action(scores, spec)]
     _write_csv(output / f'{spec.name}_classes.csv', fields, actions)
-    return summarise_boxes(scores, spec)
 
 
-def _write_labels(output: Path, spec: DatasetSpec, scores: Scores, brief: bool) -> DatasetResult:
+def _write_labels(output: Path, spec: DatasetSpec, scores: Scores, pictures: bool) -> None:
     save(output / f'{spec.name}_predictions.npz', Predictions(spec, scores))
     classes = per_class(scores, spec)
     fields = [
@@ -72,25 +79,20 @@ def _write_labels(output: Path, spec: DatasetSpec, scores: Scores, brief: bool) 
         matrix = confusion_matrix(scores, spec)
         rows = [[name, *counts] for name, counts in zip(spec.classes, matrix.tolist())]
         _write_csv(output / f'{spec.name}_confusion.csv', ['', *spec.classes], rows)
-        if not brief:
-            draw_confusion(output / f'{spec.name}_confusion.png', scores, spec)
-    return summarise(scores, spec)
+        if pictures:
+            _draw_confusion(output / f'{spec.name}_confusion.png', matrix, spec)
 
 
-def draw_confusion(path: Path, scores: Scores, spec: DatasetSpec) -> None:
+def _draw_confusion(path: Path, matrix: np.ndarray, spec: DatasetSpec) -> None:
     """Draws shares of each class's videos; of many classes those with most mistakes."""
-    matrix = confusion_matrix(scores, spec)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    shown = np.arange(len(spec.classes))
+    shown, shares = most_mistaken(matrix, MOST_NAMES)
     title = f'{spec.name}: {matrix.sum()} videos'
-    if len(shown) > MOST_NAMES:
-        mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
-        shown = np.sort(np.argsort(-mistakes, kind='stable')[:MOST_NAMES])
+    if len(shown) < len(spec.classes):
         title += f'\n(the {len(shown)} of {len(spec.classes)} classes with most mistakes)'
     names = [spec.classes[number] for number in shown]
     heat_map(
         path,
-        shares[np.ix_(shown, shown)],
+        shares,
         rows=names,
         columns=names,
         title=title,

@@ -175,6 +175,25 @@ def per_class(scores: Scores, spec: DatasetSpec) -> list[ClassResult]:
     return found
 
 
+def most_mistaken(matrix: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is shown of a confusion matrix.
+
+    Args:
+        matrix: i64[C, C], see `confusion_matrix`.
+        most: classes.
+
+    Returns:
+        i64[S], all classes, or the `most` with most mistakes, and f64[S, S], shares of their
+        videos.
+    """
+    shown = np.arange(len(matrix))
+    if len(shown) > most:
+        mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+        shown = np.sort(np.argsort(-mistakes, kind='stable')[:most])
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    return shown, shares[np.ix_(shown, shown)]
+
+
 def confusion_matrix(scores: Scores, spec: DatasetSpec) -> np.ndarray:
     """i64[C, C]: videos of a class (row) whose highest score is that of a class (column);
     single-label only.

@@ -14,13 +14,12 @@ from multitrain_jax.atomic import complete_or_absent
 from multitrain_jax.batch import BatchSource, DatasetSpec
 from multitrain_jax.errors import UserError, naming
 from multitrain_jax.evaluation import views
-from multitrain_jax.evaluation.box_metrics import BoxScores, summarise_boxes
+from multitrain_jax.evaluation.box_metrics import BoxScores, summary
 from multitrain_jax.evaluation.metrics import (
     DatasetResult,
     Scores,
     accuracy_table,
     describe,
-    summarise,
 )
 from multitrain_jax.parallel.drivers import Driver
 
@@ -49,11 +48,6 @@ class RunResults:
     clips_per_second: float
     workdir: str
     best: tuple[int, float] | None = None
-
-
-def summary(scores: Scores | BoxScores, spec: DatasetSpec) -> DatasetResult:
-    """The figures of a dataset of either kind."""
-    return summarise_boxes(scores, spec) if spec.localisation else summarise(scores, spec)
 
 
 def evaluate(

@@ -195,7 +195,7 @@ def draw(projection: Projection, path: str | os.PathLike, relations: Relations) 
         projection.weight,
         relations.get(projection.source, {}).get(projection.target, {}),
     )
-    rows, columns = _shown(weight)
+    rows, columns = shown_classes(weight)
     shown = weight[np.ix_(rows, columns)]
     sources = [projection.source_classes[row] for row in rows]
     targets = [projection.target_classes[column] for column in columns]
@@ -226,7 +226,7 @@ def draw(projection: Projection, path: str | os.PathLike, relations: Relations) 
     )
 
 
-def _shown(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shown_classes(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the heat map: all, or those of the largest weights."""
     rows, columns = (np.arange(length) for length in weight.shape)
     if len(rows) > MOST_NAMES:

@@ -98,10 +98,9 @@ class Board:
         output, images = self._workdir / EVALUATION, {}
         with files.unfinished(output) as place:
             for spec, own in scores:
-                files.write(place, spec, own, brief=True)
+                files.write(place, spec, own, detections=False, pictures=self._images)
                 picture = place / f'{spec.name}_confusion.png'
-                if self._images and not (spec.localisation or spec.multi_label):
-                    files.draw_confusion(picture, own, spec)
+                if picture.exists():  # not of boxes, nor of several labels
                     images[f'evaluation/{spec.name}/confusion'] = _read(picture)
             about = {'checkpoint': str(self._workdir), 'step': step}
             files.write_metrics(place, accuracy, about)

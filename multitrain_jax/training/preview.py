@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -11,6 +10,8 @@ from multitrain_jax.augment.pipeline import AugmentConfig, augment_train
 from multitrain_jax.batch import Batch, DatasetSpec, classifying
 from multitrain_jax.objectives.objective import ObjectiveConfig
 from multitrain_jax.objectives.tasks import make_objective
+
+_augmented = jax.jit(augment_train, static_argnames=('config', 'max_classes'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +58,15 @@ def samples(
     )
     key, _ = jax.random.split(jax.random.fold_in(run_key, step))  # as in the step
     video, targets = jax.device_get(
-        jax.jit(
-            functools.partial(
-                augment_train, first_row=0, config=augment, max_classes=objective.max_classes
-            )
-        )(
+        _augmented(
             shown['video'],
             shown['label'],
             objective.head(shown['dataset']),
             shown['weight'],
             key=key,
+            first_row=0,
+            config=augment,
+            max_classes=objective.max_classes,
             has_boxes=objective.has_boxes(shown['dataset']),
         )
     )
