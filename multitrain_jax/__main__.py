@@ -30,9 +30,7 @@ COMMANDS = {
 
 
 def _summary(module: str) -> str:
-    """The beginning of a command's docstring; the module is read and not imported,
-    which would take seconds.
-    """
+    """The beginning of a command's docstring; the module is read: an import would take seconds."""
     spec = importlib.util.find_spec(module)
     if spec.submodule_search_locations:
         spec = importlib.util.find_spec(f'{module}.__main__')

@@ -184,8 +184,7 @@ def _table(result: dict) -> str:
         )
     lines.append(
         f'{result["key_frames"]} key frames, {result["boxes"]} boxes, {result["detections"]} '
-        'detections '
-        f'({result["detections_of_other_actions"]} of actions that are not evaluated); '
+        f'detections ({result["detections_of_other_actions"]} of actions that are not evaluated); '
         f'{result["actions_without_groundtruth"]} of {result["actions"]} actions without ground '
         'truth'
     )

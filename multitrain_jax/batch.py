@@ -125,9 +125,7 @@ class DatasetSpec:
 
 
 def sampling_of(entry: Any) -> dict[str, Any]:
-    """The fields of a `DatasetSpec`, of a dataset's config,
-    that say how clips are taken from videos.
-    """
+    """The fields of a `DatasetSpec`, or of a `DatasetConfig`, that say how clips are taken."""
     fields = ('sampling', 'stride', 'target_frame_rate')
     return {field: getattr(entry, field) for field in fields}
 
@@ -158,14 +156,10 @@ class BatchSource(Protocol):
     clips_per_step: float
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[Batch]:
-        """This host's share of the batches of the steps start_step,
-        ..., start_step + num_steps - 1.
-        """
+        """This host's share of the batches of steps start_step to start_step + num_steps - 1."""
 
     def evaluation_batches(self, dataset: int) -> Iterator[Batch]:
-        """This host's share of all test views of a dataset;
-        every host yields equally many batches.
-        """
+        """This host's share of a dataset's test views; all hosts yield equally many batches."""
 
 
 def check_batch(

@@ -50,9 +50,7 @@ def examine(part: Callable[..., Iterator[Check]], *args) -> Iterator[Check]:
 def _parts(
     config_arguments: list[str],
 ) -> Iterator[tuple[str, Callable[..., Iterator[Check]], tuple]]:
-    """(heading, function, its arguments); imported one after the other,
-    so that the first lines come at once.
-    """
+    """(heading, function, its arguments); imported in turn: the first lines come at once."""
     from multitrain_jax.diagnosis import machine
 
     yield 'packages', machine.packages, ()

@@ -1,6 +1,4 @@
-"""How a command ends: 0, 2 with one line for a user's mistake,
-75 where it was interrupted and goes on when started again.
-"""
+"""How a command ends: 0; 2, one line on a user's mistake; 75, interrupted, to be given again."""
 
 import argparse
 import atexit
@@ -35,9 +33,7 @@ class Interrupted(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """One whose complaints are one line, without the usage. (As in `data_pipelines`,
-    without which training works, too.)
-    """
+    """One whose complaints are one line. As in `data_pipelines`, which training can do without."""
 
     def error(self, message: str):
         self.exit(EXIT_USER_ERROR, f'error: {message} (help: {self.prog} --help)\n')
@@ -50,9 +46,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """What reading and writing an open file complains of (`[Errno 5] Input/output error`)
-    names the file.
-    """
+    """Complaints about reading and writing an open file (`Input/output error`) name the file."""
     try:
         yield
     except OSError as error:
@@ -62,9 +56,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 
 def memory_problem(error: BaseException | None) -> str | None:
-    """What an allocation that failed has said, however the libraries have wrapped it;
-    None: nothing of that kind.
-    """
+    """What a failed allocation has said, however libraries have wrapped it; None: no such thing."""
     while error is not None:
         text = first_line(error)
         if isinstance(error, MemoryError) or (
@@ -76,9 +68,7 @@ def memory_problem(error: BaseException | None) -> str | None:
 
 
 def storage_problem(error: BaseException | None) -> str | None:
-    """What a disk that is full, locked or broken has said,
-    however libraries have wrapped it; None: no such thing.
-    """
+    """What a full, locked or broken disk has said, however libraries have wrapped it, or None."""
     while error is not None:
         for code in _STORAGE:
             if getattr(error, 'errno', None) == code or os.strerror(code) in str(error):
@@ -88,9 +78,7 @@ def storage_problem(error: BaseException | None) -> str | None:
 
 
 def _raised_by_us(error: BaseException) -> bool:
-    """Whether the raise statement stands in this project,
-    so that its text was written for a user.
-    """
+    """Whether the raise statement stands in this project: its text then was written for a user."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return False

@@ -151,9 +151,7 @@ class Experiment:
         return views.make_eval_step(self.graphdef, self.datasets, self.config.augment, self.driver)
 
     def random_state(self, key: jax.Array | None = None) -> TrainState:
-        """The state before the first step with random parameters;
-        key None: that of the config's seed.
-        """
+        """The state before the first step, with random parameters; key None: the config's seed."""
         key = jax.random.key(self.config.seed) if key is None else key
         params_key, run_key = jax.random.split(key)
         model = nnx.to_pure_dict(nnx.state(MultiTrainModel(self.model, rngs=nnx.Rngs(params_key))))

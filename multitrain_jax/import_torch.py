@@ -197,9 +197,7 @@ def _keys(path: str) -> tuple[str | int, ...]:
 def _resize(
     params: dict[str, np.ndarray], model: MultiTrainConfig, options: Options
 ) -> tuple[MultiTrainConfig, dict[str, str]]:
-    """Interpolates positions, in place, for clips of the size that the user wants:
-    (the model, what was resized).
-    """
+    """Interpolates positions, in place, for the user's size of clips: (model, what was resized)."""
     backbone = dataclasses.replace(
         model.backbone,
         num_frames=options.num_frames or model.backbone.num_frames,

@@ -109,9 +109,7 @@ def replay(
 def _newest_state(
     workdir: Path, step: int, prepared: experiment.Experiment, meta: Mapping[str, Any]
 ) -> tuple[int, TrainState | None, str]:
-    """(its step, state, what it is) of the newest checkpoint that is not after `step`;
-    None: the run's first state.
-    """
+    """(step, state, what it is) of the newest checkpoint up to `step`; state None: of the start."""
     found = (0, None, 'the start of the run')
     for directory in (workdir, non_finite.state_directory(workdir)):
         if not (directory / 'checkpoints').is_dir():

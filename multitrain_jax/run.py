@@ -16,9 +16,7 @@ from multitrain_jax.parallel.hosts import FLAG_HELP, joined
 
 
 def _parse_flags() -> tuple[flags.FlagValues, list[str]]:
-    """Reads the command line, in which every mistake becomes one line:
-    (flags, the config's part).
-    """
+    """Reads the command line, of which each mistake becomes one line: (flags, config's part)."""
     values = flags.FlagValues()
     own_flags = dict(flag_values=values)
     flags.DEFINE_string('workdir', None, 'Of the run, which continues from it.', **own_flags)

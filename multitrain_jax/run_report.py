@@ -153,9 +153,7 @@ def _trained(workdir: Path) -> TrainedModel | None:
 
 
 def newest_test(workdir: Path) -> Test | None:
-    """The test of the latest step among those of the run itself and of `evaluate`;
-    None: there is none.
-    """
+    """The test of the latest step, by the run itself or by `evaluate`; None: there is none."""
     found = []
     for path in (workdir / 'evaluation').glob(f'*/{files.METRICS_FILE}'):
         try:
@@ -352,9 +350,7 @@ def _test_clips(config: Config, spec: DatasetSpec, scores: Scores) -> Iterator[s
 
 
 def _views(config: Config, name: str) -> Generator[tuple[str, np.ndarray], int]:
-    """Send it a record's number: (name of the video, u8[T, H, W,
-    3] of the middle one of its test views).
-    """
+    """Of a record whose number it is sent: (name of the video, its middle view u8[T, H, W, 3])."""
     from multitrain_jax.record_data import open_split
 
     _check_data(config)

@@ -286,9 +286,7 @@ class _Loop:
 def _first_checked(
     batches: Iterator[Batch], prepared: Experiment, keep: Callable[[Batch], None]
 ) -> Iterator[Batch]:
-    """The batches, the first of which has been checked against the contract,
-    and handed to `keep`.
-    """
+    """The batches, the first of which has been checked against the contract, and `keep` has it."""
     backbone, localisation = prepared.config.model.backbone, prepared.config.localisation
     with contextlib.ExitStack() as closing:
         if hasattr(batches, 'close'):
@@ -319,9 +317,8 @@ def _describe(prepared: Experiment, source: BatchSource) -> None:
     undivided = config.model.backbone.undivided(config.parallel.model)
     if undivided:
         _log.info(
-            'parallel.model=%d does not divide the attention heads of %s: each device computes '
-            'all of that '
-            'attention, and shares the rest',
+            'parallel.model=%d does not divide the attention heads of %s: each device computes all '
+            'of that attention, and shares the rest',
             config.parallel.model,
             undivided,
         )

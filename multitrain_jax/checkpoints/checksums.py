@@ -48,9 +48,7 @@ def text_checksum(content: Any) -> int:
 
 
 def first_difference(stored: Mapping[str, int], tree: Any) -> str | None:
-    """Name of the first array whose checksum is not the stored one;
-    None when all are as they were.
-    """
+    """Name of the first array whose checksum is not the stored one; None: all are as they were."""
     return next(
         (name for name, number in array_checksums(tree).items() if stored.get(name) != number), None
     )

@@ -192,9 +192,7 @@ class RunCheckpoints:
         return None
 
     def set_aside_after(self, step: int) -> None:
-        """Moves checkpoints of later steps, which are damaged,
-        to `WORKDIR/damaged_checkpoints`: their places are needed.
-        """
+        """Moves later steps' damaged checkpoints, whose places are needed, out of the way."""
         for later in (other for other in self.all_steps() if other > step):
             aside = self.directory.with_name('damaged_checkpoints') / str(later)
             if jax.process_index() == 0:
@@ -219,9 +217,7 @@ class RunCheckpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Tells in one line that the disk does not take a checkpoint,
-        and which one is still good.
-        """
+        """Tells in one line that the disk takes no checkpoint, and which one is still good."""
         try:
             yield
         except Exception as error:
@@ -232,9 +228,8 @@ class RunCheckpoints:
             last = self.latest_step()
             raise UserError(
                 f'a checkpoint could not be written to {self.directory}: {reason}. The last good '
-                'one is '
-                f'{"none" if last is None else f"step {last}"}; make room there, or let it be '
-                'written; then the same command goes on from it'
+                f'one is {"none" if last is None else f"step {last}"}; make room there, or let it '
+                'be written; then the same command goes on from it'
             ) from error
 
     @contextlib.contextmanager
@@ -320,9 +315,7 @@ class BestCheckpoint:
 
 
 def _on_host(leaf: Any) -> Any:
-    """Orbax restores to NumPy where the target is a NumPy array:
-    no device layout is stored or asked for.
-    """
+    """Orbax restores to NumPy where the target is NumPy: no device layout is asked for."""
     return np.empty(leaf.shape, leaf.dtype)
 
 

@@ -1,6 +1,4 @@
-"""A config that starts from a trained model, whose architecture,
-pixels and size of clips it takes.
-"""
+"""A config that starts from a trained model: it takes architecture, pixels and size of clips."""
 
 import dataclasses
 import os

@@ -1,6 +1,4 @@
-"""A trained model, whatever it was kept as: an export,
-an import, a run or one of its checkpoints.
-"""
+"""A trained model, whatever it was kept as: export, import, run, or one of its checkpoints."""
 
 from collections.abc import Mapping
 import dataclasses

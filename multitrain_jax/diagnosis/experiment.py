@@ -1,6 +1,4 @@
-"""What `multitrain_jax.doctor` finds out about an experiment: its config,
-data, batches, memory, and where it starts.
-"""
+"""What `doctor` finds out about an experiment: config, data, batches, memory, where it starts."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -129,9 +127,8 @@ def _leakage(config: Config) -> Iterator[Check]:
             'warn',
             'leakage',
             f'{leak.trained} trains on {len(leak.matches)} of {leak.clips} clips that '
-            f'{leak.tested} '
-            f'tests on ({leak.count("name")} by name, {leak.count("content")} by content), such as '
-            f'{leak.matches[0].tested}; compared: {what}',
+            f'{leak.tested} tests on ({leak.count("name")} by name, {leak.count("content")} by '
+            f'content), such as {leak.matches[0].tested}; compared: {what}',
             f'python -m data_pipelines.inspect {places} --quick --no_sheet --leaks=leaks.csv '
             'lists them',
         )
@@ -219,9 +216,7 @@ def _batches(config: Config) -> Iterator[Check]:
 
 
 def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[Check]:
-    """Parameters, and what a device must hold while it trains:
-    counted from shapes, nothing is compiled.
-    """
+    """Parameters, and what a training device must hold: from shapes, nothing is compiled."""
     assumed = ''
     if specs is None:
         specs = tuple(
@@ -267,9 +262,7 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
 
 
 def _kept_for_backward(config: Config, graphdef: Any, params: Any, clips: int) -> int:
-    """Bytes that the backward pass of so many clips reads,
-    as JAX's own differentiation tells by their shapes.
-    """
+    """Bytes that the backward pass of so many clips reads, by JAX's own differentiation."""
     from flax import nnx
 
     backbone = config.model.backbone

@@ -108,9 +108,7 @@ def packages() -> Iterator[Check]:
 
 
 def _requirements() -> Iterator[Requirement]:
-    """What the project depends on, on this system: as installed;
-    of a clone that is not, as pyproject.toml says.
-    """
+    """What the project needs on this system, as installed; in a clone, as pyproject.toml says."""
     try:
         lines = importlib.metadata.requires('multitrain_jax') or []
     except importlib.metadata.PackageNotFoundError:
@@ -246,9 +244,7 @@ def available_memory() -> int | None:
 
 
 def writable(name: str, directory: str | os.PathLike, remedy: str) -> Check:
-    """Whether there is room in a directory,
-    or in the nearest one above it that exists, and leave to write.
-    """
+    """Whether a directory, or the nearest one above it that exists, is writable and has room."""
     place = Path(directory).expanduser().resolve()
     while not place.exists() and place != place.parent:
         place = place.parent

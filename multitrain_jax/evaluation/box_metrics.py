@@ -133,9 +133,7 @@ def _has_extent(box: np.ndarray) -> np.ndarray:
 
 
 def _highest_of_each_frame(detections: Rows, most: int) -> np.ndarray:
-    """Places, in rising order, of the rows that are among the `most`
-    highest scores of their key frame.
-    """
+    """Places, rising, of the rows that are among the `most` highest scores of their key frame."""
     order = np.lexsort((-detections.score, detections.key_frame))
     frame = detections.key_frame[order]
     rank = np.arange(len(frame)) - np.searchsorted(frame, frame)
@@ -145,9 +143,7 @@ def _highest_of_each_frame(detections: Rows, most: int) -> np.ndarray:
 def _is_right(
     truth: Rows, detections: Rows, protocol: Protocol, iou_threshold: float
 ) -> np.ndarray:
-    """bool[detections]. A detection wants one box only, its best:
-    so no search is needed, only who comes first.
-    """
+    """bool[detections]. Each wants one box only, its best: what counts is who comes first."""
     right = np.zeros(len(detections), bool)
     box, overlap = _best_boxes(truth, detections)
     candidates = np.flatnonzero(overlap >= iou_threshold)
@@ -159,9 +155,7 @@ def _is_right(
 
 
 def any_overlap(truth: Rows, detections: Rows, iou_threshold: float = 0.5) -> bool:
-    """Whether any detection overlaps a box on its key frame by the threshold,
-    whatever the actions.
-    """
+    """Whether any detection overlaps a box on its key frame by the threshold, of any action."""
     same = [
         dataclasses.replace(rows, action=np.zeros_like(rows.action)) for rows in (truth, detections)
     ]
@@ -201,9 +195,7 @@ def _best_boxes(truth: Rows, detections: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _area_under_envelope(right: np.ndarray, positives: int) -> float:
-    """Area under the highest precision at each recall or beyond;
-    `right` in the order of falling scores.
-    """
+    """Area under the highest precision at each recall or beyond; `right` is by falling score."""
     if not positives:
         return float('nan')
     if not right.any():
@@ -234,14 +226,12 @@ def check_some_match(truth: Rows, detections: Rows) -> None:
     if not len(truth) or not len(detections):
         raise UserError(
             f'{len(truth)} boxes of ground truth and {len(detections)} detections of evaluated '
-            'actions are left: '
-            'nothing to compare; look at the label map and at the exclusions'
+            'actions are left: nothing to compare; look at the label map and at the exclusions'
         )
     if not np.isin(detections.key_frame, truth.key_frame).any():
         raise UserError(
             'no detection is on a key frame of the ground truth: compare the names of the videos '
-            'and the timestamps '
-            '(seconds) of both files'
+            'and the timestamps (seconds) of both files'
         )
     largest = float(np.abs(detections.box).max())
     if not any_overlap(truth, detections):

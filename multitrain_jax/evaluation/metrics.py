@@ -1,6 +1,4 @@
-"""Figures of view-averaged scores: accuracy and mean average precision,
-also class by class; confusions.
-"""
+"""Figures of view-averaged scores: accuracy, mean average precision, by class; confusions."""
 
 from collections.abc import Mapping
 import dataclasses

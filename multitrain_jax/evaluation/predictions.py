@@ -1,6 +1,4 @@
-"""View-averaged scores of a dataset's videos as a file: to be looked at,
-or averaged with those of other models.
-"""
+"""View-averaged scores of a dataset's videos as a file; scores of several models averaged."""
 
 from collections.abc import Sequence
 import dataclasses

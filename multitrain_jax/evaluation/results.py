@@ -1,6 +1,4 @@
-"""The figures of all datasets, and what came out of a run:
-kept in `WORKDIR/results.json`, printed as a table.
-"""
+"""The figures of all datasets, and what came out of a run: `WORKDIR/results.json`, a table."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -57,9 +55,7 @@ def evaluate(
     driver: Driver,
     keep: Callable[[DatasetSpec, Scores | BoxScores], None] = lambda spec, scores: None,
 ) -> dict[str, DatasetResult]:
-    """Accuracy, or mean average precision, on every dataset that has evaluation records;
-    `keep` gets the scores.
-    """
+    """The figures of every dataset that has evaluation records; `keep` gets the scores."""
     results = {}
     for number, spec in enumerate(source.datasets):
         if not spec.evaluation_records:
@@ -73,9 +69,7 @@ def evaluate(
 
 
 def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
-    """Figures for the metric writers, `evaluation/NAME/...`,
-    average and mean loss over datasets.
-    """
+    """Figures for metric writers, `evaluation/NAME/...`; average and mean loss over datasets."""
     values = {}
     for name, result in accuracy.items():
         for figure in FIGURES:
@@ -92,9 +86,7 @@ def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
 
 
 def figure(accuracy: Mapping[str, DatasetResult], which: str) -> float | None:
-    """The figure that checkpoints are compared by: of a dataset,
-    or 'average'; None: there is none.
-    """
+    """The figure that checkpoints are compared by, of a dataset or 'average'; None: no figure."""
     if which == 'average':
         return scalars(accuracy).get('evaluation/average')
     return accuracy[which].primary if which in accuracy else None

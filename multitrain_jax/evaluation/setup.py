@@ -1,6 +1,4 @@
-"""What `evaluate` tests: a model from a checkpoint, data and protocol from a config,
-joined by the names of classes.
-"""
+"""What `evaluate` tests: a model, on a config's data, by its protocol, joined by class names."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -179,9 +177,7 @@ def _protocol_name(
     localisation: LocalisationConfig | None,
     split: str | None,
 ) -> str:
-    """`step_300_5x1_256px`: checkpoint, temporal and spatial views,
-    short side, and what else is special.
-    """
+    """`step_300_5x1_256px`: checkpoint, temporal and spatial views, short side, what is special."""
     words = [] if trained.step is None else [f'step_{trained.step}']
     words.append(f'{evaluation.temporal_views}x{evaluation.spatial_views}')
     sides = (localisation and localisation.test_short_sides) or (evaluation.short_side,)
@@ -305,9 +301,8 @@ def _head_with_classes(directory: str, heads: Mapping[str, DatasetSpec]) -> str:
         classes = read_classes(_absolute(directory))
     except ValueError as error:
         raise UserError(
-            f'--datasets {directory}: neither a dataset of the checkpoint ({", ".join(heads)}) '
-            'nor a dataset directory '
-            f'({error})'
+            f'--datasets {directory}: neither a dataset of the checkpoint ({", ".join(heads)}) nor '
+            f'a dataset directory ({error})'
         ) from error
     fitting = [name for name, spec in heads.items() if set(classes) == set(spec.classes)]
     if len(fitting) != 1:

@@ -1,6 +1,4 @@
-"""Multi-view test: the scores of a video's (or of a key frame's boxes')
-views are averaged, each counts exactly once.
-"""
+"""Multi-view test: scores of videos, or of key frames' boxes, are means over views, each once."""
 
 from collections.abc import Callable, Sequence
 import contextlib
@@ -62,9 +60,7 @@ def make_eval_step(
 def score(
     eval_step: Callable, params, source: BatchSource, dataset: int, driver: Driver
 ) -> Scores | BoxScores:
-    """Runs all views of a dataset, on every host for all hosts' videos or key frames;
-    see the two forms.
-    """
+    """Runs all views of a dataset: `score_boxes` where it localises, else `score_dataset`."""
     form = score_boxes if source.datasets[dataset].localisation else score_dataset
     return form(eval_step, params, source, dataset, driver)
 
@@ -212,9 +208,7 @@ def run_views(
     driver: Driver,
     collect: Callable[[Batch, np.ndarray], None],
 ) -> None:
-    """Runs all views of a dataset that this host has: collect(batch,
-    scores [B, ...]) for every batch, in order.
-    """
+    """Runs all views of a dataset that this host has: collect(batch, scores [B, ...]), in order."""
     spec = source.datasets[dataset]
 
     def collect_local(batch, scores: jax.Array) -> None:

@@ -49,9 +49,7 @@ def make_forward(trained: TrainedModel) -> Callable[..., dict[str, jax.Array]]:
 
 
 def inputs(trained: TrainedModel) -> dict[str, dict[str, Any]]:
-    """Shape and type by name of what goes in beside the parameters;
-    letters stand for any number.
-    """
+    """Shape and type by name of what goes in beside the parameters; letters are any number."""
     backbone = trained.info.model.backbone
     clip = backbone.num_frames, backbone.image_size, backbone.image_size, 3
     found = {'clips': {'shape': ('B', *clip), 'dtype': 'uint8'}}

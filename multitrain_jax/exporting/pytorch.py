@@ -271,9 +271,7 @@ def _config_text(
     names: Sequence[str],
     style: str,
 ) -> str:
-    """What of their configuration describes the model and its clips,
-    to be merged into their defaults.
-    """
+    """What their configuration says of model and clips, to be merged into their defaults."""
     import yaml
 
     backbone, spec = model.backbone, datasets[0]

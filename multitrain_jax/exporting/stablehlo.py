@@ -26,9 +26,7 @@ _COMPATIBILITY = 'loads with JAX from 3 weeks older to 6 months newer than the o
 
 
 def program(trained: TrainedModel) -> bytes:
-    """The serialised program `(parameters, clips[, boxes])
-    -> outputs`, see `forward.make_forward`.
-    """
+    """The serialised program `(parameters, clips[, boxes]) -> outputs`, see `make_forward`."""
     scope = export.SymbolicScope(['B >= 1'])
     inputs = [
         jax.ShapeDtypeStruct(

@@ -145,7 +145,5 @@ class Projections(nnx.Module):
 
 
 def add_projected(logits: jax.Array, projected: jax.Array, factor: float) -> jax.Array:
-    """Every head's logits [N, B, C] plus `factor` times the sum of those [N,
-    N - 1, B, C] that the others project.
-    """
+    """Each head's logits [N, B, C] plus `factor` times the others' projected [N, N - 1, B, C]."""
     return logits + factor * projected.sum(1)

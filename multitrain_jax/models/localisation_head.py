@@ -1,6 +1,4 @@
-"""The head that says what is done in each box of a clip's key frame (action localisation,
-as on AVA).
-"""
+"""The head that says what is done in each box of a clip's key frame (localisation, as on AVA)."""
 
 from flax import nnx
 import jax

@@ -44,9 +44,7 @@ def partition(
 
 
 def merge(*parts: Mapping[Any, Any]) -> dict[Any, Any]:
-    """One tree of several that hold different branches;
-    where two hold the same leaf, the later one's.
-    """
+    """One tree of several with different branches; of two with the same leaf, the later one's."""
     flat = {}
     for part in parts:
         flat |= traverse_util.flatten_dict(part)

@@ -58,9 +58,7 @@ class BlockShape:
 
     @property
     def relative_rows(self) -> Triple:
-        """Rows of the relative position tables of t, h, w:
-        one for each distance on the finer of both pooled grids.
-        """
+        """Rows of the relative position tables: one for each distance on the finer pooled grid."""
         return tuple(
             2 * max(n // q, n // kv) - 1
             for n, q, kv in zip(self.grid, self.query_stride, self.kv_stride)
@@ -175,9 +173,7 @@ class PoolingAttention(nnx.Module):
 
     @jax.named_scope('pooling')
     def _pool(self, qkv: jax.Array, thw: Triple) -> list[jax.Array]:
-        """Pools and normalises q, k, v: [B, S, groups, 3,
-        width / groups] -> three of [B, S', heads, head width].
-        """
+        """Pooled, normalised q, k, v [B, S', heads, d] of [B, S, groups, 3, width / groups]."""
         shape, options = self.shape, self.options
         heads, memory = shape.heads // qkv.shape[2], tpu_core_memory(target_device())
         sizes = (thw, shape.query_stride, shape.kv_stride, heads, shape.head_width)

@@ -349,9 +349,7 @@ class ViT(nnx.Module):
 
 
 def sine_positions(count: int, width: int) -> np.ndarray:
-    """float64 [count, width]: sines (even) and cosines (odd)
-    of token numbers (arXiv 1706.03762).
-    """
+    """float64 [count, width]: sines (even), cosines (odd) of token numbers (arXiv 1706.03762)."""
     waves = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
     angles = np.arange(count)[:, None] * waves
     return np.where(np.arange(width) % 2, np.cos(angles), np.sin(angles))

@@ -132,9 +132,7 @@ class Objective:
 
     @property
     def weights(self) -> LossWeights:
-        """Its own. `clips` and `batch` may be given others;
-        what is turned off by 0 must be 0 in both.
-        """
+        """Its own. `clips` and `batch` may be given others; what 0 turns off must be 0 in both."""
         of_datasets = np.ones(len(self.names), np.float32)
         of_datasets[~self._localises] = [entry.weight for entry in self.classifying]
         of_datasets[self._localises] = [entry.weight for entry in self.localising]
@@ -145,9 +143,7 @@ class Objective:
         return np.isin(np.arange(len(self.names)), [entry.number for entry in self.localising])
 
     def head(self, dataset: jax.Array) -> jax.Array:
-        """Classification heads of the clips' datasets i32[B];
-        0 for clips of localising datasets.
-        """
+        """Classification heads of the clips' datasets i32[B]; 0 for those of localising ones."""
         if not self.localising:
             return dataset
         heads = np.where(self._localises, 0, np.cumsum(~self._localises) - 1).astype(np.int32)

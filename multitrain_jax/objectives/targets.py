@@ -1,6 +1,4 @@
-"""What a clip should be classified as,
-also when it is mixed of clips of different datasets; terms of a loss.
-"""
+"""What a clip, also one mixed of two datasets' clips, should be classified as; terms of a loss."""
 
 from typing import NamedTuple
 

@@ -35,8 +35,6 @@ def init_log_variances(
 
 
 def learned_weight(weight: jax.Array, parameter: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(w exp(-v), v / 2), each of the shape of both arguments,
-    with v = `LIMIT` tanh(parameter / `LIMIT`).
-    """
+    """(w exp(-v), v / 2) with v = `LIMIT` tanh(parameter / `LIMIT`); all of one shape."""
     log_variance = LIMIT * jnp.tanh(parameter / LIMIT)
     return weight * jnp.exp(-log_variance), 0.5 * log_variance

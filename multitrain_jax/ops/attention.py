@@ -81,9 +81,7 @@ def attention(
 
 
 def _suited(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
-    """The implementation for queries, keys and values of these types and sizes on a device,
-    real or described.
-    """
+    """The implementation for these types and sizes on a device, real or described."""
     if _fits_pallas(device, q, k, v):
         return 'pallas'
     narrow = max(q.shape[-1], v.shape[-1]) <= CUDNN_WIDTH and q.dtype == jnp.bfloat16
@@ -94,9 +92,7 @@ def _suited(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
 
 
 def has_cudnn_attention(device: Any) -> bool:
-    """Whether it is a GPU on which cuDNN's fused attention runs;
-    of described ones only new generations are known.
-    """
+    """Whether cuDNN's fused attention runs on it; described GPUs count as new enough."""
     return (
         device.platform == 'gpu'
         and float(getattr(device, 'compute_capability', _CUDNN_CAPABILITY)) >= _CUDNN_CAPABILITY

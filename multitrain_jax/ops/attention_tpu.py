@@ -47,9 +47,7 @@ class _Plan:
 
 
 def fits(queries: int, keys: int, heads: int, d: int, e: int, itemsize: int, memory: int) -> bool:
-    """Whether the kernels take these sizes of arrays of `itemsize` bytes a
-    number in so much of the core's memory.
-    """
+    """Whether these sizes, of `itemsize` bytes a number, fit into so much of the core's memory."""
     heads = _heads_together(heads, d, e) or 1
     keys = _rounded_up(keys, _SUBLANES)
     blocks = (
@@ -101,9 +99,7 @@ def attention(
 
 
 def _heads_together(heads: int, d: int, e: int) -> int | None:
-    """The fewest heads whose queries, and whose values, fill whole lanes side by side;
-    None: too many would be needed.
-    """
+    """The fewest heads whose queries, and values, together fill lanes; None: it takes too many."""
     if heads * max(d, e) <= 4 * _LANES:
         return heads
     for count in range(1, heads):
@@ -113,9 +109,7 @@ def _heads_together(heads: int, d: int, e: int) -> int | None:
 
 
 def _rows(queries: int, keys: int) -> int:
-    """Rows of a block: a divisor of the queries if there is a large one,
-    else the last block is filled up.
-    """
+    """Rows of a block: a large divisor of the queries; without one the last block is filled up."""
     most = min(512, max(64, _LOGITS // keys // _SUBLANES * _SUBLANES))
     for rows in range(most, most // 2, -_SUBLANES):
         if queries % rows == 0:
@@ -169,9 +163,7 @@ _attend.defvjp(lambda plan, q, k, v: (_attend(plan, q, k, v), (q, k, v)), _backw
 
 
 def _blocks(plan: _Plan, q: jax.Array, k: jax.Array) -> tuple[pl.BlockSpec, ...]:
-    """What one program sees of queries, keys, values and result: (clip,
-    group of heads, block of rows) is its place.
-    """
+    """What program (clip, group of heads, block of rows) sees of queries, keys, values, result."""
 
     def rows(width):
         shape = (1, plan.rows, plan.heads * width)

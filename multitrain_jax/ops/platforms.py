@@ -40,9 +40,7 @@ def tpu_core_memory(device: Any) -> int:
 
 @contextlib.contextmanager
 def only(platform: str) -> Iterator[None]:
-    """Programs that are traced meanwhile have no choice in them:
-    they are for this platform, whatever they run on.
-    """
+    """Programs that are traced meanwhile are for this platform, whatever they run on."""
     token = _ONLY.set(platform)
     try:
         yield

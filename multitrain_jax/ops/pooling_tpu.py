@@ -152,9 +152,7 @@ def fits(
     d: int,
     memory: int,
 ) -> bool:
-    """Whether the kernels take these sizes, in bfloat16:
-    strides only along h and w, and so many bytes of memory.
-    """
+    """Whether the kernels take these sizes in bfloat16: strides along h, w; bytes of memory."""
     if q_stride[0] != 1 or kv_stride[0] != 1:
         return False
     plan = _Plan(grid, q_stride[1:], kv_stride[1:], heads, d, 0.0, memory)
@@ -453,9 +451,7 @@ def _backward_to_results(plan, qkv_ref, kernel_ref, edge_ref, scale_ref, *refs):
                     gradients[n, rows, :] = tile
 
     def at_convolution(group, results, gradients):
-        """Tiles of the gradient before the norms,
-        from tiles of the convolution's results and each part's heads' gradients.
-        """
+        """Tiles of the gradient before the norms, from the results' tiles and heads' gradients."""
         heads = []
         for part, own_gradients in zip(group.parts, gradients):
             scale = scale_ref[part : part + 1, :]
@@ -627,9 +623,7 @@ def _go_on(plan, ring, read, step):
 
 
 def _convolved(plan, group, ring, kernel_ref, edge_ref, start, size):
-    """Results at every token: a block of rows of the chunk,
-    for each tile of a group of the input.
-    """
+    """Results at every token, for a block of rows of the chunk: each tile of a group."""
     return [
         _convolved_tile(plan, ring.at[tile], kernel_ref.at[tile], edge_ref, start, size)
         for tile in group.tiles
@@ -673,9 +667,7 @@ def _tap(dt, dh, dw):
 
 
 def _convolve_strided(plan, group, ring, kernel_ref, frame, results, first):
-    """Puts a pooled frame of the chunk into rows `first` and following of `results` [tiles,
-    rows, 128].
-    """
+    """Puts a pooled frame of the chunk into `results` [tiles, rows, 128], from row `first` on."""
 
     def row(y, carry):
         for n, tile in enumerate(group.tiles):
@@ -744,9 +736,7 @@ def _spread(plan, group, kernel_ref, gradients, number, frame, sums):
 
 
 def _strided_rows(plan, group, first, frame, y, dt, dh, dw):
-    """The rows that a tap sees from row `y` of a pooled frame;
-    `first` is where the chunk begins.
-    """
+    """The rows that a tap sees from row `y` of a pooled frame; the chunk begins at `first`."""
     start = (
         first + frame * plan.tokens + plan.offset(dt, dh, dw) + y * group.stride[0] * plan.grid[2]
     )

@@ -24,9 +24,7 @@ def parts(count: int) -> int:
 
 
 def split(x: jax.Array, axis: int) -> jax.Array:
-    """Asks that the devices along `model` hold a part of `x` each,
-    cut along `axis`; as it is where that does not divide.
-    """
+    """Asks that devices along `model` each hold a part of `x` along `axis`, if they divide it."""
     if parts(x.shape[axis]) == 1:
         return x
     spec = [None] * x.ndim

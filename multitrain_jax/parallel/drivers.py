@@ -33,9 +33,7 @@ from multitrain_jax.parallel.mesh import (
 
 
 class _Bound:
-    """A compiled step with its last argument given;
-    what `lower` and `compile` make of it likewise.
-    """
+    """A compiled step with its last argument given; likewise what `lower` and `compile` give."""
 
     def __init__(self, step: Any, constants: Any, mesh: Mesh):
         self._step, self._constants, self._mesh = step, constants, mesh
@@ -82,9 +80,7 @@ class Driver(abc.ABC):
 
     @abc.abstractmethod
     def eval_step(self, step: Callable) -> Callable:
-        """`step(params, batch) -> result` on every replica;
-        `local_rows` of the result are the host's.
-        """
+        """`step(params, batch) -> result` on every replica; `local_rows` of it are the host's."""
 
     def to_devices(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host's part [B, ...] of the batch, spread over the replicas: global arrays."""
@@ -95,9 +91,7 @@ class Driver(abc.ABC):
         }
 
     def local_rows(self, array: jax.Array) -> np.ndarray:
-        """What a mapped evaluation step gave for the rows [B,
-        ...] of this host's part of the batch.
-        """
+        """What a mapped evaluation step gave for this host's part [B, ...] of the batch."""
         shards = [shard for shard in array.addressable_shards if shard.replica_id == 0]
         in_order = sorted(shards, key=lambda shard: shard.index[0].start or 0)
         return np.concatenate([self._rows(np.asarray(shard.data)) for shard in in_order])
@@ -161,9 +155,7 @@ class ShardMap(Driver):
     def _per_replica(
         self, step: Callable, out_specs: PartitionSpec, *others: PartitionSpec
     ) -> Callable:
-        """`data` is written out in the step, as pmap has it;
-        what `model` does is left to the compiler.
-        """
+        """`data` is written out in the step, as pmap has it; `model` is left to the compiler."""
         return jax.shard_map(
             step,
             mesh=self.mesh,

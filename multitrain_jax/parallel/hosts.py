@@ -96,9 +96,8 @@ def joined(
             raise
         print(
             f'error: process {jax.process_index()} of {jax.process_count()} has lost another one '
-            f'({first_line(error)}); see the '
-            'output of the others for the reason. The same command goes on from the last '
-            'checkpoint',
+            f'({first_line(error)}); see the output of the others for the reason. The same command '
+            'goes on from the last checkpoint',
             file=sys.stderr,
             flush=True,
         )

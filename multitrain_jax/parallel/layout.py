@@ -68,9 +68,7 @@ def state_shardings(
 
 
 def for_evaluation(params: Any, mesh: Mesh, model: MultiTrainConfig) -> Any:
-    """Parameters of a state as evaluation needs them: not divided over `data`,
-    or each batch would gather them anew.
-    """
+    """Parameters for evaluation: not divided over `data`, or each batch would gather them anew."""
     if MODEL_AXIS not in mesh.shape:
         return params
     return jax.device_put(params, state_shardings(params, mesh, model))

@@ -115,9 +115,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_data(mesh: Mesh) -> NamedSharding:
-    """Of an array that is divided over the replicas along its first axis,
-    as those of a batch are.
-    """
+    """Of an array that the replicas divide along its first axis, as those of a batch are."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
@@ -142,9 +140,7 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def whole(tree: Any) -> Any:
-    """Arrays of the devices of all processes, however they are divided,
-    with all of them on every device.
-    """
+    """Arrays that the devices of all processes divide in any way, whole on every device."""
 
     def gathered(leaf: jax.Array) -> jax.Array:
         if leaf.is_fully_replicated:

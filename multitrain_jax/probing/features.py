@@ -48,9 +48,7 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def files_of(path: str) -> list[tuple[str, int, int]]:
-    """(name, bytes, nanoseconds of the last change)
-    of the files of a dataset; [] where it is none.
-    """
+    """(name, bytes, nanoseconds of the last change) of a dataset's files; [] where it is none."""
     if not os.path.isdir(path):
         return []
     entries = sorted(os.scandir(path), key=lambda entry: entry.name)

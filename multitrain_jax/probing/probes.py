@@ -176,9 +176,7 @@ def _figure(result: DatasetResult) -> float:
 
 
 def _order(features: Features, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """Rows of each batch: every epoch in an order of its own,
-    the last batch of it filled up with -1.
-    """
+    """Rows of each batch: every epoch in its own order, its last batch filled up with -1."""
     rows = np.flatnonzero(np.repeat(features.present, features.views))
     generator = np.random.default_rng(seed)
     while True:

@@ -104,9 +104,7 @@ def recognise(shapes: Shapes, hints: Hints, *, image: bool = False) -> Architect
 
 
 def needs_no_array(name: str) -> bool:
-    """Whether an array may be missing, because zeros in its place change nothing:
-    relative positions in time.
-    """
+    """Whether zeros in an array's place change nothing, so that it may miss: positions in time."""
     return name.endswith('.attn.rel_pos_t')
 
 
@@ -152,9 +150,8 @@ def _backbone(
         if stage.width != patch[0] * 2**number or stage.heads != stages[0].heads * 2**number:
             raise UserError(
                 f'stage {number + 1} is {stage.width} wide with {stage.heads} heads: this code '
-                'knows models whose '
-                'width and heads double with every stage, inside the attention (MViTv2), from '
-                f'{patch[0]} here'
+                'knows models whose width and heads double with every stage, inside the attention '
+                f'(MViTv2), from {patch[0]} here'
             )
     relative = 'blocks.0.attn.rel_pos_h' in shapes
     config = MViTConfig(
@@ -228,9 +225,7 @@ def _clip_size(
 def _with_strides(
     shapes: Shapes, config: MViTConfig, hints: Hints, image: bool, assumptions: list[str]
 ) -> MViTConfig:
-    """The config with strides of queries,
-    keys and values that agree with the relative position tables.
-    """
+    """The config with strides of queries, keys, values that agree with the position tables."""
     stages = len(config.stage_blocks)
     if hints.query_strides is not None and len(hints.query_strides) != stages:
         raise UserError(
@@ -302,9 +297,7 @@ def _heads(shapes: Shapes) -> tuple[tuple[int, ...], tuple[str, ...], int]:
 
 
 def _check_complete(shapes: Shapes, entries: Sequence[naming.Entry]) -> None:
-    """A model with a part missing, or with one that ours does not have,
-    computes something else: refused.
-    """
+    """Refuses a model with a part missing, or one that ours lacks: it computes something else."""
     known = {entry.name for entry in entries}
     missing = [
         entry.name

@@ -1,6 +1,4 @@
-"""What is in a checkpoint file of PyTorch: arrays,
-and what PySlowFast writes beside them, its configuration.
-"""
+"""What is in a checkpoint file of PyTorch: arrays, and beside them PySlowFast's configuration."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses

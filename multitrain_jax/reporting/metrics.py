@@ -1,6 +1,4 @@
-"""Metrics: (sum, count) pairs that merge over clips,
-steps and hosts, and where they are written.
-"""
+"""Metrics: (sum, count) pairs that merge over clips, steps, hosts, and where they are written."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import concurrent.futures
@@ -26,9 +24,7 @@ CSV_FILE = 'metrics.csv'
 
 
 def merge(many: Iterable[Terms]) -> dict[str, float]:
-    """Weighted means of (sum, count) terms over several steps;
-    a term that was never counted is left out.
-    """
+    """Means of (sum, count) terms over several steps; a term that was never counted is left out."""
     totals: dict[str, np.ndarray] = {}
     for terms in many:
         for name, pair in terms.items():
@@ -57,9 +53,7 @@ def import_writers() -> str:
 
 
 def quieten_tensorflow() -> None:
-    """Before its import: it is talkative, of its oneDNN each time,
-    and nothing here computes with it.
-    """
+    """Before its import: it talks much, of oneDNN each time, and nothing here computes with it."""
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 

@@ -262,9 +262,8 @@ def bars(entries: Iterable[tuple[str, float, int, str]]) -> str:
     """Bars from 0 to 1: (name, length, number of the colour, what is said of it)."""
     lines = ''.join(
         f'<b title="{text(name)}">{text(name)}</b><div title="{text(said)}"><u '
-        'style="display:block;'
-        f'width:{100 * value:.1f}%;background:var(--c{colour})"></u></div>'
-        f'<span>{100 * value:.0f} %</span>'
+        f'style="display:block;width:{100 * value:.1f}%;background:var(--c{colour})"></u></div><span>{100 * value:.0f} '
+        '%</span>'
         for name, value, colour, said in entries
     )
     return f'<div class="tall"><div class="bars">{lines}</div></div>'

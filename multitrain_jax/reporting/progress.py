@@ -1,6 +1,4 @@
-"""What a person at the terminal sees of long work: lines with a clock,
-how far it is, and the time left.
-"""
+"""What a person at the terminal sees of long work: lines with a clock, progress, time left."""
 
 from collections.abc import Iterator
 import contextlib
@@ -70,9 +68,7 @@ class _Formatter(logging.Formatter):
 
 
 def _log_unraisable(unraisable: Any) -> None:
-    """To the log file: TensorStore prints hundreds of lines from
-    threads of its own when one write fails.
-    """
+    """To the log file: of one failed write, TensorStore's threads print hundreds of lines."""
     exception = (unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
     logging.getLogger('background').error(
         '%s', unraisable.err_msg or 'in the background', exc_info=exception
@@ -92,24 +88,18 @@ def duration(seconds: float) -> str:
 
 
 class Countdown:
-    """Speed and time left of work in equal steps,
-    from the steps done since the last few reports.
-    """
+    """Speed and time left of work in equal steps, by the steps done since the last few reports."""
 
     def __init__(self, total: int, done: int = 0):
         self.total = total
         self._marks = [(time.monotonic(), done)]
 
     def restart(self, done: int) -> None:
-        """Forgets the past: time that passed so far (compiling,
-        evaluating) says nothing of the steps to come.
-        """
+        """Forgets the past: compiling and evaluating say nothing of the steps to come."""
         self._marks = [(time.monotonic(), done)]
 
     def update(self, done: int) -> tuple[float, float]:
-        """(steps per second, seconds left) when `done` steps are done;
-        (0, infinity) when none was timed yet.
-        """
+        """(steps per second, seconds left) after `done` steps; (0, infinity): none timed yet."""
         self._marks = [*self._marks[-8:], (time.monotonic(), done)]
         (then, before), (now, _) = self._marks[0], self._marks[-1]
         rate = (done - before) / max(now - then, 1e-9)

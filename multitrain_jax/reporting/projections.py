@@ -183,8 +183,7 @@ def to_text(projection: Projection, top: int, relations: Relations) -> str:
     if found is not None:
         lines.append(
             f'  best match related: {found.right} of {found.classes} classes that have related '
-            'ones '
-            f'(blindly: {found.chance:.1f})'
+            f'ones (blindly: {found.chance:.1f})'
         )
     return '\n'.join(lines) + '\n'
 

@@ -1,6 +1,4 @@
-"""What a run shows beside its scalars: its settings, clips of its first step,
-files and pictures of its evaluations.
-"""
+"""What a run shows beside scalars: settings, clips of its first step, files of evaluations."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -87,9 +85,7 @@ class Board:
         scores: Sequence[tuple[DatasetSpec, Scores | BoxScores]],
         accuracy: Mapping[str, DatasetResult],
     ) -> None:
-        """Writes files of an evaluation in place of those of the one before,
-        and shows their pictures.
-        """
+        """Writes an evaluation's files in place of the one before's, and shows its pictures."""
         branch = params.get('projections') if self._images else None
         if branch is not None:
             branch = jax.device_get(whole(branch))  # on all hosts

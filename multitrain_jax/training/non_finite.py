@@ -88,9 +88,7 @@ def is_finite(terms: Mapping[str, Any]) -> bool:
 
 
 def describe(step: int, terms: Mapping[str, Any]) -> str:
-    """What was not finite in a step, whose clips it had,
-    and the gradient norms of the parts of the model.
-    """
+    """What was not finite in a step, whose clips it had, and the gradient norms of all parts."""
     means = {name: float(total / count) for name, (total, count) in terms.items() if count > 0}
     what = 'gradient' if math.isfinite(means['loss']) else 'loss'
     value = means['gradient_norm'] if what == 'gradient' else means['loss']
@@ -117,9 +115,7 @@ def describe(step: int, terms: Mapping[str, Any]) -> str:
 
 
 def save_batch(workdir: Path, source: BatchSource, step: int) -> Path:
-    """Keeps this host's shard of a step's batch; the source gives it again,
-    being a function of the step.
-    """
+    """Keeps this host's shard of a step's batch, which the source gives again for that step."""
     with contextlib.closing(_once(source.train_batches(step, 1))) as batches:
         batch = next(batches)
     path = state_directory(workdir) / _file_name(step, jax.process_index(), jax.process_count())

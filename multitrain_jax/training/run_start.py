@@ -175,9 +175,7 @@ def check_same_run(stored: Mapping[str, Any], current: Mapping[str, Any], where:
 
 
 def _comparable(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts that a checkpoint and a run are compared in;
-    what an older one does not say is as by default.
-    """
+    """What a checkpoint and a run are compared in; what an older one lacks is as by default."""
     config = read_stored_config(meta['config'])
     tree = json.loads(json.dumps(to_dict(config)))
     head = (tree['localisation'] or {}).get('head')

@@ -186,9 +186,7 @@ def make_train_step(
 
 
 def _gradient_norms(grads: Mapping[str, Any]) -> dict[str, tuple[jax.Array, float]]:
-    """Terms `gradient_norm`, of all gradients together,
-    and `gradient_norm/PART` of backbone, heads, ...
-    """
+    """Terms `gradient_norm`, of all gradients, and `gradient_norm/PART` of backbone, heads, ..."""
     parts = {
         f'gradient_norm/{name}': (optax.global_norm(part), 1.0) for name, part in grads.items()
     }

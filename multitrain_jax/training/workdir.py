@@ -65,17 +65,14 @@ def held(workdir: Path) -> Iterator[None]:
                 pass
         if not on_all_hosts(free):
             raise UserError(
-                f'{workdir}: another run uses it{_last_command(workdir)}; wait for it, stop it, '
-                'or use '
-                'another --workdir'
+                f'{workdir}: another run uses it{_last_command(workdir)}; wait for it, stop it, or '
+                'use another --workdir'
             )
         yield
 
 
 def write_request(workdir: Path, config: Config) -> None:
-    """Keeps what the run was asked for: `config.json`, to be read and used again,
-    the command line, and versions.
-    """
+    """Keeps what the run was asked for: `config.json`, to be used again, command line, versions."""
     tree = json.dumps(stored_tree(config), indent=2, ensure_ascii=False)
     (workdir / CONFIG_FILE).write_text(f'{tree}\n', encoding='utf-8')
     now = datetime.datetime.now().astimezone().isoformat(' ', 'seconds')
@@ -97,9 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def commands(workdir: Path) -> list[str]:
-    """Lines `COMMAND  # TIME, PLACE` of what was run in a directory,
-    in their order, as far as they are known.
-    """
+    """Lines `COMMAND  # TIME, PLACE` of what was run in a directory, in order, as far as known."""
     try:
         return (workdir / COMMAND_FILE).read_text(encoding='utf-8').splitlines()
     except OSError:

@@ -11,9 +11,7 @@ _RELATIVE = (
 
 
 def is_positions(path: str) -> bool:
-    """Whether the parameter of this path, such as 'backbone/spatial_positions',
-    depends on the size of the clips.
-    """
+    """Whether this parameter, such as 'backbone/spatial_positions', depends on the clips' size."""
     return path.rsplit('/', 1)[-1] in (*_ABSOLUTE, *_RELATIVE)
 
 

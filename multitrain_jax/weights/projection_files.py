@@ -54,17 +54,15 @@ def start_projections(
             matrix, shape = matrices[pair], (len(datasets[s].classes), len(target.classes))
             if matrix.shape != shape or not np.isfinite(matrix).all():
                 raise UserError(
-                    f'{path}: {pair} has shape {list(matrix.shape)}, must be {list(shape)} '
-                    'finite numbers: '
-                    f'[classes of {datasets[s].name}, classes of {target.name}]'
+                    f'{path}: {pair} has shape {list(matrix.shape)}, must be {list(shape)} finite '
+                    f'numbers: [classes of {datasets[s].name}, classes of {target.name}]'
                 )
             _put(params, d, j, matrix)
             used.append(pair)
     if not used:
         raise UserError(
-            f'{path}: holds no projection between {", ".join(spec.name for spec in datasets)}; '
-            'it has '
-            f'{", ".join(sorted(matrices)) or "nothing"} (names are SOURCE->TARGET)'
+            f'{path}: holds no projection between {", ".join(spec.name for spec in datasets)}; it '
+            f'has {", ".join(sorted(matrices)) or "nothing"} (names are SOURCE->TARGET)'
         )
     _log.info(
         'projections: %d of %d start from %s: %s',

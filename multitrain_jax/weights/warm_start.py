@@ -53,9 +53,7 @@ class Report:
     differences: Sequence[str]
 
     def brief(self, table_file: str) -> str:
-        """What a reader must not miss: how much was taken over,
-        what of the heads and else was not, what differs.
-        """
+        """What a reader must not miss: how much was taken over, what was not, what differs."""
         told = [row for row in self.rows if row.outcome != 'used' or row.name.startswith('heads/')]
         rest = f'... and {len(told) - _MOST_TOLD} more' if len(told) > _MOST_TOLD else ''
         return '\n'.join(
@@ -223,10 +221,9 @@ def _fill_backbone(
             problems.append(f'{path} is {shape_text(theirs[path].shape)} there and missing here')
     if problems:
         raise UserError(
-            f'config.init_from={source.name}: a backbone of another architecture, only '
-            f'{len(rows)} of {len(needed)} '
-            f'parameters fit; for example, {problems[0]}. Give config.model.backbone that of the '
-            'source'
+            f'config.init_from={source.name}: a backbone of another architecture, only {len(rows)} '
+            f'of {len(needed)} parameters fit; for example, {problems[0]}. Give '
+            'config.model.backbone that of the source'
         )
     return rows
 

@@ -1,6 +1,4 @@
-"""What became of every parameter when weights of one model were taken over into another,
-as a table.
-"""
+"""What became of every parameter when weights were taken over into another model, as a table."""
 
 from collections.abc import Sequence
 import dataclasses
