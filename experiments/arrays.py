@@ -49,10 +49,11 @@ class ArrayData:
     ):
         """Keeps the arrays.
 
-        Args: config: batch size, schedule, seed, image size, flips. datasets: sorted by name.
+        Args:
+            config: batch size, schedule, seed, image size, flips.
+            datasets: sorted by name.
             train, validation: by name. A dataset that is not in `train` has a head of which nothing
-            is learned, one
-                that is not in `validation` is not tested.
+                is learned, one that is not in `validation` is not tested.
             label_maps: `[dataset][other][class] -> class of other`, where the relations of the
                 classes are known: half of the times that a clip is drawn it is one of those instead
                 of one of its own dataset.

@@ -39,9 +39,13 @@ DATASET, CLASSES = 'kinetics400', 400
 class Published:
     """A checkpoint, its accuracy and the test that gave it.
 
-    Attributes: source: where the figures are. top1, top5: percent. short_side: pixels before
-        cropping. PySlowFast resizes to the crop's size where it takes three crops. temporal_views,
-        spatial_views: clips along the video, crops of each. options: what the file does not say.
+    Attributes:
+        source: where the figures are.
+        top1, top5: percent.
+        short_side: pixels before cropping. PySlowFast resizes to the crop's size where it takes
+            three crops.
+        temporal_views, spatial_views: clips along the video, crops of each.
+        options: what the file does not say.
     """
 
     source: str
@@ -74,8 +78,9 @@ PUBLISHED = {
 def imported(checkpoint: str, published: Published, records: str, output: Path) -> str:
     """The checkpoint as an export, with the classes of the records.
 
-    Raises: UserError: the records are not those of 400 classes in alphabetical order, as the
-        checkpoints' are.
+    Raises:
+        UserError: the records are not those of 400 classes in alphabetical order, as the
+            checkpoints' are.
     """
     if is_export(checkpoint):
         return checkpoint

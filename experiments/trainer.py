@@ -76,10 +76,14 @@ class Trainer:
     ) -> Outcome:
         """Trains as `train_and_evaluate(config, ..., source=source)` would.
 
-        Args: config: the experiment. source: of its batches. ramp: updates over which lambda_inf
-            rises from 0, straight. parts: factors of its variance and its covariance term; at least
-            1 / 148 of `_BASE_LAMBDA` remains. watch: called before every update with its number,
-            state, batch and program, and once after the last.
+        Args:
+            config: the experiment.
+            source: of its batches.
+            ramp: updates over which lambda_inf rises from 0, straight.
+            parts: factors of its variance and its covariance term; at least 1 / 148 of
+                `_BASE_LAMBDA` remains.
+            watch: called before every update with its number, state, batch and program, and once
+                after the last.
         """
         length = experiment.run_length(config, source)
         schedule = learning_rate_schedule(
