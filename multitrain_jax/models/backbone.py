@@ -8,10 +8,11 @@ A backbone is a module `video, key -> Features` whose architecture is a `Backbon
 import abc
 from collections.abc import Sequence
 import dataclasses
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Self
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.settings import DropRate, PositiveFloat, PositiveInt, settings
@@ -43,17 +44,51 @@ class Features:
         return self.tokens[:, self.tokens.shape[1] - t * h * w :]
 
 
-class Backbone(Protocol):
-    """An `nnx.Module` that holds nothing but `nnx.Param`; randomness comes in as keys.
+class Backbone(nnx.Module):
+    """Holds nothing but `nnx.Param`, in the attributes that `BackboneConfig` tells of.
 
-    Called, it makes `Features` of normalised clips: `pool(*run(*begin(video), key=key))`.
+    Randomness comes in as keys.
     """
 
-    def __call__(self, video: jax.Array, *, key: jax.Array | None = None) -> Features: ...
+    @jax.named_scope('backbone')
+    def __call__(self, video: jax.Array, *, key: jax.Array | None = None) -> Features:
+        """Tokens and embedding of normalised clips.
+
+        Args:
+          video: [B, T, H, W, 3], float, normalised. Its size may differ from the config's: learned
+            positions are interpolated.
+          key: PRNG key of the stochastic depth; None: deterministic.
+
+        Returns:
+          Features.
+
+        Raises:
+          ValueError: if `video` is not [B, T, H, W, 3], or too small for a token.
+        """
+        return self.pool(*self.run(*self.begin(video), key=key))
 
     def begin(self, video: jax.Array) -> tuple[jax.Array, Triple]:
         """The first tokens [B, L, D], a class token in front, and their grid (t, h, w)."""
+        x, thw = self.embed_patches(video)
+        return self.add_positions(x, thw), thw
 
+    @abc.abstractmethod
+    def embed_patches(self, video: jax.Array) -> tuple[jax.Array, Triple]:
+        """Tokens [B, t*h*w, D] of pixels, and their grid."""
+
+    @abc.abstractmethod
+    def add_positions(self, x: jax.Array, thw: Triple) -> jax.Array:
+        """Adds learned or fixed positions and puts the class token first, as configured."""
+
+    def with_class_token(self, x: jax.Array, *, position: bool) -> jax.Array:
+        """The class token before tokens [B, L, D]; `position`: its own learned one is added."""
+        token = self.class_token[...]
+        if position:
+            token = token + self.class_position[...]
+        token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, x.shape[-1]))
+        return jnp.concatenate([token, x], 1)
+
+    @abc.abstractmethod
     def run(
         self,
         x: jax.Array,
@@ -64,6 +99,7 @@ class Backbone(Protocol):
     ) -> tuple[jax.Array, Triple]:
         """All blocks, or some of them that follow each other; `key`: of the stochastic depth."""
 
+    @abc.abstractmethod
     def pool(self, x: jax.Array, thw: Triple) -> Features:
         """What comes after the last block."""
 
@@ -83,7 +119,7 @@ class BackboneConfig(abc.ABC):
     The path of a parameter is a tuple and begins below `backbone`: ('blocks', 'norm1', 'scale').
     Identical blocks are stacked along a leading axis. In a block, `attention` holds the linear
     layers `qkv` and `output`, and `mlp` is a `layers.MLP`. Learned positions are known by their
-    names, see `weights.positions`.
+    names, see `weights.positions`; those of a class token are `class_token` and `class_position`.
     """
 
     # Fields that change what the parameters mean, though not their shapes.

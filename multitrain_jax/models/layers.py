@@ -153,10 +153,11 @@ def _product_of_tokens(x, kernel, dimension_numbers, **unused):
     return project(x, kernel)
 
 
-def project_qkv(
+@jax.named_scope('attention_linear')
+def project_groups(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, heads: int, dtype: str
-) -> list[jax.Array]:
-    """Queries, keys and values [B, S, heads, d] of tokens `x` [B, S, D] and `kernel` [D, 3 * E].
+) -> jax.Array:
+    """Queries, keys, values [B, S, groups, 3, E / groups] of tokens [B, S, D], kernel [D, 3 * E].
 
     The devices along the mesh axis `model` share the heads, each with a group of them. For that the
     channels are put in the order group, q/k/v, head: then a device's part is in one piece. Where
@@ -165,15 +166,23 @@ def project_qkv(
     groups, width = parts(heads), kernel.shape[-1] // 3
 
     def grouped(array: jax.Array) -> jax.Array:
+        """[..., 3 * E] in the order q/k/v, group, head -> group, q/k/v, head."""
         array = array.astype(dtype).reshape(*array.shape[:-1], 3, groups, width // groups)
         array = split(array.swapaxes(-3, -2), axis=-3)
         return array.reshape(*array.shape[:-3], -1)
 
-    with jax.named_scope('attention_linear'):
-        qkv = project(x.astype(dtype), grouped(kernel))
-        if bias is not None:
-            qkv = qkv + grouped(bias)[None, None]
-    qkv = qkv.reshape(*qkv.shape[:-1], groups, 3, heads // groups, width // heads)
+    qkv = project(x.astype(dtype), grouped(kernel))
+    if bias is not None:
+        qkv = qkv + grouped(bias)[None, None]
+    return qkv.reshape(*qkv.shape[:-1], groups, 3, width // groups)
+
+
+def project_qkv(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, heads: int, dtype: str
+) -> list[jax.Array]:
+    """Queries, keys and values [B, S, heads, d]: those of `project_groups`, whose arguments see."""
+    qkv = project_groups(x, kernel, bias, heads=heads, dtype=dtype)
+    qkv = qkv.reshape(*qkv.shape[:-1], heads // qkv.shape[2], -1)
     return [qkv[..., i, :, :].reshape(*x.shape[:2], heads, -1) for i in range(3)]
 
 

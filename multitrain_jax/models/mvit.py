@@ -1,6 +1,5 @@
 """MViTv2 for video (arXiv 2112.01526), in the form of MultiTrain and in the public one."""
 
-from collections.abc import Iterator
 import math
 from typing import Annotated, ClassVar
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.settings import PositiveInt, Range, settings
-from multitrain_jax.models.backbone import Features, PositiveTriple
+from multitrain_jax.models.backbone import Backbone, Features, PositiveTriple
 from multitrain_jax.models.layers import LayerNorm, run_stacked, torch_conv_init
 from multitrain_jax.models.pooling_attention import BlockOptions, BlockShape, MViTBlock
 from multitrain_jax.ops.attention import CUDNN_WIDTH
@@ -226,17 +225,9 @@ class Stage(nnx.Module):
             x = run_stacked(body(template, new_thw), x, layers, recompute=self.remat)
         return x, new_thw
 
-    def blocks(self) -> Iterator[MViTBlock]:
-        """The blocks one by one, the followers with their own slice of the stacked parameters."""
-        yield self.first
-        if self.rest is not None:
-            template, params = nnx.split(self.rest)
-            for i in range(jax.tree.leaves(params)[0].shape[0]):
-                yield nnx.merge(template, jax.tree.map(lambda p: p[i], params))
 
-
-class MViT(nnx.Module):
-    """The video backbone. Holds nothing but `nnx.Param`; randomness comes in as keys."""
+class MViT(Backbone):
+    """The video backbone."""
 
     def __init__(self, config: MViTConfig, *, rngs: nnx.Rngs):
         width = config.width
@@ -258,27 +249,6 @@ class MViT(nnx.Module):
         )
         self.norm = LayerNorm(config.embedding_width)
         self.config = config
-
-    @jax.named_scope('backbone')
-    def __call__(self, video: jax.Array, *, key: jax.Array | None = None) -> Features:
-        """Tokens and embedding of normalised clips.
-
-        Args:
-          video: [B, T, H, W, 3], float, normalised. Its size may differ from the config's: learned
-            positions are interpolated.
-          key: PRNG key of the stochastic depth; None: deterministic.
-
-        Returns:
-          Features.
-
-        Raises:
-          ValueError: if `video` is not [B, T, H, W, 3].
-        """
-        return self.pool(*self.run(*self.begin(video), key=key))
-
-    def begin(self, video: jax.Array) -> tuple[jax.Array, Triple]:
-        x, thw = self.embed_patches(video)
-        return self.add_positions(x, thw), thw
 
     def run(
         self,
@@ -321,25 +291,13 @@ class MViT(nnx.Module):
 
     @jax.named_scope('patch_embedding')
     def add_positions(self, x: jax.Array, thw: Triple) -> jax.Array:
-        """Adds learned positions and puts the class token first, as configured."""
-        config, width = self.config, x.shape[-1]
-        if config.positions == 'separate':
+        width, separate = x.shape[-1], self.config.positions == 'separate'
+        if separate:
             spatial = _resized(self.spatial_positions[...], (*thw[1:], width))
             temporal = _resized(self.temporal_positions[...], (thw[0], width))
             positions = temporal[:, None, None] + spatial[None]  # [t, h, w, D]
             x = x + positions.reshape(1, -1, width).astype(x.dtype)
-        if config.class_token:
-            token = self.class_token[...]
-            if config.positions == 'separate':
-                token = token + self.class_position[...]
-            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, width))
-            x = jnp.concatenate([token, x], 1)
-        return x
-
-    def blocks(self) -> Iterator[MViTBlock]:
-        """All blocks in order, each with its own parameters: to look inside the scan."""
-        for stage in self.stages:
-            yield from stage.blocks()
+        return self.with_class_token(x, position=separate) if self.config.class_token else x
 
 
 def _resized(positions: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -16,7 +16,7 @@ from multitrain_jax.models.layers import (
     LayerNorm,
     layer_norm,
     linear,
-    project,
+    project_groups,
     scale_branch,
     stochastic_depth,
     torch_conv_init,
@@ -27,7 +27,7 @@ from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
 from multitrain_jax.ops.platforms import target_device, tpu_core_memory
 from multitrain_jax.ops.relative_position import key_selector, position_terms
-from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, on_each_device, parts, split
+from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, on_each_device, split
 from multitrain_jax.ops.windows import Triple, pooled_size
 
 
@@ -93,10 +93,7 @@ class PoolingAttention(nnx.Module):
     The pooling kernels are shared by the heads. Parameters of the three poolings are stacked in the
     order q, k, v, so that poolings of the same stride are one operation.
 
-    The devices along the mesh axis `model` share the heads, each with a group of them. For that the
-    channels of queries, keys and values are put in the order group, q/k/v, head: then a device's
-    part is in one piece. Where the number of devices does not divide the heads, all of them are one
-    group, on every device.
+    The devices along the mesh axis `model` share the heads, see `layers.project_groups`.
     """
 
     def __init__(self, shape: BlockShape, options: BlockOptions, *, rngs: nnx.Rngs):
@@ -131,7 +128,9 @@ class PoolingAttention(nnx.Module):
         """
         shape = self.shape
         batch, width = x.shape[0], shape.width
-        q, k, v = self._pool(self._project(x), thw)  # each [B, S', heads, d]
+        kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
+        qkv = project_groups(x, kernel, bias, heads=shape.heads, dtype=self.options.dtype)
+        q, k, v = self._pool(qkv, thw)  # each [B, S', heads, d]
         q_thw = pooled_size(thw, shape.query_stride)
 
         # The pooled queries are added, save that of the class token (section 3.1, equation 5).
@@ -152,24 +151,6 @@ class PoolingAttention(nnx.Module):
             y = y + q.at[:, :1].set(0)
         with jax.named_scope('attention_linear'):
             return self.output(y.reshape(batch, -1, width)), q_thw
-
-    @jax.named_scope('attention_linear')
-    def _project(self, x: jax.Array) -> jax.Array:
-        """Queries, keys and values [B, S, groups, 3, width / groups] of tokens [B, S, width_in]."""
-        groups, width = parts(self.shape.heads), self.shape.width
-        dtype = jnp.dtype(self.options.dtype)
-
-        def grouped(array: jax.Array) -> jax.Array:
-            """[..., 3 * width] in the order q/k/v, group, head -> group, q/k/v, head."""
-            array = array.astype(dtype).reshape(*array.shape[:-1], 3, groups, width // groups)
-            array = split(array.swapaxes(-3, -2), axis=-3)
-            return array.reshape(*array.shape[:-3], -1)
-
-        qkv = (
-            project(x.astype(dtype), grouped(self.qkv.kernel[...]))
-            + grouped(self.qkv.bias[...])[None, None]
-        )
-        return qkv.reshape(*qkv.shape[:-1], groups, 3, width // groups)
 
     @jax.named_scope('pooling')
     def _pool(self, qkv: jax.Array, thw: Triple) -> list[jax.Array]:

@@ -8,12 +8,12 @@ from multitrain_jax.models.vit import ViTConfig
 
 def mvit_s_16x4(**overrides) -> MViTConfig:
     """MultiTrain's 16x4: 16 frames of 224 px, 16 blocks, 34.4 M parameters."""
-    return dataclasses.replace(MViTConfig(), **overrides)
+    return MViTConfig(**overrides)
 
 
 def mvit_b_16x4(**overrides) -> MViTConfig:
     """The 24 blocks of B on 16 frames of 224 px."""
-    return dataclasses.replace(MViTConfig(stage_blocks=(2, 3, 16, 3)), **overrides)
+    return MViTConfig(**{'stage_blocks': (2, 3, 16, 3), **overrides})
 
 
 def mvit_b_32x3(**overrides) -> MViTConfig:
@@ -28,10 +28,8 @@ def mvit_b_32x3_312(**overrides) -> MViTConfig:
 
 def mvit_l_40x3(**overrides) -> MViTConfig:
     """L: 40 frames of 312 px, 48 blocks, about 213 M parameters."""
-    config = MViTConfig(
-        num_frames=40, image_size=312, width=144, heads=2, stage_blocks=(2, 6, 36, 4)
-    )
-    return dataclasses.replace(config, **overrides)
+    size = dict(num_frames=40, image_size=312, width=144, heads=2, stage_blocks=(2, 6, 36, 4))
+    return MViTConfig(**{**size, **overrides})
 
 
 def mvit_tiny(**overrides) -> MViTConfig:
@@ -39,18 +37,10 @@ def mvit_tiny(**overrides) -> MViTConfig:
 
     The initial deviation is nearer to 1 / sqrt(width), to which 0.02 is tuned for wide models.
     """
-    config = MViTConfig(
-        num_frames=8,
-        image_size=64,
-        width=32,
-        stage_blocks=(1, 2),
-        query_strides=((1, 1, 1), (1, 2, 2)),
-        kv_stride=(1, 2, 2),
-        patch_kernel=(3, 9, 9),
-        patch_stride=(2, 8, 8),
-        init_std=0.1,
-    )
-    return dataclasses.replace(config, **overrides)
+    size = dict(num_frames=8, image_size=64, width=32, stage_blocks=(1, 2), init_std=0.1)
+    strides = dict(query_strides=((1, 1, 1), (1, 2, 2)), kv_stride=(1, 2, 2))
+    patches = dict(patch_kernel=(3, 9, 9), patch_stride=(2, 8, 8))
+    return MViTConfig(**{**size, **strides, **patches, **overrides})
 
 
 def public_form(config: MViTConfig) -> MViTConfig:
@@ -74,8 +64,7 @@ def vit_s(**overrides) -> ViTConfig:
 
 def vit_b(**overrides) -> ViTConfig:
     """VideoMAE's B: 16 frames of 224 px, 86 M parameters."""
-    config = ViTConfig(position_grid=(8, 14, 14), attention_bias='qv')
-    return dataclasses.replace(config, **overrides)
+    return ViTConfig(**{'position_grid': (8, 14, 14), 'attention_bias': 'qv', **overrides})
 
 
 def vit_l(**overrides) -> ViTConfig:
@@ -97,17 +86,9 @@ def vit_g(**overrides) -> ViTConfig:
 
 def vjepa2_l(**overrides) -> ViTConfig:
     """V-JEPA 2's L: rotary positions, made for 64 frames of 256 px; 304 M parameters."""
-    config = ViTConfig(
-        num_frames=64,
-        image_size=256,
-        width=1024,
-        blocks=24,
-        heads=16,
-        mlp_width=4096,
-        positions='rotary',
-        pooling='mean',
-    )
-    return dataclasses.replace(config, **overrides)
+    clips = dict(num_frames=64, image_size=256, positions='rotary', pooling='mean')
+    size = dict(width=1024, blocks=24, heads=16, mlp_width=4096)
+    return ViTConfig(**{**clips, **size, **overrides})
 
 
 def vjepa2_h(**overrides) -> ViTConfig:
@@ -123,25 +104,11 @@ def vjepa2_g(**overrides) -> ViTConfig:
 
 def vivit_b(**overrides) -> ViTConfig:
     """ViViT's B with spatio-temporal attention: 32 frames of 224 px, 89 M parameters."""
-    config = ViTConfig(
-        num_frames=32,
-        positions='learned',
-        class_token=True,
-        pooling='first',
-        activation='tanh',
-    )
-    return dataclasses.replace(config, **overrides)
+    form = dict(positions='learned', class_token=True, pooling='first', activation='tanh')
+    return ViTConfig(**{'num_frames': 32, **form, **overrides})
 
 
 def vit_tiny(**overrides) -> ViTConfig:
     """Trains in minutes on two CPU cores: 8 frames of 64 px, 4 blocks, 0.3 M parameters."""
-    config = ViTConfig(
-        num_frames=8,
-        image_size=64,
-        width=64,
-        blocks=4,
-        heads=2,
-        mlp_width=256,
-        init_std=0.1,
-    )
-    return dataclasses.replace(config, **overrides)
+    size = dict(width=64, blocks=4, heads=2, mlp_width=256)
+    return ViTConfig(**{'num_frames': 8, 'image_size': 64, 'init_std': 0.1, **size, **overrides})

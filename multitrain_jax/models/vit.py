@@ -4,7 +4,6 @@ The forms of VideoMAE (arXiv 2203.12602), VideoMAE V2 (arXiv 2303.16727), V-JEPA
 2506.09985) and ViViT's spatio-temporal attention (arXiv 2103.15691, model 1).
 """
 
-from collections.abc import Iterator
 import dataclasses
 import math
 from typing import ClassVar, Literal
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.settings import NonNegativeInt, PositiveFloat, PositiveInt, settings
-from multitrain_jax.models.backbone import BackboneConfig, Features, PositiveTriple
+from multitrain_jax.models.backbone import Backbone, BackboneConfig, Features, PositiveTriple
 from multitrain_jax.models.layers import (
     MLP,
     LayerNorm,
@@ -237,8 +236,8 @@ class AttentivePooler(nnx.Module):
         return (y + self.mlp(self.norm2(y)))[:, 0]
 
 
-class ViT(nnx.Module):
-    """The video backbone. Holds nothing but `nnx.Param`; randomness comes in as keys."""
+class ViT(Backbone):
+    """The video backbone. With pooling 'norm_of_mean' the norm is applied to the tokens, too."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         width, normal = config.width, nnx.initializers.normal(config.init_std)
@@ -255,26 +254,6 @@ class ViT(nnx.Module):
         self.norm = LayerNorm(width, epsilon=config.norm_epsilon)
         self.pooler = AttentivePooler(config, rngs=rngs) if config.pooling == 'attentive' else None
         self.config = config
-
-    @jax.named_scope('backbone')
-    def __call__(self, video: jax.Array, *, key: jax.Array | None = None) -> Features:
-        """Tokens and embedding of normalised clips.
-
-        Args:
-          video: [B, T, H, W, 3], float, normalised. Its size may differ from the config's.
-          key: PRNG key of the stochastic depth; None: deterministic.
-
-        Returns:
-          Features. With pooling 'norm_of_mean' the norm is applied to the tokens, too.
-
-        Raises:
-          ValueError: if `video` is not [B, T, H, W, 3], or smaller than a tubelet.
-        """
-        return self.pool(*self.run(*self.begin(video), key=key))
-
-    def begin(self, video: jax.Array) -> tuple[jax.Array, Triple]:
-        x, thw = self.embed_patches(video)
-        return self.add_positions(x, thw), thw
 
     def run(
         self,
@@ -315,7 +294,6 @@ class ViT(nnx.Module):
 
     @jax.named_scope('patch_embedding')
     def add_positions(self, x: jax.Array, thw: Triple) -> jax.Array:
-        """Adds sine or learned positions and puts the class token first, as configured."""
         config, width = self.config, x.shape[-1]
         grid = config.position_grid or config.patch_grid
         if config.positions != 'rotary':
@@ -328,11 +306,7 @@ class ViT(nnx.Module):
                 table = jax.image.resize(table, (*thw, width), 'linear', antialias=False)
             x = x + table.reshape(1, -1, width).astype(x.dtype)
         if config.class_token:
-            token = self.class_token[...]
-            if config.positions == 'learned':
-                token = token + self.class_position[...]
-            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, width))
-            x = jnp.concatenate([token, x], 1)
+            x = self.with_class_token(x, position=config.positions == 'learned')
         return x
 
     def angles(self, thw: Triple) -> Angles | None:
@@ -340,12 +314,6 @@ class ViT(nnx.Module):
         if self.config.positions != 'rotary':
             return None
         return rotary_angles(thw, self.config.width // self.config.heads)
-
-    def every_block(self) -> Iterator[Block]:
-        """The blocks in order, each with its own parameters: to look inside the scan."""
-        template, params = nnx.split(self.blocks)
-        for i in range(self.config.blocks):
-            yield nnx.merge(template, jax.tree.map(lambda p: p[i], params))
 
 
 def sine_positions(count: int, width: int) -> np.ndarray:

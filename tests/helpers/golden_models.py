@@ -1,5 +1,7 @@
 """Golden state dicts loaded into our models."""
 
+from collections.abc import Iterator
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -83,3 +85,21 @@ def golden(name: str) -> dict[str, np.ndarray]:
 
 def channels_last(clips: np.ndarray) -> np.ndarray:
     return clips.transpose(0, 2, 3, 4, 1)
+
+
+def every_block(backbone: nnx.Module) -> Iterator[nnx.Module]:
+    """The blocks in order, each with its own parameters: to look inside the scan."""
+    if not hasattr(backbone, 'stages'):
+        yield from _unstacked(backbone.blocks)
+        return
+    for stage in backbone.stages:
+        yield stage.first
+        yield from _unstacked(stage.rest)
+
+
+def _unstacked(blocks: nnx.Module | None) -> Iterator[nnx.Module]:
+    if blocks is None:
+        return
+    template, params = nnx.split(blocks)
+    for i in range(jax.tree.leaves(params)[0].shape[0]):
+        yield nnx.merge(template, jax.tree.map(lambda p: p[i], params))

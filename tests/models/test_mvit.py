@@ -16,6 +16,7 @@ from tests.helpers.golden_models import (
     FORMS,
     STRIDES,
     channels_last,
+    every_block,
     golden,
     load,
     random_model,
@@ -29,7 +30,7 @@ def _activations(model: MultiTrainModel, video: jax.Array) -> dict[str, jax.Arra
     x, thw = backbone.embed_patches(video)
     seen['eval/patch_embed'] = x
     seen['eval/tokens'] = x = backbone.add_positions(x, thw)
-    for i, block in enumerate(backbone.blocks()):
+    for i, block in enumerate(every_block(backbone)):
         seen[f'eval/block{i}_attn'], _ = block.attention(block.norm1(x), thw)
         x, thw = block(x, thw)
         seen[f'eval/block{i}'], seen[f'eval/block{i}_thw'] = x, jnp.array(thw)
@@ -214,7 +215,7 @@ def test_interpolated_positions_are_linear_in_between():
 
 
 def test_stochastic_depth_drops_whole_branches_of_clips_and_keeps_the_mean():
-    block = list(_model(_small()).blocks())[2]  # neither widens nor pools
+    block = list(every_block(_model(_small())))[2]  # neither widens nor pools
     x, thw = _video((1, 2 * 2 * 2, 8)), (2, 2, 2)
 
     @jax.jit

@@ -15,7 +15,7 @@ from multitrain_jax.ops.rotary import rotary_angles, rotate
 from multitrain_jax.pytorch import naming, plain
 from multitrain_jax.pytorch.architecture import Hints
 from tests.helpers import transformers_golden
-from tests.helpers.golden_models import filled, flat, random_model
+from tests.helpers.golden_models import every_block, filled, flat, random_model
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.transformers_golden import CASES, Golden
 
@@ -35,7 +35,7 @@ def _activations(model: MultiTrainModel, video: jax.Array) -> list[jax.Array]:
     backbone = model.backbone
     x, thw = backbone.embed_patches(video)
     seen = [backbone.add_positions(x, thw)]
-    for block in backbone.every_block():
+    for block in every_block(backbone):
         seen.append(block(seen[-1], angles=backbone.angles(thw)))
     return seen
 
@@ -199,7 +199,7 @@ def test_without_a_key_nothing_is_random_and_with_keys_everything_follows_them()
 
 def test_the_first_block_is_never_left_out_and_the_last_at_the_full_rate():
     model = _model(_small(blocks=2, stochastic_depth=0.5, pooling='mean'))
-    first, last = model.every_block()
+    first, last = every_block(model)
     video = jnp.tile(_video((1, 4, 16, 16, 3)), (64, 1, 1, 1, 1))
     tokens = jax.jit(lambda key: model(video, key=key).tokens)(jax.random.key(0))
     x, thw = model.embed_patches(video[:1])
