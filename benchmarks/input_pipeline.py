@@ -17,8 +17,9 @@
     limit tf   as fancy by TensorFlow's decode_and_crop_jpeg, which decodes only what the crop shows
 `storages`: the same videos, encoded with short side 320 as x264 does by default, in every storage,
     and decoded as `pyav` does; bytes are of records and of what they link to
-`processes`: JPEGs by threads of one process and by several processes; `parent` is the time that a
-    clip takes of the process that trains
+`processes`: JPEGs by threads of one process and by several processes, of as many threads in all as
+    there are cores, then of one thread each; `parent` is the time that a clip takes of the process
+    that trains
 `quality`: JPEG quality against size, time of decoding and PSNR of the source's frames
 
 The sides take turns within every round; printed are medians over the rounds and ratios to the
@@ -535,14 +536,20 @@ def processes(source: Source, rounds: int, seconds: float, memory_batches: int) 
     if memory_batches:  # first: the others leave memory behind
         memory(source, memory_batches)
     counts = sorted({1, 2, CORES // 2, CORES} - {0})
-    sides = {'threads': functools.partial(ours, source, LARGE)} | {
-        f'{count} process{"es" if count > 1 else ""}': functools.partial(
-            ours, source, LARGE, processes=count
-        )
-        for count in counts
-    }
+
+    def sides(threads: Callable[[int], int]) -> dict[str, Callable[[], Iterator[int]]]:
+        return {
+            f'{count} process{"es" if count > 1 else ""}': functools.partial(
+                ours, source, LARGE, processes=count, threads=threads(count)
+            )
+            for count in counts
+        }
+
     print(f'\n{LARGE}, {CORES} threads in all', flush=True)
-    compare(sides, rounds, seconds)
+    threads = {'threads': functools.partial(ours, source, LARGE)}
+    compare(threads | sides(lambda count: CORES), rounds, seconds)
+    print('\nthe same, one thread in each process', flush=True)
+    compare(sides(lambda count: count), rounds, seconds)
 
 
 def qualities(files: list[Path], rounds: int) -> None:

@@ -1,18 +1,23 @@
 """Rows of batches made by processes: past Python's global lock, without a copy of the pixels.
 
 Batches lie in memory that all processes share: anonymous files (`memfd`), whose descriptors go to
-the workers over the sockets that jobs and answers take. They have no name, so nothing is left of
-them however a process ends. Workers are fresh interpreters (never a fork, which would copy the
-locks of JAX's threads) that open the datasets for themselves; they end when their socket does. A
-job goes to whoever has least to do; what a row holds does not depend on that.
+the workers over sockets. They have no name, so nothing is left of them however a process ends.
+Workers are fresh interpreters (never a fork, which would copy the locks of JAX's threads) that open
+the datasets for themselves; they end when their socket does.
 
-A message is its length (u32), then a pickle. To a worker: (number, work, rows, blocks, forget),
-with the descriptors of `blocks` beside; from it: (number, `Made`), or (number, exception).
+Every worker is told of every batch: what its jobs are. Whose they become is nobody's decision: for
+each job there is a token in one pipe, from which the threads of all workers take the next when they
+have time. So the parent does little for a clip; what a row holds does not depend on who made it.
+
+A message is its length (u32), then a pickle. To a worker: a `Block`, with its descriptor beside, or
+(number of a batch, [(work, [(block, row)])] of its jobs, numbers of batches that are done, of
+blocks that are gone). From it, of what a thread did for one batch: a list of (number, job, what
+`Plan.write` takes, damage), or (number, job, exception, None).
 """
 
-from collections import deque
-from collections.abc import Iterator
-import concurrent.futures
+from collections.abc import Iterator, Sequence
+import contextlib
+import itertools
 import mmap
 import os
 import pickle
@@ -23,16 +28,16 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 from typing import Any, NamedTuple
 import weakref
 
 import numpy as np
 
-from data_pipelines.workers import ArrayPool, Job, Made, Plan
+from data_pipelines.workers import ArrayPool, Damage, Job, Plan
 
 LENGTH = struct.Struct('<I')
-_AHEAD = 2  # jobs that a thread of a worker has, so that it need not wait for the next
+TOKEN = struct.Struct('<QQ')  # number of a batch, of a job in it
+_PIECE = 512 // TOKEN.size * TOKEN.size  # bytes; so many enter a pipe as a whole or not at all
 _READ = 1 << 16  # bytes
 
 
@@ -56,11 +61,6 @@ class SharedPool(ArrayPool):
         super().__init__()
         self._blocks: dict[int, tuple[Block, int]] = {}  # by address; and the file's descriptor
         self._given = 0
-
-    @property
-    def count(self) -> int:
-        """How many blocks there are."""
-        return len(self._blocks)
 
     @property
     def live(self) -> set[int]:
@@ -101,33 +101,44 @@ def _anonymous_file(size: int) -> int:
 class _Worker:
     """One process, as its parent sees it."""
 
-    def __init__(self, plan: int, threads: int):
-        """`plan`: descriptor of a file that holds the pickled plan."""
+    def __init__(self, plan: int, queue: int, threads: int):
+        """`plan`: descriptor of a file that holds the pickled plan; `queue`: where tokens are."""
         self.socket, theirs = socket.socketpair()
         with theirs:
+            # Room for answers while nobody asks for them; what the system allows is given.
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, '-P', '-m', 'data_pipelines.row_worker'),
-                    *map(str, (theirs.fileno(), plan, threads)),
+                    *map(str, (theirs.fileno(), queue, plan, threads)),
                 ],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), plan),
+                pass_fds=(theirs.fileno(), queue, plan),
                 # It finds what is found here: this package, a user's module of a DMVR factory.
                 env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(os.path.abspath, sys.path))},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends the workers
             )
         self.received = bytearray()
-        self.busy: dict[int, tuple[Job, concurrent.futures.Future]] = {}
-        self.known: set[int] = set()  # numbers of blocks
 
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.socket.close()
+    def send(self, content: Any, descriptors: Sequence[int] = ()) -> None:
+        text = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
+        message = LENGTH.pack(len(text)) + text
+        with contextlib.suppress(ConnectionError):  # It has died, which is seen when it is read.
+            if descriptors:
+                message = message[socket.send_fds(self.socket, [message], descriptors) :]
+            self.socket.sendall(message)
+
+
+class _Begun:
+    """A batch that is being made."""
+
+    def __init__(self, jobs: list[Job]):
+        self.jobs, self.left = jobs, len(jobs)
+        self.notable: dict[int, list[Damage] | Exception] = {}  # by job; of the others: nothing
 
 
 class Processes:
-    """A `workers.Filler` of processes."""
+    """A `workers.Filler` of processes. Answers are read when somebody waits for them."""
 
     def __init__(self, plan: Plan, count: int, threads: int):
         """
@@ -136,123 +147,93 @@ class Processes:
             count: processes.
             threads: of each.
         """
-        pool = SharedPool()
-        plan.use(pool)
-        self._dealer = dealer = _Dealer(plan, pool, count, threads)
-        # Also if nobody closes it; the thread must not keep it alive.
-        self._end = weakref.finalize(self, dealer.end)
-        threading.Thread(target=dealer.run, name='collect', daemon=True).start()
-
-    def submit(self, job: Job) -> concurrent.futures.Future:
-        return self._dealer.submit(job)
-
-    def close(self) -> None:
-        self._end()
-
-
-class _Dealer:
-    """Deals jobs to workers and collects what they answer."""
-
-    def __init__(self, plan: Plan, pool: SharedPool, count: int, threads: int):
-        self._plan, self._pool = plan, pool
-        self._most = threads * _AHEAD
-        self._waiting: deque[tuple[Job, concurrent.futures.Future]] = deque()
-        self._lock = threading.Lock()
-        self._count, self._ended = 0, False
-        self._failure: BaseException | None = None
+        self._plan, self._pool = plan, SharedPool()
+        plan.use(self._pool)
         text = pickle.dumps(plan)
         file = _anonymous_file(len(text))
+        tokens, queue = os.pipe()
+        for end in (tokens, queue):
+            os.set_blocking(end, False)
         try:
             os.pwrite(file, text, 0)
-            self._workers = [_Worker(file, threads) for _ in range(count)]
+            self._workers = [_Worker(file, tokens, threads) for _ in range(count)]
         finally:
             os.close(file)
-        self._wake, self._woken = socket.socketpair()
+            os.close(tokens)
+        self._queue, self._unsent = queue, bytearray()
+        self._count, self._begun, self._done = 0, {}, []
+        self._known: set[int] = set()  # numbers of blocks
         self._selector = selectors.DefaultSelector()
         for worker in self._workers:
             self._selector.register(worker.socket, selectors.EVENT_READ, worker)
-        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        # Also if nobody closes it.
+        self._end = weakref.finalize(self, _end, self._workers, queue, self._selector)
 
-    def submit(self, job: Job) -> concurrent.futures.Future:
-        future = concurrent.futures.Future()
-        with self._lock:
-            if self._failure is not None:
-                future.set_exception(self._failure)
-                return future
-            self._waiting.append((job, future))
-            self._deal()
-        return future
+    def begin(self, jobs: list[Job]) -> Iterator[list[Damage]]:
+        number = self._count = self._count + 1
+        self._begun[number] = _Begun(jobs)
+        blocks = {id(batch): self._share(batch['video']) for job in jobs for batch, _ in job.rows}
+        told = [(job.work, [(blocks[id(batch)], row) for batch, row in job.rows]) for job in jobs]
+        gone = self._known - self._pool.live
+        for worker in self._workers:
+            worker.send((number, told, self._done, gone))
+        self._known, self._done = self._known - gone, []
+        self._unsent += b''.join(TOKEN.pack(number, job) for job in range(len(jobs)))
+        self._deal()
+        return self._results(number)
+
+    def _share(self, array: np.ndarray) -> int:
+        """Number of the block that an array is; now known to all workers."""
+        block, descriptor = self._pool.block(array)
+        if block.number not in self._known:
+            self._known.add(block.number)
+            for worker in self._workers:
+                worker.send(block, [descriptor])
+        return block.number
 
     def _deal(self) -> None:
-        """Gives waiting jobs to who has least to do; the lock is held."""
-        while self._waiting and not self._ended:
-            worker = min(self._workers, key=lambda worker: len(worker.busy))
-            if len(worker.busy) >= self._most:
-                return
-            job, future = self._waiting.popleft()
-            self._count += 1
-            worker.busy[self._count] = job, future
+        """Puts tokens into the pipe, as many as there is room for."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # full; all workers have died
+            while self._unsent:
+                del self._unsent[: os.write(self._queue, self._unsent[:_PIECE])]
+
+    def _results(self, number: int) -> Iterator[list[Damage]]:
+        begun = self._begun[number]
+        while begun.left:
+            self._collect()
+        self._done.append(number)
+        del self._begun[number]
+        for job in range(len(begun.jobs)):
+            found = begun.notable.get(job, [])
+            if isinstance(found, Exception):
+                raise found
+            yield found
+
+    def _collect(self) -> None:
+        """Waits for answers, and takes those that are there."""
+        self._deal()
+        for key, _ in self._selector.select():
+            worker = key.data
             try:
-                self._send(worker, self._count, job)
-            except OSError:
-                return  # It has died, which `run` is about to see.
+                received = worker.socket.recv(_READ)
+            except ConnectionError:
+                received = b''
+            if not received:
+                raise ChildProcessError(self._death(worker))
+            worker.received += received
+            answers = itertools.chain.from_iterable(_messages(worker.received))
+            for number, job, found, damage in answers:
+                begun = self._begun[number]
+                begun.left -= 1
+                if damage is None:
+                    begun.notable[job] = found
+                    continue
+                if damage:
+                    begun.notable[job] = damage
+                self._plan.write(begun.jobs[job].rows, found)
 
-    def _send(self, worker: _Worker, number: int, job: Job) -> None:
-        rows, blocks, descriptors = [], [], []
-        for batch, row in job.rows:
-            block, descriptor = self._pool.block(batch['video'])
-            rows.append((block.number, row))
-            if block.number not in worker.known:
-                worker.known.add(block.number)
-                blocks.append(block)
-                descriptors.append(descriptor)
-        gone = []
-        if len(worker.known) > self._pool.count:
-            gone = list(worker.known - self._pool.live)
-            worker.known.difference_update(gone)
-        text = pickle.dumps((number, job.work, rows, blocks, gone), pickle.HIGHEST_PROTOCOL)
-        message = LENGTH.pack(len(text)) + text
-        if descriptors:
-            sent = socket.send_fds(worker.socket, [message], descriptors)
-            message = message[sent:]
-        worker.socket.sendall(message)
-
-    def run(self) -> None:
-        """Collects answers, until `end`; in a thread of its own."""
-        while True:
-            for key, _ in self._selector.select():
-                worker = key.data
-                if worker is None:
-                    return
-                try:
-                    received = worker.socket.recv(_READ)
-                except OSError:
-                    received = b''
-                if not received:
-                    self._fail(worker)
-                    return
-                worker.received += received
-                for number, answer in _messages(worker.received):
-                    self._take(worker, number, answer)
-
-    def _take(self, worker: _Worker, number: int, answer: Made | BaseException) -> None:
-        with self._lock:
-            job, future = worker.busy.pop(number)
-            self._deal()
-        if isinstance(answer, BaseException):
-            future.set_exception(_raised(answer))
-            return
-        try:
-            self._plan.write(job.rows, answer.found)
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(answer.damage)
-
-    def _fail(self, worker: _Worker) -> None:
-        """Has everybody who waits told that a worker has died."""
-        if self._ended:
-            return
+    def _death(self, worker: _Worker) -> str:
+        """What to say of a worker that has died."""
         code = worker.process.wait()
         if code < 0:
             how = f'was killed by {signal.Signals(-code).name}'
@@ -260,32 +241,22 @@ class _Dealer:
                 how += '; memory may have run out: fewer processes (input.num_processes) take less'
         else:
             how = f'ended with exit code {code}; see its message above'
-        with self._lock:
-            self._failure = _raised(
-                ChildProcessError(
-                    f'process {worker.process.pid}, one of {len(self._workers)} that make batches, '
-                    f'{how}'
-                )
-            )
-            left = [future for _, future in self._waiting]
-            left += [future for worker in self._workers for _, future in worker.busy.values()]
-        for future in left:
-            future.set_exception(self._failure)
+        pid, count = worker.process.pid, len(self._workers)
+        return f'process {pid}, one of {count} that make batches, {how}'
 
-    def end(self) -> None:
-        """Ends all processes, at once."""
-        self._ended = True
-        self._wake.close()
-        for worker in self._workers:
-            worker.end()
+    def close(self) -> None:
+        self._end()
 
 
-def _raised(error: Exception) -> Exception:
-    """The error, raised here: by this, commands tell that its text is for a user."""
-    try:
-        raise error
-    except type(error):
-        return error
+def _end(workers: list[_Worker], queue: int, selector: selectors.BaseSelector) -> None:
+    """Ends all processes, at once."""
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.wait()
+        worker.socket.close()
+    selector.close()
+    os.close(queue)
 
 
 def _messages(received: bytearray) -> Iterator[Any]:

@@ -3,65 +3,101 @@
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
 import threading
 import traceback
+from typing import Any
 
 import cv2
 import numpy as np
 
-from data_pipelines.processes import LENGTH, Block
-from data_pipelines.workers import Plan
-
-_MAX_BLOCKS = 253  # that Linux lets come with one message
+from data_pipelines.processes import LENGTH, TOKEN, Block
+from data_pipelines.workers import Damage, Plan
 
 
 class _Server:
     """Serves jobs until the parent closes its end, or ends."""
 
-    def __init__(self, plan: Plan, parent: socket.socket):
-        self._plan, self._parent = plan, parent
-        self._receiving, self._sending = threading.Lock(), threading.Lock()
+    def __init__(self, plan: Plan, parent: socket.socket, queue: int):
+        self._plan, self._parent, self._queue = plan, parent, queue
+        self._sending, self._told = threading.Lock(), threading.Condition()
         self._blocks: dict[int, np.ndarray] = {}
+        self._jobs: dict[int, list] = {}  # of each batch
 
-    def run(self) -> None:
-        """One of several threads."""
-        while True:
-            with self._receiving:
-                message = self._receive()
-                if message is None:
-                    os._exit(0)
-                number, work, rows, blocks, gone, descriptors = message
-                for block, descriptor in zip(blocks, descriptors, strict=True):
-                    self._blocks[block.number] = _open(block, descriptor)
+    def listen(self) -> None:
+        """Takes what the parent tells."""
+        while (head := self._receive(LENGTH.size, descriptors=1)) is not None:
+            text, found = head
+            message = self._receive(*LENGTH.unpack(text))
+            if message is None:
+                return
+            told = pickle.loads(message[0])
+            if isinstance(told, Block):
+                self._blocks[told.number] = _open(told, *found)
+                continue
+            number, jobs, done, gone = told
+            with self._told:
+                for batch in done:
+                    del self._jobs[batch]
                 for block in gone:
                     del self._blocks[block]
-                pixels = [self._blocks[block][row] for block, row in rows]
-            try:
-                answer = number, self._plan.make(work, pixels)
-            except Exception as error:  # for whoever waits for the row
-                answer = number, _that_can_be_sent(error)
-            del pixels
-            text = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
-            try:
-                with self._sending:
-                    self._parent.sendall(LENGTH.pack(len(text)) + text)
-            except OSError:
-                os._exit(0)
+                self._jobs[number] = jobs
+                self._told.notify_all()
 
-    def _receive(self) -> tuple | None:
-        """The next message and the descriptors that came with it; None: there is none any more."""
-        head, descriptors = b'', []
-        while len(head) < LENGTH.size:
-            part, found, _, _ = socket.recv_fds(self._parent, LENGTH.size - len(head), _MAX_BLOCKS)
+    def _receive(self, count: int, descriptors: int = 0) -> tuple[bytes, list[int]] | None:
+        """So many bytes and what came beside; None: the parent has ended."""
+        text, found = b'', []
+        while len(text) < count:
+            part, beside, _, _ = socket.recv_fds(self._parent, count - len(text), descriptors)
             if not part:
                 return None
-            head, descriptors = head + part, descriptors + found
-        (length,) = LENGTH.unpack(head)
-        text = self._parent.recv(length, socket.MSG_WAITALL)
-        return (*pickle.loads(text), descriptors) if len(text) == length else None
+            text, found = text + part, found + beside
+        return text, found
+
+    def serve(self) -> None:
+        """One of several threads."""
+        answers = []  # of one batch: to take them one by one is what costs the parent most
+        tokens = select.poll()
+        tokens.register(self._queue, select.POLLIN)
+        while True:
+            try:
+                token = os.read(self._queue, TOKEN.size)
+            except BlockingIOError:  # There is none.
+                self._send(answers)
+                tokens.poll()
+                continue
+            if not token:
+                return
+            number, job = TOKEN.unpack(token)
+            if answers and answers[-1][0] != number:
+                self._send(answers)
+            answers.append((number, job, *self._do(number, job)))
+
+    def _do(self, number: int, job: int) -> tuple[Any, list[Damage] | None]:
+        """What came of a job of a batch: see `processes`."""
+        with self._told:
+            self._told.wait_for(lambda: number in self._jobs)
+            work, rows = self._jobs[number][job]
+            pixels = [self._blocks[block][row] for block, row in rows]
+        try:
+            return self._plan.make(work, pixels)
+        except Exception as error:  # for whoever waits for the row
+            return _that_can_be_sent(error), None
+
+    def _send(self, answers: list[tuple]) -> None:
+        """Sends them and takes them off the list."""
+        if not answers:
+            return
+        text = pickle.dumps(answers, pickle.HIGHEST_PROTOCOL)
+        answers.clear()
+        try:
+            with self._sending:
+                self._parent.sendall(LENGTH.pack(len(text)) + text)
+        except OSError:
+            os._exit(0)
 
 
 def _open(block: Block, descriptor: int) -> np.ndarray:
@@ -88,8 +124,8 @@ def _end(unhandled: threading.ExceptHookArgs) -> None:
     os._exit(1)
 
 
-def main(parent: int, plan: int, threads: int) -> None:
-    """Arguments: descriptor of a socket, and of a file that holds a pickled plan; threads."""
+def main(parent: int, queue: int, plan: int, threads: int) -> None:
+    """Arguments: descriptors of a socket, a pipe, a file that holds a pickled plan; threads."""
     # Schedulers signal all processes of a job: the parent then saves, and needs batches until then.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
@@ -97,11 +133,12 @@ def main(parent: int, plan: int, threads: int) -> None:
     # Read at a place: the workers share the descriptor's position.
     text = os.pread(plan, os.fstat(plan).st_size, 0)
     os.close(plan)
-    server = _Server(pickle.loads(text), socket.socket(fileno=parent))
+    server = _Server(pickle.loads(text), socket.socket(fileno=parent), queue)
     threading.excepthook = _end
-    for _ in range(threads - 1):
-        threading.Thread(target=server.run, daemon=True).start()
-    server.run()
+    for _ in range(threads):
+        threading.Thread(target=server.serve, daemon=True).start()
+    server.listen()
+    os._exit(0)
 
 
 if __name__ == '__main__':

@@ -119,8 +119,13 @@ class Plan(Protocol):
 class Filler(Protocol):
     """Does jobs, several at a time."""
 
-    def submit(self, job: Job) -> concurrent.futures.Future:
-        """Begins a job; its result is the list of damaged records that it met."""
+    def begin(self, jobs: list[Job]) -> Iterator[list[Damage]]:
+        """Begins jobs; their order is the one in which they are to be done.
+
+        Returns:
+            of each job, in order, the damaged records that it met; whoever asks waits for it, and
+            gets the error that it ended with.
+        """
 
     def close(self) -> None:
         """Ends at once what has begun. May be called again."""
@@ -133,8 +138,9 @@ class Threads:
         self._plan = plan
         self._pool = concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix='decode')
 
-    def submit(self, job: Job) -> concurrent.futures.Future:
-        return self._pool.submit(fill, self._plan, job)
+    def begin(self, jobs: list[Job]) -> Iterator[list[Damage]]:
+        futures = [self._pool.submit(fill, self._plan, job) for job in jobs]
+        return (future.result() for future in futures)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -183,23 +189,23 @@ class Batches:
         self.wait_seconds = 0.0
         self._damage = DamageLog(plan.max_bad_records)
         self._plan, self._planned, self._prefetch = plan, planned, prefetch
-        self._pending: deque[tuple[Batch, list[concurrent.futures.Future]]] = deque()
+        self._pending: deque[tuple[Batch, Iterator[list[Damage]]]] = deque()
         self._filler = filler
-        self._submit(prefetch)
+        self._begin(prefetch)
 
     @property
     def bad_records(self) -> int:
         """Damaged records met so far in the batches handed out, each counted once."""
         return self._damage.bad_records
 
-    def _submit(self, batches: int) -> None:
+    def _begin(self, batches: int) -> None:
         """Starts work until `batches` batches are under way, or the plan ends."""
         while len(self._pending) < batches:
             planned = next(self._planned, None)
             if planned is None:
                 return
             batch, jobs = planned
-            self._pending.append((batch, [self._filler.submit(job) for job in jobs]))
+            self._pending.append((batch, self._filler.begin(jobs)))
 
     def __iter__(self) -> 'Batches':
         return self
@@ -207,12 +213,12 @@ class Batches:
     def __next__(self) -> Batch:
         start = time.perf_counter()
         try:
-            self._submit(self._prefetch + 1)
+            self._begin(self._prefetch + 1)
             if not self._pending:
                 raise StopIteration
-            batch, futures = self._pending.popleft()
-            for future in futures:
-                self._damage.add(future.result())
+            batch, results = self._pending.popleft()
+            for damage in results:
+                self._damage.add(damage)
         except BaseException:
             self.close()
             raise

@@ -3,7 +3,6 @@
 import gc
 import os
 import pathlib
-import pickle
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ def sources(tmp_path_factory):
 
 
 def _pids(batches):
-    return [worker.process.pid for worker in batches._filler._dealer._workers]
+    return [worker.process.pid for worker in batches._filler._workers]
 
 
 def _alive(pids):
@@ -54,7 +53,7 @@ def test_training_batches_are_those_of_threads(sources):
         pids = _pids(batches)
         assert len(pids) == 2
         # No copy: a batch is the memory that the workers write to, and the same comes again.
-        pool, places = batches._filler._dealer._pool, set()
+        pool, places = batches._filler._pool, set()
         for expected in want:
             batch = next(batches)
             places.add(pool.block(batch['video'])[0].number)
@@ -88,11 +87,11 @@ def test_batches_of_many_sizes(sources):
         found = [next(batches) for _ in range(12)]
         assert_equal_batches(want, found)
         assert {len(batch['video']) for batch in found} == {4, 7}
-        pool = batches._filler._dealer._pool
-        assert pool.count >= 12  # all that are held
+        pool = batches._filler._pool
+        assert len(pool.live) >= 12  # all that are held
         del found
         gc.collect()
-        assert pool.count <= 5
+        assert len(pool.live) <= 5
 
 
 def test_evaluation_batches_are_those_of_threads(sources):
@@ -166,19 +165,40 @@ def test_a_killed_process_is_named_and_ends_the_run(sources):
     assert list(batches) == []
 
 
-def test_a_process_of_which_a_thread_fails_ends_the_run(sources):
+@pytest.mark.parametrize('of', ('thread', 'listener'))
+def test_a_process_of_which_a_thread_fails_ends_the_run(sources, of):
     """What it was to do would never be answered, and be waited for."""
     batches = train_batches(
         sources, **SPEC, batch_size=4, num_processes=1, num_threads=4, prefetch=0
     )
     next(batches)
-    (worker,) = batches._filler._dealer._workers
-    text = pickle.dumps('no job')
-    for _ in range(2):  # of which the main thread takes one at the most
-        worker.socket.sendall(processes.LENGTH.pack(len(text)) + text)
+    filler = batches._filler
+    if of == 'thread':
+        filler._unsent += processes.TOKEN.pack(1, 99)  # no job of the first batch
+        filler._deal()
+    else:
+        filler._workers[0].send('nothing that is known')
     with pytest.raises(ChildProcessError, match='ended with exit code 1'):
         for _ in batches:
             pass
+
+
+def test_more_blocks_than_a_message_can_bring(sources):
+    """Linux lets 253 descriptors come with one message."""
+    views = dict(batch_size=1, temporal_views=100, spatial_views=3, prefetch=0)
+    options = {**TEST_SPEC, 'num_frames': 1, 'max_bad_records': 0}
+    want = evaluation_batches(sources[0], **options, **views)
+    with want, evaluation_batches(sources[0], **options, **views, num_processes=1) as found:
+        pairs = [(next(want), next(found)) for _ in range(301)]
+    assert_equal_batches(*zip(*pairs))
+
+
+def test_more_jobs_than_the_pipe_has_room_for(sources):
+    options = dict(batch_size=4200, num_frames=1, crop_size=2, short_side=(2, 2), num_steps=1)
+    want = train_batches(sources, **options, num_processes=0)
+    with train_batches(sources, **options, num_processes=1) as found:
+        assert found._filler._unsent
+        assert_equal_batches(want, found)
 
 
 def test_closing_and_forgetting_end_the_processes(sources):
@@ -206,7 +226,7 @@ batches = train_batches(
     InputOptions(short_side=(16, 20), num_processes=2),
 )
 next(batches)
-pids = [worker.process.pid for worker in batches._filler._dealer._workers]
+pids = [worker.process.pid for worker in batches._filler._workers]
 print(*pids, flush=True)
 for batch in batches:
     time.sleep(0.01)
