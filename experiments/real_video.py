@@ -40,7 +40,9 @@ from multitrain_jax.errors import UserError, run_command  # noqa: E402
 
 SIDE, MARGIN = 36, 4  # pixels
 SUFFIXES = ('.avi', '.mkv', '.mov', '.mp4', '.webm')
-CLIPS = 3072  # of each dataset that a training sees
+# That a training sees: of each dataset so many, but no fewer of all. Two with 3072 would be 48
+# updates.
+CLIPS, ALL_CLIPS = 3072, 12288
 
 
 class Experiment(multitrain.Experiment):
@@ -56,7 +58,7 @@ class Experiment(multitrain.Experiment):
         self.datasets = tuple(sorted(folders))
         self.counts = (len(folders),)
         self.searched = len(folders)
-        self.clips = {len(folders): CLIPS}
+        self.clips = {len(folders): max(CLIPS, ALL_CLIPS // len(folders))}
         self._all = {name: read_clips(name, folders[name], output) for name in self.datasets}
 
     def run(
