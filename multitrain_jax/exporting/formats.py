@@ -75,7 +75,7 @@ def _pytorch(
 FORMATS = {
     'multitrain_jax': Format('ours, for every command of this project', _ours),
     'stablehlo': Format('a program for CPU, CUDA and TPU that JAX runs without us', _stablehlo),
-    'onnx': Format('a program for ONNX Runtime and others, of plain transformers', _onnx),
+    'onnx': Format('a program for ONNX Runtime and others', _onnx),
     'safetensors': Format('the plain parameters by name', _safetensors),
     'huggingface': Format("directories for Hugging Face's transformers", _huggingface),
     'pyslowfast': Format('a .pyth for PySlowFast', functools.partial(_pytorch, style='pyslowfast')),

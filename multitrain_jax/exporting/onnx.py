@@ -1,8 +1,11 @@
-"""ONNX by jax2onnx, of plain transformers: any number of clips; parameters are inside.
+"""ONNX by jax2onnx: any number of clips; parameters are inside, of large models in a file beside.
 
-jax2onnx (0.17) translates convolutions of one and two axes only, so that MViTv2 has no ONNX.
+jax2onnx (0.17) translates convolutions of one and two axes only: within `only('onnx')` those of
+MViTv2 take a form of such ones. Arithmetic is in float32, whatever the model was trained in: ONNX
+Runtime has no bfloat16 on CPU.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -13,29 +16,23 @@ from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.errors import UserError, first_line
 from multitrain_jax.exporting import forward
 from multitrain_jax.exporting.directory import new_directory, write_description
-from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.ops.platforms import only
 
-FILE = 'model.onnx'
+FILE, DATA = 'model.onnx', 'model.onnx.data'
 
 
 def write(output: str | os.PathLike, trained: TrainedModel) -> list[Path]:
-    """Writes `model.onnx` and `description.json`.
+    """Writes `model.onnx`, `description.json` and, of a large model, `model.onnx.data`.
 
     Raises:
         UserError: the converter is missing or does not know a part of the model, or the directory
             is in use.
     """
-    if not isinstance(trained.info.model.backbone, ViTConfig):
-        raise UserError(
-            '--format=onnx: is for plain transformers; the converter, jax2onnx, knows no 3-D '
-            'convolutions, of which MViTv2 is made; --format=stablehlo takes it'
-        )
     try:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise UserError("--format=onnx needs: pip install 'multitrain_jax[onnx]'") from error
-    trained = trained.for_inference()
+    trained = _in_float32(trained.for_inference())
     inputs, outputs = forward.inputs(trained), forward.outputs(trained)
     function = forward.make_forward(trained)
     parameters = {name: jnp.asarray(x) for name, x in forward.parameters(trained).items()}
@@ -46,7 +43,7 @@ def write(output: str | os.PathLike, trained: TrainedModel) -> list[Path]:
 
     with new_directory(output) as directory:
         try:
-            with only('default'):
+            with only('onnx'):
                 to_onnx(
                     named,
                     [jax.ShapeDtypeStruct(x['shape'], x['dtype']) for x in inputs.values()],
@@ -59,13 +56,26 @@ def write(output: str | os.PathLike, trained: TrainedModel) -> list[Path]:
             raise UserError(
                 f'--format=onnx: jax2onnx does not convert this model ({first_line(error)})'
             ) from error
+        files = {'program': FILE}
+        if (directory / DATA).exists():
+            files['parameters'] = DATA
+            # The converter makes it with `tempfile`: for nobody else to read.
+            (directory / DATA).chmod((directory / FILE).stat().st_mode)
         write_description(
             directory,
             trained.info,
             datasets=trained.datasets,
             format='ONNX',
-            files={'program': FILE},
+            files=files,
             inputs=inputs,
             outputs=outputs,
         )
     return [Path(output)]
+
+
+def _in_float32(trained: TrainedModel) -> TrainedModel:
+    """The same parameters, used in float32."""
+    info = trained.info
+    backbone = dataclasses.replace(info.model.backbone, dtype='float32')
+    info = dataclasses.replace(info, model=dataclasses.replace(info.model, backbone=backbone))
+    return dataclasses.replace(trained, info=info)

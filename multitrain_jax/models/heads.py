@@ -137,7 +137,8 @@ class Projections(nnx.Module):
         # Repeated and cut in rows of N + 1, of which each begins one dataset later than the one
         # before: as cheap in the gradient, where indexing would be a scatter, and the same few
         # operations for any number of datasets.
-        repeated = jnp.tile(jnp.roll(logits, -1, axis=0), (count + 1, 1, 1))
+        rolled = jnp.concatenate([logits[1:], logits[:1]])  # jax2onnx cannot `jnp.roll`
+        repeated = jnp.tile(rolled, (count + 1, 1, 1))
         others = repeated.reshape(count, count + 1, *logits.shape[1:])[:, : count - 1]
         for factor in (self.left, self.right) if self.rank else (self.kernel,):
             others = jnp.einsum('djbs,djsc->djbc', others, factor[...])

@@ -9,7 +9,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from multitrain_jax.ops.platforms import target_device
+from multitrain_jax.ops.platforms import only_platform, target_device
 from multitrain_jax.ops.sums import sum_over, sums
 from multitrain_jax.ops.tensor_parallel import parts, split
 
@@ -213,7 +213,8 @@ def run_stacked(body: Callable, x: jax.Array, layers: Any, *, recompute: bool) -
 
     For GPUs the loop is written out, unless little is kept for the backward pass: XLA copies
     what a loop keeps into stacked arrays and out of them again, a quarter of the bytes that a
-    step of MViTv2-B moves (benchmarks/RESULTS.md).
+    step of MViTv2-B moves (benchmarks/RESULTS.md). In ONNX, too: its runtimes optimise no loops,
+    and jax2onnx loses the number of clips in them.
 
     Args:
       body: (x, layer) -> x.
@@ -222,7 +223,8 @@ def run_stacked(body: Callable, x: jax.Array, layers: Any, *, recompute: bool) -
       recompute: whether the backward pass computes each block once more from its input.
     """
     body = jax.checkpoint(body) if recompute else body
-    if recompute or target_device().platform != 'gpu':
+    written_out = only_platform() == 'onnx' or target_device().platform == 'gpu'
+    if recompute or not written_out:
         return jax.lax.scan(lambda x, layer: (body(x, layer), None), x, layers)[0]
     for i in range(jax.tree.leaves(layers)[0].shape[0]):
         x = body(x, jax.tree.map(lambda array: array[i], layers))

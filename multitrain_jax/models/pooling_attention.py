@@ -28,7 +28,7 @@ from multitrain_jax.ops.max_pool import skip_max_pool
 from multitrain_jax.ops.platforms import target_device, tpu_core_memory
 from multitrain_jax.ops.relative_position import key_selector, position_terms
 from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, on_each_device, split
-from multitrain_jax.ops.windows import Triple, pooled_size
+from multitrain_jax.ops.windows import Triple, pad, pooled_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,8 +250,8 @@ class PoolingAttention(nnx.Module):
         codes = jnp.broadcast_to(codes, (*k[:, first:].shape[:3], codes.shape[-1]))
         margin = ((0, 0), (first, 0), (0, 0), (0, 0))
         return (
-            jnp.concatenate([scaled, jnp.pad(terms, margin)], -1),
-            jnp.concatenate([k, jnp.pad(codes, margin)], -1),
+            jnp.concatenate([scaled, pad(terms, margin)], -1),
+            jnp.concatenate([k, pad(codes, margin)], -1),
         )
 
 

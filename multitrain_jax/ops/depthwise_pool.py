@@ -1,12 +1,14 @@
 """The pooling convolution of MViTv2: 3x3x3, depthwise, padded by one, strided.
 
-Two implementations that agree in value and in gradient:
+Three implementations that agree in value and in gradient:
 
 * `xla_conv`: XLA's grouped convolution, for TPU and GPU.
 * `shifted`: 27 shifted multiply-adds, which XLA fuses into one vectorised loop, with gradients
   of the same kind. XLA's CPU backend has no fast path for grouped convolutions. Measured on 2 cores
   for [32, 4, 16, 16, 32] float32, stride 1: forward 359 ms against 1.5 ms, input gradient 356
   against 4, kernel gradient 77 against 10.
+* `frames`: three 2-D convolutions, one for each frame that a window reaches, for ONNX: jax2onnx
+  knows no convolution along three axes.
 """
 
 import functools
@@ -20,6 +22,7 @@ from multitrain_jax.ops.sums import sums
 from multitrain_jax.ops.windows import (
     Triple,
     clip_by_clip,
+    frame_views,
     sum_over_clips,
     sum_over_windows,
     window_views,
@@ -37,8 +40,8 @@ def depthwise_pool(
       x: [B, t, h, w, D], float32 or bfloat16.
       kernel: [3, 3, 3, D], of the type of `x` or wider.
       stride: steps along t, h and w.
-      implementation: 'xla_conv', 'shifted', or None: 'shifted' in programs compiled for CPU,
-        'xla_conv' in all others.
+      implementation: 'xla_conv', 'shifted', 'frames', or None: 'shifted' in programs compiled for
+        CPU, 'frames' in those for ONNX, 'xla_conv' in all others.
 
     Returns:
       [B, ceil(t / stride), ceil(h / stride), ceil(w / stride), D], of the type of `x`;
@@ -56,8 +59,12 @@ def depthwise_pool(
         raise ValueError(f'depthwise_pool needs three positive strides, got {stride}')
     xla_conv = functools.partial(_xla_conv, stride=tuple(stride))
     shifted = functools.partial(_shifted, tuple(stride))
-    implementations = {'xla_conv': xla_conv, 'shifted': shifted}
-    return choose(implementation, implementations, cpu='shifted', default='xla_conv')(x, kernel)
+    frames = functools.partial(_frames, stride=tuple(stride))
+    implementations = {'xla_conv': xla_conv, 'shifted': shifted, 'frames': frames}
+    chosen = choose(
+        implementation, implementations, cpu='shifted', onnx='frames', default='xla_conv'
+    )
+    return chosen(x, kernel)
 
 
 def _xla_conv(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
@@ -69,6 +76,22 @@ def _xla_conv(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
         dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
         feature_group_count=x.shape[-1],
     )
+
+
+def _frames(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
+    views = frame_views(x, KERNEL[0], stride[0])
+    pooled = [
+        lax.conv_general_dilated(
+            view.reshape(-1, *view.shape[2:]),
+            taps[:, :, None].astype(x.dtype),  # [3, 3, 1, D]
+            window_strides=stride[1:],
+            padding=[(1, 1)] * 2,
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            feature_group_count=x.shape[-1],
+        )
+        for view, taps in zip(views, kernel)
+    ]
+    return sum(pooled).reshape(-1, views[0].shape[1], *pooled[0].shape[1:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -8,7 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from multitrain_jax.ops.platforms import choose
-from multitrain_jax.ops.windows import Triple, pooled_size
+from multitrain_jax.ops.windows import Triple, frame_views, pooled_size
 
 
 def patch_conv(
@@ -21,15 +21,15 @@ def patch_conv(
     `block_conv` makes the pixels of a block of one stride channels and leaves the rest to a
     convolution of stride 1: by the TPU compiler's estimate forward and kernel gradient of two clips
     of 32 x 224 x 224 take 9 million cycles, as 'xla_conv', which has only 3 channels to work with,
-    31.
+    31. `frames` makes the frames of a window channels of a 2-D convolution: jax2onnx knows none
+    along three axes.
 
     Args:
       video: [B, T, H, W, 3].
       kernel: [kt, kh, kw, 3, D], odd sizes.
       stride: (st, sh, sw).
-      implementation: 'xla_conv', 'patches', 'block_conv', or None: 'patches' in programs compiled
-          for
-        CPU, 'block_conv' for TPU, 'xla_conv' in all others.
+      implementation: 'xla_conv', 'patches', 'block_conv', 'frames', or None: 'patches' in programs
+        compiled for CPU, 'block_conv' for TPU, 'frames' for ONNX, 'xla_conv' in all others.
 
     Returns:
       [B, ceil(T / st), ceil(H / sh), ceil(W / sw), D], of the type of `video`.
@@ -43,9 +43,14 @@ def patch_conv(
     xla_conv = functools.partial(_xla_conv, stride=tuple(stride))
     patches = functools.partial(_patches, stride=tuple(stride))
     block_conv = functools.partial(_block_conv, stride=tuple(stride))
-    implementations = {'xla_conv': xla_conv, 'patches': patches, 'block_conv': block_conv}
+    frames = functools.partial(_frames, stride=tuple(stride))
     chosen = choose(
-        implementation, implementations, cpu='patches', tpu='block_conv', default='xla_conv'
+        implementation,
+        dict(xla_conv=xla_conv, patches=patches, block_conv=block_conv, frames=frames),
+        cpu='patches',
+        tpu='block_conv',
+        onnx='frames',
+        default='xla_conv',
     )
     return chosen(video, kernel)
 
@@ -67,6 +72,20 @@ def _patches(video: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
     # [B, t, h, w, kt * kh * kw * 3], as the kernel: time slowest, colours fastest.
     product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return product.reshape(*patches.shape[:-1], -1)
+
+
+def _frames(video: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
+    # [B, t, H, W, kt * 3]
+    frames = jnp.concatenate(frame_views(video, kernel.shape[0], stride[0]), -1)
+    kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], frames.shape[-1], -1)
+    tokens = lax.conv_general_dilated(
+        frames.reshape(-1, *frames.shape[2:]),
+        kernel,
+        window_strides=stride[1:],
+        padding=[(k // 2, k // 2) for k in kernel.shape[:2]],
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    return tokens.reshape(-1, frames.shape[1], *tokens.shape[1:])
 
 
 def _windows(x: jax.Array, kernel: int, stride: int, axis: int) -> jax.Array:

@@ -40,12 +40,19 @@ def tpu_core_memory(device: Any) -> int:
 
 @contextlib.contextmanager
 def only(platform: str) -> Iterator[None]:
-    """Programs that are traced meanwhile are for this platform, whatever they run on."""
+    """Programs that are traced meanwhile are for this platform, whatever they run on. Besides JAX's
+    platforms there is `onnx`, of programs that are to be converted.
+    """
     token = _ONLY.set(platform)
     try:
         yield
     finally:
         _ONLY.reset(token)
+
+
+def only_platform() -> str | None:
+    """The platform of the surrounding `only`; None outside of one."""
+    return _ONLY.get()
 
 
 def choose(
@@ -82,8 +89,12 @@ def by_platform(**functions: Callable[..., jax.Array]) -> Callable:
 
     The platform is that of the compiled program, not of this process: a TPU program can be compiled
     on a machine without TPU. The choice stands inside one custom gradient that keeps only the
-    arguments, so that no implementation keeps residuals for another.
+    arguments, so that no implementation keeps residuals for another. One named for `onnx` is used
+    within `only('onnx')`, and nowhere else.
     """
+    if (platform := only_platform()) is not None:
+        return functions.get(platform, functions['default'])
+    functions.pop('onnx', None)
 
     @jax.custom_vjp
     def function(*args):
@@ -97,6 +108,4 @@ def by_platform(**functions: Callable[..., jax.Array]) -> Callable:
         return lax.platform_dependent(args, g, **gradients)
 
     function.defvjp(lambda *args: (function(*args), args), backward)
-    if (platform := _ONLY.get()) is not None:
-        return functions.get(platform, functions['default'])
     return function

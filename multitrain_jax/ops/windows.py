@@ -6,7 +6,7 @@ general windowed operations.
 Windows are centred: a kernel of k taps is padded by k // 2 on both sides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import itertools
 import math
 
@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from multitrain_jax.ops.platforms import by_platform
+from multitrain_jax.ops.platforms import by_platform, only_platform
 
 Triple = tuple[int, int, int]
 
@@ -34,8 +34,11 @@ def clip_by_clip(function: Callable, *arrays: jax.Array):
 
     A clip's intermediate arrays stay in the cache, and the loop keeps XLA from copying a long
     expression into each of its readers (a normalisation reads its input three times): measured on
-    CPU, that made the model's gradient 1.5 times slower and its compilation several times.
+    CPU, that made the model's gradient 1.5 times slower and its compilation several times. In
+    ONNX, where nothing is fused, all clips are computed at once.
     """
+    if only_platform() == 'onnx':
+        return function(*arrays)
     if arrays[0].shape[0] == 1:
         return _apart(function, *arrays)
     return lax.map(lambda clip: _first(function(*(a[None] for a in clip))), arrays)
@@ -78,6 +81,35 @@ def _apart(function: Callable, *arrays: jax.Array):
     return by_platform(cpu=in_branch, default=function)(*arrays)
 
 
+def pad(
+    x: jax.Array, margins: Sequence[tuple[int, int]], *, padding_value: float = 0.0
+) -> jax.Array:
+    """`jnp.pad` by margins (before, after) of every axis.
+
+    In ONNX by concatenation: jax2onnx knows no padding where the number of clips is free.
+    """
+    if only_platform() != 'onnx':
+        return jnp.pad(x, margins, constant_values=padding_value)
+    for axis, counts in enumerate(margins):
+        shapes = [(*x.shape[:axis], count, *x.shape[axis + 1 :]) for count in counts]
+        before, after = (jnp.broadcast_to(jnp.asarray(padding_value, x.dtype), s) for s in shapes)
+        x = jnp.concatenate([before] * (counts[0] > 0) + [x] + [after] * (counts[1] > 0), axis)
+    return x
+
+
+def frame_views(x: jax.Array, kernel: int, stride: int) -> list[jax.Array]:
+    """What each tap of windows along time sees: `kernel` arrays [B, t', h, w, D].
+
+    Args:
+      x: [B, t, h, w, D].
+      kernel: taps of a window.
+      stride: steps between windows.
+    """
+    padded = pad(x, ((0, 0), (kernel // 2, kernel // 2), (0, 0), (0, 0), (0, 0)))
+    reach = (x.shape[1] - 1) // stride * stride + 1
+    return [padded[:, first : first + reach : stride] for first in range(kernel)]
+
+
 def window_views(
     x: jax.Array, kernel: Triple, stride: Triple, *, padding_value: float = 0.0
 ) -> dict[Triple, jax.Array]:
@@ -90,7 +122,7 @@ def window_views(
       padding_value: what the points hold that are added around the grid.
     """
     margins = ((0, 0), *((k // 2, k // 2) for k in kernel), (0, 0))
-    padded = jnp.pad(x, margins, constant_values=padding_value)
+    padded = pad(x, margins, padding_value=padding_value)
     out = [(n - k) // s + 1 for n, k, s in zip(padded.shape[1:4], kernel, stride)]
     views = {}
     for tap in taps_of(kernel):

@@ -11,6 +11,7 @@ import pytest
 from multitrain_jax.ops.depthwise_pool import depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
 from multitrain_jax.ops.patch_conv import patch_conv
+from multitrain_jax.ops.platforms import only
 
 # (grid, stride): even and odd sizes, strides beyond the kernel, a stride in time.
 POOLINGS = [
@@ -121,6 +122,28 @@ def test_only_a_cpu_takes_the_branch_of_a_single_clip():
             re.findall(r'compare +NE.*\(tensor<f32>, tensor<f32>\)', program)
         )
     assert conditions == {'cpu': 2, 'cuda': 0, 'tpu': 0}
+
+
+@pytest.mark.parametrize('grid, stride', [((2, 6, 8), (1, 2, 2)), ((5, 7, 5), (2, 4, 1))])
+def test_the_forms_for_onnx_compute_the_same(grid, stride):
+    x = jnp.float32(_random(2, *grid, 3))
+    kernel, patch = jnp.float32(_random(3, 3, 3, 3)), jnp.float32(_random(3, 5, 1, 3, 4))
+
+    def all_of_them(x):
+        return (
+            depthwise_pool(x, kernel, stride),
+            patch_conv(x, patch, stride),
+            skip_max_pool(x, stride),
+        )
+
+    with only('onnx'):
+        program, results = jax.make_jaxpr(all_of_them)(x), all_of_them(x)
+    # What jax2onnx does not know, or what it loses the number of clips in.
+    assert not re.search(r' (pad|scan|while|cond)\[', str(program))
+    strides = re.findall(r'window_strides=\((.*)\)', str(program))
+    assert [text.count(',') for text in strides] == [1] * 4
+    for result, expected in zip(results, jax.jit(all_of_them)(x), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=2e-5)
 
 
 def test_depthwise_pool_refuses():
