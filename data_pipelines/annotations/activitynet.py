@@ -7,14 +7,13 @@
 Videos are called `v_ID`. The labels of the testing subset are not public. http://activity-net.org
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 import os
 from typing import Any, NamedTuple
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.files import read_json, read_seconds
-from data_pipelines.annotations.format import Format, add_videos
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, Option
 from data_pipelines.annotations.labels import check_same_classes
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -102,24 +101,21 @@ def _segments(where: str, video: str, entry: dict[str, Any]) -> Iterator[_Segmen
         yield _Segment(place, video, number, label, max(0.0, start), end)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument(
-        '--json', required=True, metavar='FILE', help='activity_net.v1-3.min.json (or v1-2)'
-    )
-    parser.add_argument(
-        '--split',
-        action='append',
-        choices=('train', 'validation'),
-        help='split to convert, may be repeated (default: both)',
-    )
-
-
 FORMAT = Format(
     'activitynet',
     help='ActivityNet by its json file: one clip per segment, cut out of videos v_ID.mp4',
     example='--videos=anet --json=activity_net.v1-3.min.json --output=data/activitynet '
     '--short_side=320',
-    add_arguments=_add_arguments,
-    read=lambda args: read_activitynet(args.json, args.videos, args.split),
+    reader=read_activitynet,
+    options=(
+        VIDEOS,
+        FileOption('--json', 'activity_net.v1-3.min.json (or v1-2)', to='json_file'),
+        Option(
+            '--split',
+            'split to convert, may be repeated (default: both)',
+            to='splits',
+            action='append',
+            choices=('train', 'validation'),
+        ),
+    ),
 )

@@ -22,7 +22,7 @@ from data_pipelines.annotations.ava_files import (
     read_proposals,
     read_timestamps,
 )
-from data_pipelines.annotations.format import Format, add_videos, split_and_file
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, Option, split_and_file
 from data_pipelines.annotations.locate import VideoFiles
 from data_pipelines.probe import VIDEO_SUFFIXES
 
@@ -222,88 +222,71 @@ def _clip(
     )
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_shared_arguments(parser)
-    parser.add_argument(
-        '--timestamps',
-        metavar='FILE',
-        help='official list of included timestamps (902 to 1798)',
-    )
+def _files(flag: str, values: Sequence[str]) -> dict[str, list[str]]:
+    """The values `SPLIT=FILE` of an option, of which a split may have several."""
+    files: dict[str, list[str]] = {}
+    for value in values:
+        split, path = split_and_file(flag, value)
+        files.setdefault(split, []).append(path)
+    return files
 
 
-def _add_kinetics_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_shared_arguments(parser)
-    parser.set_defaults(timestamps=None)
+def _check(args: argparse.Namespace) -> None:
+    if args.max_seconds is not None:
+        raise ValueError('--max_seconds would cut key frames off; use --context_seconds')
 
 
-def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+_OPTIONS = (
+    Option(
         '--boxes',
+        'csv of boxes and actions; may be repeated, also for one split',
+        parse=_files,
         action='append',
         required=True,
         metavar='SPLIT=FILE',
-        help='csv of boxes and actions; may be repeated, also for one split',
-    )
-    parser.add_argument(
-        '--actions', required=True, metavar='FILE', help='action list (pbtxt) of all 80 actions'
-    )
-    add_videos(parser)
-    parser.add_argument(
+    ),
+    FileOption('--actions', 'action list (pbtxt) of all 80 actions'),
+    VIDEOS,
+    Option(
         '--excluded',
+        'csv of excluded timestamps, of any split; may be repeated',
         action='append',
         default=[],
         metavar='FILE',
-        help='csv of excluded timestamps, of any split; may be repeated',
-    )
-    parser.add_argument(
+    ),
+    Option(
         '--proposals',
+        "csv of a person detector's boxes, of any split; may be repeated",
         action='append',
         default=[],
         metavar='FILE',
-        help="csv of a person detector's boxes, of any split; may be repeated",
-    )
-    parser.add_argument(
+    ),
+    Option(
         '--context_seconds',
+        'stored video per key frame, half of it on either side (default: %(default)s)',
         type=float,
         default=CONTEXT_SECONDS,
         metavar='S',
-        help='stored video per key frame, half of it on either side (default: %(default)s)',
-    )
-    parser.add_argument(
+    ),
+    Option(
         '--video_start',
+        "seconds at which the files of AVA's movies start: 900 if they were cut to minutes 15 "
+        'to 30 (default: 0, whole movies)',
         type=float,
         default=0.0,
         metavar='S',
-        help="seconds at which the files of AVA's movies start: 900 if they were cut to minutes 15 "
-        'to 30 (default: 0, whole movies)',
-    )
-    parser.add_argument(
+    ),
+    Option(
         '--without_boxes',
+        'key frames on which nobody is annotated (default: skip)',
+        parse=lambda flag, value: value == 'keep',
         choices=('skip', 'keep'),
         default='skip',
-        help='key frames on which nobody is annotated (default: skip)',
-    )
-
-
-def _read(args: argparse.Namespace) -> Annotations:
-    if args.max_seconds is not None:
-        raise ValueError('--max_seconds would cut key frames off; use --context_seconds')
-    boxes: dict[str, list[str]] = {}
-    for value in args.boxes:
-        split, path = split_and_file('--boxes', value)
-        boxes.setdefault(split, []).append(path)
-    return read_ava(
-        boxes,
-        args.actions,
-        args.videos,
-        timestamps=args.timestamps,
-        excluded=args.excluded,
-        proposals=args.proposals,
-        context_seconds=args.context_seconds,
-        video_start=args.video_start,
-        without_boxes=args.without_boxes == 'keep',
-    )
-
+    ),
+)
+_TIMESTAMPS = Option(
+    '--timestamps', 'official list of included timestamps (902 to 1798)', metavar='FILE'
+)
 
 FORMATS = (
     Format(
@@ -313,8 +296,9 @@ FORMATS = (
         '--actions=ava_action_list_v2.2.pbtxt --timestamps=ava_included_timestamps_v2.2.txt '
         '--excluded=ava_val_excluded_timestamps_v2.2.csv --videos=movies --output=data/ava '
         '--short_side=256',
-        add_arguments=_add_arguments,
-        read=_read,
+        reader=read_ava,
+        options=(*_OPTIONS, _TIMESTAMPS),
+        check=_check,
     ),
     Format(
         'ava_kinetics',
@@ -322,7 +306,9 @@ FORMATS = (
         example='--boxes train=ava_train_v2.2.csv --boxes train=kinetics_train_v1.0.csv '
         '--actions=ava_action_list_v2.2.pbtxt --videos=videos --output=data/ava_kinetics '
         '--short_side=256',
-        add_arguments=_add_kinetics_arguments,
-        read=_read,
+        reader=read_ava,
+        options=_OPTIONS,
+        defaults={'timestamps': None},
+        check=_check,
     ),
 )

@@ -13,17 +13,15 @@ Timestamps are seconds of the original video, written `0902` or `191.000000`; he
 microseconds. https://research.google.com/ava/download.html
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import math
 import os
 import re
-from typing import TypeVar
 
 from data_pipelines.annotations import Box
-from data_pipelines.annotations.files import Mistakes, read_csv, read_lines, read_text
+from data_pipelines.annotations.files import parsed, read_csv, read_lines, read_text
 
-_Parsed = TypeVar('_Parsed')
 Moment = tuple[str, int]  # a key frame: video, microseconds of the original video
 
 _OUTSIDE = 0.01  # a box may stick out of the frame by so much (rounding); it is cut off
@@ -119,33 +117,33 @@ def read_boxes(path: str | os.PathLike, actions: Mapping[int, str]) -> dict[Mome
       ValueError: lines are damaged, or an action is not in the action list.
     """
 
-    def parse(where: str, cells: list[str]) -> tuple[Moment, tuple[Box, int, int] | None]:
+    frames: dict[Moment, Frame] = {}
+
+    def add(where: str, cells: list[str]) -> None:
         if len(cells) not in (2, 7, 8):
             raise ValueError(
                 f'{where}: {len(cells)} columns, wanted '
-                'video,timestamp,x1,y1,x2,y2,action[,person] '
-                'or video,timestamp'
+                'video,timestamp,x1,y1,x2,y2,action[,person] or video,timestamp'
             )
         key_frame = moment(cells, where)
-        if not any(cells[2:]):
-            return key_frame, None  # but nobody on it
+        if not any(cells[2:]):  # nobody is on it
+            frames.setdefault(key_frame, Frame(cells[1], where))
+            return
         action = _integer(cells[6], 'action', where)
         if action not in actions:
             raise ValueError(
                 f'{where}: action {action} is not in the action list; of AVA give the complete '
-                'one, '
-                'ava_action_list_v2.2.pbtxt'
+                'one, ava_action_list_v2.2.pbtxt'
             )
         person = _integer(cells[7], 'person', where) if cells[7:] and cells[7] else -1
-        return key_frame, (box(cells[2:6], where), action, person)
-
-    frames: dict[Moment, Frame] = {}
-    for where, cells, (key_frame, pair) in _parsed(path, parse):
+        corners = box(cells[2:6], where)
         frame = frames.setdefault(key_frame, Frame(cells[1], where))
-        if pair is not None:
-            frame.boxes.append(pair[0])
-            frame.actions.append(pair[1])
-            frame.persons.append(pair[2])
+        frame.boxes.append(corners)
+        frame.actions.append(action)
+        frame.persons.append(person)
+
+    for _ in parsed(read_csv(path), add):
+        pass
     if not frames:
         raise ValueError(f'{os.fspath(path)}: no line in it')
     return frames
@@ -163,7 +161,7 @@ def read_excluded(path: str | os.PathLike) -> set[Moment]:
             raise ValueError(f'{where}: {len(cells)} columns, wanted video,timestamp')
         return moment(cells, where)
 
-    return {key_frame for _, _, key_frame in _parsed(path, parse)}
+    return set(parsed(read_csv(path), parse))
 
 
 def read_timestamps(path: str | os.PathLike) -> dict[int, str]:
@@ -197,26 +195,7 @@ def read_proposals(path: str | os.PathLike) -> Iterator[tuple[Moment, Box, float
             raise ValueError(f'{where}: score {cells[-1]}, wanted 0 to 1')
         return moment(cells, where), box(cells[2:6], where), score
 
-    return (proposal for _, _, proposal in _parsed(path, parse))
-
-
-def _parsed(
-    path: str | os.PathLike, parse: Callable[[str, list[str]], _Parsed]
-) -> Iterator[tuple[str, list[str], _Parsed]]:
-    """Yields (place, cells, what `parse` makes of them) of each line.
-
-    Raises:
-      ValueError: of the first damaged line, at the end, so that it tells of the others too.
-    """
-    mistakes = Mistakes()
-    for where, cells in read_csv(path):
-        try:
-            parsed = parse(where, cells)
-        except ValueError as error:
-            mistakes.add(error, where)
-        else:
-            yield where, cells, parsed
-    mistakes.check()
+    return parsed(read_csv(path), parse)
 
 
 def moment(cells: list[str], where: str) -> Moment:

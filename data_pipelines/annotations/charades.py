@@ -7,26 +7,20 @@
 Several actions go on at a time. Videos are called `ID`. https://prior.allenai.org/projects/charades
 """
 
-import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import os
 import re
 
 from data_pipelines.annotations import Annotations
-from data_pipelines.annotations.files import Mistakes, read_lines, read_seconds, read_table
-from data_pipelines.annotations.format import (
-    Format,
-    add_files_by_split,
-    add_videos,
-    files_by_split,
-)
-from data_pipelines.annotations.labels import classes_in_order, with_unique_keys
+from data_pipelines.annotations.files import parsed, read_seconds, read_table
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, SplitFiles
+from data_pipelines.annotations.labels import numbered_classes, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 from data_pipelines.annotations.segments import (
     WINDOW_SECONDS,
     Segment,
     Video,
-    add_clips,
+    clip_options,
     clips_of,
     note_without_labels,
 )
@@ -55,55 +49,31 @@ def read_charades(
       ValueError: a file is missing or malformed, an action is not among the classes, or there are
         no videos.
     """
-    rows = []
-    for where, line in read_lines(classes_file):
-        match = _CLASS.fullmatch(line)
-        if match is None:
-            raise ValueError(f'{where}: wanted "c000 class", got {line[:80]!r}')
-        rows.append((where, match['name'], int(match['number'])))
-    classes = classes_in_order(rows, first=0, path=os.fspath(classes_file))
+    classes = numbered_classes(classes_file, _CLASS, 'c000 class')
     files = VideoFiles(videos)
+
+    def video(where: str, cells: Mapping[str, str]) -> Video:
+        segments = []
+        for action in filter(None, (part.strip() for part in cells['actions'].split(';'))):
+            match = _ACTION.fullmatch(action)
+            if match is None or int(match['number']) >= len(classes):
+                raise ValueError(
+                    f'{where}: wanted actions "c000 start end" of the {len(classes)} classes, got '
+                    f'{action[:40]!r}'
+                )
+            times = (read_seconds(match[name], where) for name in ('start', 'end'))
+            segments.append(Segment(int(match['number']), *times))
+        seconds = read_seconds(cells['length'], where)
+        return Video(files.find(cells['id'], where=where), cells['id'], segments, seconds)
+
     found = {}
     for split, path in csv_files.items():
-        found[split] = [
-            Video(files.find(cells['id'], where=where), cells['id'], segments, seconds)
-            for where, cells, segments, seconds in _rows(path, len(classes))
-        ]
+        found[split] = list(parsed(read_table(path, ('id', 'actions', 'length')), video))
         if not found[split]:
             raise ValueError(f'{os.fspath(path)}: no video in it')
     splits = {s: with_unique_keys(clips_of(own, clips, window)) for s, own in found.items()}
     notes = (*note_without_labels(found), *files.notes())
     return Annotations(classes, splits, multi_label=True, notes=notes)
-
-
-def _rows(path: str | os.PathLike, count: int) -> Iterator[tuple]:
-    """(place, cells, segments, length) of each line."""
-    mistakes = Mistakes()
-    for where, cells in read_table(path, ('id', 'actions', 'length')):
-        segments = []
-        try:
-            for action in filter(None, (part.strip() for part in cells['actions'].split(';'))):
-                match = _ACTION.fullmatch(action)
-                if match is None or int(match['number']) >= count:
-                    raise ValueError(
-                        f'{where}: wanted actions "c000 start end" of the {count} classes, got '
-                        f'{action[:40]!r}'
-                    )
-                times = (read_seconds(match[name], where) for name in ('start', 'end'))
-                segments.append(Segment(int(match['number']), *times))
-            seconds = read_seconds(cells['length'], where)
-        except ValueError as error:
-            mistakes.add(error, where)
-            continue
-        yield where, cells, segments, seconds
-    mistakes.check()
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument('--classes', required=True, metavar='FILE', help='Charades_v1_classes.txt')
-    add_files_by_split(parser, '--csv', 'Charades_v1_train.csv or Charades_v1_test.csv')
-    add_clips(parser, 'videos')
 
 
 FORMAT = Format(
@@ -112,12 +82,11 @@ FORMAT = Format(
     example='--videos=Charades_v1_480 --classes=Charades_v1_classes.txt '
     '--csv train=Charades_v1_train.csv --csv validation=Charades_v1_test.csv '
     '--output=data/charades --short_side=320',
-    add_arguments=_add_arguments,
-    read=lambda args: read_charades(
-        args.classes,
-        files_by_split('--csv', args.csv),
-        args.videos,
-        clips=args.clips,
-        window=args.window,
+    reader=read_charades,
+    options=(
+        VIDEOS,
+        FileOption('--classes', 'Charades_v1_classes.txt', to='classes_file'),
+        SplitFiles('--csv', 'Charades_v1_train.csv or Charades_v1_test.csv', to='csv_files'),
+        *clip_options('videos'),
     ),
 )

@@ -6,19 +6,14 @@
 Videos are the clips, called `vid_name`. http://www.svcl.ucsd.edu/projects/resound/dataset.html
 """
 
-import argparse
 from collections.abc import Mapping
 import os
+from typing import Any
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.files import Mistakes, read_json
-from data_pipelines.annotations.format import (
-    Format,
-    add_files_by_split,
-    add_videos,
-    files_by_split,
-)
-from data_pipelines.annotations.labels import with_unique_keys
+from data_pipelines.annotations.files import read_entries, read_json
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, SplitFiles
+from data_pipelines.annotations.labels import clips_by_split
 from data_pipelines.annotations.locate import VideoFiles
 
 
@@ -45,30 +40,18 @@ def read_diving48(
     ):
         raise ValueError(f'{os.fspath(vocabulary)}: wanted a list of lists of names')
     classes = tuple(' '.join(names) for names in parts)
-    files, splits = VideoFiles(videos), {}
-    for split, path in json_files.items():
-        clips, mistakes = [], Mistakes()
-        for number, entry in enumerate(read_json(path, list, 'a list of videos'), start=1):
-            where = f'{os.fspath(path)}, entry {number}'
-            name, label = (
-                (entry.get('vid_name'), entry.get('label')) if isinstance(entry, dict) else ('', '')
-            )
-            if isinstance(name, str) and name and type(label) is int and 0 <= label < len(classes):
-                clips.append(Clip(files.find(name, where=where), name, (label,)))
-                continue
-            error = f'{where}: wanted "vid_name" and a "label" from 0 to {len(classes) - 1}'
-            mistakes.add(ValueError(error), where)
-        mistakes.check()
-        if not clips:
-            raise ValueError(f'{os.fspath(path)}: no video in it')
-        splits[split] = with_unique_keys(clips)
+    files = VideoFiles(videos)
+
+    def clip(where: str, entry: Any) -> Clip:
+        name, label = (
+            (entry.get('vid_name'), entry.get('label')) if isinstance(entry, dict) else ('', '')
+        )
+        if isinstance(name, str) and name and type(label) is int and 0 <= label < len(classes):
+            return Clip(files.find(name, where=where), name, (label,))
+        raise ValueError(f'{where}: wanted "vid_name" and a "label" from 0 to {len(classes) - 1}')
+
+    splits = clips_by_split(json_files, read_entries, clip)
     return Annotations(classes, splits, notes=files.notes())
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument('--vocabulary', required=True, metavar='FILE', help='Diving48_vocab.json')
-    add_files_by_split(parser, '--json', 'Diving48_V2_train.json or Diving48_V2_test.json')
 
 
 FORMAT = Format(
@@ -76,8 +59,10 @@ FORMAT = Format(
     help='Diving48 by its vocabulary, train and test json',
     example='--videos=rgb --vocabulary=Diving48_vocab.json --json train=Diving48_V2_train.json '
     '--json test=Diving48_V2_test.json --output=data/diving48 --short_side=320',
-    add_arguments=_add_arguments,
-    read=lambda args: read_diving48(
-        args.vocabulary, files_by_split('--json', args.json), args.videos
+    reader=read_diving48,
+    options=(
+        VIDEOS,
+        FileOption('--vocabulary', 'Diving48_vocab.json'),
+        SplitFiles('--json', 'Diving48_V2_train.json or Diving48_V2_test.json', to='json_files'),
     ),
 )

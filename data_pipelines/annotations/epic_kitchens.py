@@ -10,20 +10,15 @@ Clips are parts of videos `video_id`. Verbs and nouns are two datasets of the sa
 https://github.com/epic-kitchens/epic-kitchens-100-annotations
 """
 
-import argparse
 from collections.abc import Mapping
+import functools
 import os
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.class_lists import read_class_list
-from data_pipelines.annotations.files import Mistakes, read_seconds, read_table
-from data_pipelines.annotations.format import (
-    Format,
-    add_files_by_split,
-    add_videos,
-    files_by_split,
-)
-from data_pipelines.annotations.labels import with_unique_keys
+from data_pipelines.annotations.files import read_seconds, read_table
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, Option, SplitFiles
+from data_pipelines.annotations.labels import clips_by_split
 from data_pipelines.annotations.locate import VideoFiles
 
 _TIMES = ('start_timestamp', 'stop_timestamp')
@@ -51,41 +46,21 @@ def read_epic_kitchens(
     classes = read_class_list(classes_file)
     classes.check_different()
     column, wanted = f'{label}_class', {str(number) for number in range(len(classes.names))}
-    files, splits = VideoFiles(videos), {}
-    for split, path in csv_files.items():
-        clips, mistakes = [], Mistakes()
-        for where, cells in read_table(path, ('narration_id', 'video_id', *_TIMES, column)):
-            try:
-                if cells[column] not in wanted:
-                    raise ValueError(
-                        f'{where}: {column} {cells[column]!r}, but {os.fspath(classes_file)} names '
-                        f'0 to {len(classes.names) - 1}'
-                    )
-                start, end = (read_seconds(cells[name], where) for name in _TIMES)
-            except ValueError as error:
-                mistakes.add(error, where)
-                continue
-            video = files.find(cells['video_id'], where=where)
-            clips.append(Clip(video, cells['narration_id'], (int(cells[column]),), start, end))
-        mistakes.check()
-        if not clips:
-            raise ValueError(f'{os.fspath(path)}: no clip in it')
-        splits[split] = with_unique_keys(clips)
+    files = VideoFiles(videos)
+    read = functools.partial(read_table, wanted=('narration_id', 'video_id', *_TIMES, column))
+
+    def clip(where: str, cells: Mapping[str, str]) -> Clip:
+        if cells[column] not in wanted:
+            raise ValueError(
+                f'{where}: {column} {cells[column]!r}, but {os.fspath(classes_file)} names '
+                f'0 to {len(classes.names) - 1}'
+            )
+        start, end = (read_seconds(cells[name], where) for name in _TIMES)
+        video = files.find(cells['video_id'], where=where)
+        return Clip(video, cells['narration_id'], (int(cells[column]),), start, end)
+
+    splits = clips_by_split(csv_files, read, clip, 'clip')
     return Annotations(classes.names, splits, notes=files.notes())
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    add_files_by_split(parser, '--csv', 'EPIC_100_train.csv or EPIC_100_validation.csv')
-    parser.add_argument(
-        '--classes',
-        required=True,
-        metavar='FILE',
-        help='EPIC_100_verb_classes.csv or EPIC_100_noun_classes.csv',
-    )
-    parser.add_argument(
-        '--label', required=True, choices=('verb', 'noun'), help='what the classes are'
-    )
 
 
 FORMAT = Format(
@@ -94,8 +69,13 @@ FORMAT = Format(
     example='--videos=EPIC-KITCHENS --csv train=EPIC_100_train.csv '
     '--csv validation=EPIC_100_validation.csv --label=verb --classes=EPIC_100_verb_classes.csv '
     '--output=data/epic_verbs --short_side=320',
-    add_arguments=_add_arguments,
-    read=lambda args: read_epic_kitchens(
-        files_by_split('--csv', args.csv), args.classes, args.videos, label=args.label
+    reader=read_epic_kitchens,
+    options=(
+        VIDEOS,
+        SplitFiles('--csv', 'EPIC_100_train.csv or EPIC_100_validation.csv', to='csv_files'),
+        FileOption(
+            '--classes', 'EPIC_100_verb_classes.csv or EPIC_100_noun_classes.csv', to='classes_file'
+        ),
+        Option('--label', 'what the classes are', required=True, choices=('verb', 'noun')),
     ),
 )

@@ -1,14 +1,16 @@
 """Reading annotation files: text and JSON, with errors that name the file; paths kept in bounds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import csv
 import io
 import json
 import math
 import os
-from typing import Any
+import re
+from typing import Any, TypeVar
 import unicodedata
 
+_Line, _Parsed = TypeVar('_Line'), TypeVar('_Parsed')
 _NAMED = 20  # damaged lines that a message names
 
 
@@ -55,6 +57,12 @@ def read_json(path: str | os.PathLike, wanted: type, description: str) -> Any:
     if not isinstance(content, wanted):
         raise ValueError(f'{os.fspath(path)}: not {description}')
     return content
+
+
+def read_entries(path: str | os.PathLike) -> Iterator[tuple[str, Any]]:
+    """Yields (place, entry) of a JSON file that is a list of videos; raises as `read_json`."""
+    for number, entry in enumerate(read_json(path, list, 'a list of videos'), start=1):
+        yield f'{os.fspath(path)}, entry {number}', entry
 
 
 def read_csv(path: str | os.PathLike, delimiter: str = ',') -> Iterator[tuple[str, list[str]]]:
@@ -112,6 +120,18 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
             yield f'{os.fspath(path)}, line {number}', line.strip()
 
 
+def match_line(where: str, line: str, pattern: re.Pattern, wanted: str) -> re.Match:
+    """The match of a line.
+
+    Raises:
+      ValueError: there is none; says what is `wanted`.
+    """
+    match = pattern.fullmatch(line)
+    if match is None:
+        raise ValueError(f'{where}: wanted "{wanted}", got {line[:80]!r}')
+    return match
+
+
 def check_relative(path: str, where: str) -> str:
     """Returns a path from an annotation file, if it cannot leave the directory it is relative to.
 
@@ -144,27 +164,38 @@ def read_seconds(text: str, where: str) -> float:
     return value
 
 
-class Mistakes:
-    """Damaged lines of a file: the first is told, the others are listed by their numbers."""
+def parsed(
+    lines: Iterable[tuple[str, _Line]], parse: Callable[[str, _Line], _Parsed]
+) -> Iterator[_Parsed]:
+    """Yields what `parse` makes of each (place, line).
 
-    def __init__(self):
-        self._first: ValueError | None = None
-        self._others: list[str] = []
-
-    def add(self, error: ValueError, where: str) -> None:
-        """Takes note of a line; `where` ends with its number."""
-        if self._first is None:
-            self._first = error
+    Raises:
+      ValueError: of the first line that `parse` refuses, at the end, so that it tells of the
+        others, too.
+    """
+    refused = []
+    for where, line in lines:
+        try:
+            found = parse(where, line)
+        except ValueError as error:
+            refused.append((where, str(error)))
         else:
-            self._others.append(where.rpartition(' ')[2])
+            yield found
+    refuse(refused)
 
-    def check(self) -> None:
-        """
-        Raises:
-          ValueError: there are some.
-        """
-        if self._others:
-            numbers = ', '.join(self._others[:_NAMED]) + (', ...' if self._others[_NAMED:] else '')
-            raise ValueError(f'{self._first} ({len(self._others)} more damaged lines: {numbers})')
-        if self._first is not None:
-            raise self._first
+
+def refuse(mistakes: Iterable[tuple[str, str]]) -> None:
+    """
+    Args:
+      mistakes: (place, which ends with a number; what is wrong, which begins with the place).
+
+    Raises:
+      ValueError: there are some: the first is told, the others are listed by their numbers.
+    """
+    mistakes = list(mistakes)
+    others = [where.rpartition(' ')[2] for where, _ in mistakes[1:]]
+    if others:
+        numbers = ', '.join(others[:_NAMED]) + (', ...' if others[_NAMED:] else '')
+        raise ValueError(f'{mistakes[0][1]} ({len(others)} more damaged lines: {numbers})')
+    if mistakes:
+        raise ValueError(mistakes[0][1])

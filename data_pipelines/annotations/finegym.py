@@ -8,20 +8,14 @@ exact times are in `finegym_annotation_info_v1.1.json`. Some classes have equal 
 gets `#2` behind it. https://sdolivia.github.io/FineGym/
 """
 
-import argparse
 from collections.abc import Mapping
 import os
 import re
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.files import Mistakes, read_json, read_lines
-from data_pipelines.annotations.format import (
-    Format,
-    add_files_by_split,
-    add_videos,
-    files_by_split,
-)
-from data_pipelines.annotations.labels import classes_in_order, numbered, with_unique_keys
+from data_pipelines.annotations.files import match_line, read_json, read_lines
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, Option, SplitFiles
+from data_pipelines.annotations.labels import classes_in_order, clips_by_split, numbered
 from data_pipelines.annotations.locate import VideoFiles
 
 _CLASS = re.compile(r'Clabel:\s*(?P<number>\d+)\s*;(?:[^;]*;)*\s*(?P<name>\S[^;]*)')
@@ -54,35 +48,28 @@ def read_finegym(
     """
     rows = []
     for where, line in read_lines(categories):
-        match = _CLASS.fullmatch(line)
-        if match is None:
-            raise ValueError(f'{where}: wanted "Clabel: 0; ...; name", got {line[:80]!r}')
+        match = match_line(where, line, _CLASS, 'Clabel: 0; ...; name')
         rows.append((where, match['name'].strip(), int(match['number'])))
-    names = numbered(name for _, name, _ in sorted(rows, key=lambda row: row[2]))
-    rows = [(w, name, n) for (w, _, n), name in zip(sorted(rows, key=lambda row: row[2]), names)]
-    classes = classes_in_order(rows, first=0, path=os.fspath(categories))
+    rows.sort(key=lambda row: row[2])
+    names = numbered(name for _, name, _ in rows)
+    classes = classes_in_order(
+        [(where, name, number) for (where, _, number), name in zip(rows, names)], categories
+    )
     exact = {} if times is None else read_json(times, dict, 'the times of FineGym')
-    files, splits = VideoFiles(videos), {}
-    for split, path in lists.items():
-        clips, mistakes = [], Mistakes()
-        for where, line in read_lines(path):
-            name, _, label = line.rpartition(' ')
-            match = _ELEMENT.fullmatch(name.strip())
-            if match is None or not label.isdecimal() or int(label) >= len(classes):
-                error = (
-                    f'{where}: wanted "ELEMENT class" of {len(classes)} classes, got {line[:80]!r}'
-                )
-                mistakes.add(ValueError(error), where)
-                continue
-            start = end = None
-            if untrimmed:
-                start, end = _span(match, exact)
-            file = files.find(match['video'] if untrimmed else name.strip(), where=where)
-            clips.append(Clip(file, name.strip(), (int(label),), start, end))
-        mistakes.check()
-        if not clips:
-            raise ValueError(f'{os.fspath(path)}: no element in it')
-        splits[split] = with_unique_keys(clips)
+    files = VideoFiles(videos)
+
+    def clip(where: str, line: str) -> Clip:
+        name, _, label = line.rpartition(' ')
+        match = _ELEMENT.fullmatch(name.strip())
+        if match is None or not label.isdecimal() or int(label) >= len(classes):
+            raise ValueError(
+                f'{where}: wanted "ELEMENT class" of {len(classes)} classes, got {line[:80]!r}'
+            )
+        file = files.find(match['video'] if untrimmed else name.strip(), where=where)
+        span = _span(match, exact) if untrimmed else (None, None)
+        return Clip(file, name.strip(), (int(label),), *span)
+
+    splits = clips_by_split(lists, read_lines, clip, 'element')
     return Annotations(classes, splits, notes=files.notes())
 
 
@@ -97,38 +84,28 @@ def _span(element: re.Match, exact: Mapping) -> tuple[float, float]:
         return float(begin + first), float(begin + last)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument(
-        '--categories', required=True, metavar='FILE', help='gym99_categories.txt or gym288_...'
-    )
-    add_files_by_split(parser, '--list', 'gym99_train_element_v1.1.txt or gym99_val_element.txt')
-    parser.add_argument(
-        '--untrimmed',
-        action='store_true',
-        help='the files are whole YouTube videos; cut the elements out of them '
-        '(default: the files are the elements)',
-    )
-    parser.add_argument(
-        '--times',
-        metavar='FILE',
-        help='finegym_annotation_info_v1.1.json: exact times of elements of whole videos '
-        '(default: whole seconds)',
-    )
-
-
 FORMAT = Format(
     'finegym',
     help='FineGym (Gym99, Gym288) by its categories and lists of elements',
     example='--videos=gym --categories=gym99_categories.txt '
     '--list train=gym99_train_element_v1.1.txt --list validation=gym99_val_element.txt '
     '--output=data/gym99 --short_side=320',
-    add_arguments=_add_arguments,
-    read=lambda args: read_finegym(
-        args.categories,
-        files_by_split('--list', args.list),
-        args.videos,
-        untrimmed=args.untrimmed,
-        times=args.times,
+    reader=read_finegym,
+    options=(
+        VIDEOS,
+        FileOption('--categories', 'gym99_categories.txt or gym288_...'),
+        SplitFiles('--list', 'gym99_train_element_v1.1.txt or gym99_val_element.txt', to='lists'),
+        Option(
+            '--untrimmed',
+            'the files are whole YouTube videos; cut the elements out of them '
+            '(default: the files are the elements)',
+            action='store_true',
+        ),
+        Option(
+            '--times',
+            'finegym_annotation_info_v1.1.json: exact times of elements of whole videos '
+            '(default: whole seconds)',
+            metavar='FILE',
+        ),
     ),
 )

@@ -1,13 +1,12 @@
 """A folder per class: `ROOT/SPLIT/CLASS/*.mp4`, or `ROOT/CLASS/*.mp4` for a single split."""
 
-import argparse
 from collections.abc import Sequence
 import functools
 import hashlib
 import os
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.format import Format
+from data_pipelines.annotations.format import Format, Option
 from data_pipelines.annotations.locate import normal
 from data_pipelines.probe import IMAGE_SUFFIXES, is_video, suffix_of
 
@@ -180,29 +179,28 @@ def _why_no_tree(tree: _Folder) -> str:
     return f'no videos in it (wanted {_WANTED})'
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--videos', required=True, metavar='DIR', help='the tree')
-    parser.add_argument(
-        '--split',
-        action='append',
-        metavar='NAME',
-        help='split to convert, may be repeated (default: all); for VIDEOS/CLASS/*.mp4 the name '
-        'to give it (default: train)',
-    )
-    parser.add_argument(
-        '--validation_share',
-        type=float,
-        default=0.0,
-        metavar='PART',
-        help='of VIDEOS/CLASS/*.mp4: this part of the videos of each class, chosen by their names, '
-        'becomes the split validation (for example 0.2)',
-    )
-
-
 FORMAT = Format(
     'folder',
     help='one folder per class: VIDEOS/SPLIT/CLASS/*.mp4 or VIDEOS/CLASS/*.mp4',
     example='--videos=my_videos --output=data/mine',
-    add_arguments=_add_arguments,
-    read=lambda args: read_folder(args.videos, args.split, validation_share=args.validation_share),
+    reader=read_folder,
+    options=(
+        Option('--videos', 'the tree', to='root', required=True, metavar='DIR'),
+        Option(
+            '--split',
+            'split to convert, may be repeated (default: all); for VIDEOS/CLASS/*.mp4 the name '
+            'to give it (default: train)',
+            to='splits',
+            action='append',
+            metavar='NAME',
+        ),
+        Option(
+            '--validation_share',
+            'of VIDEOS/CLASS/*.mp4: this part of the videos of each class, chosen by their names, '
+            'becomes the split validation (for example 0.2)',
+            type=float,
+            default=0.0,
+            metavar='PART',
+        ),
+    ),
 )

@@ -6,13 +6,12 @@ where 1 is training, 2 testing, 0 neither.
 https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database
 """
 
-import argparse
 import os
 import re
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.files import read_lines
-from data_pipelines.annotations.format import Format, add_videos
+from data_pipelines.annotations.files import match_line, read_lines
+from data_pipelines.annotations.format import VIDEOS, Format, Option
 from data_pipelines.annotations.labels import with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -49,9 +48,7 @@ def read_hmdb51(
     splits: dict[str, list[Clip]] = {split: [] for split in _SPLITS.values()}
     for label, name in enumerate(classes):
         for where, line in read_lines(lists[name]):
-            match = _LINE.fullmatch(line)
-            if match is None:
-                raise ValueError(f'{where}: wanted "video 0|1|2", got {line[:80]!r}')
+            match = match_line(where, line, _LINE, 'video 0|1|2')
             if match['use'] in _SPLITS:
                 key = f'{name}/{match["video"]}'
                 path = files.find(os.path.splitext(key)[0], where=where)
@@ -60,19 +57,21 @@ def read_hmdb51(
     return Annotations(classes, splits, notes=files.notes())
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument('--splits', required=True, metavar='DIR', help='testTrainMulti_7030_splits')
-    parser.add_argument(
-        '--fold', type=int, choices=(1, 2, 3), default=1, help='which split (default: 1)'
-    )
-
-
 FORMAT = Format(
     'hmdb51',
     help='HMDB51 by its files CLASS_test_splitN.txt',
     example='--videos=hmdb51_org --splits=testTrainMulti_7030_splits --fold=1 '
     '--output=data/hmdb51_fold1',
-    add_arguments=_add_arguments,
-    read=lambda args: read_hmdb51(args.splits, args.videos, args.fold),
+    reader=read_hmdb51,
+    options=(
+        VIDEOS,
+        Option(
+            '--splits',
+            'testTrainMulti_7030_splits',
+            to='splits_directory',
+            required=True,
+            metavar='DIR',
+        ),
+        Option('--fold', 'which split (default: 1)', type=int, choices=(1, 2, 3), default=1),
+    ),
 )

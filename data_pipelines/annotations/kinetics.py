@@ -7,7 +7,6 @@ The releases differ in the order and number of columns. Videos are the clips tha
 YouTube's, called `ID_000040_000050` or `ID`. https://github.com/cvdfoundation/kinetics-dataset
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping
 import os
@@ -15,12 +14,7 @@ from typing import NamedTuple
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.files import read_seconds, read_table
-from data_pipelines.annotations.format import (
-    Format,
-    add_files_by_split,
-    add_videos,
-    files_by_split,
-)
+from data_pipelines.annotations.format import VIDEOS, Format, Option, SplitFiles
 from data_pipelines.annotations.labels import check_same_classes, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 
@@ -124,24 +118,20 @@ def read_rows(path: str | os.PathLike, *, labelled: bool = True) -> list[Row]:
     return rows
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    add_files_by_split(parser, '--csv', 'the csv file of one split')
-    parser.add_argument(
-        '--untrimmed',
-        action='store_true',
-        help='the files are whole YouTube videos; cut the clips out of them '
-        '(default: the files are the clips)',
-    )
-
-
 FORMAT = Format(
     'kinetics',
     help='Kinetics-400, -600 or -700 by its csv files, videos ID_000012_000022.mp4 or ID.mp4',
     example='--videos=k400 --csv train=train.csv --csv validation=val.csv '
     '--output=data/kinetics400 --short_side=320',
-    add_arguments=_add_arguments,
-    read=lambda args: read_kinetics(
-        files_by_split('--csv', args.csv), args.videos, untrimmed=args.untrimmed
+    reader=read_kinetics,
+    options=(
+        VIDEOS,
+        SplitFiles('--csv', 'the csv file of one split', to='csv_files'),
+        Option(
+            '--untrimmed',
+            'the files are whole YouTube videos; cut the clips out of them '
+            '(default: the files are the clips)',
+            action='store_true',
+        ),
     ),
 )

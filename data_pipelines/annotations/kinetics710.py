@@ -6,14 +6,13 @@ its own validation split, `validation_NAME`; the classes of each among those of 
 `label_maps` in `dataset.json`.
 """
 
-import argparse
 import collections
 from collections.abc import Mapping, Sequence
 import os
 import re
 
 from data_pipelines.annotations import Annotations
-from data_pipelines.annotations.format import Format, add_videos
+from data_pipelines.annotations.format import VIDEOS, Format, Option
 from data_pipelines.annotations.kinetics import Row, find_clip, read_rows
 from data_pipelines.annotations.labels import with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
@@ -109,38 +108,21 @@ def _alike(label: str) -> str:
     return ' '.join(re.sub(r'["_]', ' ', label).lower().split())
 
 
-def _files(values: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The values `NAME:SPLIT=FILE` of `--csv`."""
+def _files(flag: str, values: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The values `NAME:SPLIT=FILE` of an option."""
     found: dict[str, dict[str, str]] = {}
     for value in values:
         place, _, path = value.partition('=')
         name, _, split = place.partition(':')
         if not name or split not in _SPLITS or not path:
             raise ValueError(
-                f'--csv={value}: wanted NAME:SPLIT=FILE, SPLIT one of {", ".join(_SPLITS)}, for '
-                'example --csv kinetics400:train=train.csv'
+                f'{flag}={value}: wanted NAME:SPLIT=FILE, SPLIT one of {", ".join(_SPLITS)}, for '
+                f'example {flag} kinetics400:train=train.csv'
             )
         if split in found.setdefault(name, {}):
-            raise ValueError(f'--csv={value}: {name}:{split} is given twice')
+            raise ValueError(f'{flag}={value}: {name}:{split} is given twice')
         found[name][split] = path
     return found
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument(
-        '--csv',
-        action='append',
-        required=True,
-        metavar='NAME:SPLIT=FILE',
-        help='the csv file of a train, validation or test split of one Kinetics, the newest last; '
-        'to be repeated',
-    )
-    parser.add_argument(
-        '--untrimmed',
-        action='store_true',
-        help='the files are whole YouTube videos; cut the clips out of them',
-    )
 
 
 FORMAT = Format(
@@ -153,6 +135,23 @@ FORMAT = Format(
         for split in ('train', 'validation', 'test')
     )
     + ' --output=data/kinetics710 --short_side=320',
-    add_arguments=_add_arguments,
-    read=lambda args: read_kinetics710(_files(args.csv), args.videos, untrimmed=args.untrimmed),
+    reader=read_kinetics710,
+    options=(
+        VIDEOS,
+        Option(
+            '--csv',
+            'the csv file of a train, validation or test split of one Kinetics, the newest last; '
+            'to be repeated',
+            to='csv_files',
+            parse=_files,
+            action='append',
+            required=True,
+            metavar='NAME:SPLIT=FILE',
+        ),
+        Option(
+            '--untrimmed',
+            'the files are whole YouTube videos; cut the clips out of them',
+            action='store_true',
+        ),
+    ),
 )

@@ -1,10 +1,16 @@
 """Classes and keys of clips: numbered the same in every split and on every run."""
 
 import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
+import os
+import re
+from typing import TypeVar
 
 from data_pipelines.annotations import Clip
+from data_pipelines.annotations.files import match_line, parsed, read_lines
+
+_Line = TypeVar('_Line')
 
 
 def check_same_classes(classes: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
@@ -29,15 +35,34 @@ def check_same_classes(classes: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
     return tuple(sorted(found[first]))
 
 
+def numbered_classes(
+    path: str | os.PathLike, pattern: re.Pattern, wanted: str, *, first: int = 0
+) -> tuple[str, ...]:
+    """The classes of a file with a class and its number on each line.
+
+    Args:
+      path: the file.
+      pattern: of a line, with the groups `name` and `number`.
+      wanted: what a line should be, for the error.
+      first: the number of the first class.
+
+    Raises:
+      ValueError: as `classes_in_order`, or a line has another form.
+    """
+    lines = [(where, match_line(where, line, pattern, wanted)) for where, line in read_lines(path)]
+    rows = [(where, match['name'].strip(), int(match['number'])) for where, match in lines]
+    return classes_in_order(rows, path, first=first)
+
+
 def classes_in_order(
-    rows: Iterable[tuple[str, str, int]], *, first: int, path: str
+    rows: Iterable[tuple[str, str, int]], path: str | os.PathLike, *, first: int = 0
 ) -> tuple[str, ...]:
     """The classes of a file that numbers them.
 
     Args:
       rows: (place in the file, class name, number), in any order.
-      first: the number of the first class.
       path: the file.
+      first: the number of the first class.
 
     Raises:
       ValueError: the file is empty, a name or a number occurs twice, or a number is missing.
@@ -52,14 +77,40 @@ def classes_in_order(
             raise ValueError(f'{where}: {name!r} is listed twice')
         names[number] = name
     if not names:
-        raise ValueError(f'{path}: no class in it')
+        raise ValueError(f'{os.fspath(path)}: no class in it')
     wanted = range(first, first + len(names))
     for number in wanted:
         if number not in names:
             raise ValueError(
-                f'{path}: names {len(names)} classes, but none of them has the number {number}'
+                f'{os.fspath(path)}: names {len(names)} classes, but none of them has the number '
+                f'{number}'
             )
     return tuple(names[number] for number in wanted)
+
+
+def clips_by_split(
+    lists: Mapping[str, str | os.PathLike],
+    read: Callable[[str | os.PathLike], Iterable[tuple[str, _Line]]],
+    clip: Callable[[str, _Line], Clip],
+    what: str = 'video',
+) -> dict[str, tuple[Clip, ...]]:
+    """The clips of formats that have a list for each split.
+
+    Args:
+      lists: split name -> list.
+      read: list -> (place, content) of each of its lines.
+      clip: place and content -> the clip.
+      what: what a list names, for the error.
+
+    Raises:
+      ValueError: a list is empty, or `read` or `clip` refuse it.
+    """
+    splits = {}
+    for split, path in lists.items():
+        splits[split] = with_unique_keys(parsed(read(path), clip))
+        if not splits[split]:
+            raise ValueError(f'{os.fspath(path)}: no {what} in it')
+    return splits
 
 
 def with_unique_keys(clips: Iterable[Clip]) -> tuple[Clip, ...]:
@@ -75,9 +126,7 @@ def with_unique_keys(clips: Iterable[Clip]) -> tuple[Clip, ...]:
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """Names of which no two are equal: where one occurs again,
-    it gets `#2`, `#3`, ... behind it.
-    """
+    """Names of which no two are equal: one that occurs again gets `#2`, `#3`, ... behind it."""
     seen: collections.Counter[str] = collections.Counter()
     unique = []
     for name in names:

@@ -7,20 +7,19 @@ Videos of THUMOS'14: those called `video_validation_...` are for training, `vide
 testing. Several actions go on at a time. http://ai.stanford.edu/~syyeung/everymoment.html
 """
 
-import argparse
 import os
 
 from data_pipelines.annotations import Annotations
 from data_pipelines.annotations.class_lists import read_class_list
-from data_pipelines.annotations.files import Mistakes, read_lines, read_seconds
-from data_pipelines.annotations.format import Format, add_videos
+from data_pipelines.annotations.files import parsed, read_lines, read_seconds
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, Option
 from data_pipelines.annotations.labels import with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 from data_pipelines.annotations.segments import (
     WINDOW_SECONDS,
     Segment,
     Video,
-    add_clips,
+    clip_options,
     clips_of,
 )
 
@@ -48,22 +47,16 @@ def read_multithumos(
     """
     classes = read_class_list(class_list)
     classes.check_different()
+    lines = (
+        (where, (label, line))
+        for label, name in enumerate(classes.names)
+        for where, line in read_lines(os.path.join(annotations, f'{name}.txt'))
+    )
     found: dict[str, list[Segment]] = {}
     places: dict[str, str] = {}
-    mistakes = Mistakes()
-    for label, name in enumerate(classes.names):
-        for where, line in read_lines(os.path.join(annotations, f'{name}.txt')):
-            cells = line.split()
-            try:
-                if len(cells) != 3 or not cells[0].startswith(tuple(_SPLITS)):
-                    raise ValueError(f'{where}: wanted "video start end", got {line[:80]!r}')
-                segment = Segment(label, *(read_seconds(cell, where) for cell in cells[1:]))
-            except ValueError as error:
-                mistakes.add(error, where)
-                continue
-            places.setdefault(cells[0], where)
-            found.setdefault(cells[0], []).append(segment)
-    mistakes.check()
+    for where, video, segment in parsed(lines, _segment):
+        places.setdefault(video, where)
+        found.setdefault(video, []).append(segment)
     files = VideoFiles(videos)
     splits = {}
     for prefix, split in _SPLITS.items():
@@ -81,13 +74,13 @@ def read_multithumos(
     return Annotations(classes.names, splits, multi_label=True, notes=files.notes())
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument('--classes', required=True, metavar='FILE', help='class_list.txt')
-    parser.add_argument(
-        '--annotations', required=True, metavar='DIR', help='where CLASS.txt of each class is'
-    )
-    add_clips(parser, 'segments')
+def _segment(where: str, line: tuple[int, str]) -> tuple[str, str, Segment]:
+    """Place, video and segment of a class and a line of its file."""
+    label, text = line
+    cells = text.split()
+    if len(cells) != 3 or not cells[0].startswith(tuple(_SPLITS)):
+        raise ValueError(f'{where}: wanted "video start end", got {text[:80]!r}')
+    return where, cells[0], Segment(label, *(read_seconds(cell, where) for cell in cells[1:]))
 
 
 FORMAT = Format(
@@ -95,8 +88,11 @@ FORMAT = Format(
     help='MultiTHUMOS by its class list and a file per class: several labels per clip',
     example='--videos=thumos14 --classes=multithumos/class_list.txt '
     '--annotations=multithumos/annotations --output=data/multithumos --short_side=320',
-    add_arguments=_add_arguments,
-    read=lambda args: read_multithumos(
-        args.classes, args.annotations, args.videos, clips=args.clips, window=args.window
+    reader=read_multithumos,
+    options=(
+        VIDEOS,
+        FileOption('--classes', 'class_list.txt', to='class_list'),
+        Option('--annotations', 'where CLASS.txt of each class is', required=True, metavar='DIR'),
+        *clip_options('segments'),
     ),
 )

@@ -13,16 +13,15 @@ of frames have a line per image, and a header:
 https://github.com/facebookresearch/SlowFast/blob/main/slowfast/datasets/DATASET.md
 """
 
-import argparse
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import os
 from typing import NamedTuple
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.class_lists import read_class_list
-from data_pipelines.annotations.files import Mistakes, read_lines
-from data_pipelines.annotations.format import Format, add_files_by_split, files_by_split
+from data_pipelines.annotations.files import parsed, read_lines, refuse
+from data_pipelines.annotations.format import Format, Option, SplitFiles
 from data_pipelines.annotations.labels import with_unique_keys
 from data_pipelines.annotations.listed_files import ListedFiles
 
@@ -111,17 +110,13 @@ def _classes(classes_file: str | os.PathLike | None, rows: Sequence[_Row]) -> tu
     classes = read_class_list(classes_file)
     classes.check_different()
     offset = classes.offset((label for row in rows for label in row.labels), classes_file)
-    mistakes, last = Mistakes(), len(classes.names) - 1 + offset
-    for row in rows:
-        if max(row.labels) > last:
-            mistakes.add(
-                ValueError(
-                    f'{row.where}: class {max(row.labels)}, but {os.fspath(classes_file)} names '
-                    f'only {offset} to {last}'
-                ),
-                row.where,
-            )
-    mistakes.check()
+    last = len(classes.names) - 1 + offset
+    names = f'{os.fspath(classes_file)} names only {offset} to {last}'
+    refuse(
+        (row.where, f'{row.where}: class {max(row.labels)}, but {names}')
+        for row in rows
+        if max(row.labels) > last
+    )
     return classes.names, offset
 
 
@@ -136,17 +131,15 @@ def _read_rows(path: str | os.PathLike, numbers: str, files: ListedFiles) -> lis
         raise ValueError(f'{os.fspath(path)}: no line in it (wanted "path label" lines)')
     if lines[0][1].startswith(_FRAME_LIST):
         return _read_frame_list(path, lines[1:])
-    mistakes, parsed = Mistakes(), []
-    for where, line in lines:
+
+    def row(where: str, line: str) -> tuple[str, str, tuple[int, ...]]:
         name, found = _split_line(line)
         if not found:
-            error = f'{where}: wanted "path label" with a class number, got {line[:80]!r}'
-            mistakes.add(ValueError(error), where)
-        parsed.append((where, name, found))
-    mistakes.check()
-    behind_frames = _with_frames(path, parsed, numbers, files)
-    rows = []
-    for (where, name, found), framed in zip(parsed, behind_frames):
+            raise ValueError(f'{where}: wanted "path label" with a class number, got {line[:80]!r}')
+        return where, name, found
+
+    listed, rows = list(parsed(lines, row)), []
+    for (where, name, found), framed in zip(listed, _with_frames(listed, numbers, files)):
         images, labels = (found[0], found[1:]) if framed else (None, found)
         rows.append(_Row(where, name, tuple(dict.fromkeys(labels)), images))
     return rows
@@ -157,17 +150,17 @@ def _check_one_label(rows: Sequence[_Row]) -> None:
     Raises:
       ValueError: a video is listed with two labels; names all its lines.
     """
-    first, mistakes = {}, Mistakes()
-    for row in rows:
-        earlier = first.setdefault(row.path, row)
-        if earlier.labels != row.labels:
-            error = (
-                f'{row.where}: {row.path} was listed in {earlier.where.rpartition(", ")[2]} '
-                f'already, with class {earlier.labels[0]} instead of {row.labels[0]}; several '
-                'labels of a video belong on one line'
-            )
-            mistakes.add(ValueError(error), row.where)
-    mistakes.check()
+    first: dict[str, _Row] = {}
+    refuse(
+        (
+            row.where,
+            f'{row.where}: {row.path} was listed in {earlier.where.rpartition(", ")[2]} '
+            f'already, with class {earlier.labels[0]} instead of {row.labels[0]}; several '
+            'labels of a video belong on one line',
+        )
+        for row in rows
+        if (earlier := first.setdefault(row.path, row)).labels != row.labels
+    )
 
 
 def _split_line(line: str) -> tuple[str, tuple[int, ...]]:
@@ -184,10 +177,7 @@ def _split_line(line: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _with_frames(
-    path: str | os.PathLike,
-    rows: Sequence[tuple[str, str, tuple[int, ...]]],
-    numbers: str,
-    files: ListedFiles,
+    rows: Sequence[tuple[str, str, tuple[int, ...]]], numbers: str, files: ListedFiles
 ) -> list[bool]:
     """Whether the first number of each row counts frames."""
     if numbers == 'labels':
@@ -196,15 +186,15 @@ def _with_frames(
     several = [len(found) > 1 for _, _, found in rows]
     if not any(several[n] for n in range(len(rows)) if bare[n]) and numbers == 'auto':
         return [False] * len(rows)
-    mistakes = Mistakes()
-    for (where, _, _), is_bare, has_several in zip(rows, bare, several):
-        if is_bare and not has_several:
-            error = (
-                f'{where}: one number, where other lines have frames and labels; --numbers=labels '
-                'reads all numbers as labels'
-            )
-            mistakes.add(ValueError(error), where)
-    mistakes.check()
+    refuse(
+        (
+            where,
+            f'{where}: one number, where other lines have frames and labels; --numbers=labels '
+            'reads all numbers as labels',
+        )
+        for (where, _, _), is_bare, has_several in zip(rows, bare, several)
+        if is_bare and not has_several
+    )
     return bare
 
 
@@ -213,24 +203,24 @@ def _read_frame_list(path: str | os.PathLike, lines: Sequence[tuple[str, str]]) 
     found: dict[str, tuple[str, str]] = {}  # by video: place of the first line, folder
     labels_of: dict[str, set[int]] = collections.defaultdict(set)
     images: dict[str, int] = collections.Counter()
-    mistakes = Mistakes()
-    for where, line in lines:
+
+    def image(where: str, line: str) -> tuple[str, Iterable[int]]:
         cells = line.split(' ', 3)
-        image, _, labels = cells[-1].rpartition(' ')
+        path, _, labels = cells[-1].rpartition(' ')
         labels = [label for label in labels.strip('"').split(',') if label]
-        if len(cells) < 4 or not image or not all(label.isdecimal() for label in labels):
-            error = (
+        if len(cells) < 4 or not path or not all(label.isdecimal() for label in labels):
+            raise ValueError(
                 f'{where}: wanted "video number frame path labels", as the header says, got '
                 f'{line[:80]!r}'
             )
-            mistakes.add(ValueError(error), where)
-            continue
-        video, folder = cells[0], os.path.dirname(image)
+        video, folder = cells[0], os.path.dirname(path)
         if found.setdefault(video, (where, folder))[1] != folder:
-            mistakes.add(ValueError(f'{where}: images of {video} in two folders'), where)
-        labels_of[video].update(map(int, labels))
+            raise ValueError(f'{where}: images of {video} in two folders')
+        return video, map(int, labels)
+
+    for video, labels in parsed(lines, image):
+        labels_of[video].update(labels)
         images[video] += 1
-    mistakes.check()
     rows = [
         _Row(where, folder, tuple(sorted(labels_of[video])), images[video])
         for video, (where, folder) in found.items()
@@ -241,43 +231,35 @@ def _read_frame_list(path: str | os.PathLike, lines: Sequence[tuple[str, str]]) 
     return rows
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_files_by_split(parser, '--csv', 'the list of one split')
-    parser.add_argument(
-        '--classes',
-        metavar='FILE',
-        help='class names: id,name or name,id lines, names alone, classInd.txt, or JSON '
-        '(default: classes are called 0, 1, ...)',
-    )
-    parser.add_argument(
-        '--path_prefix', default='', metavar='DIR', help='what the paths are relative to'
-    )
-    parser.add_argument(
-        '--numbers',
-        choices=_NUMBERS,
-        default='auto',
-        help='what stands behind a path: labels; the number of frames, then labels; or, for auto, '
-        'labels behind the name of a file and frames and labels behind other names (default: auto)',
-    )
-    parser.add_argument(
-        '--multi_label',
-        action='store_true',
-        help='several labels per video, also if no line has more than one',
-    )
-
-
 FORMAT = Format(
     'pyslowfast',
     help='PySlowFast\'s and MMAction\'s lists: lines "path label", "path label label ...", '
     '"path frames label", and lists of frames',
     example='--csv train=train.csv --csv validation=val.csv --classes=classes.txt '
     '--path_prefix=/videos --output=data/kinetics',
-    add_arguments=_add_arguments,
-    read=lambda args: read_pyslowfast(
-        files_by_split('--csv', args.csv),
-        classes_file=args.classes,
-        path_prefix=args.path_prefix,
-        numbers=args.numbers,
-        multi_label=args.multi_label,
+    reader=read_pyslowfast,
+    options=(
+        SplitFiles('--csv', 'the list of one split', to='csv_files'),
+        Option(
+            '--classes',
+            'class names: id,name or name,id lines, names alone, classInd.txt, or JSON '
+            '(default: classes are called 0, 1, ...)',
+            to='classes_file',
+            metavar='FILE',
+        ),
+        Option('--path_prefix', 'what the paths are relative to', default='', metavar='DIR'),
+        Option(
+            '--numbers',
+            'what stands behind a path: labels; the number of frames, then labels; or, for auto, '
+            'labels behind the name of a file and frames and labels behind other names (default: '
+            'auto)',
+            choices=_NUMBERS,
+            default='auto',
+        ),
+        Option(
+            '--multi_label',
+            'several labels per video, also if no line has more than one',
+            action='store_true',
+        ),
     ),
 )

@@ -1,11 +1,11 @@
 """Untrimmed videos with several labels at a time -> clips: Charades, MultiTHUMOS."""
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 import math
 from typing import NamedTuple
 
 from data_pipelines.annotations import Clip
+from data_pipelines.annotations.format import Option
 
 CLIPS = ('videos', 'segments', 'windows')
 WINDOW_SECONDS = 10.0
@@ -89,21 +89,23 @@ def _shared(segment: Segment, start: float, end: float) -> float:
     return max(0.0, min(segment.end, end) - max(segment.start, start))
 
 
-def add_clips(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds `--clips` and `--window`."""
-    parser.add_argument(
-        '--clips',
-        choices=CLIPS,
-        default=default,
-        help='whole videos with all their labels; every segment, with the labels of segments that '
-        f'cover half of it; or windows of --window seconds (default: {default})',
-    )
-    parser.add_argument(
-        '--window',
-        type=float,
-        default=WINDOW_SECONDS,
-        metavar='S',
-        help='seconds of a window (default: %(default)s)',
+def clip_options(default: str) -> tuple[Option, Option]:
+    """Options for the arguments of `clips_of`."""
+    return (
+        Option(
+            '--clips',
+            'whole videos with all their labels; every segment, with the labels of segments that '
+            f'cover half of it; or windows of --window seconds (default: {default})',
+            choices=CLIPS,
+            default=default,
+        ),
+        Option(
+            '--window',
+            'seconds of a window (default: %(default)s)',
+            type=float,
+            default=WINDOW_SECONDS,
+            metavar='S',
+        ),
     )
 
 

@@ -9,20 +9,18 @@ Videos are called `ID.webm`.
 https://www.qualcomm.com/developer/software/something-something-v-2-dataset
 """
 
-import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import os
+import re
+from typing import Any
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.files import read_json, read_lines
-from data_pipelines.annotations.format import (
-    Format,
-    add_files_by_split,
-    add_videos,
-    files_by_split,
-)
-from data_pipelines.annotations.labels import classes_in_order, with_unique_keys
+from data_pipelines.annotations.files import match_line, read_entries, read_json, read_lines
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, SplitFiles
+from data_pipelines.annotations.labels import classes_in_order, clips_by_split
 from data_pipelines.annotations.locate import VideoFiles
+
+_ANSWER = re.compile(r'([^;]*);(.*)')
 
 
 def read_something_v2(
@@ -44,19 +42,15 @@ def read_something_v2(
     classes = _read_labels(os.fspath(labels))
     numbers = {name: number for number, name in enumerate(classes)}
     files = VideoFiles(videos)
-    splits = {}
-    for split, path in annotation_files.items():
-        path = os.fspath(path)
-        read_rows = _read_answers if path.endswith('.csv') else _read_videos
-        clips = []
-        for where, video, template in read_rows(path):
-            if template not in numbers:
-                raise ValueError(f'{where}: {os.fspath(labels)} has no class {template!r}')
-            file = files.find(video, where=where)
-            clips.append(Clip(file, video, (numbers[template],)))
-        if not clips:
-            raise ValueError(f'{path}: no video in it')
-        splits[split] = with_unique_keys(clips)
+
+    def clip(where: str, found: tuple[Callable, Any]) -> Clip:
+        parse, entry = found
+        video, template = parse(where, entry)
+        if template not in numbers:
+            raise ValueError(f'{where}: {os.fspath(labels)} has no class {template!r}')
+        return Clip(files.find(video, where=where), video, (numbers[template],))
+
+    splits = clips_by_split(annotation_files, _read_list, clip)
     return Annotations(classes, splits, notes=files.notes())
 
 
@@ -67,36 +61,32 @@ def _read_labels(path: str) -> tuple[str, ...]:
         if not str(number).isdecimal():
             raise ValueError(f'{where}: wanted a class number, got {str(number)[:80]!r}')
         rows.append((where, template, int(number)))
-    return classes_in_order(rows, first=0, path=path)
+    return classes_in_order(rows, path)
 
 
-def _read_videos(path: str) -> Iterator[tuple[str, str, str]]:
-    """Yields (place, video, template as in `labels.json`) of train.json and validation.json."""
-    for number, entry in enumerate(read_json(path, list, 'a list of videos'), start=1):
-        where = f'{path}, entry {number}'
-        if not isinstance(entry, dict) or type(entry.get('id')) not in (str, int):
-            raise ValueError(f'{where}: wanted an object with "id" and "template"')
-        template = entry.get('template')
-        if not isinstance(template, str):
-            raise ValueError(
-                f'{where}: no "template"; the labels of the test set are in test-answers.csv'
-            )
-        yield where, str(entry['id']), template.replace('[', '').replace(']', '')
+def _read_list(path: str | os.PathLike) -> Iterator[tuple[str, tuple[Callable, Any]]]:
+    """Yields (place, (what gives video and template, entry))."""
+    is_csv = os.fspath(path).endswith('.csv')
+    read, parse = (read_lines, _answer) if is_csv else (read_entries, _video)
+    return ((where, (parse, entry)) for where, entry in read(path))
 
 
-def _read_answers(path: str) -> Iterator[tuple[str, str, str]]:
-    """Yields (place, video, template) of test-answers.csv."""
-    for where, line in read_lines(path):
-        video, separator, template = line.partition(';')
-        if not separator:
-            raise ValueError(f'{where}: wanted "id;template", got {line[:80]!r}')
-        yield where, video.strip(), template.strip()
+def _answer(where: str, line: str) -> tuple[str, str]:
+    """Video and template of a line of test-answers.csv."""
+    video, template = match_line(where, line, _ANSWER, 'id;template').groups()
+    return video.strip(), template.strip()
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument('--labels', required=True, metavar='FILE', help='labels.json')
-    add_files_by_split(parser, '--annotations', 'train.json, validation.json or test-answers.csv')
+def _video(where: str, entry: Any) -> tuple[str, str]:
+    """Video and template, as in `labels.json`, of an entry of train.json or validation.json."""
+    if not isinstance(entry, dict) or type(entry.get('id')) not in (str, int):
+        raise ValueError(f'{where}: wanted an object with "id" and "template"')
+    template = entry.get('template')
+    if not isinstance(template, str):
+        raise ValueError(
+            f'{where}: no "template"; the labels of the test set are in test-answers.csv'
+        )
+    return str(entry['id']), template.replace('[', '').replace(']', '')
 
 
 FORMAT = Format(
@@ -105,8 +95,14 @@ FORMAT = Format(
     example='--videos=20bn-something-something-v2 --labels=labels.json '
     '--annotations train=train.json --annotations validation=validation.json '
     '--output=data/something_v2',
-    add_arguments=_add_arguments,
-    read=lambda args: read_something_v2(
-        args.labels, files_by_split('--annotations', args.annotations), args.videos
+    reader=read_something_v2,
+    options=(
+        VIDEOS,
+        FileOption('--labels', 'labels.json'),
+        SplitFiles(
+            '--annotations',
+            'train.json, validation.json or test-answers.csv',
+            to='annotation_files',
+        ),
     ),
 )

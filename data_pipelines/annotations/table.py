@@ -9,15 +9,15 @@ Columns are known by their names; `columns` names others. Cells are separated by
 or tabs, several labels of a clip by `|`.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
+import itertools
 import os
 from typing import NamedTuple
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.class_lists import read_class_list
-from data_pipelines.annotations.files import Mistakes, read_seconds, read_table, read_text
-from data_pipelines.annotations.format import Format, add_videos
+from data_pipelines.annotations.files import parsed, read_seconds, read_table, read_text, refuse
+from data_pipelines.annotations.format import VIDEOS, Format, Option
 from data_pipelines.annotations.labels import check_same_classes, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
 from data_pipelines.probe import VIDEO_SUFFIXES
@@ -78,18 +78,19 @@ def read_csv_table(
         for row in _rows(path, split, columns or {}, separator):
             rows.setdefault(row.split, []).append(row)
     classes, number_of = _classes(rows, classes_file)
-    files, splits, mistakes = VideoFiles(videos), {}, Mistakes()
-    for split, own in rows.items():
-        clips = []
-        for row in own:
-            unknown = [label for label in row.labels if label not in number_of]
-            if unknown:
-                error = f'{row.where}: {os.fspath(classes_file)} has no class {unknown[0]!r}'
-                mistakes.add(ValueError(error), row.where)
-            else:
-                clips.append(_clip(row, tuple(number_of[label] for label in row.labels), files))
-        splits[split] = with_unique_keys(clips)
-    mistakes.check()
+    refuse(
+        (row.where, f'{row.where}: {os.fspath(classes_file)} has no class {label!r}')
+        for own in rows.values()
+        for row in own
+        if (label := next((label for label in row.labels if label not in number_of), None))
+    )
+    files = VideoFiles(videos)
+    splits = {
+        split: with_unique_keys(
+            _clip(row, tuple(number_of[label] for label in row.labels), files) for row in own
+        )
+        for split, own in rows.items()
+    }
     multi_label |= any(len(row.labels) > 1 for own in rows.values() for row in own)
     return Annotations(classes, splits, multi_label=multi_label, notes=files.notes())
 
@@ -99,28 +100,24 @@ def _rows(
 ) -> Iterator[_Row]:
     head = read_text(path).partition('\n')[0]
     delimiter = max(_DELIMITERS, key=head.count)
-    names, mistakes = None, Mistakes()
-    for where, cells in read_table(path, delimiter=delimiter):
-        names = names or _columns(where, cells, columns, split)
-        try:
-            video = cells[names['video']]
-            labels = tuple(
-                dict.fromkeys(filter(None, map(str.strip, cells[names['label']].split(separator))))
-            )
-            if not video or not labels:
-                raise ValueError(f'{where}: no {"label" if video else "video"}')
-            start, end = (
-                read_seconds(cells[names[name]], where) if name in names else None
-                for name in ('start', 'end')
-            )
-            own_split = split or cells[names['split']]
-        except ValueError as error:
-            mistakes.add(error, where)
-            continue
-        yield _Row(where, video, labels, start, end, own_split)
-    mistakes.check()
-    if names is None:
+    lines = read_table(path, delimiter=delimiter)
+    first = next(lines, None)
+    if first is None:
         raise ValueError(f'{os.fspath(path)}: no clip in it')
+    names = _columns(*first, columns, split)
+
+    def row(where: str, cells: Mapping[str, str]) -> _Row:
+        video, labels = cells[names['video']], cells[names['label']].split(separator)
+        labels = tuple(dict.fromkeys(filter(None, map(str.strip, labels))))
+        if not video or not labels:
+            raise ValueError(f'{where}: no {"label" if video else "video"}')
+        start, end = (
+            read_seconds(cells[names[name]], where) if name in names else None
+            for name in ('start', 'end')
+        )
+        return _Row(where, video, labels, start, end, split or cells[names['split']])
+
+    return parsed(itertools.chain([first], lines), row)
 
 
 def _columns(
@@ -181,64 +178,29 @@ def _clip(row: _Row, labels: tuple[int, ...], files: VideoFiles) -> Clip:
     return Clip(files.find(name, where=row.where), key, labels, start, end)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument(
-        '--csv',
-        action='append',
-        required=True,
-        metavar='[SPLIT=]FILE',
-        help='the csv file of one split, or one with a column of splits; may be repeated',
-    )
-    parser.add_argument(
-        '--classes',
-        metavar='FILE',
-        help='class names in any form (default: the labels that occur, sorted)',
-    )
-    parser.add_argument(
-        '--column',
-        action='append',
-        default=[],
-        metavar='WHAT=NAME',
-        help=f'name of a column, WHAT one of {", ".join(COLUMNS)}; may be repeated (default: what '
-        'such columns are usually called)',
-    )
-    parser.add_argument(
-        '--separator', default='|', metavar='SIGN', help='between labels (default: |)'
-    )
-    parser.add_argument(
-        '--multi_label',
-        action='store_true',
-        help='several labels per clip, also if no line has more than one',
-    )
-
-
-def _read(args: argparse.Namespace) -> Annotations:
-    csv_files: dict[str, str] = {}
-    for value in args.csv:
+def _files(flag: str, values: Sequence[str]) -> dict[str, str]:
+    """The values `[SPLIT=]FILE` of an option."""
+    files: dict[str, str] = {}
+    for value in values:
         split, separator, path = value.partition('=')
         split, path = (split, path) if separator and not os.path.exists(value) else ('', value)
-        if split in csv_files:
+        if split in files:
             raise ValueError(
-                f'--csv={value}: {"the split" if split else "such a file"} is given twice'
+                f'{flag}={value}: {"the split" if split else "such a file"} is given twice'
             )
-        csv_files[split] = path
+        files[split] = path
+    return files
+
+
+def _named_columns(flag: str, values: Sequence[str]) -> dict[str, str]:
+    """The values `WHAT=NAME` of an option."""
     columns = {}
-    for value in args.column:
+    for value in values:
         what, _, name = value.partition('=')
         if what not in COLUMNS or not name:
-            raise ValueError(
-                f'--column={value}: wanted WHAT=NAME, WHAT one of {", ".join(COLUMNS)}'
-            )
+            raise ValueError(f'{flag}={value}: wanted WHAT=NAME, WHAT one of {", ".join(COLUMNS)}')
         columns[what] = name
-    return read_csv_table(
-        csv_files,
-        args.videos,
-        classes_file=args.classes,
-        columns=columns,
-        separator=args.separator,
-        multi_label=args.multi_label,
-    )
+    return columns
 
 
 FORMAT = Format(
@@ -246,6 +208,39 @@ FORMAT = Format(
     help='a csv with a header that names video and label(s), of your own, of HVU and others',
     example='--videos=my_videos --csv train=train.csv --csv validation=val.csv '
     '--output=data/mine --short_side=320',
-    add_arguments=_add_arguments,
-    read=_read,
+    reader=read_csv_table,
+    options=(
+        VIDEOS,
+        Option(
+            '--csv',
+            'the csv file of one split, or one with a column of splits; may be repeated',
+            to='csv_files',
+            parse=_files,
+            action='append',
+            required=True,
+            metavar='[SPLIT=]FILE',
+        ),
+        Option(
+            '--classes',
+            'class names in any form (default: the labels that occur, sorted)',
+            to='classes_file',
+            metavar='FILE',
+        ),
+        Option(
+            '--column',
+            f'name of a column, WHAT one of {", ".join(COLUMNS)}; may be repeated (default: what '
+            'such columns are usually called)',
+            to='columns',
+            parse=_named_columns,
+            action='append',
+            default=[],
+            metavar='WHAT=NAME',
+        ),
+        Option('--separator', 'between labels (default: |)', default='|', metavar='SIGN'),
+        Option(
+            '--multi_label',
+            'several labels per clip, also if no line has more than one',
+            action='store_true',
+        ),
+    ),
 )

@@ -7,19 +7,13 @@ The folders are called by the numbers of the videos and hold 00001.jpg, ..., 12 
 https://www.qualcomm.com/developer/software/jester-dataset
 """
 
-import argparse
 from collections.abc import Mapping
 import os
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.class_lists import read_class_list
-from data_pipelines.annotations.files import Mistakes, read_lines
-from data_pipelines.annotations.format import (
-    Format,
-    add_files_by_split,
-    add_videos,
-    files_by_split,
-)
+from data_pipelines.annotations.files import parsed, read_lines
+from data_pipelines.annotations.format import VIDEOS, FileOption, Format, SplitFiles
 from data_pipelines.annotations.labels import with_unique_keys
 from data_pipelines.annotations.listed_files import ListedFiles
 
@@ -47,33 +41,24 @@ def read_twentybn(
     classes.check_different()
     numbers = {name: number for number, name in enumerate(classes.names)}
     files, splits, notes = ListedFiles(os.fspath(videos)), {}, []
+
+    def clip(where: str, line: str) -> Clip:
+        video, separator, label = (part.strip() for part in line.partition(';'))
+        if label in numbers:
+            return Clip(files.find(video, where), video, (numbers[label],))
+        if separator:
+            raise ValueError(f'{where}: {os.fspath(labels)} has no class {label!r}')
+        raise ValueError(
+            f'{where}: wanted "video;class", got {line[:80]!r} (a list of a test set?)'
+        )
+
     for split, path in csv_files.items():
-        clips, mistakes = [], Mistakes()
-        for where, line in read_lines(path):
-            video, separator, label = (part.strip() for part in line.partition(';'))
-            if label in numbers:
-                clips.append(Clip(files.find(video, where), video, (numbers[label],)))
-            elif separator:
-                error = f'{where}: {os.fspath(labels)} has no class {label!r}'
-                mistakes.add(ValueError(error), where)
-            else:
-                error = f'{where}: wanted "video;class", got {line[:80]!r} (a list of a test set?)'
-                mistakes.add(ValueError(error), where)
-        mistakes.check()
+        clips = list(parsed(read_lines(path), clip))
         if not clips:
             raise ValueError(f'{os.fspath(path)}: no video in it')
         splits[split] = with_unique_keys(clips)
         notes += files.check_prefix([c.key for c in clips], [c.path for c in clips], path)
     return Annotations(classes.names, splits, notes=tuple(notes))
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument(
-        '--labels', required=True, metavar='FILE', help='the list of classes, NAME-v1-labels.csv'
-    )
-    add_files_by_split(parser, '--csv', 'NAME-v1-train.csv or NAME-v1-validation.csv')
-    parser.set_defaults(images_per_second=_IMAGES_PER_SECOND)
 
 
 FORMATS = tuple(
@@ -83,10 +68,13 @@ FORMATS = tuple(
         example=f'--videos=20bn-{file} --labels={file}-labels.csv '
         f'--csv train={file}-train.csv --csv validation={file}-validation.csv '
         f'--output=data/{name}',
-        add_arguments=_add_arguments,
-        read=lambda args: read_twentybn(
-            args.labels, files_by_split('--csv', args.csv), args.videos
+        reader=read_twentybn,
+        options=(
+            VIDEOS,
+            FileOption('--labels', 'the list of classes, NAME-v1-labels.csv'),
+            SplitFiles('--csv', 'NAME-v1-train.csv or NAME-v1-validation.csv', to='csv_files'),
         ),
+        defaults={'images_per_second': _IMAGES_PER_SECOND},
     )
     for name, title, file in (
         ('jester', 'Jester', 'jester-v1'),

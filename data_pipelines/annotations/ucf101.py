@@ -7,17 +7,16 @@
 https://www.crcv.ucf.edu/data/UCF101.php
 """
 
-import argparse
 import os
 import re
 
 from data_pipelines.annotations import Annotations, Clip
-from data_pipelines.annotations.files import read_lines
-from data_pipelines.annotations.format import Format, add_videos
-from data_pipelines.annotations.labels import classes_in_order, with_unique_keys
+from data_pipelines.annotations.files import match_line, read_lines
+from data_pipelines.annotations.format import VIDEOS, Format, Option
+from data_pipelines.annotations.labels import clips_by_split, numbered_classes
 from data_pipelines.annotations.locate import VideoFiles
 
-_CLASS = re.compile(r'(?P<number>\d+)\s+(?P<label>\S+)')
+_CLASS = re.compile(r'(?P<number>\d+)\s+(?P<name>\S+)')
 _VIDEO = re.compile(r'(?P<path>(?P<label>[^/\s]+)/\S+?)(\s+(?P<number>\d+))?')
 _LISTS = {'train': 'trainlist{:02d}.txt', 'test': 'testlist{:02d}.txt'}
 
@@ -38,55 +37,35 @@ def read_ucf101(
     """
     lists_directory = os.fspath(lists_directory)
     class_file = os.path.join(lists_directory, 'classInd.txt')
-    classes = _read_classes(class_file)
+    classes = numbered_classes(class_file, _CLASS, 'number class', first=1)
     numbers = {name: number for number, name in enumerate(classes)}
     files = VideoFiles(videos, classes)
-    splits = {}
-    for split, name in _LISTS.items():
-        list_file = os.path.join(lists_directory, name.format(fold))
-        clips = []
-        for where, line in read_lines(list_file):
-            match = _VIDEO.fullmatch(line)
-            if match is None:
-                raise ValueError(f'{where}: wanted "CLASS/video [number]", got {line[:80]!r}')
-            if match['label'] not in numbers:
-                raise ValueError(f'{where}: {class_file} has no class {match["label"]!r}')
-            label = numbers[match['label']]
-            if match['number'] is not None and int(match['number']) != label + 1:
-                raise ValueError(
-                    f'{where}: class {match["number"]}, but {class_file} gives '
-                    f'{match["label"]!r} the number {label + 1}'
-                )
-            path = files.find(os.path.splitext(match['path'])[0], where=where)
-            clips.append(Clip(path, match['path'], (label,)))
-        if not clips:
-            raise ValueError(f'{list_file}: no video in it')
-        splits[split] = with_unique_keys(clips)
-    return Annotations(classes, splits, notes=files.notes())
 
+    def clip(where: str, line: str) -> Clip:
+        match = match_line(where, line, _VIDEO, 'CLASS/video [number]')
+        if match['label'] not in numbers:
+            raise ValueError(f'{where}: {class_file} has no class {match["label"]!r}')
+        label = numbers[match['label']]
+        if match['number'] is not None and int(match['number']) != label + 1:
+            raise ValueError(
+                f'{where}: class {match["number"]}, but {class_file} gives '
+                f'{match["label"]!r} the number {label + 1}'
+            )
+        path = files.find(os.path.splitext(match['path'])[0], where=where)
+        return Clip(path, match['path'], (label,))
 
-def _read_classes(path: str) -> tuple[str, ...]:
-    rows = []
-    for where, line in read_lines(path):
-        match = _CLASS.fullmatch(line)
-        if match is None:
-            raise ValueError(f'{where}: wanted "number class", got {line[:80]!r}')
-        rows.append((where, match['label'], int(match['number'])))
-    return classes_in_order(rows, first=1, path=path)
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument('--lists', required=True, metavar='DIR', help='ucfTrainTestlist')
-    parser.add_argument(
-        '--fold', type=int, choices=(1, 2, 3), default=1, help='which split (default: 1)'
-    )
+    lists = {s: os.path.join(lists_directory, name.format(fold)) for s, name in _LISTS.items()}
+    return Annotations(classes, clips_by_split(lists, read_lines, clip), notes=files.notes())
 
 
 FORMAT = Format(
     'ucf101',
     help='UCF101 by its files classInd.txt, trainlist0N.txt and testlist0N.txt',
     example='--videos=UCF-101 --lists=ucfTrainTestlist --fold=1 --output=data/ucf101_fold1',
-    add_arguments=_add_arguments,
-    read=lambda args: read_ucf101(args.lists, args.videos, args.fold),
+    reader=read_ucf101,
+    options=(
+        VIDEOS,
+        Option('--lists', 'ucfTrainTestlist', to='lists_directory', required=True, metavar='DIR'),
+        Option('--fold', 'which split (default: 1)', type=int, choices=(1, 2, 3), default=1),
+    ),
 )
