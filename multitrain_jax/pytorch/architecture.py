@@ -6,10 +6,11 @@ the usual ones are assumed, as far as they agree with the sizes of the position 
 also the clip's size follows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import itertools
 import re
+from typing import Any
 
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import MultiTrainConfig
@@ -84,22 +85,20 @@ def recognise(shapes: Shapes, hints: Hints, *, image: bool = False) -> Architect
     classes, datasets, head_hidden = _heads(shapes)
     projections = len(datasets) > 1 and all(
         f'head.cross_dataset_heads.{a}_{b}.weight' in shapes
-        for a in datasets
-        for b in datasets
-        if a != b
+        for a, b in itertools.permutations(datasets, 2)
     )
+    expander = shapes.get('expander.fc1.weight')
     model = MultiTrainConfig(
         backbone=_backbone(shapes, style, blocks, hints, image, assumptions),
         num_classes=classes,
         head_hidden=head_hidden,
         projections=projections,
-        expander='expander.fc1.weight' in shapes,
-        expander_hidden=shapes['expander.fc1.weight'][0]
-        if 'expander.fc1.weight' in shapes
-        else 2048,
+        expander=expander is not None,
+        expander_hidden=expander[0] if expander else 2048,
     )
     entries = naming.entries_of(model, style, datasets)
-    _check_complete(shapes, entries)
+    belongs = re.compile(r'blocks\.|patch_embed\.|conv_proj\.|pos_|cls_|norm\.').match
+    check_complete(shapes, entries, belongs, 'MViTv2 as this code has it', 'of the backbone are')
     return Architecture(style, model, datasets, tuple(entries), tuple(assumptions))
 
 
@@ -124,12 +123,8 @@ def _blocks(shapes: Shapes, style: str) -> list[_Block]:
     for i in range(len(numbers)):
         qkv = _shape(shapes, f'blocks.{i}.attn.qkv.weight')
         head_width = _shape(shapes, f'blocks.{i}.attn.{pool}.weight')[0]
-        width = qkv[0] // 3
-        blocks.append(
-            _Block(
-                qkv[1], width, width // head_width, _shape(shapes, f'blocks.{i}.{mlp}.weight')[0]
-            )
-        )
+        hidden = _shape(shapes, f'blocks.{i}.{mlp}.weight')[0]
+        blocks.append(_Block(qkv[1], qkv[0] // 3, qkv[0] // 3 // head_width, hidden))
     return blocks
 
 
@@ -141,9 +136,8 @@ def _backbone(
     image: bool,
     assumptions: list[str],
 ) -> MViTConfig:
-    patch = _shape(
-        shapes, 'conv_proj.weight' if style == 'torchvision' else 'patch_embed.proj.weight'
-    )
+    name = 'conv_proj' if style == 'torchvision' else 'patch_embed.proj'
+    patch = _shape(shapes, f'{name}.weight')
     starts = [0] + [i for i, block in enumerate(blocks) if i and block.width != block.width_in]
     stages = [blocks[start] for start in starts]
     for number, stage in enumerate(stages):
@@ -172,9 +166,8 @@ def _backbone(
         patch_stride = tuple((size + 1) // 2 for size in patch[2:])
         assumptions.append(f'patch_stride {patch_stride}: assumed from the kernel {patch[2:]}')
     if hints.query_strides is None and hints.block_query_strides is not None:
-        hints = dataclasses.replace(
-            hints, query_strides=_of_stages(hints.block_query_strides, starts)
-        )
+        of_stages = _of_stages(hints.block_query_strides, starts)
+        hints = dataclasses.replace(hints, query_strides=of_stages)
     config = dataclasses.replace(
         config,
         patch_stride=patch_stride,
@@ -199,11 +192,8 @@ def _clip_size(
     """`num_frames` and `image_size` that the position tables were learned for."""
     if relative:
         side = (_shape(shapes, 'blocks.0.attn.rel_pos_h')[0] + 1) // 2
-        times = (
-            (shapes['blocks.0.attn.rel_pos_t'][0] + 1) // 2
-            if 'blocks.0.attn.rel_pos_t' in shapes
-            else None
-        )
+        rows = shapes.get('blocks.0.attn.rel_pos_t')
+        times = (rows[0] + 1) // 2 if rows else None
     else:
         side = round(_shape(shapes, 'pos_embed_spatial')[1] ** 0.5)
         times = _shape(shapes, 'pos_embed_temporal')[1]
@@ -232,9 +222,8 @@ def _with_strides(
             f'{len(hints.query_strides)} query strides for {stages} stages: give one for each'
         )
     choices = [((1, 1, 1),), *[_QUERY_STRIDES] * (stages - 1)]
-    choices = (
-        choices if hints.query_strides is None else [(stride,) for stride in hints.query_strides]
-    )
+    if hints.query_strides is not None:
+        choices = [(stride,) for stride in hints.query_strides]
     kv_choices = _IMAGE_KV_STRIDES if image else _KV_STRIDES
     kv_choices = kv_choices if hints.kv_stride is None else (hints.kv_stride,)
     combinations = sorted(
@@ -245,13 +234,10 @@ def _with_strides(
         ),
     )
     for kv_stride, *query_strides in combinations:
-        candidate = dataclasses.replace(
-            config, kv_stride=kv_stride, query_strides=tuple(query_strides)
-        )
-        if config.positions == 'separate' or _tables_fit(shapes, candidate):
-            agreeing = (
-                ' (they agree with the position tables)' if config.positions == 'relative' else ''
-            )
+        strides = dict(kv_stride=kv_stride, query_strides=tuple(query_strides))
+        candidate = dataclasses.replace(config, **strides)
+        if not config.relative_positions or _tables_fit(shapes, candidate):
+            agreeing = ' (they agree with the position tables)' * config.relative_positions
             if hints.query_strides is None:
                 assumptions.append(f'query_strides {candidate.query_strides}: assumed{agreeing}')
             if hints.kv_stride is None:
@@ -269,10 +255,8 @@ def _tables_fit(shapes: Shapes, config: MViTConfig) -> bool:
     for i, block in enumerate(every):
         for axis, rows in zip('thw', block.relative_rows):
             name = f'blocks.{i}.attn.rel_pos_{axis}'
-            if (
-                not (needs_no_array(name) and name not in shapes)
-                and _shape(shapes, name)[0] != rows
-            ):
+            may_miss = needs_no_array(name) and name not in shapes
+            if not may_miss and _shape(shapes, name)[0] != rows:
                 return False
     return True
 
@@ -296,27 +280,29 @@ def _heads(shapes: Shapes) -> tuple[tuple[int, ...], tuple[str, ...], int]:
     return tuple(shape[0] for shape, _ in heads.values()), tuple(heads), hidden.pop()
 
 
-def _check_complete(shapes: Shapes, entries: Sequence[naming.Entry]) -> None:
-    """Refuses a model with a part missing, or one that ours lacks: it computes something else."""
-    known = {entry.name for entry in entries}
-    missing = [
-        entry.name
-        for entry in entries
-        if entry.name not in shapes and not needs_no_array(entry.name)
-    ]
-    unknown = [
-        name
-        for name in shapes
-        if name not in known
-        and re.match(r'blocks\.|patch_embed\.|conv_proj\.|pos_|cls_|norm\.', name)
-    ]
+def check_complete(
+    shapes: Shapes,
+    entries: Sequence[naming.Entry],
+    belongs: Callable[[str], Any],
+    than: str,
+    are: str = 'are',
+) -> None:
+    """Refuses a model with a part missing, or one that ours lacks: it computes something else.
+
+    Args:
+        shapes: of all arrays.
+        entries: places of those that ours has.
+        belongs: whether an array of this name must have a place in ours.
+        than, are: words of the message, what it is not and which arrays are unknown.
+    """
+    known = dict.fromkeys(entry.name for entry in entries)
+    missing = [name for name in known if name not in shapes and not needs_no_array(name)]
+    unknown = [name for name in shapes if name not in known and belongs(name)]
     if missing or unknown:
-        found = len(known) - len(missing)
         example = f'{missing[0]} is missing' if missing else f'{unknown[0]} has no place in ours'
         raise UserError(
-            f'another architecture than MViTv2 as this code has it: {found} of {len(known)} '
-            'expected arrays are there, '
-            f'{len(unknown)} of the backbone are unknown; for example, {example}'
+            f'another architecture than {than}: {len(known) - len(missing)} of {len(known)} '
+            f'expected arrays are there, {len(unknown)} {are} unknown; for example, {example}'
         )
 
 

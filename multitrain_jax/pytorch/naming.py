@@ -125,17 +125,12 @@ def backbone_entries(config: MViTConfig, style: str) -> list[Entry]:
         if config.class_token:
             entries.append(Entry('pos_embed_class', 'class_position', (), 'token'))
     number = 0
+    relative = config.positions == 'relative'
     for stage, shapes in enumerate(config.block_shapes()):
         for i, shape in enumerate(shapes):
-            path = f'stages/{stage}/first' if i == 0 else f'stages/{stage}/rest'
-            entries += _block_entries(
-                f'blocks.{number}',
-                path,
-                (i - 1,) if i else (),
-                style,
-                relative=config.positions == 'relative',
-                widens=shape.width_in != shape.width,
-            )
+            path, part = (f'stages/{stage}/rest', (i - 1,)) if i else (f'stages/{stage}/first', ())
+            own = dict(relative=relative, widens=shape.width_in != shape.width)
+            entries += _block_entries(f'blocks.{number}', path, part, style, **own)
             number += 1
     entries += norm_entries('norm', 'norm', ())
     return [dataclasses.replace(e, path=f'backbone/{e.path}') for e in entries]
@@ -180,20 +175,12 @@ def entries_of(config: MultiTrainConfig, style: str, datasets: Sequence[str] = (
             ]
             name = f'{name}.fc2'
         own = slice(0, count)
-        entries += [
-            Entry(f'{name}.weight', 'heads/kernel', (d, slice(None), own), 'linear'),
-            Entry(f'{name}.bias', 'heads/bias', (d, own)),
-        ]
-        if config.projections:
-            for j, o in enumerate(Projections.sources(len(classes), d)):
-                entries.append(
-                    Entry(
-                        f'head.cross_dataset_heads.{datasets[o]}_{dataset}.weight',
-                        'projections/kernel',
-                        (d, j, slice(0, classes[o]), own),
-                        'linear',
-                    )
-                )
+        entries += linear_entries(name, 'heads', (d,), own)
+        sources = Projections.sources(len(classes), d) if config.projections else ()
+        for j, o in enumerate(sources):
+            name = f'head.cross_dataset_heads.{datasets[o]}_{dataset}.weight'
+            part = (d, j, slice(0, classes[o]), own)
+            entries.append(Entry(name, 'projections/kernel', part, 'linear'))
     if config.expander:
         entries += linear_entries('expander.fc1', 'expander/fc1', ())
         entries += linear_entries('expander.fc2', 'expander/fc2', ())
@@ -259,11 +246,15 @@ def to_torch(
     return arrays
 
 
-def linear_entries(name: str, path: str, part: tuple) -> list[Entry]:
-    return [
-        Entry(f'{name}.weight', f'{path}/kernel', part, 'linear'),
-        Entry(f'{name}.bias', f'{path}/bias', part),
-    ]
+def linear_entries(
+    name: str, path: str, part: tuple, columns: slice | None = None, *, bias: bool = True
+) -> list[Entry]:
+    """Those of a linear layer, which may be some columns of ours, and without a bias."""
+    weight = part if columns is None else (*part, slice(None), columns)
+    entries = [Entry(f'{name}.weight', f'{path}/kernel', weight, 'linear')]
+    if bias:
+        entries.append(Entry(f'{name}.bias', f'{path}/bias', (*part, *weight[len(part) + 1 :])))
+    return entries
 
 
 def norm_entries(name: str, path: str, part: tuple) -> list[Entry]:

@@ -13,7 +13,7 @@ from typing import Any
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.models.vit import ViTConfig
-from multitrain_jax.pytorch.architecture import Architecture, Hints, Shapes
+from multitrain_jax.pytorch.architecture import Architecture, Hints, Shapes, check_complete
 from multitrain_jax.pytorch.naming import Entry, linear_entries, norm_entries
 
 
@@ -109,6 +109,15 @@ NAMES = {
     "V-JEPA 2's authors": _AUTHORS,
 }
 
+# Of the blocks of V-JEPA 2's pooler.
+_POOLER = dataclasses.replace(
+    NAMES['vjepa2'],
+    norm1='layer_norm1',
+    qkv=tuple(f'self_attn.{letter}_proj' for letter in 'qkv'),
+    output='self_attn.out_proj',
+    norm2='layer_norm2',
+)
+
 # Of transformers' configs, what a file may leave out.
 _DEFAULTS = {
     'videomae': dict(
@@ -170,9 +179,8 @@ _VJEPA2_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 
 def is_plain(shapes: Collection[str]) -> bool:
     """Whether these are the names of a plain transformer in its authors' code."""
-    return any(
-        re.search(r'(^|\.)blocks\.0\.attn\.qkv\.weight$', name) for name in shapes
-    ) and not any('.attn.pool_' in name for name in shapes)
+    qkv = re.compile(r'(^|\.)blocks\.0\.attn\.qkv\.weight$')
+    return any(map(qkv.search, shapes)) and not any('.attn.pool_' in name for name in shapes)
 
 
 def recognise(
@@ -201,7 +209,13 @@ def recognise(
         backbone=backbone, num_classes=classes, head_hidden=0, projections=False, expander=False
     )
     entries = list(entries_of(model, style, shapes))
-    _check_complete(shapes, entries, names)
+    inside = re.compile(rf'({re.escape(names.base)}|encoder\.|embeddings\.|blocks\.|pooler\.)')
+
+    def belongs(name: str) -> bool:
+        outside = re.match(names.elsewhere, name.removeprefix(names.base))
+        return inside.match(name) is not None and outside is None
+
+    check_complete(shapes, entries, belongs, 'its description says')
     if not classes:
         assumptions.append('no classifier in it: the backbone alone is imported')
     return Architecture(style, model, (), tuple(entries), tuple(assumptions))
@@ -244,9 +258,7 @@ def entries_of(
         yield from _pooler(config)
     if model.num_classes:
         classes = slice(0, model.num_classes[0])
-        kernel = (0, slice(None), classes)
-        yield Entry(f'{names.classifier}.weight', 'heads/kernel', kernel, 'linear')
-        yield Entry(f'{names.classifier}.bias', 'heads/bias', (0, classes))
+        yield from linear_entries(names.classifier, 'heads', (0,), classes)
 
 
 def _block(
@@ -261,16 +273,9 @@ def _block(
     yield from norm_entries(name + names.norm1, f'{path}/norm1', part)
     qkv = [name + layer for layer in names.qkv]
     thirds = [slice(i * width, (i + 1) * width) for i in range(3)]
-    if len(qkv) == 1:
-        yield Entry(f'{qkv[0]}.weight', f'{path}/attention/qkv/kernel', part, 'linear')
-        if config.attention_bias == 'qkv':
-            yield Entry(f'{qkv[0]}.bias', f'{path}/attention/qkv/bias', part)
-    else:
-        for layer, third in zip(qkv, thirds):
-            kernel = (*part, slice(None), third)
-            yield Entry(f'{layer}.weight', f'{path}/attention/qkv/kernel', kernel, 'linear')
-            if config.attention_bias == 'qkv':
-                yield Entry(f'{layer}.bias', f'{path}/attention/qkv/bias', (*part, third))
+    bias = config.attention_bias == 'qkv'
+    for layer, columns in zip(qkv, thirds if len(qkv) > 1 else [None]):
+        yield from linear_entries(layer, f'{path}/attention/qkv', part, columns, bias=bias)
     if config.attention_bias == 'qv':
         biases = [name + bias for bias in names.qv_bias]
         if present is not None and biases[0] not in present and len(qkv) > 1:
@@ -287,26 +292,16 @@ def _pooler(config: ViTConfig) -> Iterator[Entry]:
     """V-JEPA 2's attentive pooler, as transformers names it."""
     ours, width = 'backbone/pooler', config.width
     yield Entry('pooler.query_tokens', f'{ours}/query', (), 'token')
+    config = dataclasses.replace(config, attention_bias='qkv')
     for i in range(config.pooler_blocks):
-        name, path, part = f'pooler.self_attention_layers.{i}.', f'{ours}/blocks', (i,)
-        yield from norm_entries(f'{name}layer_norm1', f'{path}/norm1', part)
-        for j, letter in enumerate('qkv'):
-            third = slice(j * width, (j + 1) * width)
-            layer, qkv = f'{name}self_attn.{letter}_proj', f'{path}/attention/qkv'
-            yield Entry(f'{layer}.weight', f'{qkv}/kernel', (*part, slice(None), third), 'linear')
-            yield Entry(f'{layer}.bias', f'{qkv}/bias', (*part, third))
-        yield from linear_entries(f'{name}self_attn.out_proj', f'{path}/attention/output', part)
-        yield from norm_entries(f'{name}layer_norm2', f'{path}/norm2', part)
-        for layer in ('fc1', 'fc2'):
-            yield from linear_entries(f'{name}mlp.{layer}', f'{path}/mlp/{layer}', part)
+        name = f'pooler.self_attention_layers.{i}.'
+        yield from _block(config, _POOLER, name, f'{ours}/blocks', (i,), None)
     name = 'pooler.cross_attention_layer.'
     yield from norm_entries(f'{name}layer_norm1', f'{ours}/norm1', ())
     yield from linear_entries(f'{name}cross_attn.q_proj', f'{ours}/of_query', ())
     for j, letter in enumerate('kv'):
-        half = slice(j * width, (j + 1) * width)
-        layer, kv = f'{name}cross_attn.{letter}_proj', f'{ours}/of_tokens'
-        yield Entry(f'{layer}.weight', f'{kv}/kernel', (slice(None), half), 'linear')
-        yield Entry(f'{layer}.bias', f'{kv}/bias', (half,))
+        layer, half = f'{name}cross_attn.{letter}_proj', slice(j * width, (j + 1) * width)
+        yield from linear_entries(layer, f'{ours}/of_tokens', (), half)
     yield from norm_entries(f'{name}layer_norm2', f'{ours}/norm2', ())
     for layer in ('fc1', 'fc2'):
         yield from linear_entries(f'{name}mlp.{layer}', f'{ours}/mlp/{layer}', ())
@@ -453,24 +448,3 @@ def _pair(value: Any) -> tuple[int, int]:
     if len(pair) != 2:
         raise UserError(f'config.json: {value} must be one size, or two')
     return pair
-
-
-def _check_complete(shapes: Shapes, entries: list[Entry], names: Names) -> None:
-    """A model with a part missing, or with one that ours does not have, is refused."""
-    known = {entry.name for entry in entries}
-    missing = [entry.name for entry in entries if entry.name not in shapes]
-    inside = re.compile(rf'({re.escape(names.base)}|encoder\.|embeddings\.|blocks\.|pooler\.)')
-    unknown = [
-        name
-        for name in shapes
-        if name not in known
-        and inside.match(name)
-        and not re.match(names.elsewhere, name.removeprefix(names.base))
-    ]
-    if missing or unknown:
-        example = f'{missing[0]} is missing' if missing else f'{unknown[0]} has no place in ours'
-        raise UserError(
-            f'another architecture than its description says: {len(known) - len(missing)} of '
-            f'{len(known)} expected arrays are there, {len(unknown)} are unknown; for example, '
-            f'{example}'
-        )
