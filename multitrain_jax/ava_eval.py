@@ -193,9 +193,7 @@ def _table(result: dict) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
-        prog='python -m multitrain_jax.ava_eval',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        'multitrain_jax.ava_eval', __doc__, argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--groundtruth', required=True, metavar='CSV')
     parser.add_argument('--detections', required=True, metavar='CSV')

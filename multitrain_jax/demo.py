@@ -7,18 +7,12 @@ Needs gradio: pip install 'multitrain_jax[demo]'. The page can be reached from t
 --host=0.0.0.0 opens it to all who reach the computer, without any password.
 """
 
-import argparse
-
 from multitrain_jax.errors import ArgumentParser, run_command
 from multitrain_jax.model_argument import add_model_argument, model_argument
 
 
 def main() -> int:
-    parser = ArgumentParser(
-        prog='python -m multitrain_jax.demo',
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = ArgumentParser('multitrain_jax.demo', __doc__)
     add_model_argument(parser)
     parser.add_argument('--host', default='127.0.0.1', help='(default: 127.0.0.1, this computer)')
     parser.add_argument('--port', type=int, help='(default: the first free one from 7860 on)')

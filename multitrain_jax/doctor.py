@@ -13,7 +13,6 @@ Exit code 0 where nothing fails (warnings are no failures), 1 where something do
 command line.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 import dataclasses
 import json
@@ -100,11 +99,7 @@ def _summary(checks: list[Check]) -> str:
 
 
 def main() -> int:
-    parser = ArgumentParser(
-        prog='python -m multitrain_jax.doctor',
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = ArgumentParser('multitrain_jax.doctor', __doc__)
     parser.add_argument(
         '--config', metavar='FILE', help='and --config.FIELD=VALUE: the experiment to look at'
     )

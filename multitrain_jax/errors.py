@@ -33,7 +33,14 @@ class Interrupted(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """One whose complaints are one line. As in `data_pipelines`, which training can do without."""
+    """Of a command, `python -m MODULE`; its complaints are one line.
+
+    As in `data_pipelines`, without which training works, too.
+    """
+
+    def __init__(self, module: str, description: str, formatter=argparse.RawTextHelpFormatter):
+        prog = f'python -m {module}'
+        super().__init__(prog=prog, description=description, formatter_class=formatter)
 
     def error(self, message: str):
         self.exit(EXIT_USER_ERROR, f'error: {message} (help: {self.prog} --help)\n')

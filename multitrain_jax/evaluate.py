@@ -41,11 +41,7 @@ _log = logging.getLogger('multitrain_jax')
 
 
 def _arguments() -> tuple[argparse.Namespace, ModelArgument | None, list[str]]:
-    parser = ArgumentParser(
-        prog='python -m multitrain_jax.evaluate',
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = ArgumentParser('multitrain_jax.evaluate', __doc__)
     add_model_argument(parser)
     parser.add_argument(
         '--ensemble',

@@ -7,7 +7,6 @@ python -m multitrain_jax.export runs/quickstart --format=stablehlo --output=stab
 docs/exports.md shows how each format is loaded.
 """
 
-import argparse
 import sys
 
 from multitrain_jax.errors import ArgumentParser, run_command
@@ -18,11 +17,7 @@ _OURS = 'multitrain_jax'
 
 
 def main() -> int:
-    parser = ArgumentParser(
-        prog='python -m multitrain_jax.export',
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = ArgumentParser('multitrain_jax.export', __doc__)
     add_model_argument(parser)
     parser.add_argument(
         '--output',

@@ -13,7 +13,6 @@ f32[N, C]. DIR/index.csv has a line for each video, also for one that cannot be 
 stop the others (exit code 2). The same command again does what is missing.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -28,11 +27,7 @@ if typing.TYPE_CHECKING:
 
 
 def main() -> int:
-    parser = ArgumentParser(
-        prog='python -m multitrain_jax.features',
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = ArgumentParser('multitrain_jax.features', __doc__)
     add_model_argument(parser, 'VIDEO')
     parser.add_argument('--output', required=True, metavar='DIR', help='directory of the files')
     parser.add_argument('--logits', action='store_true', help='of every dataset, too')

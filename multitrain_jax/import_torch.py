@@ -37,7 +37,6 @@ from multitrain_jax.weights import warm_start
 from multitrain_jax.weights.positions import resize_positions
 from multitrain_jax.weights.weight_report import Row, shape_text, summary, table
 
-_SCRIPT = 'python -m multitrain_jax.import_torch'
 _TABLE_FILE = 'import.txt'
 _USUAL_DATASETS = {
     400: 'kinetics400',
@@ -432,9 +431,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog=_SCRIPT, description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = ArgumentParser('multitrain_jax.import_torch', __doc__)
     add = parser.add_argument
     add('file', nargs='?', metavar='FILE', help='.pyth, .pth or .pt, or a Hugging Face directory')
     add('--checkpoint', metavar='FILE', help='FILE, said in another way')

@@ -50,11 +50,7 @@ _SILENCE = 30.0  # seconds
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog='python -m multitrain_jax.predict',
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = ArgumentParser('multitrain_jax.predict', __doc__)
     add_model_argument(parser, 'VIDEO')
     parser.add_argument(
         '--top',

@@ -10,7 +10,6 @@ ordered pair of datasets, and writes `projections.json` and a heat map `A_to_B.p
 into --output.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -19,11 +18,7 @@ from multitrain_jax.model_argument import add_model_argument, model_argument
 
 
 def main() -> int:
-    parser = ArgumentParser(
-        prog='python -m multitrain_jax.projections',
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = ArgumentParser('multitrain_jax.projections', __doc__)
     add_model_argument(parser)
     parser.add_argument(
         '--top', type=int, default=5, help='pairs of classes per pair of datasets (default: 5)'

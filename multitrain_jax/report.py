@@ -7,17 +7,11 @@ The page needs no network and no other file. Clips are read from the run's data:
 run was started. It computes on the CPU, beside a run on an accelerator.
 """
 
-import argparse
-
 from multitrain_jax.errors import ArgumentParser, run_command
 
 
 def main() -> int:
-    parser = ArgumentParser(
-        prog='python -m multitrain_jax.report',
-        description=__doc__,
-        formatter_class=argparse.RawTextHelpFormatter,
-    )
+    parser = ArgumentParser('multitrain_jax.report', __doc__)
     parser.add_argument('workdir', metavar='WORKDIR', help='of a run that trains or has trained')
     parser.add_argument('--output', help='the page (default: WORKDIR/report.html)')
     args = parser.parse_args()

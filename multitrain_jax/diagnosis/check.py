@@ -20,3 +20,8 @@ class Check:
     name: str
     text: str
     remedy: str = ''
+
+
+def warn_if(bad: bool, name: str, text: str, remedy: str) -> Check:
+    """A warning with its remedy where it is bad, else that all is well."""
+    return Check('warn', name, text, remedy) if bad else Check('ok', name, text)

@@ -12,7 +12,7 @@ from multitrain_jax import experiment as wiring
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.config import Config, load_config
-from multitrain_jax.diagnosis.check import Check
+from multitrain_jax.diagnosis.check import Check, warn_if
 from multitrain_jax.diagnosis.machine import available_memory, bytes_text, count, writable
 from multitrain_jax.models.parameters import partition
 from multitrain_jax.parallel.drivers import open_driver
@@ -30,32 +30,17 @@ def experiment(config_arguments: list[str]) -> Iterator[Check]:
     except ValueError as error:
         yield Check('fail', 'config', str(error), 'the config file comments every field')
         return
-    names = ', '.join(config.datasets)
-    yield Check(
-        'ok',
-        'config',
-        f'{config_arguments[0].partition("=")[2]}: {count(len(config.datasets), "dataset")} '
-        f'({names})',
-    )
-    if (
-        config.cpu_devices
-        and jax.default_backend() == 'cpu'
-        and jax.device_count() != config.cpu_devices
-    ):
-        yield Check(
-            'ok',
-            'cpu_devices',
-            f'run.py will split the CPU into {config.cpu_devices}; here it counts as '
-            f'{jax.device_count()}',
-        )
+    datasets = f'{count(len(config.datasets), "dataset")} ({", ".join(config.datasets)})'
+    yield Check('ok', 'config', f'{config_arguments[0].partition("=")[2]}: {datasets}')
+    wanted, there = config.cpu_devices, jax.device_count()
+    if wanted and jax.default_backend() == 'cpu' and there != wanted:
+        text = f'run.py will split the CPU into {wanted}; here it counts as {there}'
+        yield Check('ok', 'cpu_devices', text)
     if config.synthetic is not None:
         yield writable('data_root', config.data_root, 'set config.data_root to a disk with room')
     if config.compilation_cache_dir:
-        yield writable(
-            'compilation_cache_dir',
-            config.compilation_cache_dir,
-            'set config.compilation_cache_dir to another directory',
-        )
+        remedy = 'set config.compilation_cache_dir to another directory'
+        yield writable('compilation_cache_dir', config.compilation_cache_dir, remedy)
     specs = None
     if (yield from _datasets(config)):
         yield from _leakage(config)
@@ -75,9 +60,8 @@ def _datasets(config: Config) -> Iterator[Check]:
             config.synthetic is not None and ':' not in entry.path and not files.is_directory(place)
         )
         if made_by_run:
-            yield Check(
-                'ok', name, f'{place} is not there yet: the run renders and converts it first'
-            )
+            text = f'{place} is not there yet: the run renders and converts it first'
+            yield Check('ok', name, text)
             whole = False
             continue
         checks = [_split(config, name, place, training) for training in (True, False)]
@@ -104,14 +88,9 @@ def _leakage(config: Config) -> Iterator[Check]:
                 wanted[source.path, source.split, training] = source.video_root
                 total += dataset.num_records
     contents = total <= _MOST_COMPARED
-    threads = available_cores()
+    reading = dict(contents=contents, threads=available_cores())
     splits = [
-        (
-            training,
-            leakage.read_videos(
-                path, split, video_root=video_root, contents=contents, threads=threads
-            ),
-        )
+        (training, leakage.read_videos(path, split, video_root=video_root, **reading))
         for (path, split, training), video_root in wanted.items()
     ]
     what = f'names{" and contents" if contents else ""} of {total:,} clips'
@@ -122,6 +101,7 @@ def _leakage(config: Config) -> Iterator[Check]:
     places = ' '.join(roots)
     if any(roots.values()):
         places += ''.join(f' --video_root={video_root or "."}' for video_root in roots.values())
+    inspect = f'python -m data_pipelines.inspect {places} --quick --no_sheet --leaks=leaks.csv'
     for leak in leaks:
         yield Check(
             'warn',
@@ -129,8 +109,7 @@ def _leakage(config: Config) -> Iterator[Check]:
             f'{leak.trained} trains on {len(leak.matches)} of {leak.clips} clips that '
             f'{leak.tested} tests on ({leak.count("name")} by name, {leak.count("content")} by '
             f'content), such as {leak.matches[0].tested}; compared: {what}',
-            f'python -m data_pipelines.inspect {places} --quick --no_sheet --leaks=leaks.csv '
-            'lists them',
+            f'{inspect} lists them',
         )
 
 
@@ -144,29 +123,21 @@ def _split(config: Config, name: str, place: str, training: bool) -> Check:
     clip = (backbone.num_frames, backbone.image_size, backbone.image_size, 3)
     try:
         with open_split(config, name, training=training) as dataset:
-            for record in np.unique(
-                np.linspace(0, dataset.num_records - 1, _LOOK_AT).astype(int)
-            ).tolist():
+            records = np.linspace(0, dataset.num_records - 1, _LOOK_AT).astype(int)
+            for record in np.unique(records).tolist():
                 if training:
-                    dataset.write_training_clip(
-                        record, np.random.default_rng(0), np.empty(clip, np.uint8)
-                    )
+                    out = np.empty(clip, np.uint8)
+                    dataset.write_training_clip(record, np.random.default_rng(0), out)
                 else:
                     dataset.write_views(record, np.empty((dataset.views, *clip), np.uint8))
             kinds = 'action' if dataset.localises else 'class'
             kinds = f'{len(dataset.classes)} {kinds}{"es" if kinds == "class" else "s"}'
             views = '' if training else f', {count(dataset.views, "view")} each'
-            text = (
-                f'{count(dataset.num_records, "record")} of {kinds}{views}; first, middle and '
-                'last decode'
-            )
+            text = f'{count(dataset.num_records, "record")} of {kinds}{views}'
+            text += '; first, middle and last decode'
             counts = dataset.class_counts or ()
-            without = (
-                [label for label, number in zip(dataset.classes, counts) if not number]
-                if any(counts)
-                else []
-            )
-            if training and without:
+            without = [label for label, number in zip(dataset.classes, counts) if not number]
+            if training and any(counts) and without:
                 text += f'; no record of {len(without)} of them, such as {without[0]!r}'
                 return Check('warn', title, text, 'the model cannot learn these')
             return Check('ok', title, text)
@@ -174,20 +145,11 @@ def _split(config: Config, name: str, place: str, training: bool) -> Check:
         text = str(error).removeprefix(
             f'dataset {name} (config.datasets.{name}.path, under config.data_root): '
         )
+        remedy = f'or set config.data_root and config.datasets.{name}.path to where it is'
         if ':' not in entry.path and files.is_directory(place):
-            return Check(
-                'fail',
-                title,
-                text,
-                f'python -m data_pipelines.inspect {place} lists all that is wrong with the '
-                'records',
-            )
-        return Check(
-            'fail',
-            title,
-            text,
-            f'or set config.data_root and config.datasets.{name}.path to where it is',
-        )
+            inspect = f'python -m data_pipelines.inspect {place}'
+            remedy = f'{inspect} lists all that is wrong with the records'
+        return Check('fail', title, text, remedy)
 
 
 def _batches(config: Config) -> Iterator[Check]:
@@ -233,10 +195,8 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
     yield Check('ok', 'parameters', f'{sum(parts.values()):,} ({listed}){assumed}')
     trainable, _ = partition(prepared.shapes.params, config.optimizer.frozen)
     fixed = _bytes(prepared.shapes) + _bytes(trainable)  # and a gradient of each
-    clips = -(
-        -config.batch_size
-        // (jax.device_count() // config.parallel.model * config.accumulation_steps)
-    )
+    shares = jax.device_count() // config.parallel.model * config.accumulation_steps
+    clips = -(-config.batch_size // shares)
     kept = _kept_for_backward(config, prepared.graphdef, params, clips)
     text = (
         f'{bytes_text(fixed)} of parameters, optimizer and gradients, and at most '
@@ -244,20 +204,15 @@ def _memory(config: Config, specs: tuple[DatasetSpec, ...] | None) -> Iterator[C
         f' (before the compiler leaves some out)'
     )
     device = jax.devices()[0]
-    limit = (
-        available_memory()
-        if device.platform == 'cpu'
-        else (device.memory_stats() or {}).get('bytes_limit')
-    )
-    tight = limit is not None and fixed + kept > limit
-    yield Check(
-        'warn' if tight else 'ok',
+    limit = available_memory()
+    if device.platform != 'cpu':
+        limit = (device.memory_stats() or {}).get('bytes_limit')
+    yield warn_if(
+        limit is not None and fixed + kept > limit,
         'memory of a device',
         text + (f'; there are {bytes_text(limit)}' if limit else ''),
         'if it does not fit: raise accumulation_steps, or set '
-        'model.backbone.remat_attention=True, or remat=True'
-        if tight
-        else '',
+        'model.backbone.remat_attention=True, or remat=True',
     )
 
 
@@ -300,9 +255,7 @@ def _start(config: Config) -> Iterator[Check]:
         except ValueError as error:
             yield Check('fail', 'init_from', str(error))
             return
-        heads = ', '.join(source.info.datasets)
-        yield Check(
-            'ok',
-            'init_from',
-            f'{config.init_from}: {_numbers(source.params):,} parameters, heads of {heads}',
+        found = (
+            f'{_numbers(source.params):,} parameters, heads of {", ".join(source.info.datasets)}'
         )
+        yield Check('ok', 'init_from', f'{config.init_from}: {found}')

@@ -8,6 +8,7 @@ import math
 import os
 from pathlib import Path
 import platform
+import re
 import resource
 import shutil
 import sys
@@ -18,7 +19,7 @@ import tomllib
 import numpy as np
 from packaging.requirements import Requirement
 
-from multitrain_jax.diagnosis.check import Check
+from multitrain_jax.diagnosis.check import Check, warn_if
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _OLDEST_PYTHON = (3, 11)
@@ -53,9 +54,12 @@ _OPTIONAL = (
     ('dmvr', 'datasets of DMVR factories', 'see docs/data.md'),
     ('apache-beam', 'conversion on a cluster', 'pip install apache-beam'),
 )
-_LEAST_FILES = (
-    1024  # open at once: a reader holds up to 128 shards of each split, Orbax some hundreds more
+_ACCELERATORS = (
+    ('NVIDIA GPU', '/dev/nvidia[0-9]*', 'jax[cuda12]'),
+    ('TPU', '/dev/accel[0-9]*', 'jax[tpu]'),
 )
+# Open at once: a reader holds up to 128 shards of each split, Orbax some hundreds more.
+_LEAST_FILES = 1024
 _LEAST_MEMORY, _LEAST_DISK = 4 << 30, 2 << 30  # bytes
 
 
@@ -65,13 +69,10 @@ def packages() -> Iterator[Check]:
     if sys.version_info[:2] >= _OLDEST_PYTHON:
         yield Check('ok', 'Python', f'{python}, {sys.executable}')
     else:
-        needed = '.'.join(map(str, _OLDEST_PYTHON))
-        yield Check(
-            'fail',
-            'Python',
-            f'{python} is too old',
-            f'make a virtual environment of Python {needed} or newer',
+        remedy = (
+            f'make a virtual environment of Python {".".join(map(str, _OLDEST_PYTHON))} or newer'
         )
+        yield Check('fail', 'Python', f'{python} is too old', remedy)
     good, problems = [], []
     for requirement in _requirements():
         name, wanted = requirement.name, requirement.specifier
@@ -88,23 +89,16 @@ def packages() -> Iterator[Check]:
     yield from problems
     jax, jaxlib = _version('jax'), _version('jaxlib')
     if jax != jaxlib:
-        yield Check(
-            'fail',
-            'jaxlib',
-            f'{jaxlib} does not belong to jax {jax}',
-            f"pip install 'jaxlib=={jax}' (or the extra of jax)",
-        )
-    there = [f'{name} {_version(name)}' for name, _, _ in _OPTIONAL if _version(name)]
-    missing = [
-        f'{name} ({purpose}: {file})' for name, purpose, file in _OPTIONAL if not _version(name)
-    ]
-    text = '; '.join(
-        [
-            *([', '.join(there)] if there else []),
-            *([f'not installed: {", ".join(missing)}'] if missing else []),
-        ]
-    )
-    yield Check('ok', 'optional', text)
+        remedy = f"pip install 'jaxlib=={jax}' (or the extra of jax)"
+        yield Check('fail', 'jaxlib', f'{jaxlib} does not belong to jax {jax}', remedy)
+    there, missing = [], []
+    for name, purpose, remedy in _OPTIONAL:
+        if version := _version(name):
+            there.append(f'{name} {version}')
+        else:
+            missing.append(f'{name} ({purpose}: {remedy})')
+    parts = ', '.join(there), f'not installed: {", ".join(missing)}' if missing else ''
+    yield Check('ok', 'optional', '; '.join(filter(None, parts)))
 
 
 def _requirements() -> Iterator[Requirement]:
@@ -135,38 +129,19 @@ def devices() -> Iterator[Check]:
     try:
         found = jax.devices()
     except RuntimeError as error:
-        yield Check(
-            'fail',
-            'JAX',
-            ' '.join(str(error).split()),
-            'JAX_PLATFORMS=cpu runs on the CPU; accelerators want jax[cuda12] or jax[tpu]',
-        )
+        remedy = 'JAX_PLATFORMS=cpu runs on the CPU; accelerators want jax[cuda12] or jax[tpu]'
+        yield Check('fail', 'JAX', ' '.join(str(error).split()), remedy)
         return
     for kind in dict.fromkeys((device.platform, device.device_kind) for device in found):
         alike = [device for device in found if (device.platform, device.device_kind) == kind]
         memory = (alike[0].memory_stats() or {}).get('bytes_limit') if kind[0] != 'cpu' else None
-        yield Check(
-            'ok',
-            kind[0].upper(),
-            f'{count(len(alike), kind[1])}' + (f', {bytes_text(memory)} each' if memory else ''),
-        )
-    if found[0].platform == 'cpu':
-        for name, pattern, extra in (
-            ('NVIDIA GPU', '/dev/nvidia[0-9]*', 'jax[cuda12]'),
-            ('TPU', '/dev/accel[0-9]*', 'jax[tpu]'),
-        ):
-            if glob.glob(pattern):
-                yield Check(
-                    'warn',
-                    name,
-                    'this machine has one that JAX does not use',
-                    f"pip install '{extra}'"
-                    + (
-                        ' (and leave JAX_PLATFORMS unset)'
-                        if os.environ.get('JAX_PLATFORMS')
-                        else ''
-                    ),
-                )
+        each = f', {bytes_text(memory)} each' if memory else ''
+        yield Check('ok', kind[0].upper(), count(len(alike), kind[1]) + each)
+    unset = ' (and leave JAX_PLATFORMS unset)' if os.environ.get('JAX_PLATFORMS') else ''
+    for name, pattern, extra in _ACCELERATORS if found[0].platform == 'cpu' else ():
+        if glob.glob(pattern):
+            remedy = f"pip install '{extra}'{unset}"
+            yield Check('warn', name, 'this machine has one that JAX does not use', remedy)
     yield _tensorflow()
 
 
@@ -180,12 +155,9 @@ def _tensorflow() -> Check:
         return Check('ok', 'TensorFlow', f'not used, metrics {where}')
     seen = sys.modules['tensorflow'].config.get_visible_devices('GPU')
     if seen:
-        return Check(
-            'fail',
-            'TensorFlow',
-            f'takes memory of {len(seen)} GPUs that JAX needs',
-            'pip uninstall tensorflow && pip install tensorflow-cpu',
-        )
+        text = f'takes memory of {len(seen)} GPUs that JAX needs'
+        remedy = 'pip uninstall tensorflow && pip install tensorflow-cpu'
+        return Check('fail', 'TensorFlow', text, remedy)
     return Check('ok', 'TensorFlow', 'writes TensorBoard files and keeps off the accelerators')
 
 
@@ -197,50 +169,31 @@ def system() -> Iterator[Check]:
     yield Check('ok', 'cores', f'{cores}, that read and decode')
     memory = available_memory()
     if memory is not None:
-        low = memory < _LEAST_MEMORY
-        yield Check(
-            'warn' if low else 'ok',
-            'memory',
-            f'{bytes_text(memory)} available',
-            'end other programs, or lower batch_size' if low else '',
-        )
+        text, remedy = f'{bytes_text(memory)} available', 'end other programs, or lower batch_size'
+        yield warn_if(memory < _LEAST_MEMORY, 'memory', text, remedy)
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = files != resource.RLIM_INFINITY and files < _LEAST_FILES
-    remedy = (
-        'ulimit -n '
-        f'{_LEAST_FILES if most == resource.RLIM_INFINITY else min(4 * _LEAST_FILES, most)}'
-        if few
-        else ''
-    )
-    yield Check(
-        'warn' if few else 'ok',
-        'open files',
-        'no limit' if files == resource.RLIM_INFINITY else f'{files} at once',
-        remedy,
-    )
+    wanted = _LEAST_FILES if most == resource.RLIM_INFINITY else min(4 * _LEAST_FILES, most)
+    yield _limit('open files', files, 'at once', _LEAST_FILES, f'ulimit -n {wanted}')
     if hasattr(resource, 'RLIMIT_NPROC'):
         threads, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-        few = threads != resource.RLIM_INFINITY and threads < 64 * cores
-        yield Check(
-            'warn' if few else 'ok',
-            'threads',
-            'no limit' if threads == resource.RLIM_INFINITY else f'{threads} of this user',
-            f'ulimit -u {256 * cores}' if few else '',
-        )
+        yield _limit('threads', threads, 'of this user', 64 * cores, f'ulimit -u {256 * cores}')
     yield writable('temporary files', tempfile.gettempdir(), 'set TMPDIR to a directory with room')
+
+
+def _limit(name: str, limit: int, what: str, least: int, remedy: str) -> Check:
+    """A limit of the system, which should be no less."""
+    if limit == resource.RLIM_INFINITY:
+        return Check('ok', name, 'no limit')
+    return warn_if(limit < least, name, f'{limit} {what}', remedy)
 
 
 def available_memory() -> int | None:
     """Bytes; None where the system does not say."""
     try:
-        line = next(
-            line
-            for line in Path('/proc/meminfo').read_text().splitlines()
-            if line.startswith('MemAvailable')
-        )
-        return int(line.split()[1]) << 10
-    except (OSError, StopIteration, ValueError):
+        found = re.search(r'^MemAvailable: *(\d+)', Path('/proc/meminfo').read_text(), re.MULTILINE)
+    except OSError:
         return None
+    return int(found[1]) << 10 if found else None
 
 
 def writable(name: str, directory: str | os.PathLike, remedy: str) -> Check:
@@ -254,13 +207,8 @@ def writable(name: str, directory: str | os.PathLike, remedy: str) -> Check:
         free = shutil.disk_usage(place).free
     except OSError as error:
         return Check('fail', name, f'{directory}: cannot be written ({error.strerror})', remedy)
-    low = free < _LEAST_DISK
-    return Check(
-        'warn' if low else 'ok',
-        name,
-        f'{directory}: writable, {bytes_text(free)} free',
-        remedy if low else '',
-    )
+    text = f'{directory}: writable, {bytes_text(free)} free'
+    return warn_if(free < _LEAST_DISK, name, text, remedy)
 
 
 def count(number: int, what: str) -> str:
@@ -277,12 +225,8 @@ def bytes_text(count: float) -> str:
 def decoding() -> Iterator[Check]:
     """JPEG and H.264 there and back, by the code that reads records and videos."""
     if importlib.util.find_spec('simplejpeg') is None or importlib.util.find_spec('cv2') is None:
-        yield Check(
-            'warn',
-            'JPEG',
-            'simplejpeg or OpenCV is missing, records cannot be read',
-            'pip install simplejpeg opencv-python-headless',
-        )
+        text = 'simplejpeg or OpenCV is missing, records cannot be read'
+        yield Check('warn', 'JPEG', text, 'pip install simplejpeg opencv-python-headless')
         return
     import simplejpeg
 
@@ -295,38 +239,24 @@ def decoding() -> Iterator[Check]:
     began = time.perf_counter()
     decoded = decode.decode_frame([jpeg], 0)
     elapsed = time.perf_counter() - began
-    yield _same(
-        'JPEG',
-        picture,
-        decoded,
-        f'simplejpeg {_version("simplejpeg")}, OpenCV {_version("opencv-python-headless")}',
-        elapsed,
-    )
+    by = f'simplejpeg {_version("simplejpeg")}, OpenCV {_version("opencv-python-headless")}'
+    yield _same('JPEG', picture, decoded, by, elapsed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'video.mp4'
         mp4.write_video(path, [picture] * 8, 8)
         began = time.perf_counter()
         video = video_file.read_frames(path)
-        elapsed = time.perf_counter() - began
-        yield _same(
-            'H.264', np.stack([picture] * 8), video.frames, f'PyAV {_version("av")}', elapsed
-        )
+        elapsed, by = time.perf_counter() - began, f'PyAV {_version("av")}'
+        yield _same('H.264', np.stack([picture] * 8), video.frames, by, elapsed)
 
 
 def _same(name: str, wanted: np.ndarray, found: np.ndarray, by: str, seconds: float) -> Check:
     error = np.abs(wanted.astype(int) - found).mean() if wanted.shape == found.shape else math.inf
     if error > 4:
-        return Check(
-            'fail',
-            name,
-            f'{by}: pixels come back wrong',
-            'pip install --force-reinstall simplejpeg opencv-python-headless av',
-        )
-    return Check(
-        'ok',
-        name,
-        f'{by}: {count(len(found) if found.ndim == 4 else 1, "frame")} in {1e3 * seconds:.1f} ms',
-    )
+        remedy = 'pip install --force-reinstall simplejpeg opencv-python-headless av'
+        return Check('fail', name, f'{by}: pixels come back wrong', remedy)
+    frames = count(len(found) if found.ndim == 4 else 1, 'frame')
+    return Check('ok', name, f'{by}: {frames} in {1e3 * seconds:.1f} ms')
 
 
 # Of configs/quickstart.py, a model that compiles in seconds.
@@ -381,16 +311,8 @@ def training_step() -> Iterator[Check]:
         seconds.append(time.perf_counter() - began)
     times = f'first step with compiling {seconds[0]:.1f} s, second {1e3 * seconds[1]:.0f} ms'
     if all(map(math.isfinite, losses)):
-        yield Check(
-            'ok',
-            'a tiny step',
-            f'on {count(driver.mesh.size, "device")}: loss {losses[0]:.3f}, then '
-            f'{losses[1]:.3f}; {times}',
-        )
+        then = f'loss {losses[0]:.3f}, then {losses[1]:.3f}; {times}'
+        yield Check('ok', 'a tiny step', f'on {count(driver.mesh.size, "device")}: {then}')
     else:
-        yield Check(
-            'fail',
-            'a tiny step',
-            f'its loss is not finite: {losses}',
-            'this should never be: please report it with this table',
-        )
+        remedy = 'this should never be: please report it with this table'
+        yield Check('fail', 'a tiny step', f'its loss is not finite: {losses}', remedy)
