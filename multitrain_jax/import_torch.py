@@ -13,6 +13,7 @@ PyTorch, .safetensors do not: pip install torch pyyaml
 """
 
 import argparse
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 from pathlib import Path
@@ -142,31 +143,19 @@ def import_state_dict(
             said.append(f'inflated in time ({options.inflation})')
         if entry.path in resized:
             said.append(f'interpolated {resized[entry.path]}')
-        rows.append(
-            Row(entry.name, 'resized' if entry.path in resized else 'used', ', '.join(said))
-        )
-    rows += [
-        Row(name, 'ignored', shape_text(np.shape(state_dict[name]))) for name in report.ignored
-    ]
+        outcome = 'resized' if entry.path in resized else 'used'
+        rows.append(Row(entry.name, outcome, ', '.join(said)))
+    for name in report.ignored:
+        rows.append(Row(name, 'ignored', shape_text(np.shape(state_dict[name]))))
 
-    info = _describe(found, model, options, settings, image, notes)
-    text = '\n'.join(
-        [
-            table(rows),
-            *(f'note: {note}' for note in notes),
-            f'{found.style} weights, {model.backbone.num_frames} frames of '
-            f'{model.backbone.image_size} px, '
-            f'{model.backbone.depth} blocks, width {model.backbone.width}; '
-            + (
-                ', '.join(
-                    f'{name}: {len(dataset.classes)} classes'
-                    for name, dataset in info.datasets.items()
-                )
-                or 'no head'
-            ),
-            summary(rows),
-        ]
+    info, backbone = _describe(found, model, options, settings, image, notes), model.backbone
+    heads = [f'{name}: {len(own.classes)} classes' for name, own in info.datasets.items()]
+    lines = [table(rows), *(f'note: {note}' for note in notes)]
+    lines.append(
+        f'{found.style} weights, {backbone.num_frames} frames of {backbone.image_size} px, '
+        f'{backbone.depth} blocks, width {backbone.width}; {", ".join(heads) or "no head"}'
     )
+    text = '\n'.join([*lines, summary(rows)])
     tree = traverse_util.unflatten_dict({_keys(path): array for path, array in params.items()})
     write_export(target, info, tree)
     (target / _TABLE_FILE).write_text(f'{text}\n', encoding='utf-8')
@@ -332,10 +321,9 @@ def _distinct(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Class names, of which no two may be equal: a number behind one that came before."""
     if names is None:
         return None
-    seen: dict[str, int] = {}
-    result = []
+    seen, result = collections.Counter(), []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
+        seen[name] += 1
         result.append(name if seen[name] == 1 else f'{name} ({seen[name]})')
     return tuple(result)
 
@@ -384,26 +372,15 @@ def main() -> int:
         parser.error(f'{args.file} and --checkpoint={args.checkpoint} are both given')
     if args.checkpoint is None:
         parser.error('FILE is missing: a PyTorch checkpoint, or a Hugging Face directory')
-    options = Options(
-        datasets=_assignments('--dataset', args.dataset),
-        classes=_assignments('--classes', args.classes),
-        num_frames=args.frames,
-        image_size=args.image_size,
-        patch_stride=_triple('--patch_stride', args.patch_stride),
-        query_strides=None
-        if args.query_strides is None
-        else tuple(_triple('--query_strides', part) for part in args.query_strides.split(';')),
-        kv_stride=_triple('--kv_stride', args.kv_stride),
-        stride=args.stride,
-        target_frame_rate=args.target_frame_rate,
-        uniform=args.uniform,
-        multi_label=args.multi_label,
-        mean=_triple('--mean', args.mean, float),
-        std=_triple('--std', args.std, float),
-        short_side=args.short_side,
-        inflation=args.inflate,
-        heads=args.heads,
-    )
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Options)}
+    given['datasets'] = _assignments('--dataset', args.datasets)
+    given['classes'] = _assignments('--classes', args.classes)
+    for name, of in (('patch_stride', int), ('kv_stride', int), ('mean', float), ('std', float)):
+        given[name] = _triple(f'--{name}', given[name], of)
+    if args.query_strides is not None:
+        strides = args.query_strides.split(';')
+        given['query_strides'] = tuple(_triple('--query_strides', stride) for stride in strides)
+    options = Options(**given)
     directory, text, notes = None, None, []
     if Path(args.checkpoint).expanduser().is_dir() or args.checkpoint.endswith('.safetensors'):
         directory = read_directory(args.checkpoint)
@@ -420,11 +397,8 @@ def main() -> int:
             notes=notes,
         )
     except ValueError as error:
-        raise (
-            error
-            if str(error).startswith('--')
-            else UserError(f'--checkpoint={args.checkpoint}: {error}')
-        ) from error
+        named = str(error).startswith('--')
+        raise (error if named else UserError(f'--checkpoint={args.checkpoint}: {error}')) from error
     print(report)
     print(f'imported to {args.output}', file=sys.stderr)
     return 0
@@ -439,6 +413,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--output', required=True, help='directory of the import; an older one there is replaced')
     add(
         '--dataset',
+        dest='datasets',
         action='append',
         default=[],
         metavar='[THEIRS=]NAME',
@@ -451,7 +426,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar='[NAME=]FILE',
         help='class names: one per line, id,name lines, classInd.txt or JSON',
     )
-    add('--frames', type=int, help='frames of a clip; learned positions are interpolated')
+    frames = dict(dest='num_frames', type=int, metavar='FRAMES')
+    add('--frames', **frames, help='frames of a clip; learned positions are interpolated')
     add('--image_size', type=int, help='pixels; likewise')
     add('--stride', type=int, help='step between frames of a clip')
     add('--target_frame_rate', type=float, help='frames per second that --stride counts in')
@@ -481,6 +457,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--kv_stride', metavar='T,H,W', help='of keys and values in stage 1, likewise')
     add(
         '--inflate',
+        dest='inflation',
         choices=['centre', 'mean'],
         default='centre',
         help='image models: kernels on the middle frame (exact on still clips), or spread evenly '

@@ -63,6 +63,15 @@ def _check_free(place: Path) -> None:
         raise UserError(f'--output={place}: exists; choose another directory')
 
 
+def unlike(group: Any, wanted: Mapping[str, Sequence[Any]], where: str) -> list[str]:
+    """What is not as it must be: a line for each of a group's fields of another value."""
+    return [
+        f'{where}.{field}={getattr(group, field)!r} must be {" or ".join(map(repr, those))}'
+        for field, those in wanted.items()
+        if getattr(group, field) not in those
+    ]
+
+
 def write_description(
     directory: Path, info: ModelInfo, *, datasets: Sequence[DatasetSpec], **about: Any
 ) -> None:

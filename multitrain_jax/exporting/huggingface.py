@@ -18,7 +18,7 @@ import numpy as np
 from multitrain_jax.batch import DatasetSpec, classifying
 from multitrain_jax.checkpoints.exports import ModelInfo
 from multitrain_jax.errors import UserError
-from multitrain_jax.exporting.directory import new_directory, places_of, write_arrays
+from multitrain_jax.exporting.directory import new_directory, places_of, unlike, write_arrays
 from multitrain_jax.models.vit import ViTConfig
 from multitrain_jax.pytorch import plain
 from multitrain_jax.pytorch.huggingface import CONFIG, OWN, PREPROCESSORS, WEIGHTS
@@ -135,12 +135,7 @@ def describe(info: ModelInfo) -> tuple[str, dict[str, Any]]:
         'vivit': dict(class_token=(True,), pooling=('first',)),
         'vjepa2': dict(pooling=('attentive',)),
     }[style] | dict(attention_bias=('qv', 'none') if style == 'videomae' else ('qkv', 'none'))
-    problems = [
-        f'model.backbone.{field}={getattr(backbone, field)!r} must be '
-        f'{" or ".join(map(repr, those))}'
-        for field, those in wanted.items()
-        if getattr(backbone, field) not in those
-    ]
+    problems = unlike(backbone, wanted, 'model.backbone')
     if model.head_hidden:
         problems.append(f'model.head_hidden={model.head_hidden} must be 0: its head is one layer')
     if model.add_projected:

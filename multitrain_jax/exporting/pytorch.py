@@ -8,6 +8,7 @@ projections.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 import re
@@ -19,7 +20,12 @@ from multitrain_jax.batch import DatasetSpec, classifying
 from multitrain_jax.checkpoints.exports import ModelInfo
 from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.errors import UserError
-from multitrain_jax.exporting.directory import new_directory, places_of, write_description
+from multitrain_jax.exporting.directory import (
+    new_directory,
+    places_of,
+    unlike,
+    write_description,
+)
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.ops.relative_position import distance_index
@@ -163,17 +169,10 @@ def _check(model: MultiTrainConfig, style: str) -> None:
         raise UserError(
             f'--format={style}: is for MViTv2; plain transformers have --format=huggingface'
         )
-    problems = [
-        f'model.backbone.{field}={getattr(backbone, field)!r} must be '
-        f'{" or ".join(map(repr, those))}'
-        for field, those in _WANTED[style].items()
-        if getattr(backbone, field) not in those
-    ]
-    hidden = (0, _HEAD_HIDDEN) if style == 'multitrain' else (0,)
-    if model.num_classes and model.head_hidden not in hidden:
-        problems.append(
-            f'model.head_hidden={model.head_hidden} must be {" or ".join(map(str, hidden))}'
-        )
+    problems = unlike(backbone, _WANTED[style], 'model.backbone')
+    if model.num_classes:
+        hidden = (0, _HEAD_HIDDEN) if style == 'multitrain' else (0,)
+        problems += unlike(model, {'head_hidden': hidden}, 'model')
     if model.add_projected:
         problems.append('model.add_projected must be 0')
     rounding = _ROUNDING.get(style)
@@ -208,16 +207,17 @@ def _problems_of_boxes(model: MultiTrainConfig, style: str) -> list[str]:
 
 
 def _rounds_otherwise(backbone: MViTConfig, rounding: str) -> bool:
-    for stage in backbone.block_shapes():
-        for block in stage:
-            queries, keys = (
-                pooled_size(block.grid, stride) for stride in (block.query_stride, block.kv_stride)
-            )
-            for q, k in zip(queries, keys):
-                ours = distance_index(q, k, backbone.distance_rounding)
-                if not np.array_equal(ours, distance_index(q, k, rounding)):
-                    return True
-    return False
+    sizes = {
+        pair
+        for block in itertools.chain(*backbone.block_shapes())
+        for pair in zip(
+            *(pooled_size(block.grid, s) for s in (block.query_stride, block.kv_stride))
+        )
+    }
+    return any(
+        (distance_index(*pair, backbone.distance_rounding) != distance_index(*pair, rounding)).any()
+        for pair in sizes
+    )
 
 
 def _write(

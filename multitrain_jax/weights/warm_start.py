@@ -7,7 +7,7 @@ class after the classes' *names*; likewise the projections between two such data
 else starts anew. A table says what became of every parameter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import shlex
 from typing import Any
@@ -28,13 +28,8 @@ from multitrain_jax.weights.weight_report import Row, shape_text, summary, table
 TABLE_FILE = 'init_from.txt'
 _MOST_TOLD = 12  # rows of the table that the log has
 
-_PARTS = (
-    'backbone',
-    'heads',
-    'localisation_heads',
-    'projections',
-    'expander',
-)  # that may be taken over
+# That may be taken over.
+_PARTS = ('backbone', 'heads', 'localisation_heads', 'projections', 'expander')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,26 +50,19 @@ class Report:
     def brief(self, table_file: str) -> str:
         """What a reader must not miss: how much was taken over, what was not, what differs."""
         told = [row for row in self.rows if row.outcome != 'used' or row.name.startswith('heads/')]
-        rest = f'... and {len(told) - _MOST_TOLD} more' if len(told) > _MOST_TOLD else ''
-        return '\n'.join(
-            [
-                f'initialised from {self.where}: {summary(self.rows)} ({table_file} lists them '
-                'all)',
-                *(f'  {row.name}: {row.outcome}, {row.note}' for row in told[:_MOST_TOLD]),
-                *([f'  {rest}'] if rest else []),
-                *self.differences,
-            ]
-        )
+        lines = [f'{self._summary} ({table_file} lists them all)']
+        lines += [f'  {row.name}: {row.outcome}, {row.note}' for row in told[:_MOST_TOLD]]
+        if len(told) > _MOST_TOLD:
+            lines.append(f'  ... and {len(told) - _MOST_TOLD} more')
+        return '\n'.join([*lines, *self.differences])
 
     def __str__(self) -> str:
         # What a reader must not miss comes last, where the terminal stops.
-        return '\n'.join(
-            [
-                table(self.rows),
-                *self.differences,
-                f'initialised from {self.where}: {summary(self.rows)}',
-            ]
-        )
+        return '\n'.join([table(self.rows), *self.differences, self._summary])
+
+    @property
+    def _summary(self) -> str:
+        return f'initialised from {self.where}: {summary(self.rows)}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,30 +183,28 @@ def _fill_backbone(
     rows, problems = [], []
     for path in needed:
         shape, array = params[path].shape, theirs.get(path)
-        if array is not None and array.shape == shape:
+        here, there = shape_text(shape), 'missing' if array is None else shape_text(array.shape)
+        problem = f'{path} is {there} there and {here} here'
+        if here == there:
             params[path] = np.asarray(array)
-            rows.append(Row(path, 'used', shape_text(shape)))
+            rows.append(Row(path, 'used', here))
         elif is_positions(path) and array is not None:
             try:
                 params[path] = resize_positions(path, np.asarray(array), shape)
-                rows.append(
-                    Row(path, 'resized', f'{shape_text(array.shape)} -> {shape_text(shape)}')
-                )
+                rows.append(Row(path, 'resized', f'{there} -> {here}'))
             except ValueError:
-                problems.append(
-                    f'{path} is {shape_text(array.shape)} there and {shape_text(shape)} here'
-                )
+                problems.append(problem)
         elif array is None and _optional(path, backbone):
-            rows.append(Row(path, 'fresh', f'{shape_text(shape)}, not in the source'))
+            rows.append(Row(path, 'fresh', f'{here}, not in the source'))
         else:
-            there = 'missing' if array is None else shape_text(array.shape)
-            problems.append(f'{path} is {there} there and {shape_text(shape)} here')
+            problems.append(problem)
     for path in theirs:
         if path in params:
             continue
-        rows.append(Row(path, 'ignored', f'{shape_text(theirs[path].shape)}, not in this model'))
+        there = shape_text(theirs[path].shape)
+        rows.append(Row(path, 'ignored', f'{there}, not in this model'))
         if not _optional(path, backbone):
-            problems.append(f'{path} is {shape_text(theirs[path].shape)} there and missing here')
+            problems.append(f'{path} is {there} there and missing here')
     if problems:
         raise UserError(
             f'config.init_from={source.name}: a backbone of another architecture, only {len(rows)} '
@@ -240,29 +226,16 @@ def _fill_heads(
     source: _Source,
 ) -> list[Row]:
     """Fills the heads of datasets that the source has too, in place."""
-    rows, theirs = [], source.classes
-    for d, (name, classes) in enumerate(ours.items()):
-        here, there = _common_classes(ours, theirs, name)
-        if not len(here):
-            rows.append(
-                Row(f'heads/{name}', 'fresh', _why_fresh(theirs, name, f'{len(classes)} classes'))
-            )
-        elif model.head_hidden != source.model.head_hidden:
-            hidden = f'head_hidden {model.head_hidden} here, {source.model.head_hidden} there'
-            rows.append(Row(f'heads/{name}', 'fresh', hidden))
-        else:
-            o = list(theirs).index(name)
-            for path in ('heads/hidden_kernel', 'heads/hidden_bias') if model.head_hidden else ():
-                params[path][d] = source.params[path][o]
-            for path in ('heads/kernel', 'heads/bias'):
-                params[path][d][..., here] = source.params[path][o][..., there]
-            rows.append(Row(f'heads/{name}', 'used', _kept(here, there, classes, theirs[name])))
-    rows += [
-        Row(f'heads/{name}', 'ignored', 'no dataset of this name in this model')
-        for name in theirs
-        if name not in ours
-    ]
-    return rows
+    hidden, theirs = model.head_hidden, source.model.head_hidden
+    differs = f'head_hidden {hidden} here, {theirs} there' if hidden != theirs else ''
+
+    def fill(d: int, o: int, here: np.ndarray, there: np.ndarray) -> None:
+        for path in ('heads/hidden_kernel', 'heads/hidden_bias') if hidden else ():
+            params[path][d] = source.params[path][o]
+        for path in ('heads/kernel', 'heads/bias'):
+            params[path][d][..., here] = source.params[path][o][..., there]
+
+    return _fill_each('heads', 'classes', ours, source.classes, differs, fill)
 
 
 def _fill_localisation_heads(
@@ -272,45 +245,54 @@ def _fill_localisation_heads(
     source: _Source,
 ) -> list[Row]:
     """Fills the localisation heads of datasets that the source has too, in place."""
-    rows, theirs = [], source.actions
+    head, theirs = model.localisation_head, source.model.localisation_head
+    differs = ''
+    if head is not None and theirs is not None and head.context != theirs.context:
+        differs = f'head.context is {head.context} here, not there'
+
+    def fill(d: int, o: int, here: np.ndarray, there: np.ndarray) -> None:
+        own = f'localisation_heads/{d}/'
+        for path in [path for path in params if path.startswith(own)]:
+            part = path.removeprefix(own)
+            array = np.asarray(source.params[f'localisation_heads/{o}/{part}'])
+            if part.startswith('output/'):  # one column for each action
+                params[path][..., here] = array[..., there]
+            else:
+                params[path] = array
+
+    return _fill_each('localisation_heads', 'actions', ours, source.actions, differs, fill)
+
+
+def _fill_each(
+    part: str,
+    kind: str,
+    ours: Mapping[str, tuple[str, ...]],
+    theirs: Mapping[str, tuple[str, ...]],
+    differs: str,
+    fill: Callable[[int, int, np.ndarray, np.ndarray], None],
+) -> list[Row]:
+    """Fills the heads of one form.
+
+    Args:
+        part: of the parameters.
+        kind: what they tell apart.
+        ours, theirs: names of these, by dataset.
+        differs: why no head can be kept; '': nothing is in the way.
+        fill: head d from their head o, given the places here and there of what both have.
+    """
+    rows = []
     for d, (name, classes) in enumerate(ours.items()):
         here, there = _common_classes(ours, theirs, name)
-        row_name = f'localisation_heads/{name}'
         if not len(here):
-            why = (
-                _why_fresh(theirs, name, f'{len(classes)} actions')
-                if theirs
-                else 'the source has no such heads'
-            )
-            rows.append(Row(row_name, 'fresh', why))
-            continue
-        of_ours, of_theirs = (
-            f'localisation_heads/{d}/',
-            f'localisation_heads/{list(theirs).index(name)}/',
-        )
-        parts = [path.removeprefix(of_ours) for path in params if path.startswith(of_ours)]
-        if model.localisation_head.context != source.model.localisation_head.context:
-            rows.append(
-                Row(
-                    row_name,
-                    'fresh',
-                    f'head.context is {model.localisation_head.context} here, not there',
-                )
-            )
-            continue
-        for part in parts:
-            array = np.asarray(source.params[of_theirs + part])
-            if part.startswith('output/'):  # one column for each action
-                params[of_ours + part][..., here] = array[..., there]
-            else:
-                params[of_ours + part] = array
-        rows.append(Row(row_name, 'used', _kept(here, there, classes, theirs[name])))
-    rows += [
-        Row(f'localisation_heads/{name}', 'ignored', 'no dataset of this name in this model')
-        for name in theirs
-        if name not in ours
-    ]
-    return rows
+            row = 'fresh', _why_fresh(theirs, name, f'{len(classes)} {kind}')
+        elif differs:
+            row = 'fresh', differs
+        else:
+            fill(d, list(theirs).index(name), here, there)
+            row = 'used', _kept(here, there, classes, theirs[name])
+        rows.append(Row(f'{part}/{name}', *row))
+    gone = 'no dataset of this name in this model'
+    return rows + [Row(f'{part}/{name}', 'ignored', gone) for name in theirs if name not in ours]
 
 
 def _classes(datasets: Sequence[DatasetSpec]) -> dict[str, tuple[str, ...]]:
@@ -347,20 +329,14 @@ def _fill_projections(
             else:
                 their_target, their_other = list(theirs).index(target), list(theirs).index(other)
                 their_j = Projections.sources(len(theirs), their_target).index(their_other)
-                if model.projection_rank:
-                    left, right = (
-                        source.params[f'projections/{side}'] for side in ('left', 'right')
-                    )
-                    params['projections/left'][d, j, lines] = left[
-                        their_target, their_j, their_lines
-                    ]
-                    params['projections/right'][d, j][:, columns] = right[their_target, their_j][
-                        :, their_columns
-                    ]
-                else:
-                    matrix = source.params['projections/kernel'][their_target, their_j]
-                    kept = matrix[np.ix_(their_lines, their_columns)]
-                    params['projections/kernel'][d, j][np.ix_(lines, columns)] = kept
+                for side, own, their_own in (
+                    ('left', lines, their_lines),
+                    ('right', (slice(None), columns), (slice(None), their_columns)),
+                    ('kernel', np.ix_(lines, columns), np.ix_(their_lines, their_columns)),
+                ):
+                    if (path := f'projections/{side}') in params:
+                        array = source.params[path][their_target, their_j]
+                        params[path][d, j][own] = array[their_own]
                 note = f'{len(lines)} x {len(columns)} classes'
                 rows.append(Row(row_name, 'used', note))
     return rows
@@ -392,6 +368,8 @@ def _common_classes(
 
 
 def _why_fresh(theirs: Mapping[str, tuple[str, ...]], dataset: str, size: str) -> str:
+    if not theirs:
+        return 'the source has no such heads'
     if dataset not in theirs:
         return f'{size}; the source has {", ".join(theirs)}'
     return f'{size}, none of which is in the source (there, for example, {theirs[dataset][0]!r})'
@@ -402,10 +380,8 @@ def _kept(
 ) -> str:
     note = f'{len(here)} of {len(classes)} classes'
     if len(here) < len(classes):
-        note += (
-            ', the others fresh, such as '
-            f'{next(name for name in classes if name not in set(their_classes))!r}'
-        )
+        other = next(name for name in classes if name not in their_classes)
+        note += f', the others fresh, such as {other!r}'
     if len(there) < len(their_classes):
         note += f'; {len(their_classes) - len(there)} classes of the source ignored'
     if np.any(np.diff(there) < 0):
