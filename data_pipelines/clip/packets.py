@@ -3,6 +3,11 @@
 Packet k is frame k, because there are no B-frames, and every `key_interval`-th is a key frame,
 which needs no other. So frames are found by number, as JPEGs are; what lies between two wanted
 frames is decoded only from the last key frame before the second.
+
+Where all are key frames, our conversion cuts them into slices, each some rows of macroblocks, of
+which a clip decodes only those that its window meets. Of a frame that is wider than high the window
+leaves out columns rather than rows, so such frames are stored transposed. A packet says so in its
+beginning, by supplemental information that makes players show it upright (ITU-T H.264, annex D).
 """
 
 from collections import deque
@@ -16,6 +21,14 @@ from data_pipelines.clip import pixels
 from data_pipelines.clip.crops import Window
 from data_pipelines.clip.decode import MAX_PIXELS, FrameError, VideoFrames
 
+START = b'\0\0\1'  # of every unit of a packet
+_KEY_SLICE, _TYPE = 5, 0x1F
+_MACROBLOCK = 16  # pixels
+# What cut frames begin with: display orientation of this frame, as it is or mirrored and then
+# turned by 90 degrees, which makes rows of columns. By it one knows that no filter works across
+# slices, too.
+UPRIGHT = b'\0' + START + bytes.fromhex('06 2f 03 00 00 14 80')
+TRANSPOSED = b'\0' + START + bytes.fromhex('06 2f 03 48 00 14 80')
 _thread = threading.local()
 
 
@@ -52,22 +65,36 @@ class PacketFrames(VideoFrames):
     def decode(self, numbers: Sequence[int], window: Window) -> Iterator[np.ndarray]:
         wanted = set(numbers)
         stored = tuple(side + side % 2 for side in self.size)
-        for number, frame in self._frames(needed(numbers, self._key_interval)):
+        for number, frame in self._frames(needed(numbers, self._key_interval), window):
             if number in wanted:
-                if (frame.height, frame.width) != stored:
+                transposed = self._packets[number][: len(TRANSPOSED)] == TRANSPOSED
+                size = (frame.height, frame.width)[:: -1 if transposed else 1]
+                if size != stored:
                     raise FrameError(
-                        f'frame {number} is {frame.height} x {frame.width} px, the record says '
+                        f'frame {number} is {size[0]} x {size[1]} px, the record says '
                         f'{self.size[0]} x {self.size[1]} px'
                     )
-                yield pixels.rgb(frame, window)
+                yield pixels.rgb(frame, window, transposed)
 
-    def _frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _part(self, number: int, window: Window) -> bytes | memoryview:
+        """What of a packet it takes to decode a window."""
+        packet = self._packets[number]
+        begins = bytes(packet[: len(UPRIGHT)])
+        if begins == TRANSPOSED:
+            return _slices(packet, window.left, window.left + window.width, self.size[0])
+        if begins == UPRIGHT:
+            return _slices(packet, window.top, window.top + window.height, self.size[1])
+        return packet
+
+    def _frames(
+        self, numbers: Sequence[int], window: Window
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
         decoder, waiting = _decoder(), deque()
         for number in [*numbers, None]:  # None: what the decoder still holds
             if number is not None:
                 waiting.append(number)
             try:
-                packet = None if number is None else av.Packet(self._packets[number])
+                packet = None if number is None else av.Packet(self._part(number, window))
                 frames = decoder.decode(packet)
             except (av.error.FFmpegError, ValueError) as error:
                 raise FrameError(
@@ -81,6 +108,29 @@ class PacketFrames(VideoFrames):
             raise FrameError(f'frame {waiting[0]} cannot be decoded (its packet gives none)')
 
 
+def _slices(packet: bytes | memoryview, top: int, bottom: int, width: int) -> bytes:
+    """A packet of one key frame without the slices that have none of these rows of pixels.
+
+    `width`: of its rows, pixels.
+    """
+    in_row = -(-width // _MACROBLOCK)
+    first, end = top // _MACROBLOCK * in_row, -(-bottom // _MACROBLOCK) * in_row  # macroblocks
+    kept, last = [], None
+    for unit in bytes(packet).split(START):
+        if unit[:1] and unit[0] & _TYPE == _KEY_SLICE:
+            # Exp-Golomb: as many zeros as the number that follows, which is one more, has bits
+            # after its first.
+            bits = int.from_bytes(unit[1:6])
+            begin = (bits >> max(0, 2 * bits.bit_length() - 41)) - 1
+            if last is not None and begin <= first:
+                kept[last] = None
+            last = None if begin >= end else len(kept)
+            if last is None:
+                continue
+        kept.append(unit)
+    return START.join(unit for unit in kept if unit is not None)
+
+
 def _decoder() -> av.CodecContext:
     """The calling thread's, ready for a key frame:
     opening one anew takes longer than many frames.
@@ -90,7 +140,8 @@ def _decoder() -> av.CodecContext:
         decoder = _thread.decoder = av.CodecContext.create('h264', 'r')
         # Clips are decoded side by side, which makes better use of cores than threads inside one.
         decoder.thread_count = 1
-        decoder.options = {'err_detect': 'explode', 'max_pixels': str(MAX_PIXELS)}
+        # Slices that lack are left as they are, instead of guessed.
+        decoder.options = {'err_detect': 'explode', 'ec': '0', 'max_pixels': str(MAX_PIXELS)}
         decoder.open()
     decoder.flush_buffers()
     return decoder

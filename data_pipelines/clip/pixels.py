@@ -10,6 +10,7 @@ import threading
 
 import av
 from av.video.reformatter import VideoReformatter
+import cv2
 import numpy as np
 
 from data_pipelines.clip.crops import Window
@@ -23,7 +24,9 @@ def size(frame: av.VideoFrame) -> tuple[int, int]:
     return _Orientation(frame).upright_size(frame.height, frame.width)
 
 
-def rgb(frame: av.VideoFrame, window: Window | None = None) -> np.ndarray:
+def rgb(
+    frame: av.VideoFrame, window: Window | None = None, transposed: bool | None = None
+) -> np.ndarray:
     """Upright pixels of a frame, u8[H, W, 3], or of a window in it; the array may be a view.
 
     The display rotation is applied, mirroring too. Non-square pixels are not stretched.
@@ -31,15 +34,18 @@ def rgb(frame: av.VideoFrame, window: Window | None = None) -> np.ndarray:
     Args:
         frame: of any pixel format.
         window: in pixels of the upright frame, inside it; None: all of it.
+        transposed: whether the frame's rows are columns of what is shown, whatever else it says of
+            its display; None: as it says.
     """
-    orientation = _Orientation(frame)
+    orientation = _Orientation(frame, transposed)
     if window is not None:
         window = orientation.stored(window, frame.height, frame.width)
         whole = window.height == frame.height and window.width == frame.width
         # Frames of odd size are converted in another way: a part would get other pixels.
         even = not (frame.height % 2 or frame.width % 2)
-        if even and not whole and frame.format.name in _CUT_FORMATS:
-            return orientation.upright(_cut(frame, window))
+        worth = orientation.turns or not whole  # Planes are turned faster than pixels.
+        if even and worth and frame.format.name in _CUT_FORMATS:
+            return orientation.mirrored(_cut(frame, window, orientation.turns))
     image = _convert(frame)
     if window is not None:
         image = image[window.top :, window.left :][: window.height, : window.width]
@@ -53,25 +59,27 @@ class _Orientation:
     cameras write mirrored ones).
     """
 
-    __slots__ = ('_turns', '_down', '_right')
+    __slots__ = ('turns', '_down', '_right')
 
-    def __init__(self, frame: av.VideoFrame):
-        self._turns, self._down, self._right = False, 1, 1
-        data = frame.side_data.get('DISPLAYMATRIX')
+    def __init__(self, frame: av.VideoFrame, transposed: bool | None = None):
+        self.turns, self._down, self._right = bool(transposed), 1, 1
+        data = None if transposed is not None else frame.side_data.get('DISPLAYMATRIX')
         if data is not None:
             a, b, _, c, d, *_ = struct.unpack('=9i', bytes(data)[:36])
-            self._turns = abs(b) + abs(c) > abs(a) + abs(d)  # x becomes y
-            down, right = (b, c) if self._turns else (d, a)
+            self.turns = abs(b) + abs(c) > abs(a) + abs(d)  # x becomes y
+            down, right = (b, c) if self.turns else (d, a)
             self._down, self._right = (-1 if down < 0 else 1), (-1 if right < 0 else 1)
 
     def upright_size(self, height: int, width: int) -> tuple[int, int]:
-        return (width, height) if self._turns else (height, width)
+        return (width, height) if self.turns else (height, width)
 
     def upright(self, image: np.ndarray) -> np.ndarray:
         """Turns and mirrors pixels [H, W, 3]; a copy where there is anything to do."""
-        if self._turns:
-            image = image.swapaxes(0, 1)
-        if self._turns or min(self._down, self._right) < 0:
+        return self.mirrored(cv2.transpose(image) if self.turns else image)
+
+    def mirrored(self, image: np.ndarray) -> np.ndarray:
+        """Mirrors pixels that are turned already; a copy where there is anything to do."""
+        if min(self._down, self._right) < 0:
             image = np.ascontiguousarray(image[:: self._down, :: self._right])
         return image
 
@@ -83,21 +91,31 @@ class _Orientation:
             top = upright_height - top - rows
         if self._right < 0:
             left = upright_width - left - columns
-        return Window(left, top, columns, rows) if self._turns else Window(top, left, rows, columns)
+        return Window(left, top, columns, rows) if self.turns else Window(top, left, rows, columns)
 
 
-def _cut(frame: av.VideoFrame, window: Window) -> np.ndarray:
-    """RGB of a window of a 4:2:0 frame of even size, cut out on whole samples of colour."""
+def _cut(frame: av.VideoFrame, window: Window, turns: bool) -> np.ndarray:
+    """RGB of a window of a 4:2:0 frame of even size, cut out on whole samples of colour.
+
+    `turns`: rows of the frame are to be columns.
+    """
     top, left = window.top // 2 * 2, window.left // 2 * 2
     bottom = -(-(window.top + window.height) // 2) * 2
     right = -(-(window.left + window.width) // 2) * 2
-    part, planes = _buffer(bottom - top, right - left, frame.format.name)
+    size = bottom - top, right - left
+    part, planes = _buffer(*(size[::-1] if turns else size), frame.format.name)
     for number, (plane, target) in enumerate(zip(_planes(frame), planes)):
         scale = 2 if number else 1
-        target[:] = plane[top // scale : bottom // scale, left // scale : right // scale]
+        plane = plane[top // scale : bottom // scale, left // scale : right // scale]
+        if turns:
+            cv2.transpose(plane, dst=target)
+        else:
+            target[:] = plane
     part.colorspace, part.color_range = frame.colorspace, frame.color_range
-    image = _convert(part)
-    return image[window.top - top :, window.left - left :][: window.height, : window.width]
+    image, inside = _convert(part), Window(window.top - top, window.left - left, *window[2:])
+    if turns:
+        inside = Window(inside.left, inside.top, inside.width, inside.height)
+    return image[inside.top :, inside.left :][: inside.height, : inside.width]
 
 
 def _planes(frame: av.VideoFrame) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.clip import decode, packets
+from data_pipelines.clip import decode, packets, pixels
 from data_pipelines.clip.crops import Window
 from data_pipelines.clip.decode import FrameError
 from data_pipelines.conversion.h264 import H264Encoder
@@ -83,6 +83,49 @@ def test_pixels(size, gop):
     whole = decode.decode_frame(stored, 9)
     assert whole.shape == (*size, 3) and abs(whole.astype(int) - frames[9])[-1].mean() < 8
     assert decode.decode_frame(stored, 9, factor=8).shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize('size', [(98, 200), (200, 98), (129, 143)])
+def test_windows_of_frames_that_are_cut(size):
+    """Pixels of the whole frame, from the slices that a window meets."""
+    frames = [tiny_records.smooth_image(*size, phase=k) for k in range(2)]
+    encoded = _encode(frames, crf=4)
+    stored = packets.PacketFrames(encoded, 1, size)
+    (whole,) = (frame.copy() for frame in stored.decode([1], Window(0, 0, *size)))
+    assert abs(whole.astype(int) - frames[1]).mean() < 6  # of colour, which is halved
+    rng, given = np.random.default_rng(0), set()
+    for _ in range(30):
+        top, left = (int(rng.integers(side - 20)) for side in size)
+        height = int(rng.integers(4, size[0] - top + 1))
+        window = Window(top, left, height, int(rng.integers(4, size[1] - left + 1)))
+        (part,) = stored.decode([1], window)
+        np.testing.assert_array_equal(part, whole[top:, left:][:height, : window.width])
+        given.add(stored._part(1, window).count(packets.START + b'\x65'))
+    assert given == set(range(1, -(-max(size) // 64) + 1))
+
+
+def test_frames_that_are_cut_are_shown_upright_by_others():
+    """By what FFmpeg makes of the stream's own word."""
+    for size in ((48, 80), (80, 48)):
+        frame = tiny_records.smooth_image(*size)
+        frame[:16, :16] = 255  # one corner
+        decoder = av.CodecContext.create('h264', 'r')
+        shown = decoder.decode(av.Packet(b''.join(_encode([frame])))) + decoder.decode(None)
+        want = packets.PacketFrames(_encode([frame]), 1, size).decode([0], Window(0, 0, *size))
+        np.testing.assert_array_equal(pixels.rgb(shown[0]), next(want))
+
+
+def test_key_frames_that_are_not_cut():
+    """As they were stored before, and as others may."""
+    encoded = _encode([tiny_records.smooth_image(48, 200, phase=k) for k in range(9)], gop=8)
+    stored = packets.PacketFrames({0: encoded[0], 1: encoded[8]}, 1, (48, 200))
+    window = Window(5, 3, 40, 60)
+    others = packets.PacketFrames(encoded, 8, (48, 200))
+    want, found = (
+        [frame.copy() for frame in frames.decode(numbers, window)]
+        for frames, numbers in ((others, [0, 8]), (stored, [0, 1]))
+    )
+    np.testing.assert_array_equal(found, want)
 
 
 def test_views_and_windows_show_the_same_frames(numbered):
