@@ -80,7 +80,7 @@ class TrainingPlan:
         """Name -> (shape, type) of the arrays of every batch."""
         size = self._order.batch_size
         rows = (size or 0) // self._num_hosts
-        example = batch_arrays.new_training_batch(self._layout, rows, self._pool)
+        example = self.new_batch(rows)
         return batch_arrays.element_spec(example, {} if size else dict.fromkeys(example, 0))
 
     def use(self, pool: ArrayPool) -> None:
@@ -89,9 +89,17 @@ class TrainingPlan:
 
     def batch(self, step: int) -> tuple[Batch, list[Job]]:
         """This host's batch of a step, still empty, and the jobs that fill it: a row each."""
-        samples = self._order.batch(step, self._host, self._num_hosts)
-        batch = batch_arrays.new_training_batch(self._layout, len(samples), self._pool)
+        samples = self.samples(step)
+        batch = self.new_batch(len(samples))
         return batch, [Job(sample, [(batch, row)]) for row, sample in enumerate(samples)]
+
+    def samples(self, step: int) -> list[epochs.Sample]:
+        """What the rows of this host's batch of a step show."""
+        return self._order.batch(step, self._host, self._num_hosts)
+
+    def new_batch(self, rows: int) -> Batch:
+        """A batch of so many rows, still empty."""
+        return batch_arrays.new_training_batch(self._layout, rows, self._pool)
 
     def make(self, work: epochs.Sample, pixels: Sequence[np.ndarray]) -> Made:
         """Writes a clip; finds (dataset, labels or boxes), None where too many are damaged."""

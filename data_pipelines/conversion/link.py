@@ -15,11 +15,13 @@ from data_pipelines.storage.sequence_example import (
     FRAME_TIMES,
     IMAGE_FORMAT,
     KEY_FRAME_TIMES,
+    LINK_IMAGES,
     LINK_MTIME,
     LINK_SIZE,
 )
 from data_pipelines.videos.decoder import TIME_TOLERANCE
 from data_pipelines.videos.demuxer import VideoError
+from data_pipelines.videos.image_folder import ImageFolderStream, read_image
 from data_pipelines.videos.picking import Picking
 from data_pipelines.videos.timeline import timeline
 
@@ -35,11 +37,7 @@ def store_link(path: str, part: dict[str, float | None], video_root: str) -> Sto
     Raises:
       VideoError: the video cannot be used.
     """
-    if os.path.isdir(path):
-        raise VideoError(path, 'a directory, not a video; images can be stored, but not linked to')
-    name = os.path.relpath(os.path.abspath(path), os.path.abspath(video_root))
-    if name.split(os.sep)[0] == os.pardir:
-        raise VideoError(path, f'not under --video_root={video_root}')
+    place = _place(path, video_root)
     found, picking = timeline(path), Picking(path, **part)
     picked = list(picking.frames_of(found, lambda time: time))
     times = [time for _, time in picked]
@@ -54,8 +52,7 @@ def store_link(path: str, part: dict[str, float | None], video_root: str) -> Sto
         found.size,
         found.damage(),
         {
-            IMAGE_FORMAT: [FORMAT_LINK],
-            DATA_PATH: [os.fsencode(name)],
+            **place,
             LINK_SIZE: [status.st_size],
             LINK_MTIME: [status.st_mtime_ns],
             FRAME_TIMES: [round(time * 1e6) for time in times],
@@ -63,6 +60,52 @@ def store_link(path: str, part: dict[str, float | None], video_root: str) -> Sto
         },
         {},
     )
+
+
+def store_image_links(stream: ImageFolderStream, path: str, video_root: str) -> StoredClip:
+    """Finds the images that are the frames of a part of a video; only the first is decoded.
+
+    Args:
+      stream: of the folder.
+      path: of the folder.
+      video_root: the directory that it is in.
+
+    Raises:
+      VideoError: the images cannot be used.
+    """
+    place, frames = _place(path, video_root), list(stream.names())
+    paths = [os.path.join(path, name) for _, name in frames]
+    first = read_image(paths[0])
+    if first is None:
+        raise VideoError(path, f'its image {frames[0][1]} cannot be decoded')
+    statuses = {path: os.stat(path) for path in set(paths)}
+    return StoredClip(
+        [time for time, _ in frames],
+        stream.end,
+        stream.frame_rate,
+        first.shape[:2],
+        stream.damage,
+        {
+            **place,
+            LINK_IMAGES: [os.fsencode(name) for _, name in frames],
+            LINK_SIZE: [statuses[path].st_size for path in paths],
+            LINK_MTIME: [statuses[path].st_mtime_ns for path in paths],
+            FRAME_TIMES: [round(time * 1e6) for time, _ in frames],
+        },
+        {},
+    )
+
+
+def _place(path: str, video_root: str) -> dict[str, list]:
+    """What a record says of where its video is.
+
+    Raises:
+      VideoError: it is not within the root.
+    """
+    name = os.path.relpath(os.path.abspath(path), os.path.abspath(video_root))
+    if name.split(os.sep)[0] == os.pardir:
+        raise VideoError(path, f'not under --video_root={video_root}')
+    return {IMAGE_FORMAT: [FORMAT_LINK], DATA_PATH: [os.fsencode(name)]}
 
 
 def with_video_root(annotations: Annotations, output: pathlib.Path, options: Options) -> Options:

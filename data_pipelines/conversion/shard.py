@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.annotations import Clip
 from data_pipelines.conversion.frames import store_frames
-from data_pipelines.conversion.link import store_link
+from data_pipelines.conversion.link import store_image_links, store_link
 from data_pipelines.conversion.options import Storage
 from data_pipelines.storage import regions
 from data_pipelines.storage.frame_index import find_places, save_frame_index
@@ -68,10 +68,12 @@ def encode_clip(clip: Clip, classes: Mapping[int, str], options: Storage) -> Enc
         key = clip.key.encode()
     except UnicodeEncodeError as error:
         raise VideoError(clip.path, 'the name of the file is not UTF-8') from error
-    if options.storage == 'link':
-        stored = store_link(clip.path, _part(clip, options), options.video_root)
-    else:
+    if options.storage != 'link':
         stored = store_frames(_open(clip, options), clip.path, options)
+    elif os.path.isdir(clip.path):
+        stored = store_image_links(_open(clip, options), clip.path, options.video_root)
+    else:
+        stored = store_link(clip.path, _part(clip, options), options.video_root)
     if stored.damage and options.damaged == 'skip':
         raise VideoError(clip.path, f'damaged: {stored.damage}')
     height, width = stored.size

@@ -11,6 +11,11 @@ the same as in the other storages. Context features, besides those of every reco
     link/key_frame/timestamp    int64, likewise, of the frames from which decoding may begin
 
 A file of another size or time is another file: whose frames these are, nobody knows.
+
+The video may be a folder of images. Then size and time are lists, of the image of each frame, there
+are no key frames, and besides there is ::
+
+    link/image/name             bytes, names in the folder, of the image of each frame
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,6 +33,7 @@ from data_pipelines.storage.sequence_example import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
     KEY_FRAME_TIMES,
+    LINK_IMAGES,
     LINK_MTIME,
     LINK_SIZE,
     Example,
@@ -37,6 +43,7 @@ from data_pipelines.storage.sequence_example import (
 )
 from data_pipelines.videos.decoder import TIME_TOLERANCE, Decoder
 from data_pipelines.videos.demuxer import VideoError
+from data_pipelines.videos.image_folder import read_image
 from data_pipelines.videos.video_file import resized
 
 _SECOND = 10**9  # ns
@@ -84,6 +91,32 @@ class LinkedFrames(VideoFrames):
         return image[window.top :, window.left :][: window.height, : window.width]
 
 
+class LinkedImages(VideoFrames):
+    """Frames that are images in a folder."""
+
+    def __init__(self, folder: str, images: Sequence[tuple[str, int, int]], size: tuple[int, int]):
+        """
+        Args:
+            folder: its path.
+            images: of each frame the name of its image, and the size and time that it had.
+            size: (height, width) of the frames in pixels; others are resized.
+        """
+        super().__init__(size)
+        self._folder, self._images = folder, images
+
+    def decode(self, numbers: Sequence[int], window: Window) -> Iterator[np.ndarray]:
+        for number in numbers:
+            name, *status = self._images[number]
+            path = os.path.join(self._folder, name)
+            if complaint := _complaint(path, *status):
+                raise FrameError(f'the linked image {complaint}')
+            image = read_image(path)
+            if image is None:
+                raise FrameError(f'the linked image {path} cannot be decoded')
+            image = resized(image, self.size)
+            yield image[window.top :, window.left :][: window.height, : window.width]
+
+
 class Link:
     """What a record says of its file; `len()` tells how many frames it has."""
 
@@ -94,7 +127,6 @@ class Link:
         """
         self._where = where
         self._name = _safe_path(example, where)
-        self._status = tuple(int_feature(example, name, where) for name in (LINK_SIZE, LINK_MTIME))
         self._size = tuple(
             int_feature(example, name, where) for name in (IMAGE_HEIGHT, IMAGE_WIDTH)
         )
@@ -104,30 +136,59 @@ class Link:
         if not len(times) or any(np.any(np.diff(found) < 0) for found in (times, keys)):
             raise RecordError(f'{where}: times of frames that fall, or none')
         self._times, self._key_times = times / 1e6, (keys / 1e6).tolist()
+        self._images = example.context.get(LINK_IMAGES)
+        counts = [1 if self._images is None else len(times)] * 2
+        status = [int_list_feature(example, name, where) for name in (LINK_SIZE, LINK_MTIME)]
+        if list(map(len, status)) != counts:
+            raise RecordError(f'{where}: not the size and time of every linked file')
+        self._status = list(zip(*(values.tolist() for values in status)))
+        if self._images is not None:
+            self._images = _safe_names(self._images, len(times), where)
 
     def __len__(self) -> int:
         return len(self._times)
 
-    def open(self, root: str) -> LinkedFrames:
-        """The frames, from the file under `root`.
+    def open(self, root: str) -> VideoFrames:
+        """The frames, from the file under `root`, or the folder of images.
 
         Raises:
             RecordError: it is not there, or is not the one that was converted.
         """
         path = os.path.join(os.path.abspath(root), self._name)  # so that it is no URL
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            reason = 'no such file' if isinstance(error, FileNotFoundError) else error.strerror
-            raise RecordError(f'{self._where}: the linked video {path}: {reason}') from error
-        size, mtime = self._status
-        # Not every file system keeps fractions of a second.
-        if status.st_size != size or status.st_mtime_ns // _SECOND != mtime // _SECOND:
-            raise RecordError(
-                f'{self._where}: the linked video {path} has changed since its conversion ('
-                f'{status.st_size} bytes, were {size}; copies must keep times, as cp -p does)'
-            )
+        if self._images is not None:  # Of these a clip looks at few.
+            images = [(name, *status) for name, status in zip(self._images, self._status)]
+            return LinkedImages(path, images, self._size)
+        if complaint := _complaint(path, *self._status[0]):
+            raise RecordError(f'{self._where}: the linked video {complaint}')
         return LinkedFrames(path, self._times.tolist(), self._key_times, self._size)
+
+
+def _complaint(path: str, size: int, mtime: int) -> str:
+    """What is wrong with a linked file that had this size and time; empty: nothing."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return f'{path}: no such file'
+    except OSError as error:
+        return f'{path}: {error.strerror}'
+    # Not every file system keeps fractions of a second.
+    if status.st_size == size and status.st_mtime_ns // _SECOND == mtime // _SECOND:
+        return ''
+    return (
+        f'{path} has changed since its conversion ({status.st_size} bytes, were {size}; copies '
+        'must keep times, as cp -p does)'
+    )
+
+
+def _safe_names(names: Sequence, count: int, where: str) -> list[str]:
+    """Names of so many images, likewise within their folder."""
+    if not isinstance(names, list) or len(names) != count:
+        raise RecordError(f'{where}: no context feature {LINK_IMAGES!r} of {count} names')
+    found = list(map(os.fsdecode, names))
+    for name in found:
+        if name in ('', '.', '..') or os.path.basename(name) != name or '\0' in name:
+            raise RecordError(f'{where}: the linked image {name!r} is not within its folder')
+    return found
 
 
 def _safe_path(example: Example, where: str) -> str:

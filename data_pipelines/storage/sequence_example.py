@@ -29,8 +29,9 @@ KEY_FRAME_INTERVAL = 'image/key_frame_interval'  # int64, of H.264: every so man
 FORMAT_JPEG, FORMAT_H264, FORMAT_LINK = 'JPEG', 'H264', 'LINK'
 # Context features of a link.
 DATA_PATH = 'clip/data_path'  # bytes: path relative to a root
-LINK_SIZE = 'link/size'  # int64, bytes
-LINK_MTIME = 'link/mtime'  # int64, ns
+LINK_SIZE = 'link/size'  # int64, bytes; of a folder of images: of each frame's
+LINK_MTIME = 'link/mtime'  # int64, ns; likewise
+LINK_IMAGES = 'link/image/name'  # bytes, of a folder of images: of each frame's
 FRAME_TIMES = 'link/frame/timestamp'  # int64, microseconds, one per frame
 KEY_FRAME_TIMES = 'link/key_frame/timestamp'  # int64, microseconds
 

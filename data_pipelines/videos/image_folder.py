@@ -2,11 +2,12 @@
 Something-Something V1, MMAction's rawframes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import itertools
 import math
 import os
 import re
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from data_pipelines.videos.decoder import TIME_TOLERANCE
 from data_pipelines.videos.demuxer import VideoError
 from data_pipelines.videos.video_file import output_size, resized
 
+_T = TypeVar('_T')
 _NUMBER = re.compile(r'(?P<kind>.*?)(?P<number>\d+)(?P<suffix>\.\w+)')
 _FLOW = ('flow', 'x_', 'y_', 'u_', 'v_')  # optical flow, which lies beside the images of a video
 
@@ -72,6 +74,14 @@ class ImageFolderStream:
         self.damage = ''
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        return self._shown(self._read)
+
+    def names(self) -> Iterator[tuple[float, str]]:
+        """Of every frame its time and the name of its image, of which none is read."""
+        return self._shown(lambda name: name)
+
+    def _shown(self, read: Callable[[str], _T | None]) -> Iterator[tuple[float, _T]]:
+        """Of every frame its time and what `read` gives for its image; None: it is damaged."""
         names = _frame_names(self._path)
         total = max(names) + 1 if self._images is None else self._images
         missing, undecoded = total - sum(number < total for number in names), 0
@@ -82,9 +92,9 @@ class ImageFolderStream:
             ):  # what does not decode shows what was before
                 if candidate not in names:
                     continue
-                read = self._read(names[candidate])
-                if read is not None:
-                    image = read
+                found = read(names[candidate])
+                if found is not None:
+                    image = found
                     break
                 undecoded += 1
             read_to = number
@@ -117,14 +127,19 @@ class ImageFolderStream:
 
     def _read(self, name: str) -> np.ndarray | None:
         """An image, RGB u8[H, W, 3] of the output size; None: it does not decode."""
-        with open(os.path.join(self._path, name), 'rb') as file:
-            data = np.frombuffer(file.read(), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
+        image = read_image(os.path.join(self._path, name))
         if image is None:
             return None
         if self._size is None:
             self._size = output_size(*image.shape[:2], self._short_side, self._upscale)
         return resized(image, self._size)
+
+
+def read_image(path: str) -> np.ndarray | None:
+    """An image, RGB u8[H, W, 3]; None: it does not decode. Raises OSError."""
+    with open(path, 'rb') as file:
+        data = np.frombuffer(file.read(), np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
 
 
 def _frame_names(folder: str) -> dict[int, str]:

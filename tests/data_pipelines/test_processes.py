@@ -1,5 +1,6 @@
 """Batches made by processes: those of threads, bit by bit; nothing is left of the processes."""
 
+import fcntl
 import gc
 import os
 import pathlib
@@ -13,11 +14,16 @@ import pytest
 
 from data_pipelines import pipeline, processes
 from data_pipelines.options import ScheduleOptions, Source
-from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import RecordError
 from data_pipelines.workers import Threads
 from tests.helpers.batches import assert_equal_batches, evaluation_batches, train_batches
-from tests.helpers.tiny_records import flat_dataset, flat_frame, two_flat_datasets, write_records
+from tests.helpers.tiny_records import (
+    flat_dataset,
+    flat_frame,
+    flip_byte,
+    two_flat_datasets,
+    write_records,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPEC = dict(num_frames=3, crop_size=16, short_side=(16, 20))
@@ -103,18 +109,10 @@ def test_evaluation_batches_are_those_of_threads(sources):
     assert want[-1]['weight'].min() == 0
 
 
-def _flip_byte(directory, record):
-    reader = RecordReader(directory, 'train')
-    path = directory / reader.shard_of(record)
-    data = bytearray(path.read_bytes())
-    data[int(reader.index.offsets[record]) + 40] ^= 1
-    path.write_bytes(data)
-
-
 def test_damaged_records_are_counted_and_replaced_as_by_threads(tmp_path, caplog):
     source = flat_dataset(tmp_path / 'd', 9)
     for record in (3, 7):
-        _flip_byte(tmp_path / 'd', record)
+        flip_byte(tmp_path / 'd', record)
     options = dict(batch_size=6, seed=2, num_steps=6)
     runs = []
     for count in (0, 1):
@@ -194,9 +192,11 @@ def test_more_blocks_than_a_message_can_bring(sources):
 
 
 def test_more_jobs_than_the_pipe_has_room_for(sources):
-    options = dict(batch_size=4200, num_frames=1, crop_size=2, short_side=(2, 2), num_steps=1)
+    options = dict(batch_size=300, num_frames=1, crop_size=2, short_side=(2, 2), num_steps=1)
     want = train_batches(sources, **options, num_processes=0)
-    with train_batches(sources, **options, num_processes=1) as found:
+    with train_batches(sources, **options, num_processes=1, prefetch=0) as found:
+        fcntl.fcntl(found._filler._queue, fcntl.F_SETPIPE_SZ, 4096)  # room for 256
+        found._begin(1)
         assert found._filler._unsent
         assert_equal_batches(want, found)
 

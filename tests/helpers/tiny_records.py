@@ -8,6 +8,7 @@ import simplejpeg
 
 from data_pipelines.datasets.dataset_info import DatasetInfo, SplitInfo, save_dataset_info
 from data_pipelines.options import Source
+from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.record_index import shard_name
 from data_pipelines.storage.sequence_example import (
     IMAGE_ENCODED,
@@ -96,3 +97,12 @@ def two_flat_datasets(directory: pathlib.Path) -> list[Source]:
         flat_dataset(directory / 'strided', 7, num_frames=9, stride=2),
         flat_dataset(directory / 'uniform', 4, num_frames=6, sampling='uniform', flip=False),
     ]
+
+
+def flip_byte(directory: pathlib.Path, record: int) -> None:
+    """Damages a record of the split `train`."""
+    reader = RecordReader(directory, 'train')
+    path = directory / reader.shard_of(record)
+    data = bytearray(path.read_bytes())
+    data[int(reader.index.offsets[record]) + 40] ^= 1
+    path.write_bytes(data)

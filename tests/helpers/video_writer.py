@@ -3,6 +3,7 @@
 import fractions
 
 import av
+import cv2
 import numpy as np
 
 _BITS = 8
@@ -60,3 +61,12 @@ def write_video(
 def write_numbered(path, count, **arguments):
     """Encodes frames number 0 to count - 1."""
     write_video(path, [number_image(number) for number in range(count)], **arguments)
+
+
+def write_images(folder, numbers, name='{:05d}.png', first=1):
+    """Image `number` shows it; its name counts from `first`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        image = number_image(number)[..., ::-1]
+        assert cv2.imwrite(str(folder / name.format(number + first)), image)
+    return folder

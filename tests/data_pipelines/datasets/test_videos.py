@@ -5,12 +5,13 @@ sparing, and safe against what records may say.
 import os
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.clip.crops import Window
-from data_pipelines.clip.decode import FrameError
+from data_pipelines.clip.decode import FrameError, decode_frame
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.options import Options
 from data_pipelines.datasets.dataset_info import load_dataset_info
@@ -20,10 +21,11 @@ from data_pipelines.options import Source
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import Example, RecordError
 from data_pipelines.videos import decoder
+from data_pipelines.videos.image_folder import ImageFolderStream
 from data_pipelines.videos.video_file import read_frames
 from tests.helpers.batches import train_batches
 from tests.helpers.golden import shared_path
-from tests.helpers.video_writer import numbers_of, write_numbered
+from tests.helpers.video_writer import number_image, numbers_of, write_images, write_numbered
 
 WHOLE = Window(0, 0, 64, 80)
 SPEC = dict(num_frames=4, crop_size=32, short_side=(32, 40), batch_size=2)
@@ -47,7 +49,7 @@ def _convert(paths, output, parts=({},), **options):
     convert(
         Annotations(('one',), {'train': clips}),
         output,
-        Options(storage='link', workers=1, shards=1, progress=False, **options),
+        Options(**{'storage': 'link', 'workers': 1, 'shards': 1, 'progress': False, **options}),
     )
     return output
 
@@ -234,7 +236,73 @@ def test_nobody_said_where_the_videos_are(videos, tmp_path):
         frames_of(_records(output)[0]).fetch([0])
 
 
-def test_a_folder_of_images_cannot_be_linked_to(tmp_path):
-    (tmp_path / 'images').mkdir()
-    with pytest.raises(ValueError, match='images can be stored, but not linked to'):
-        _convert([tmp_path / 'images'], tmp_path / 'd', images_per_second=10.0)
+@pytest.fixture
+def images(tmp_path):
+    """A folder of 20 images, of which two lack and one has another size."""
+    numbers = [number for number in range(20) if number not in (7, 8)]
+    folder = write_images(tmp_path / 'images' / 'v', numbers, '{:03d}.png')
+    cv2.imwrite(str(folder / '004.png'), number_image(3, 96, 120)[..., ::-1])
+    return folder
+
+
+@pytest.mark.parametrize(
+    'options', [{}, dict(frame_rate=25.0), dict(max_seconds=0.85)], ids=['all', 'rate', 'part']
+)
+def test_a_folder_of_images(images, tmp_path, options):
+    """The frames and times of storing them."""
+    options |= dict(images_per_second=10.0)
+    example, stored = (
+        _records(_convert([images], tmp_path / storage, **options, storage=storage))[0]
+        for storage in ('link', 'jpeg')
+    )
+    for name in ('clip/start/timestamp', 'clip/end/timestamp', 'image/frame_rate', 'image/width'):
+        np.testing.assert_array_equal(example.context[name], stored.context[name])
+    assert 'missing images' in (tmp_path / 'link' / 'damaged.csv').read_text()
+    want = [image for _, image in ImageFolderStream(images, **options)]
+    frames = frames_of(example, video_root=images.parent)
+    numbers = range(len(frames))
+    found = [image.copy() for image in frames.fetch(numbers).decode(numbers, WHOLE)]
+    np.testing.assert_array_equal(found, want)
+    jpegs = frames_of(stored).fetch(numbers)
+    assert numbers_of(found) == numbers_of([decode_frame(jpegs, number) for number in numbers])
+    window = Window(3, 5, 40, 60)
+    (part,) = frames.fetch([3]).decode([3], window)
+    np.testing.assert_array_equal(part, want[3][3:43, 5:65])
+    assert not inspect_directory(tmp_path / 'link', video_root=images.parent).all_problems()
+
+
+def _empty(path):
+    """Of the same size and time."""
+    status = os.stat(path)
+    path.write_bytes(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        (os.remove, '003.png: no such file'),
+        (_grow, '003.png has changed since its conversion'),
+        (_empty, '003.png cannot be decoded'),
+    ],
+)
+def test_images_that_changed_or_vanished_are_damage_and_named(images, tmp_path, change, reason):
+    output = _convert([images], tmp_path / 'd', images_per_second=10.0)
+    change(images / '003.png')
+    (example,) = _records(output)
+    frames = frames_of(example, video_root=images.parent)
+    assert len(list(frames.fetch([1, 3]).decode([1, 3], WHOLE))) == 2  # the others
+    with pytest.raises(FrameError, match=reason):
+        list(frames.fetch([2]).decode([2], WHOLE))
+    (problem,) = inspect_directory(output, video_root=images.parent).all_problems()
+    assert reason in str(problem)
+
+
+@pytest.mark.parametrize('name', [b'../v/003.png', b'..', b'/etc/passwd', b'', b'a\0b', b'x/y.png'])
+def test_images_stay_in_their_folder(images, tmp_path, name):
+    (example,) = _records(_convert([images], tmp_path / 'd', images_per_second=10.0))
+    names = [name, *example.context['link/image/name'][1:]]
+    for wrong in (names, names[1:], np.arange(20)):
+        context = {**example.context, 'link/image/name': wrong}
+        with pytest.raises(RecordError):
+            frames_of(Example(context, {}), video_root=images.parent)

@@ -1,21 +1,11 @@
 """Folders of images as videos: every image at its time, what lacks is told."""
 
-import cv2
 import numpy as np
 import pytest
 
 from data_pipelines.videos.image_folder import ImageFolderStream
 from data_pipelines.videos.video_file import VideoError
-from tests.helpers.video_writer import number_image, numbers_of
-
-
-def write_images(folder, numbers, name='{:05d}.png', first=1):
-    """Image `number` shows it; its name counts from `first`."""
-    folder.mkdir(exist_ok=True)
-    for number in numbers:
-        image = number_image(number)[..., ::-1]
-        assert cv2.imwrite(str(folder / name.format(number + first)), image)
-    return folder
+from tests.helpers.video_writer import numbers_of, write_images
 
 
 def read(folder, **options):
