@@ -1,6 +1,4 @@
-"""How the commands of this package tell a mistake:
-one line on standard error, exit code 2, no traceback.
-"""
+"""How commands tell a mistake: one line on standard error, exit code 2, no traceback."""
 
 import argparse
 from collections.abc import Callable
@@ -32,9 +30,8 @@ def exit_code(run: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # ... | head
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # for what is flushed at exit
+        # For what is flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _EXIT_NO_READER
     except (ValueError, OSError) as error:
         if os.environ.get('MULTITRAIN_TRACEBACK'):

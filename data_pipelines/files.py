@@ -94,9 +94,7 @@ def write_atomically(path: Path, *parts: bytes) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What reading and writing an open file complains of (`[Errno 5] Input/output error`)
-    names the file.
-    """
+    """Complaints of an open file (`[Errno 5] Input/output error`) name the file."""
     try:
         yield
     except OSError as error:
@@ -193,9 +191,7 @@ class _RemoteFile:
 
 @contextlib.contextmanager
 def _as_os_error(path: Path, what: str = 'read'):
-    """Tells an object store's errors as what they are:
-    TensorFlow's and fsspec's are no OSErrors.
-    """
+    """Tells an object store's errors as such: TensorFlow's and fsspec's are no OSErrors."""
     try:
         yield
     except (OSError, ValueError):

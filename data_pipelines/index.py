@@ -22,8 +22,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog='python -m data_pipelines.index',
         description='Reads all records of a directory and writes where they and their frames lie '
-        '(NAME.index, '
-        'NAME.frames), for faster reading. Conversion has done this for records that it wrote.',
+        '(NAME.index, NAME.frames), for faster reading. Conversion has done this for records that '
+        'it wrote.',
         epilog='example: python -m data_pipelines.index data/mine',
     )
     parser.add_argument('directory', metavar='DIR', help="directory of shards, ours or DMVR's")
@@ -43,11 +43,7 @@ def _run(args: argparse.Namespace) -> int:
     for split in find_splits(args.directory):
         index = build_index(args.directory, split)
         with tqdm.tqdm(
-            total=sum(index.sizes),
-            desc=f'index {split}',
-            unit='B',
-            unit_scale=True,
-            leave=False,
+            total=sum(index.sizes), desc=f'index {split}', unit='B', unit_scale=True, leave=False
         ) as bar:
             write_frame_index(
                 args.directory,

@@ -197,10 +197,7 @@ class EvaluationPlan:
             first = -(-number * self._rows // self.views)
             end = min(-(-(number + 1) * self._rows // self.views), len(self._records))
             jobs = [
-                Job(
-                    self._records[k],
-                    [place(k * self.views + view) for view in range(self.views)],
-                )
+                Job(self._records[k], [place(k * self.views + view) for view in range(self.views)])
                 for k in range(first, end)
             ]
             batch, _ = place(number * self._rows)

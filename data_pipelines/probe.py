@@ -33,9 +33,7 @@ def is_video(path: str) -> bool:
 
 
 def holds_video(path: str) -> bool:
-    """Whether FFmpeg opens a file as a video: no still picture,
-    text, playlist, or music with a cover.
-    """
+    """Whether FFmpeg finds a video in a file: no still, text, playlist, or music with a cover."""
     # A pipe is no file, for example: opening it would wait.
     if not may_be_video(path) or not os.path.isfile(path):
         return False

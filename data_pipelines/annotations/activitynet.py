@@ -30,9 +30,7 @@ class _Segment(NamedTuple):
 
 
 def read_activitynet(
-    json_file: str | os.PathLike,
-    videos: str | os.PathLike,
-    splits: Sequence[str] | None = None,
+    json_file: str | os.PathLike, videos: str | os.PathLike, splits: Sequence[str] | None = None
 ) -> Annotations:
     """Reads every segment as a clip. Classes are the labels, sorted.
 

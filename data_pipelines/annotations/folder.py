@@ -15,10 +15,7 @@ _NAMED = 5  # files that a message names
 
 
 def read_folder(
-    root: str | os.PathLike,
-    splits: Sequence[str] | None = None,
-    *,
-    validation_share: float = 0.0,
+    root: str | os.PathLike, splits: Sequence[str] | None = None, *, validation_share: float = 0.0
 ) -> Annotations:
     """Lists the videos of a folder-per-class tree.
 
@@ -54,8 +51,7 @@ def read_folder(
         named = splits or [folder.name for folder in with_folders]
         raise ValueError(
             f'{root}: --validation_share={validation_share} is for ROOT/CLASS/*.mp4 without '
-            'splits, '
-            f'but there {"are" if with_folders else "is"} {", ".join(named)}'
+            f'splits, but there {"are" if with_folders else "is"} {", ".join(named)}'
         )
     if not with_videos and not any(f.videos for split in with_folders for f in split.folders):
         raise ValueError(f'{root}: {_why_no_tree(tree)}')

@@ -21,9 +21,7 @@ _IMAGES_PER_SECOND = 12.0
 
 
 def read_twentybn(
-    labels: str | os.PathLike,
-    csv_files: Mapping[str, str | os.PathLike],
-    videos: str | os.PathLike,
+    labels: str | os.PathLike, csv_files: Mapping[str, str | os.PathLike], videos: str | os.PathLike
 ) -> Annotations:
     """Reads one list per split. Classes are in the order of the list of classes.
 
@@ -66,8 +64,7 @@ FORMATS = tuple(
         name,
         help=f'{title} by its labels, train and validation csv: folders of images',
         example=f'--videos=20bn-{file} --labels={file}-labels.csv '
-        f'--csv train={file}-train.csv --csv validation={file}-validation.csv '
-        f'--output=data/{name}',
+        f'--csv train={file}-train.csv --csv validation={file}-validation.csv --output=data/{name}',
         reader=read_twentybn,
         options=(
             VIDEOS,

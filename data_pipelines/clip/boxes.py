@@ -157,9 +157,7 @@ def training_boxes(
 
 
 def candidates(found: Regions, options: BoxOptions) -> Candidates:
-    """The boxes of a key frame that are to be tested, the highest scores first; none if nobody
-    knows who is on it.
-    """
+    """Boxes of a key frame to test, highest scores first; none if nobody knows who is on it."""
     if not found.listed:
         boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     elif options.candidates == 'ground_truth':

@@ -33,9 +33,8 @@ from data_pipelines.clip.crops import Window
 from data_pipelines.workers import scratch
 
 _thread = threading.local()
-MAX_PIXELS = (
-    1 << 26
-)  # 8192 x 8192: a header that promises more is damaged, or meant to exhaust memory
+# 8192 x 8192: a header that promises more is damaged, or meant to exhaust memory.
+MAX_PIXELS = 1 << 26
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
 

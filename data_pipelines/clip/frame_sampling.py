@@ -84,9 +84,7 @@ def strided_views(num_stored: int, num_frames: int, span: float, num_views: int)
         starts = [math.floor(slack / 2)]
     else:
         starts = [view * math.floor(slack / (num_views - 1)) for view in range(num_views)]
-    return np.stack(
-        [strided_frames(start, span, num_frames, num_stored) for start in starts]
-    )  # [V, T]
+    return np.stack([strided_frames(start, span, num_frames, num_stored) for start in starts])
 
 
 class Sampling(NamedTuple):
@@ -131,9 +129,7 @@ def _segments(num_stored: int, num_frames: int) -> tuple[np.ndarray, np.ndarray]
     """First and last (inclusive) frame of each of `num_frames` equal segments of the video."""
     _check_counts(num_frames, num_stored)
     segment = float(num_stored - 1) / num_frames
-    edges = np.round(segment * np.arange(num_frames + 1)).astype(
-        np.int64
-    )  # [T + 1], halves to even
+    edges = np.round(segment * np.arange(num_frames + 1)).astype(np.int64)  # halves to even
     return edges[:-1], edges[1:]
 
 

@@ -55,10 +55,8 @@ def _read_layout(frame: bytes | memoryview) -> _Layout | None:
     """None: not a baseline JPEG of one scan with restart markers."""
     position, interval, size_at, mcu, num_components = 2, 0, None, None, None
     while position + 4 <= len(frame) and frame[position] == 0xFF:
-        marker, end = (
-            frame[position + 1],
-            position + 2 + (frame[position + 2] << 8 | frame[position + 3]),
-        )
+        marker = frame[position + 1]
+        end = position + 2 + (frame[position + 2] << 8 | frame[position + 3])
         content = bytes(frame[position + 4 : end])
         if marker == _BASELINE and size_at is None and len(content) >= 9:
             size_at, num_components = position + 5, content[5]
@@ -127,21 +125,17 @@ def cut(frames: Sequence[bytes | memoryview], size: tuple[int, int], window: Win
     if kept > _MAX_KEPT or -(-width // mcu_width) % layout.interval:
         return None
     begin = len(layout.header)
-    if any(
-        bytes(frame[:begin]) != layout.header for frame in frames
-    ):  # Views would be compared byte by byte.
+    # Views would be compared byte by byte.
+    if any(bytes(frame[:begin]) != layout.header for frame in frames):
         return None
     coded = _joined([frame[begin:] for frame in frames])
     found = _runs(coded, np.array([len(frame) - begin for frame in frames]), rows * runs)
     if found is None:
         return None
-    starts, ends = (
-        places.reshape(-1, rows, runs)[:, top:bottom, left:right] for places in found
-    )  # [N, rows, runs]
-    height_left, width_left = (
-        (bottom - top) * mcu_height,
-        min(right * run_width, width) - left * run_width,
-    )
+    shape = -1, rows, runs
+    starts, ends = (places.reshape(shape)[:, top:bottom, left:right] for places in found)
+    height_left = (bottom - top) * mcu_height
+    width_left = min(right * run_width, width) - left * run_width
     together = max(1, _MAX_PIXELS // (height_left * (right - left) * run_width))  # frames in a JPEG
     jpegs = []
     for first in range(0, len(frames), together):
@@ -204,11 +198,9 @@ def _assemble(header: bytes, coded: np.ndarray, starts: np.ndarray, ends: np.nda
     """A JPEG of runs of MCUs, i64[N, rows, runs]; changes the markers before them in `coded`."""
     second_bytes = starts.ravel()[1:] - 1
     coded[second_bytes] = _restart_codes(len(second_bytes))
-    starts, ends = (
-        starts[:, :, 0].ravel() - 2,
-        ends[:, :, -1].ravel(),
-    )  # Of rows, with the marker before each
-    starts[0] += 2  # but the first.
+    # Of rows, with the marker before each but the first.
+    starts, ends = starts[:, :, 0].ravel() - 2, ends[:, :, -1].ravel()
+    starts[0] += 2
     view = memoryview(coded)
     return b''.join(
         [header, *(view[start:end] for start, end in zip(starts.tolist(), ends.tolist())), _END]

@@ -1,6 +1,4 @@
-"""Clips -> record shards, their index and `dataset.json`:
-the library of `data_pipelines.convert`.
-"""
+"""Clips -> shards, their index, `dataset.json`: the library of `data_pipelines.convert`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -118,11 +116,7 @@ def convert(
             multi_label=annotations.multi_label,
             splits=everything,
             frame_rate=options.frame_rate,
-            arguments={
-                **annotations.details,
-                **(arguments or {}),
-                **options.as_storage.as_json(),
-            },
+            arguments={**annotations.details, **(arguments or {}), **options.as_storage.as_json()},
             localisation=annotations.localisation,
         )
         save_dataset_info(output, info)

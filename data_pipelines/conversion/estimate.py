@@ -136,10 +136,7 @@ def estimate(
 
 
 def _convert_sample(
-    sample: Sequence[Clip],
-    classes: Sequence[str],
-    options: Options,
-    workers: int,
+    sample: Sequence[Clip], classes: Sequence[str], options: Options, workers: int
 ) -> list[tuple[int, dict]]:
     """(bytes, result of `convert_shard`) of each clip."""
     measured = []
@@ -223,8 +220,7 @@ def describe(
     lines.append(
         f'measured on {estimate.sample} clips: '
         f'{bytes_text(estimate.bytes[0])} (+- {bytes_text(estimate.bytes[1])}) of records; '
-        f'{output} has '
-        f'{bytes_text(estimate.free)} free'
+        f'{output} has {bytes_text(estimate.free)} free'
     )
     lines.append(
         f'time with {estimate.workers} workers: {duration_text(estimate.seconds[0])} '

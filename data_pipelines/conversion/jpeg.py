@@ -1,6 +1,4 @@
-"""How converted frames are stored:
-as baseline JPEG 4:2:0 that can be cut (see `data_pipelines.clip.jpeg_cut`).
-"""
+"""How frames are stored: as baseline JPEG 4:2:0 that can be cut (see `clip.jpeg_cut`)."""
 
 import cv2
 import numpy as np

@@ -74,9 +74,7 @@ class Storage:
     images_per_second: PositiveFloat | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What `dataset.json` and the notes for restarts hold:
-        no `LATER` option that is as before.
-        """
+        """For `dataset.json` and the notes for restarts: no `LATER` option that is as before."""
         values = dataclasses.asdict(self)
         if self.short_side is None:
             del values['upscale']

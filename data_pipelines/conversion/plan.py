@@ -102,10 +102,7 @@ def read_note(output: pathlib.Path, shard: str) -> dict | None:
 
 
 def plan_split(
-    split: str,
-    clips: Sequence[Clip],
-    classes: Sequence[str],
-    options: Options,
+    split: str, clips: Sequence[Clip], classes: Sequence[str], options: Options
 ) -> Iterator[ShardPlan]:
     """Deals the clips of a split to its shards: clip i to shard i mod the number of shards."""
     shards = options.shards
@@ -279,10 +276,7 @@ def _describe_rate(frame_rate: float | None) -> str:
 
 
 def check_replaces_nothing(
-    output: pathlib.Path,
-    annotations: Annotations,
-    options: Options,
-    plans: Sequence[ShardPlan],
+    output: pathlib.Path, annotations: Annotations, options: Options, plans: Sequence[ShardPlan]
 ) -> None:
     """
     Raises:

@@ -106,10 +106,7 @@ def _open(clip: Clip, options: Storage) -> FrameStream | ImageFolderStream:
     if not os.path.isdir(clip.path):
         return FrameStream(clip.path, **arguments)
     return ImageFolderStream(
-        clip.path,
-        images_per_second=options.images_per_second,
-        images=clip.images,
-        **arguments,
+        clip.path, images_per_second=options.images_per_second, images=clip.images, **arguments
     )
 
 

@@ -88,8 +88,7 @@ def load_dataset_info(directory: str | os.PathLike) -> DatasetInfo:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f'{directory}: no {FILE_NAME} here; convert videos with "python -m '
-            'data_pipelines.convert", '
-            'or give the directory that it wrote'
+            'data_pipelines.convert", or give the directory that it wrote'
         ) from error
     try:
         content = json.loads(text)

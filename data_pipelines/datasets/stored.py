@@ -1,6 +1,4 @@
-"""The frames of a record, however they are stored:
-`image/format` says how, JPEG where it is missing.
-"""
+"""The frames of a record, stored as `image/format` says, as JPEG where that is missing."""
 
 import abc
 from collections.abc import Iterable, Sequence

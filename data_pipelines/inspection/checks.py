@@ -16,11 +16,7 @@ from data_pipelines import files
 from data_pipelines.clip import decode
 from data_pipelines.clip.boxes import covered
 from data_pipelines.clip.crops import Window
-from data_pipelines.datasets.dataset_info import (
-    FILE_NAME,
-    DatasetInfo,
-    load_dataset_info,
-)
+from data_pipelines.datasets.dataset_info import FILE_NAME, DatasetInfo, load_dataset_info
 from data_pipelines.datasets.stored import RecordFrames, frames_of
 from data_pipelines.inspection.consistency import ClassNames, compare_with_info, note_repeated_clips
 from data_pipelines.inspection.report import Problem, RecordFacts, Report, SplitReport, problem_of
@@ -213,8 +209,7 @@ class _Check:
         if stored is None and not files.is_remote(self._directory):
             self._report.notes.append(
                 f'no {self._split}.frames, so records are read whole: python -m '
-                'data_pipelines.index '
-                f'{self._directory} writes it'
+                f'data_pipelines.index {self._directory} writes it'
             )
         return stored
 

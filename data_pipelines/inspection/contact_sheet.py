@@ -160,11 +160,7 @@ def _stamp(image: np.ndarray, text: str, facts: RecordFacts, number: int) -> Non
 
 
 def _describe(
-    split: str,
-    facts: RecordFacts,
-    report: Report,
-    key_frame: regions.Regions | None,
-    height: int,
+    split: str, facts: RecordFacts, report: Report, key_frame: regions.Regions | None, height: int
 ) -> np.ndarray:
     """The text at the left of a row."""
     names = [report.classes.get(label, f'class {label}') for label in facts.labels]

@@ -33,9 +33,7 @@ def draw_box(
 def draw_tag(
     image: np.ndarray, text: str, x: int, y: int, colour: Colour, scale: float = 0.38
 ) -> int:
-    """Writes on a coloured ground with its corner at (x, y),
-    inside the image; returns its height.
-    """
+    """Writes on a coloured ground, its corner at (x, y), inside the image; returns its height."""
     (width, height), below = cv2.getTextSize(plain(text), FONT, scale, 1)
     x = max(0, min(x, image.shape[1] - width - 4))
     y = max(0, min(y, image.shape[0] - height - below - 4))

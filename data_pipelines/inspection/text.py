@@ -4,9 +4,7 @@ from collections.abc import Collection, Sequence
 
 
 def bytes_text(count: float) -> str:
-    """A number of bytes to three digits, in powers of 1000,
-    as disks are sold: '4.7 kB', '1.2 TB'.
-    """
+    """Bytes to three digits, in powers of 1000, as disks are sold: '4.7 kB', '1.2 TB'."""
     for unit in ('B', 'kB', 'MB', 'GB'):
         if count < 999.5:
             return f'{count:.3g} {unit}'

@@ -111,9 +111,8 @@ class TrainingOrder:
             functools.partial(epoch_permutation, self.num_records, seed)
         )
         self._records = records or [None] * len(sizes)
-        self._first = np.concatenate(
-            [[0], np.cumsum(sizes)]
-        )  # [N + 1]: where each dataset starts in the union
+        # [N + 1]: where each dataset starts in the union.
+        self._first = np.concatenate([[0], np.cumsum(sizes)])
 
     @property
     def samples_per_epoch(self) -> int:

@@ -77,9 +77,7 @@ def save_frame_index(
 
 
 class FrameIndex:
-    """An open frame index. Places are read when they are asked for:
-    of a large dataset they are a gigabyte.
-    """
+    """An open frame index. Places are read when asked for: they may be a gigabyte."""
 
     def __init__(self, path: str | os.PathLike, index: RecordIndex):
         """Opens the file `path`, which is to belong to the records of `index`.

@@ -29,17 +29,14 @@ _MAX_OPEN_SHARDS = 128  # per reader: leaves room under the usual limit of 1024 
 
 
 class ShardReader:
-    """Random access to the records of some TFRecord files:
-    `reader[i]` by number, from any thread.
-    """
+    """The records of some TFRecord files: `reader[i]` by number, from any thread."""
 
     def __init__(self, directory: str | os.PathLike, index: RecordIndex):
         """Opens the files of `index`, whose names are relative to `directory`, or absolute."""
         self.index = index
         self._paths = [files.join(directory, name) for name in index.shards]
-        self._first = list(
-            itertools.accumulate(index.counts, initial=0)
-        )  # number of each shard's first record
+        # The number of each shard's first record.
+        self._first = list(itertools.accumulate(index.counts, initial=0))
         self._files: dict[int, files.RandomAccessFile] = {}
         self._lock = threading.Lock()
 
@@ -77,9 +74,7 @@ class ShardReader:
         return data
 
     def read_part(self, record: int, start: int, count: int) -> memoryview:
-        """Bytes `start` to `start + count` of a record's data,
-        unchecked; fewer where its file ends before.
-        """
+        """`count` bytes of a record's data from `start`, unchecked; fewer where its file ends."""
         offset = int(self.index.offsets[record]) + HEADER.size + start
         return memoryview(self._pread(self._shard_number(record), count, offset))
 

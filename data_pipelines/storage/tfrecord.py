@@ -46,12 +46,7 @@ class RecordWriter:
         """Appends one record; returns its byte offset in the file and the length of its data."""
         offset = self._offset
         length = struct.pack('<Q', len(data))
-        for part in (
-            length,
-            CRC.pack(masked_crc32c(length)),
-            data,
-            CRC.pack(masked_crc32c(data)),
-        ):
+        for part in (length, CRC.pack(masked_crc32c(length)), data, CRC.pack(masked_crc32c(data))):
             self._file.write(part)
         self._offset += OVERHEAD + len(data)
         return offset, len(data)

@@ -267,8 +267,7 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def in_frame(scene: Scene, layer: Layer, t: int) -> tuple[np.ndarray, float, float]:
-    """Where the camera sees a layer in frame t: centre x and y, diameter (pixels), angle
-    (degrees, clockwise)."""
+    """Where a layer is seen in frame t: centre x and y, diameter (pixels), degrees clockwise."""
     short = min(scene.height, scene.width)
     middle = np.array([scene.width - 1, scene.height - 1]) / 2
     # The camera turns and moves everything: x, y of the scene -> pixels.

@@ -36,9 +36,8 @@ from data_pipelines.synthetic.layers import PATHS, Layer, Scene, SceneConfig
 from data_pipelines.synthetic.rendering import SPLITS, to_json, write_text
 
 KEY_FRAME_SECONDS = 1
-_VISIBLE = (
-    0.3  # a shape of which less than this part of its box is in the key frame is not annotated
-)
+# A shape of which less than this part of its box is in the key frame is not annotated.
+_VISIBLE = 0.3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,4 @@
-"""Data that a config can make by itself: synthetic videos,
-rendered and then converted like anybody's own.
-"""
+"""Data that a config makes by itself: synthetic videos, converted like anybody's own."""
 
 import os
 import pathlib

@@ -129,9 +129,7 @@ class Demuxer:
                 yield packet
 
     def duration(self, ticks: int | None) -> float:
-        """Seconds that a packet or frame of this duration lasts;
-        of an unlikely one the last likely.
-        """
+        """Seconds of a packet or frame of this duration; of an unlikely one the last likely."""
         seconds = (ticks or 0) * self.time_base
         if 0 < seconds <= self.max_gap:
             self._usual_duration = seconds

@@ -1,6 +1,4 @@
-"""The images of a folder as the frames of a video: Jester,
-Something-Something V1, MMAction's rawframes.
-"""
+"""Folders of images as videos: Jester, Something-Something V1, MMAction's rawframes."""
 
 from collections.abc import Callable, Iterator
 import itertools
@@ -87,9 +85,8 @@ class ImageFolderStream:
         missing, undecoded = total - sum(number < total for number in names), 0
         image, read_to, first, count = None, -1, None, 0
         for time, number in self._picks(total):
-            for candidate in range(
-                number, read_to, -1
-            ):  # what does not decode shows what was before
+            # What does not decode shows what was before.
+            for candidate in range(number, read_to, -1):
                 if candidate not in names:
                     continue
                 found = read(names[candidate])

@@ -1,6 +1,4 @@
-"""Which frames of a video are taken, by their times alone:
-of decoded frames or of a list of times.
-"""
+"""Which frames of a video are taken, by their times: of decoded frames or of a list."""
 
 from collections.abc import Callable, Iterator
 import math
@@ -39,9 +37,7 @@ class Source(Protocol):
 
 
 def likely_rate(measured: float, stated: float) -> float:
-    """Frames per second: rounded times make the measured ones a little wrong,
-    a header's are exact.
-    """
+    """Frames per second: a header's are exact, those measured by rounded times nearly so."""
     return stated if abs(measured / stated - 1) < 0.005 else measured
 
 

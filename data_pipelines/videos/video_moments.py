@@ -1,6 +1,4 @@
-"""Clips around moments of a video file,
-by the rules that clips around key frames of records follow.
-"""
+"""Clips around moments of a video file, by the rules of clips around key frames of records."""
 
 from collections.abc import Iterator, Sequence
 import os
@@ -28,9 +26,7 @@ class Moment(NamedTuple):
 
 
 class Times(NamedTuple):
-    """When the frames of a video appear: f64[n], seconds;
-    frames per second; what could not be decoded.
-    """
+    """When frames appear, f64[n] seconds; frames per second; what could not be decoded."""
 
     seconds: np.ndarray
     frame_rate: float
@@ -92,9 +88,8 @@ def video_moments(
             windows = [crops.Window(top, left, crop_size, crop_size) for top, left in corners]
             views = [(window, scaled, False) for window in windows]
             resized = decode.resize(frame, scaled)
-            kept[number] = np.stack(
-                [resized[w.top :, w.left :][: w.height, : w.width] for w in windows]
-            )  # [S, H, W, 3]
+            crop = [resized[w.top :, w.left :][: w.height, : w.width] for w in windows]
+            kept[number] = np.stack(crop)  # [S, H, W, 3]
         while wanted and number >= wanted[0][1].max():
             seconds, numbers = wanted.pop(0)
             yield Moment(seconds, np.stack([kept[n] for n in numbers.tolist()], axis=1), views)
