@@ -5,8 +5,10 @@ Local files are read by `os.pread`, without any layer between. Remote ones go th
 (with `gcsfs`, `s3fs`, ...) where it is not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
+import csv
+import io
 import os
 import threading
 from typing import Protocol
@@ -90,6 +92,13 @@ def write_atomically(path: Path, *parts: bytes) -> None:
         return
     with naming(path), complete_or_absent(path) as temporary, open(temporary, 'xb') as file:
         file.writelines(parts)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence]) -> None:
+    """Writes rows as `write_atomically`; names that are no UTF-8 are spelt with backslashes."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows(rows)
+    write_atomically(path, text.getvalue().encode(errors='backslashreplace'))
 
 
 @contextlib.contextmanager

@@ -10,9 +10,7 @@ where all is well, 1 where something is damaged, 2 where DIR holds no records.
 
 import argparse
 from collections.abc import Iterator, Sequence
-import csv
 import dataclasses
-import io
 import json
 import os
 import sys
@@ -170,9 +168,7 @@ def _leaks(roots: Sequence[str | None], args: argparse.Namespace) -> list[leakag
             splits.append((leakage.trains(split), videos))
     leaks = leakage.find_leaks(splits)
     if args.leaks:
-        text = io.StringIO()
-        csv.writer(text, lineterminator='\n').writerows(leakage.as_rows(leaks))
-        files.write_atomically(args.leaks, text.getvalue().encode(errors='backslashreplace'))
+        files.write_csv(args.leaks, leakage.as_rows(leaks))
     return leaks
 
 

@@ -27,7 +27,6 @@ from data_pipelines.storage.sequence_example import (
     decode_sequence_example,
     encode_sequence_example,
 )
-from data_pipelines.storage.tfrecord import read_records
 from data_pipelines.synthetic import rendering
 from data_pipelines.videos import video_file
 from multitrain_jax import errors, evaluate, npz
@@ -41,6 +40,7 @@ from multitrain_jax.reporting import progress
 from multitrain_jax.reporting.heat_map import heat_map
 from multitrain_jax.training.run_start import run_meta
 from tests.helpers import tiny, tiny_records, video_writer
+from tests.helpers.read_records import read_records
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = [

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import csv
 import functools
-import io
 import os
 import pathlib
 from typing import Any
@@ -184,14 +182,10 @@ def _write_list(
 ) -> None:
     """Writes a csv of (split, file, text); none if there is nothing to tell."""
     rows = [(split, file, text) for split, items in lists.items() for file, text in items]
-    if not rows:
+    if rows:
+        files.write_csv(path, [('split', 'file', column), *rows])
+    else:
         path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(('split', 'file', column))
-    writer.writerows(rows)
-    files.write_atomically(path, text.getvalue().encode(errors='backslashreplace'))
 
 
 def _check_failures(

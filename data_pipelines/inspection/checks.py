@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
 
 import numpy as np
@@ -28,7 +29,13 @@ from data_pipelines.storage.frame_index import (
     load_frame_index,
 )
 from data_pipelines.storage.reader import ShardReader
-from data_pipelines.storage.record_index import RecordIndex, find_shards, find_splits, load_index
+from data_pipelines.storage.record_index import (
+    RecordIndex,
+    find_shards,
+    find_splits,
+    index_files,
+    load_index,
+)
 from data_pipelines.storage.sequence_example import (
     CLIP_END,
     CLIP_START,
@@ -43,7 +50,7 @@ from data_pipelines.storage.sequence_example import (
     decode_clip,
     label_indices,
 )
-from data_pipelines.storage.tfrecord import framed_size, scan_records
+from data_pipelines.storage.tfrecord import framed_size
 
 _MOST_CLASSES = 100_000  # where no dataset.json says how many there are
 _AHEAD = 8  # records under way per thread
@@ -86,7 +93,7 @@ def inspect_directory(
     splits = {}
     with concurrent.futures.ThreadPoolExecutor(threads, 'inspect') as pool:
         for split, shards in sorted(found.items()):
-            check = _Check(directory, split, shards, info, quick, video_root)
+            check = _Check(directory, split, info, quick, video_root, SplitReport(shards))
             splits[split] = check.run(pool, threads * _AHEAD, names, on_progress)
     report = Report(directory, info, names.all(), splits, problems, video_root)
     if info is not None:
@@ -95,38 +102,30 @@ def inspect_directory(
     return report
 
 
+@dataclasses.dataclass(frozen=True)
 class _Check:
-    """The check of one split."""
+    """The check of one split; arguments as of `inspect_directory`."""
 
-    def __init__(
-        self,
-        directory: str,
-        split: str,
-        shards: list[str],
-        info: DatasetInfo | None,
-        quick: bool,
-        video_root: str | os.PathLike | None,
-    ):
-        self._directory = directory
-        self._split = split
-        self._info = info
-        self._quick = quick
-        self._video_root = video_root
-        self._report = SplitReport(shards)
+    directory: str
+    split: str
+    info: DatasetInfo | None
+    quick: bool
+    video_root: str | os.PathLike | None
+    report: SplitReport
 
     def run(
         self,
         pool: concurrent.futures.Executor,
         ahead: int,
-        names: 'ClassNames',
+        names: ClassNames,
         on_progress: Callable[[int], None],
     ) -> SplitReport:
-        report = self._report
+        report = self.report
         index = report.index = self._scan()
         try:
-            find_shards(self._directory, self._split)
+            find_shards(self.directory, self.split)
         except RecordError as error:
-            report.problems.append(problem_of(self._directory, None, error))
+            report.problems.append(problem_of(self.directory, None, error))
         else:
             self._check_index(index)
         stored = self._open_frame_index(index)
@@ -140,7 +139,7 @@ class _Check:
             into.append(result)
             on_progress(size)
 
-        reader = ShardReader(self._directory, index)
+        reader = ShardReader(self.directory, index)
         with contextlib.closing(reader):
             for number in range(len(reader)):
                 pending.append(pool.submit(self._check_record, reader, stored, number))
@@ -150,7 +149,7 @@ class _Check:
                 collect()
         if not report.scanned and report.shards and not report.problems:
             report.problems.append(
-                Problem(self._directory, None, f'the split {self._split!r} has no record')
+                Problem(self.directory, None, f'the split {self.split!r} has no record')
             )
         unlabelled = sum(not record.labels and record.actions is None for record in report.records)
         if unlabelled:
@@ -159,37 +158,25 @@ class _Check:
 
     def _scan(self) -> RecordIndex:
         """Finds the records by the headers of the shards, as far as these are whole."""
-        sizes, counts, offsets, lengths = [], [], [], []
-        for name in self._report.shards:
-            path = files.join(self._directory, name)
-            before, end = len(offsets), 0
-            try:
-                for offset, length in scan_records(path):
-                    offsets.append(offset)
-                    lengths.append(length)
-                    end = offset + framed_size(length)
-            except RecordError as error:
-                self._report.problems.append(problem_of(path, end, error))
-            else:
-                if len(offsets) == before:
-                    self._report.notes.append(f'{name} holds no record')
-            sizes.append(files.size(path))
-            counts.append(len(offsets) - before)
-        self._report.size = sum(sizes)
-        return RecordIndex(
-            tuple(self._report.shards),
-            tuple(sizes),
-            tuple(counts),
-            np.array(offsets, '<u8'),
-            np.array(lengths, '<u8'),
-        )
+        report, damaged = self.report, set()
+
+        def on_damage(path: str, end: int, error: RecordError) -> None:
+            damaged.add(path)
+            report.problems.append(problem_of(path, end, error))
+
+        index = index_files(self.directory, report.shards, on_damage)
+        report.size = sum(index.sizes)
+        for name, count in zip(index.shards, index.counts):
+            if not count and files.join(self.directory, name) not in damaged:
+                report.notes.append(f'{name} holds no record')
+        return index
 
     def _check_index(self, scanned: RecordIndex) -> None:
-        path = files.join(self._directory, f'{self._split}.index')
+        path = files.join(self.directory, f'{self.split}.index')
         try:
-            stored = load_index(self._directory, self._split)
+            stored = load_index(self.directory, self.split)
         except RecordError as error:
-            self._report.problems.append(problem_of(path, None, error))
+            self.report.problems.append(problem_of(path, None, error))
             return
         if stored is not None and not (
             stored.counts == scanned.counts
@@ -197,19 +184,19 @@ class _Check:
             and np.array_equal(stored.lengths, scanned.lengths)
         ):
             message = 'does not say where the records are; delete it and it is built anew'
-            self._report.problems.append(Problem(path, None, message))
+            self.report.problems.append(Problem(path, None, message))
 
     def _open_frame_index(self, scanned: RecordIndex) -> FrameIndex | None:
         try:
-            stored = load_frame_index(self._directory, self._split, scanned)
+            stored = load_frame_index(self.directory, self.split, scanned)
         except RecordError as error:
-            path = frame_index_path(self._directory, self._split)
-            self._report.problems.append(problem_of(path, None, error))
+            path = frame_index_path(self.directory, self.split)
+            self.report.problems.append(problem_of(path, None, error))
             return None
-        if stored is None and not files.is_remote(self._directory):
-            self._report.notes.append(
-                f'no {self._split}.frames, so records are read whole: python -m '
-                f'data_pipelines.index {self._directory} writes it'
+        if stored is None and not files.is_remote(self.directory):
+            self.report.notes.append(
+                f'no {self.split}.frames, so records are read whole: python -m '
+                f'data_pipelines.index {self.directory} writes it'
             )
         return stored
 
@@ -217,7 +204,7 @@ class _Check:
         self, reader: ShardReader, stored: FrameIndex | None, number: int
     ) -> tuple[int, RecordFacts | Problem]:
         """Checks one record; the first result is its size in bytes."""
-        file = files.join(self._directory, reader.shard_of(number))
+        file = files.join(self.directory, reader.shard_of(number))
         offset = int(reader.index.offsets[number])
         size = framed_size(int(reader.index.lengths[number]))
         try:
@@ -227,7 +214,7 @@ class _Check:
                     f'does not say where the frames of record {number} are; delete it, or write '
                     'it anew'
                 )
-                return size, Problem(frame_index_path(self._directory, self._split), None, message)
+                return size, Problem(frame_index_path(self.directory, self.split), None, message)
             example = decode_clip(data, file)
             return size, self._facts(example, file, offset, number)
         except (ValueError, OSError) as error:
@@ -235,17 +222,17 @@ class _Check:
 
     def _facts(self, example: Example, file: str, offset: int, number: int) -> RecordFacts:
         context = example.context
-        frames = frames_of(example, file, self._video_root)
-        height, width = _check_frames(frames, self._quick)
+        frames = frames_of(example, file, self.video_root)
+        height, width = _check_frames(frames, self.quick)
         for name, value in ((IMAGE_HEIGHT, height), (IMAGE_WIDTH, width)):
             stated = _number(context, name)
             if stated is not None and stated != value:
                 raise RecordError(f'{name} is {stated:g}, but the frames are {width}x{height}')
         actions, found = None, {}
-        if regions.has_regions(example) or (self._info is not None and self._info.localisation):
+        if regions.has_regions(example) or (self.info is not None and self.info.localisation):
             actions, found = self._regions(example, file)
         unlabelled = not len(context.get(LABEL_INDEX, ()))
-        if unlabelled and (actions == () or (actions is None and self._info is None)):
+        if unlabelled and (actions == () or (actions is None and self.info is None)):
             labels = ()
         else:
             labels = tuple(label_indices(example, file).tolist())
@@ -275,7 +262,7 @@ class _Check:
         actions = example.context.get(regions.REGION_LABEL)
         actions = tuple(actions.tolist()) if isinstance(actions, np.ndarray) else ()
         most = min(max(actions, default=0), _MOST_CLASSES - 1)
-        classes = len(self._info.classes) if self._info else most + 1
+        classes = len(self.info.classes) if self.info else most + 1
         found = regions.regions(example, classes, file)
         return actions, {
             'boxes': len(found.boxes),

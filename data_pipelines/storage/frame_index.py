@@ -20,12 +20,11 @@ import numpy as np
 
 from data_pipelines import files
 from data_pipelines.storage import lazy_frames
-from data_pipelines.storage.record_index import RecordIndex, describe_shards
+from data_pipelines.storage.record_index import RecordIndex, header_of, parse_header
 from data_pipelines.storage.sequence_example import IMAGE_ENCODED, RecordError
 from data_pipelines.storage.tfrecord import masked_crc32c
 
-_FORMAT = 'multitrain frame index'
-_VERSION = 1
+_KIND = 'frame index'
 _PLACE = np.dtype(('<u4', 3))
 _COUNT = np.dtype('<u4')
 _MAX_GAP = 1 << 18  # bytes between frames that are read along: a request costs more than they do
@@ -64,13 +63,7 @@ def save_frame_index(
         OSError: it cannot be written.
     """
     counts = np.array([len(own) for own in places], _COUNT)
-    header = {
-        'format': _FORMAT,
-        'version': _VERSION,
-        'records': len(counts),
-        'places': int(counts.sum(dtype=np.int64)),
-        'shards': describe_shards(index),
-    }
+    header = header_of(_KIND, index, places=int(counts.sum(dtype=np.int64)))
     files.write_atomically(
         path, json.dumps(header).encode() + b'\n', *map(memoryview, places), counts.tobytes()
     )
@@ -92,24 +85,12 @@ class FrameIndex:
         with open(path, 'rb') as file:
             line = file.readline()
             size = file.seek(0, os.SEEK_END)
-        try:
-            header = json.loads(line)
-            known = header['format'] == _FORMAT
-            version, shards = header['version'], header['shards']
-            records, places = int(header['records']), int(header['places'])
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-        ) as error:  # int(1e999) overflows
-            raise RecordError(f'{path}: not a frame index, or a damaged one; {remedy}') from error
-        if not known or version != _VERSION:
-            raise RecordError(
-                f'{path}: a frame index of version {version}, wanted {_VERSION}; {remedy}'
-            )
-        if shards != describe_shards(index) or records != len(index.offsets):
+
+        def parse(header: dict) -> tuple[list[dict], int, int]:
+            return header['shards'], int(header['records']), int(header['places'])
+
+        shards, records, places = parse_header(_KIND, line, parse, path, remedy)
+        if shards != header_of(_KIND, index)['shards'] or records != len(index.offsets):
             raise RecordError(
                 f'{path}: out of date: it is the frame index of other shards; {remedy}'
             )

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines import files
-from data_pipelines.storage.record_index import RecordIndex, describe_shards
+from data_pipelines.storage.record_index import RecordIndex, header_of
 
-_HEAD = {'format': 'multitrain label index', 'version': 1}
+_KIND = 'label index'
 _NUMBER = np.dtype('<u4')
 
 
@@ -68,16 +68,11 @@ def record_labels(
     logging.info('%s: reading the labels of %d records', path, len(index.offsets))
     found = collect(map(read, range(len(index.offsets))))
     try:
-        header = json.dumps(_header(index, found)).encode() + b'\n'
+        header = json.dumps(header_of(_KIND, index, labels=len(found.labels))).encode() + b'\n'
         files.write_atomically(path, header, found.counts.tobytes(), found.labels.tobytes())
     except OSError as error:
         logging.warning('%s: cannot be written, it stays in memory: %s', path, error)
     return found
-
-
-def _header(index: RecordIndex, found: RecordLabels) -> dict:
-    sizes = {'records': len(found.counts), 'labels': len(found.labels)}
-    return {**_HEAD, **sizes, 'shards': describe_shards(index)}
 
 
 def _load(path: str, index: RecordIndex) -> RecordLabels | None:
@@ -86,7 +81,8 @@ def _load(path: str, index: RecordIndex) -> RecordLabels | None:
         header, records = json.loads(line), len(index.offsets)
         numbers = np.frombuffer(body, _NUMBER)
         found = RecordLabels(numbers[:records], numbers[records:])
-        whole = header == _header(index, found) and found.counts.sum() == len(found.labels)
-        return found if whole else None
+        whole = len(found.counts) == records and found.counts.sum() == len(found.labels)
+        fits = header == header_of(_KIND, index, labels=len(found.labels))
+        return found if whole and fits else None
     except (FileNotFoundError, ValueError, RecursionError):
         return None

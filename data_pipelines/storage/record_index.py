@@ -10,22 +10,22 @@ then R little-endian u64 offsets (of the records' frames, in shard order) and R 
 data). The stored file sizes tell when an index no longer belongs to its shards.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import json
 import logging
 import os
 import re
+from typing import TypeVar
 
 import numpy as np
 
 from data_pipelines import files
-from data_pipelines.files import write_atomically
 from data_pipelines.storage.sequence_example import RecordError
-from data_pipelines.storage.tfrecord import OVERHEAD, scan_records
+from data_pipelines.storage.tfrecord import OVERHEAD, framed_size, scan_records
 
-_FORMAT = 'multitrain record index'
-_VERSION = 1
+_Parsed = TypeVar('_Parsed')
+_KIND, _VERSION = 'record index', 1
 SHARD_NAME = re.compile(r'(?P<split>.+)-(?P<number>\d{5,})-of-(?P<count>\d{5,})')
 
 
@@ -127,8 +127,17 @@ def build_index(directory: str | os.PathLike, split: str) -> RecordIndex:
     return index
 
 
-def index_files(directory: str | os.PathLike, names: Sequence[str]) -> RecordIndex:
+def index_files(
+    directory: str | os.PathLike,
+    names: Sequence[str],
+    on_damage: Callable[[str, int, RecordError], None] | None = None,
+) -> RecordIndex:
     """Builds the index of TFRecord files by one pass over their headers.
+
+    Args:
+      directory, names: of the files.
+      on_damage: called with path, where its sound records end, and the error, of a file that is
+        damaged or cut short; None: that is raised.
 
     Raises:
       RecordError: a file is damaged or cut short.
@@ -136,11 +145,18 @@ def index_files(directory: str | os.PathLike, names: Sequence[str]) -> RecordInd
     sizes, counts, offsets, lengths = [], [], [], []
     for name in names:
         path = files.join(directory, name)
-        records = list(scan_records(path))
+        before, end = len(offsets), 0
+        try:
+            for offset, length in scan_records(path):
+                offsets.append(offset)
+                lengths.append(length)
+                end = offset + framed_size(length)
+        except RecordError as error:
+            if on_damage is None:
+                raise
+            on_damage(path, end, error)
         sizes.append(files.size(path))
-        counts.append(len(records))
-        offsets.extend(offset for offset, _ in records)
-        lengths.extend(length for _, length in records)
+        counts.append(len(offsets) - before)
     return RecordIndex(
         tuple(names),
         tuple(sizes),
@@ -150,12 +166,34 @@ def index_files(directory: str | os.PathLike, names: Sequence[str]) -> RecordInd
     )
 
 
-def describe_shards(index: RecordIndex) -> list[dict]:
-    """Of each shard its name, bytes and records, as files that belong to the shards state them."""
-    return [
+def header_of(kind: str, index: RecordIndex, **counts: int) -> dict:
+    """What the first line of an index says, as JSON; `kind`: such as 'record index'."""
+    shards = [
         {'name': name, 'bytes': size, 'records': count}
         for name, size, count in zip(index.shards, index.sizes, index.counts)
     ]
+    head = {'format': f'multitrain {kind}', 'version': _VERSION, 'records': len(index.offsets)}
+    return {**head, **counts, 'shards': shards}
+
+
+def parse_header(
+    kind: str, line: bytes, parse: Callable[[dict], _Parsed], path: str, remedy: str
+) -> _Parsed:
+    """What `parse` makes of the first line of the index `path`.
+
+    Raises:
+      RecordError: it is damaged, or that of another kind or version; names the `remedy`.
+    """
+    try:
+        header = json.loads(line)
+        known, version = header['format'] == f'multitrain {kind}', header['version']
+        found = parse(header)
+    # int(1e999) overflows.
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise RecordError(f'{path}: not a {kind}, or a damaged one; {remedy}') from error
+    if not known or version != _VERSION:
+        raise RecordError(f'{path}: a {kind} of version {version}, wanted {_VERSION}; {remedy}')
+    return found
 
 
 def by_shard(index: RecordIndex) -> Iterator[RecordIndex]:
@@ -174,16 +212,9 @@ def save_index(directory: str | os.PathLike, split: str, index: RecordIndex) -> 
     Raises:
       OSError: the directory cannot be written.
     """
-    header = {
-        'format': _FORMAT,
-        'version': _VERSION,
-        'records': len(index.offsets),
-        'shards': describe_shards(index),
-    }
-    content = (
-        json.dumps(header).encode() + b'\n' + index.offsets.tobytes() + index.lengths.tobytes()
-    )
-    write_atomically(files.join(directory, f'{split}.index'), content)
+    header = json.dumps(header_of(_KIND, index)).encode() + b'\n'
+    path = files.join(directory, f'{split}.index')
+    files.write_atomically(path, header, index.offsets.tobytes(), index.lengths.tobytes())
 
 
 def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
@@ -199,26 +230,14 @@ def load_index(directory: str | os.PathLike, split: str) -> RecordIndex | None:
         header_line, _, body = files.read_bytes(path).partition(b'\n')
     except FileNotFoundError:
         return None
-    try:
-        header = json.loads(header_line)
-        known = header['format'] == _FORMAT
-        version, count = header['version'], int(header['records'])
-        shards = [
+
+    def parse(header: dict) -> tuple[int, list[tuple[str, int, int]]]:
+        return int(header['records']), [
             (str(shard['name']), int(shard['bytes']), int(shard['records']))
             for shard in header['shards']
         ]
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-    ) as error:  # int(1e999) overflows
-        raise RecordError(f'{path}: not a record index, or a damaged one; {remedy}') from error
-    if not known or version != _VERSION:
-        raise RecordError(
-            f'{path}: a record index of version {version}, wanted {_VERSION}; {remedy}'
-        )
+
+    count, shards = parse_header(_KIND, header_line, parse, path, remedy)
     if len(body) != 16 * count or sum(records for _, _, records in shards) != count:
         raise RecordError(
             f'{path}: damaged: {len(body)} bytes where {count} records need {16 * count}; {remedy}'

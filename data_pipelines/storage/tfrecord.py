@@ -99,21 +99,6 @@ def scan_records(path: str | os.PathLike) -> Iterator[tuple[int, int]]:
             offset += OVERHEAD + length
 
 
-def read_records(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset, data) of every record of a file, one after the other, checksums checked.
-
-    Raises:
-      RecordError: at the first damaged record or where the file is cut short.
-    """
-    path = os.fspath(path)
-    with contextlib.closing(files.open_random_access(path)) as file:
-        for offset, length in scan_records(path):
-            stored = file.read(length + CRC.size, offset + HEADER.size)
-            data = stored[:length]
-            check_data(data, CRC.unpack(stored[length:])[0], path, offset)
-            yield offset, data
-
-
 def framed_size(length: int) -> int:
     """Bytes that a record of `length` bytes of data takes in a file."""
     return length + OVERHEAD

@@ -63,7 +63,7 @@ def video_moments(
         times: of it.
         moments: seconds; what is on screen then is a key frame.
         stride, target_frame_rate: as in `options.DatasetOptions`.
-        num_frames, crop_size, short_side, spatial_views: as for `video_views.video_views`.
+        num_frames, crop_size, short_side, spatial_views: as of `video_views.ViewRules`.
 
     Raises:
         VideoError: the video cannot be read.

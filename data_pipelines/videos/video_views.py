@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import os
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -163,30 +163,3 @@ def _picked(
             if len(held) == len(needed):
                 break
     return held
-
-
-def video_views(
-    path: str | os.PathLike,
-    *,
-    sampling: Literal['strided', 'uniform'],
-    stride: int,
-    target_frame_rate: float | None,
-    **size: int,
-) -> tuple[np.ndarray, str]:
-    """Clips of a video: T evenly spaced ones (one if 'uniform') times S crops.
-
-    Args:
-        path: the video.
-        sampling, stride, target_frame_rate: as in `options.DatasetOptions`.
-        **size: the further fields of `ViewRules`.
-
-    Returns:
-        clips: u8[V, T, H, W, 3], V = temporal times spatial views.
-        damage: empty, or one line saying what of the video could not be decoded.
-
-    Raises:
-        VideoError: the video cannot be read.
-    """
-    rules = ViewRules((Sampling(sampling, stride, target_frame_rate),), **size)
-    found = whole_video(path, rules)
-    return found.views[0].clips, found.damage

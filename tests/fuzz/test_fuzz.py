@@ -32,10 +32,10 @@ from data_pipelines.storage.sequence_example import (
     encoded_frames,
     label_indices,
 )
-from data_pipelines.storage.tfrecord import read_records
 from multitrain_jax.ava_eval import evaluate_files
 from tests.helpers import tiny_ava, tiny_records, video_writer
 from tests.helpers.mutation import mutate
+from tests.helpers.read_records import read_records
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

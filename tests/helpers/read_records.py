@@ -1,10 +1,14 @@
 """Looking into directories of records, and damaging them."""
 
+import contextlib
+
 import numpy as np
 import simplejpeg
 
+from data_pipelines import files
 from data_pipelines.storage.reader import RecordReader
 from data_pipelines.storage.sequence_example import decode_sequence_example, encoded_frames
+from data_pipelines.storage.tfrecord import CRC, HEADER, check_data, scan_records
 from tests.helpers.video_writer import numbers_of
 
 
@@ -12,6 +16,16 @@ def read_examples(directory, split):
     """Every record of a split."""
     reader = RecordReader(directory, split)
     return [decode_sequence_example(reader.read(number)) for number in range(len(reader))]
+
+
+def read_records(path):
+    """Yields (offset, data) of every record of a file, one after the other, checksums checked."""
+    path = str(path)
+    with contextlib.closing(files.open_random_access(path)) as file:
+        for offset, length in scan_records(path):
+            stored = file.read(length + CRC.size, offset + HEADER.size)
+            check_data(stored[:length], CRC.unpack(stored[length:])[0], path, offset)
+            yield offset, stored[:length]
 
 
 def key_of(example):

@@ -13,11 +13,11 @@ import pytest
 
 from data_pipelines.clip import frame_sampling
 from data_pipelines.videos import video_file
-from data_pipelines.videos.video_views import video_views
 from multitrain_jax.augment.pipeline import prepare_eval
 from multitrain_jax.pytorch.huggingface import Directory, settings_of
 from tests.helpers.golden import shared_path
 from tests.helpers.transformers_golden import FOLDER
+from tests.helpers.video_views import video_views
 
 VIDEOS = {'portrait.mp4': 224, 'demo.mp4': 252}  # short side: crops lie exactly in the middle
 FRAMES = 4

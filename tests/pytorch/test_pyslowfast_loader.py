@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.videos import video_file
-from data_pipelines.videos.video_views import video_views
 from multitrain_jax.augment.pipeline import prepare_eval
 from tests.helpers.golden import shared_path
+from tests.helpers.video_views import video_views
 
 MEAN, STD = 0.45, 0.225
 # frames, rate, crop, short side, temporal and spatial views: MViTv2-S 16x4, B 32x3, L 40x3.

@@ -24,10 +24,10 @@ from data_pipelines.storage.sequence_example import (
     encode_sequence_example,
     encoded_frames,
 )
-from data_pipelines.storage.tfrecord import RecordWriter, read_records
+from data_pipelines.storage.tfrecord import RecordWriter
 from tests.helpers.batches import evaluation_batches, train_batches, training_spec
 from tests.helpers.golden import shared_path
-from tests.helpers.read_records import flip_record_byte
+from tests.helpers.read_records import flip_record_byte, read_records
 from tests.helpers.tiny_records import flat_frame, write_records
 
 NUM_FRAMES = 8

@@ -18,9 +18,9 @@ from data_pipelines.storage.sequence_example import (
     encoded_frames,
     label_indices,
 )
-from data_pipelines.storage.tfrecord import RecordWriter, masked_crc32c, read_records
+from data_pipelines.storage.tfrecord import RecordWriter, masked_crc32c
 from tests.helpers.golden import shared_path
-from tests.helpers.read_records import flip_byte
+from tests.helpers.read_records import flip_byte, read_records
 
 
 def write_shards(directory, split, shards):

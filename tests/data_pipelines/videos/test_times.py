@@ -9,9 +9,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from data_pipelines.videos import demuxer, video_moments, video_views
+from data_pipelines.videos import demuxer, video_moments
 from data_pipelines.videos.video_file import VideoError, read_frames
 from tests.helpers.golden import shared_path
+from tests.helpers.video_views import video_views
 from tests.helpers.video_writer import numbers_of, write_numbered
 
 VIDEOS = pathlib.Path(__file__).parents[2] / 'data' / 'videos'
@@ -168,7 +169,7 @@ def test_views_and_moments_show_the_frames_of_the_order():
     def numbers(clip):
         return [int(abs(whole - frame).mean((1, 2, 3)).argmin()) for frame in clip]
 
-    views, _ = video_views.video_views(
+    views, _ = video_views(
         path, sampling='uniform', stride=1, target_frame_rate=None, temporal_views=1, **sizes
     )
     assert numbers(views[0]) == [5, 15, 24, 34]

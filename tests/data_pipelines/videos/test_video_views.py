@@ -7,10 +7,10 @@ from data_pipelines.annotations import folder
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.options import Options
 from data_pipelines.options import Source
-from data_pipelines.videos import video_views
 from data_pipelines.videos.video_file import VideoError
 from tests.helpers import golden, tiny_records, video_writer
 from tests.helpers.batches import evaluation_batches
+from tests.helpers.video_views import video_views
 
 FRAMES, RATE = 23, 10
 
@@ -56,7 +56,7 @@ def test_equal_to_the_views_of_the_records(
         temporal_views=temporal,
         spatial_views=spatial,
     )
-    views, damage = video_views.video_views(
+    views, damage = video_views(
         video, sampling=sampling, stride=stride, target_frame_rate=rate, **sizes
     )
     source = Source(
@@ -86,9 +86,7 @@ def test_damage_is_told_and_unreadable_files_are_errors():
         temporal_views=1,
         spatial_views=1,
     )
-    views, damage = video_views.video_views(
-        golden.shared_path('videos/bad/truncated_faststart.mp4'), **sizes
-    )
+    views, damage = video_views(golden.shared_path('videos/bad/truncated_faststart.mp4'), **sizes)
     assert damage and '\n' not in damage and views.shape == (1, 4, 32, 32, 3)
     with pytest.raises(VideoError):
-        video_views.video_views(golden.shared_path('videos/bad/empty.mp4'), **sizes)
+        video_views(golden.shared_path('videos/bad/empty.mp4'), **sizes)
