@@ -28,8 +28,9 @@ import pathlib
 import cv2
 import numpy as np
 
+from data_pipelines.inspection.drawing import draw_text
 from data_pipelines.synthetic import layers, pixels, rendering
-from data_pipelines.synthetic.layers import PATHS, Scene, SceneConfig
+from data_pipelines.synthetic.layers import Scene, SceneConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Action:
     @property
     def movements(self) -> frozenset[tuple[str, int]]:
         """All (variable, sign) that are seen at some moment of some video."""
-        return frozenset((self.variable, sign) for signs in PATHS[self.path] for sign in signs)
+        return layers.movements(self.variable, self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,18 @@ class Dataset:
     actions: dict[str, Action]
     distractor_shapes: tuple[str, ...]
     config: SceneConfig
+
+    def scene(self, index: int, rng: np.random.Generator) -> Scene:
+        """The scene of a video; its class is `index` modulo the number of classes."""
+        action = list(self.actions.values())[index % len(self.actions)]
+        return layers.draw_scene(
+            rng,
+            shapes=action.shapes,
+            variable=action.variable,
+            path=action.path,
+            distractor_shapes=self.distractor_shapes,
+            config=self.config,
+        )
 
 
 _MOVES = {
@@ -144,21 +157,9 @@ class Video:
         return f'{self.dataset}/videos/{self.split}/{self.index:05d}.mp4'
 
     def scene(self) -> Scene:
-        dataset = DATASETS[self.dataset]
-        action = list(dataset.actions.values())[self.label]
-        numbers = [
-            self.seed,
-            list(DATASETS).index(self.dataset),
-            rendering.SPLITS.index(self.split),
-        ]
-        return layers.draw_scene(
-            np.random.default_rng([*numbers, self.index]),
-            shapes=action.shapes,
-            variable=action.variable,
-            path=action.path,
-            distractor_shapes=dataset.distractor_shapes,
-            config=dataset.config,
-        )
+        places = list(DATASETS).index(self.dataset), rendering.SPLITS.index(self.split)
+        rng = np.random.default_rng([self.seed, *places, self.index])
+        return DATASETS[self.dataset].scene(self.index, rng)
 
 
 def render_datasets(
@@ -242,16 +243,7 @@ def contact_sheet(*, seed: int = 0, frames: int = 8, side: int = 96) -> np.ndarr
             clip = layers.render(Video(name, 'train', index, seed).scene())
             label = np.full((side, 2 * side, 3), 255, np.uint8)
             for line, text in enumerate((name, title)):
-                cv2.putText(
-                    label,
-                    text,
-                    (4, side // 3 + 20 * line),
-                    cv2.FONT_HERSHEY_SIMPLEX,
-                    0.4,
-                    (0, 0, 0),
-                    1,
-                    cv2.LINE_AA,
-                )
+                draw_text(label, text, 4, side // 3 + 20 * line, (0, 0, 0), 0.4)
             cells = [label]
             for t in np.linspace(0, len(clip) - 1, frames).round().astype(int):
                 cells.append(_into_square(clip[t], side))

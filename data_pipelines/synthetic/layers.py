@@ -11,6 +11,7 @@ own pace, the camera shakes, and smaller shapes (*distractors*) stand still or t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 from fractions import Fraction
 import math
@@ -20,6 +21,7 @@ import numpy as np
 from data_pipelines.synthetic import pixels
 
 Range = tuple[float, float]
+_WIDE = ((5, 4), (4, 3), (3, 2))  # width : height
 
 VARIABLES = ('x', 'y', 'size', 'angle')
 # The signs of a movement in order of time; where there are two alternatives, one is drawn.
@@ -42,24 +44,9 @@ class SceneConfig:
     """
 
     short_side: tuple[int, int] = (72, 112)  # pixels; sizes are even, as H.264 halves colour
-    aspect_ratios: tuple[tuple[int, int], ...] = (  # width : height, all equally frequent
-        (1, 1),
-        (5, 4),
-        (4, 3),
-        (3, 2),
-        (4, 5),
-        (3, 4),
-        (2, 3),
-    )
-    frame_rates: tuple[str, ...] = (  # frames per second, all equally frequent
-        '12',
-        '15',
-        '20',
-        '24',
-        '25',
-        '30000/1001',
-        '30',
-    )
+    # Width : height, and frames per second; each of them equally frequent.
+    aspect_ratios: tuple[tuple[int, int], ...] = ((1, 1), *_WIDE, *((b, a) for a, b in _WIDE))
+    frame_rates: tuple[str, ...] = ('12', '15', '20', '24', '25', '30000/1001', '30')
     seconds: Range = (1.0, 2.5)  # length of a video
     min_frames: int = 16  # lengthens videos of low frame rate
 
@@ -169,30 +156,12 @@ def draw_scene(
             f'unknown motion {variable!r}, {path!r}: variables are {VARIABLES}, '
             f'paths are {tuple(PATHS)}'
         )
-    height, width = draw_frame_size(rng, config)
-    short = min(height, width)
-    margin = np.array([width - short, height - short]) / short
-    frame_rate = Fraction(config.frame_rates[rng.integers(len(config.frame_rates))])
-    num_frames = max(config.min_frames, round(rng.uniform(*config.seconds) * frame_rate))
-    seconds = np.arange(num_frames) / float(frame_rate)
-
-    # The four ranges are drawn for every video, whatever moves in it.
+    size, frame_rate, seconds = draw_format(rng, config)
+    margin = (np.array(size[::-1]) - min(size)) / min(size)
     middle = rng.uniform(*config.centre_jitter, size=2) + margin * rng.uniform(*config.off_square)
-    travel = rng.uniform(*config.travel, size=2)
-    diameter, growth = rng.uniform(*config.diameter), rng.uniform(*config.growth)
-    first_angle, turn = rng.uniform(0, 360), rng.uniform(*config.turn)
-    phase = {name: rest(rng, num_frames, config) for name in VARIABLES}
-    phase[variable] = move(rng, path, num_frames, config)
-
+    motion = draw_motion(rng, middle, {variable: path}, len(seconds), config)
     background_grey = rng.uniform(*config.background_grey)
-    shape = shapes[rng.integers(len(shapes))]
-    actor = Layer(
-        shape=shape,
-        sprite=draw_sprite(rng, shape, background_grey + rng.uniform(*config.contrast), config),
-        centre=middle + travel * (np.stack([phase['x'], phase['y']], axis=1) - 0.5),
-        diameter=diameter * growth ** (phase['size'] - 0.5),
-        angle=first_angle + turn * phase['angle'],
-    )
+    actor = draw_actor(rng, shapes, background_grey, motion, config)
 
     distractors = []
     if distractor_shapes:
@@ -201,9 +170,7 @@ def draw_scene(
                 draw_distractor(rng, distractor_shapes, background_grey, margin, seconds, config)
             )
 
-    return set_stage(
-        rng, (height, width), frame_rate, seconds, (*distractors, actor), background_grey, config
-    )
+    return set_stage(rng, size, frame_rate, seconds, (*distractors, actor), background_grey, config)
 
 
 def set_stage(
@@ -247,6 +214,11 @@ def set_stage(
     )
 
 
+def movements(variable: str | None, path: str | None) -> frozenset[tuple[str, int]]:
+    """All (variable, sign) that are seen at some moment of a motion; none of None."""
+    return frozenset((variable, sign) for signs in PATHS.get(path, ()) for sign in signs)
+
+
 def render(scene: Scene) -> np.ndarray:
     """The frames of a scene, u8[T, H, W, 3], red, green, blue."""
     short = min(scene.height, scene.width)
@@ -281,12 +253,60 @@ def in_frame(scene: Scene, layer: Layer, t: int) -> tuple[np.ndarray, float, flo
     )
 
 
-def draw_frame_size(rng: np.random.Generator, config: SceneConfig) -> tuple[int, int]:
-    """Height and width, even."""
+def draw_format(
+    rng: np.random.Generator, config: SceneConfig
+) -> tuple[tuple[int, int], Fraction, np.ndarray]:
+    """Height and width, even; frames per second; f64[T], time of each frame."""
     short = 2 * round(rng.uniform(*config.short_side) / 2)
     across, down = config.aspect_ratios[rng.integers(len(config.aspect_ratios))]
     height, width = (2 * round(short * part / min(across, down) / 2) for part in (down, across))
-    return height, width
+    frame_rate = Fraction(config.frame_rates[rng.integers(len(config.frame_rates))])
+    num_frames = max(config.min_frames, round(rng.uniform(*config.seconds) * frame_rate))
+    return (height, width), frame_rate, np.arange(num_frames) / float(frame_rate)
+
+
+def draw_motion(
+    rng: np.random.Generator,
+    middle: np.ndarray,
+    paths: Mapping[str, str],
+    num_frames: int,
+    config: SceneConfig,
+) -> dict[str, np.ndarray]:
+    """`centre`, `diameter` and `angle` of a `Layer`.
+
+    The four ranges are drawn for every video, whatever moves in it.
+
+    Args:
+        rng: where all randomness comes from.
+        middle: of the ranges of x and y, f64[2].
+        paths: variable that moves -> how, one of `PATHS`; the others rest.
+        num_frames: T.
+        config: the distributions.
+    """
+    travel = rng.uniform(*config.travel, size=2)
+    diameter, growth = rng.uniform(*config.diameter), rng.uniform(*config.growth)
+    first_angle, turn = rng.uniform(0, 360), rng.uniform(*config.turn)
+    phase = {name: _rest(rng, num_frames, config) for name in VARIABLES}
+    for variable, path in paths.items():
+        phase[variable] = _move(rng, path, num_frames, config)
+    return {
+        'centre': middle + travel * (np.stack([phase['x'], phase['y']], axis=1) - 0.5),
+        'diameter': diameter * growth ** (phase['size'] - 0.5),
+        'angle': first_angle + turn * phase['angle'],
+    }
+
+
+def draw_actor(
+    rng: np.random.Generator,
+    shapes: Sequence[str],
+    background_grey: float,
+    motion: dict[str, np.ndarray],
+    config: SceneConfig,
+) -> Layer:
+    """One of the shapes before a background of this brightness; `motion`: see `draw_motion`."""
+    shape = shapes[rng.integers(len(shapes))]
+    grey = background_grey + rng.uniform(*config.contrast)
+    return Layer(shape, _draw_sprite(rng, shape, grey, config), **motion)
 
 
 def _draw_pace(rng: np.random.Generator, time: np.ndarray, config: SceneConfig) -> np.ndarray:
@@ -295,12 +315,12 @@ def _draw_pace(rng: np.random.Generator, time: np.ndarray, config: SceneConfig) 
     return time + rng.uniform(*config.uneven) * np.sin(np.pi * time) / np.pi
 
 
-def rest(rng: np.random.Generator, num_frames: int, config: SceneConfig) -> np.ndarray:
+def _rest(rng: np.random.Generator, num_frames: int, config: SceneConfig) -> np.ndarray:
     """A phase that stays where a moving one would be at a random moment, f64[T]."""
     return np.repeat(_draw_pace(rng, rng.uniform(size=1), config), num_frames)
 
 
-def move(rng: np.random.Generator, path: str, num_frames: int, config: SceneConfig) -> np.ndarray:
+def _move(rng: np.random.Generator, path: str, num_frames: int, config: SceneConfig) -> np.ndarray:
     """A phase that covers 0..1, f64[T]."""
     alternatives = PATHS[path]
     signs = alternatives[rng.integers(len(alternatives))]
@@ -340,14 +360,14 @@ def draw_distractor(
     tremor = rng.integers(2) * _wobble(rng, seconds, config.tremble, config, axes=2)
     return Layer(
         shape=shape,
-        sprite=draw_sprite(rng, shape, grey, config),
+        sprite=_draw_sprite(rng, shape, grey, config),
         centre=place + tremor,
         diameter=np.full(len(seconds), rng.uniform(*config.distractor_diameter)),
         angle=np.full(len(seconds), rng.uniform(0, 360)),
     )
 
 
-def draw_sprite(
+def _draw_sprite(
     rng: np.random.Generator, shape: str, grey: float, config: SceneConfig
 ) -> np.ndarray:
     return pixels.draw_sprite(

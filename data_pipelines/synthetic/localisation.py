@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 import csv
 import dataclasses
-from fractions import Fraction
 import io
 import math
 import os
@@ -32,10 +31,11 @@ import pathlib
 import numpy as np
 
 from data_pipelines.synthetic import classification, layers, pixels, rendering
-from data_pipelines.synthetic.layers import PATHS, Layer, Scene, SceneConfig
+from data_pipelines.synthetic.layers import Layer, Scene, SceneConfig
 from data_pipelines.synthetic.rendering import SPLITS, to_json, write_text
 
 KEY_FRAME_SECONDS = 1
+_SHAPES = tuple(pixels.SHAPES)
 # A shape of which less than this part of its box is in the key frame is not annotated.
 _VISIBLE = 0.3
 
@@ -50,6 +50,11 @@ class Action:
     variable: str | None
     path: str | None
     weight: float
+
+    @property
+    def movements(self) -> frozenset[tuple[str, int]]:
+        """All (variable, sign) that are seen at some moment."""
+        return layers.movements(self.variable, self.path)
 
 
 # Each shape has one of these ...
@@ -168,23 +173,22 @@ def draw_crowd(
         long_tailed: actions by their weights, else all equally frequent.
         config: the distributions.
     """
-    height, width = size = layers.draw_frame_size(rng, config)
-    frame_rate = Fraction(config.frame_rates[rng.integers(len(config.frame_rates))])
-    num_frames = max(config.min_frames, round(rng.uniform(*config.seconds) * frame_rate))
-    seconds = np.arange(num_frames) / float(frame_rate)
+    size, frame_rate, seconds = layers.draw_format(rng, config)
     background_grey = rng.uniform(*config.background_grey)
 
     count = 1 + rng.choice(len(_NUM_ACTORS), p=_NUM_ACTORS)
     actions = tuple(_draw_actions(rng, long_tailed) for _ in range(count))
-    long = width / min(size)
+    long = size[1] / min(size)
     places = (np.arange(count) + 0.5) / count * long - long / 2  # side by side
-    actors = tuple(
-        _draw_actor(rng, those, place, num_frames, background_grey, config)
-        for those, place in zip(actions, places)
-    )
+    actors = []
+    for own, place in zip(actions, places):
+        middle = np.array([place, 0.0]) + rng.uniform(*config.centre_jitter, size=2)
+        paths = {ACTIONS[name].variable: ACTIONS[name].path for name in own if ACTIONS[name].path}
+        motion = layers.draw_motion(rng, middle, paths, len(seconds), config)
+        actors.append(layers.draw_actor(rng, _SHAPES, background_grey, motion, config))
     distractors = tuple(
         layers.draw_distractor(
-            rng, tuple(pixels.SHAPES), background_grey, np.array([long - 1, 0.0]), seconds, config
+            rng, _SHAPES, background_grey, np.array([long - 1, 0.0]), seconds, config
         )
         for _ in range(rng.integers(*config.distractors, endpoint=True))
     )
@@ -204,35 +208,6 @@ def _draw_actions(rng: np.random.Generator, long_tailed: bool) -> tuple[str, ...
             names.append(name)
         chance -= probability
     return tuple(names)
-
-
-def _draw_actor(
-    rng: np.random.Generator,
-    actions: tuple[str, ...],
-    place: float,
-    num_frames: int,
-    background_grey: float,
-    config: SceneConfig,
-) -> Layer:
-    jitter = rng.uniform(*config.centre_jitter, size=2)
-    travel = rng.uniform(*config.travel, size=2)
-    diameter, growth = rng.uniform(*config.diameter), rng.uniform(*config.growth)
-    first_angle, turn = rng.uniform(0, 360), rng.uniform(*config.turn)
-    phase = {name: layers.rest(rng, num_frames, config) for name in layers.VARIABLES}
-    for action in (ACTIONS[name] for name in actions):
-        if action.variable is not None:
-            phase[action.variable] = layers.move(rng, action.path, num_frames, config)
-    shape = list(pixels.SHAPES)[rng.integers(len(pixels.SHAPES))]
-    grey = background_grey + rng.uniform(*config.contrast)
-    return Layer(
-        shape=shape,
-        sprite=layers.draw_sprite(rng, shape, grey, config),
-        centre=np.array([place, 0.0])
-        + jitter
-        + travel * (np.stack([phase['x'], phase['y']], axis=1) - 0.5),
-        diameter=diameter * growth ** (phase['size'] - 0.5),
-        angle=first_angle + turn * phase['angle'],
-    )
 
 
 def propose(
@@ -256,16 +231,13 @@ def propose(
 
 def relations() -> dict[str, dict[str, list[str]]]:
     """The related classes of the other synthetic datasets: `relations()[dataset][action]`."""
-
-    def related(action: Action, other: classification.Action) -> bool:
-        if action.variable is None:
-            return False
-        movements = {(action.variable, sign) for signs in PATHS[action.path] for sign in signs}
-        return bool(movements & other.movements)
-
     return {
         name: {
-            mine: [theirs for theirs, other in dataset.actions.items() if related(action, other)]
+            mine: [
+                theirs
+                for theirs, other in dataset.actions.items()
+                if action.movements & other.movements
+            ]
             for mine, action in ACTIONS.items()
         }
         for name, dataset in classification.DATASETS.items()

@@ -32,6 +32,10 @@ def _star(inner: float) -> list[tuple[float, float]]:
     return corners
 
 
+_CROSS = [
+    (-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3), (0.3, 0.3),
+    (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3), (-0.95, 0.3), (-0.95, -0.3), (-0.3, -0.3),
+]  # fmt: skip
 # Outlines within the circle of radius 1, as polygons; a polygon within another one is a hole.
 SHAPES = {
     'star': [_star(0.42)],
@@ -39,22 +43,7 @@ SHAPES = {
     'disc': [_circle(0.9)],
     'square': [[(-0.72, -0.72), (0.72, -0.72), (0.72, 0.72), (-0.72, 0.72)]],
     'triangle': [[(0, -1), (0.87, 0.6), (-0.87, 0.6)]],
-    'cross': [
-        [
-            (-0.3, -0.95),
-            (0.3, -0.95),
-            (0.3, -0.3),
-            (0.95, -0.3),
-            (0.95, 0.3),
-            (0.3, 0.3),
-            (0.3, 0.95),
-            (-0.3, 0.95),
-            (-0.3, 0.3),
-            (-0.95, 0.3),
-            (-0.95, -0.3),
-            (-0.3, -0.3),
-        ]
-    ],
+    'cross': [_CROSS],
 }
 
 
@@ -124,14 +113,8 @@ def _opacity(shape: str) -> np.ndarray:
     side = SPRITE_SIZE * _OVERSAMPLING
     radius = side / 2 - _BORDER * _OVERSAMPLING
     picture = np.zeros((side, side), np.uint8)
-    cv2.fillPoly(
-        picture,
-        [
-            np.rint(side / 2 + radius * np.array(polygon)).astype(np.int32)
-            for polygon in SHAPES[shape]
-        ],
-        255,
-    )
+    corners = (np.rint(side / 2 + radius * np.array(polygon)) for polygon in SHAPES[shape])
+    cv2.fillPoly(picture, [polygon.astype(np.int32) for polygon in corners], 255)
     blocks = picture.reshape(SPRITE_SIZE, _OVERSAMPLING, SPRITE_SIZE, _OVERSAMPLING)
     return (blocks.sum(axis=(1, 3), dtype=np.int32) // _OVERSAMPLING**2).astype(np.uint8)
 

@@ -190,17 +190,9 @@ def draw(dataset: str, split: str, index: int, seed: int) -> Scene:
     All follows from the arguments, so that neither the number of videos nor other datasets change
     it.
     """
-    described = DATASETS[dataset]
-    action = list(described.actions.values())[index % len(described.actions)]
     own = int.from_bytes(hashlib.sha256(dataset.encode()).digest()[:4], 'big')
-    return layers.draw_scene(
-        np.random.default_rng([own, seed, rendering.SPLITS.index(split), index]),
-        shapes=action.shapes,
-        variable=action.variable,
-        path=action.path,
-        distractor_shapes=described.distractor_shapes,
-        config=described.config,
-    )
+    rng = np.random.default_rng([own, seed, rendering.SPLITS.index(split), index])
+    return DATASETS[dataset].scene(index, rng)
 
 
 def render_clips(
