@@ -1,7 +1,7 @@
 """Storing the frames of a clip themselves: each as a JPEG, or all as H.264 packets."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,58 +44,23 @@ class StoredClip(NamedTuple):
     feature_lists: dict[str, list[bytes]]
 
 
-class _Encoder(Protocol):
-    """Gets the frames of a clip, RGB u8[H, W, 3], one after the other.
-
-    Attributes:
-      context: features that say how they are stored.
-    """
-
-    context: dict[str, list]
-
-    def encode(self, frame: np.ndarray) -> list[bytes]:
-        """What is ready to be stored."""
-
-    def finish(self) -> list[bytes]:
-        """The rest."""
-
-
-class _Jpegs:
+def _jpegs(frames: Iterable[np.ndarray], options: Storage) -> Iterator[bytes]:
     """Each frame as a JPEG; one that comes again is not encoded again."""
-
-    context = {IMAGE_FORMAT: [FORMAT_JPEG]}
-
-    def __init__(self, options: Storage):
-        self._quality, self._last, self._encoded = options.quality, None, b''
-
-    def encode(self, frame: np.ndarray) -> list[bytes]:
-        if frame is not self._last:
-            self._last, self._encoded = frame, encode_jpeg(frame, self._quality)
-        return [self._encoded]
-
-    def finish(self) -> list[bytes]:
-        return []
+    last, encoded = None, b''
+    for frame in frames:
+        if frame is not last:
+            last, encoded = frame, encode_jpeg(frame, options.quality)
+        yield encoded
 
 
-class _Packets:
+def _packets(frames: Iterable[np.ndarray], options: Storage) -> Iterator[bytes]:
     """All frames as H.264; the first one says how large they are."""
-
-    def __init__(self, options: Storage):
-        self.context = {IMAGE_FORMAT: [FORMAT_H264], KEY_FRAME_INTERVAL: [options.gop]}
-        self._options, self._encoder = options, None
-
-    def encode(self, frame: np.ndarray) -> list[bytes]:
-        if self._encoder is None:
-            self._encoder = H264Encoder(
-                *frame.shape[:2], crf=self._options.crf, gop=self._options.gop
-            )
-        return self._encoder.encode(frame)
-
-    def finish(self) -> list[bytes]:
-        return self._encoder.finish()
-
-
-_ENCODERS: dict[str, Callable[[Storage], _Encoder]] = {'jpeg': _Jpegs, 'h264': _Packets}
+    encoder = None
+    for frame in frames:
+        if encoder is None:
+            encoder = H264Encoder(*frame.shape[:2], crf=options.crf, gop=options.gop)
+        yield from encoder.encode(frame)
+    yield from encoder.finish()
 
 
 def store_frames(
@@ -111,23 +76,30 @@ def store_frames(
     Raises:
       VideoError: the video cannot be used.
     """
-    encoder = _ENCODERS[options.storage](options)
-    encoded: list[bytes] = []
-    timestamps, size = [], 0
-    for timestamp, frame in stream:
-        timestamps.append(timestamp)
-        shape = frame.shape[:2]
-        ready = encoder.encode(frame)
-        encoded += ready
-        size += sum(map(len, ready))
+    timestamps, encoded, size, shape = [], [], 0, (0, 0)
+
+    def frames() -> Iterator[np.ndarray]:
+        nonlocal shape
+        for timestamp, frame in stream:
+            timestamps.append(timestamp)
+            shape = frame.shape[:2]
+            yield frame
+
+    if options.storage == 'jpeg':
+        encode, context = _jpegs, {IMAGE_FORMAT: [FORMAT_JPEG]}
+    else:
+        encode = _packets
+        context = {IMAGE_FORMAT: [FORMAT_H264], KEY_FRAME_INTERVAL: [options.gop]}
+    for data in encode(frames(), options):
+        encoded.append(data)
+        size += len(data)
         if size > _MAX_RECORD_BYTES:
             raise VideoError(
                 path,
                 f'more than {_MAX_RECORD_BYTES / 2**30:g} GiB of frames in '
-                f'{timestamp - timestamps[0]:.0f} s; '
+                f'{timestamps[-1] - timestamps[0]:.0f} s; '
                 'lower max_seconds, short_side or the frame rate',
             )
-    encoded += encoder.finish()
     if len(encoded) != len(timestamps):
         raise VideoError(path, f'{len(timestamps)} frames were encoded as {len(encoded)}')
     return StoredClip(
@@ -136,6 +108,6 @@ def store_frames(
         stream.frame_rate,
         shape,
         stream.damage,
-        encoder.context,
+        context,
         {IMAGE_ENCODED: encoded},
     )

@@ -41,9 +41,9 @@ from data_pipelines.storage.record_index import RecordIndex, index_files
 from data_pipelines.storage.sequence_example import RecordError
 from data_pipelines.tensorflow_import import import_tensorflow
 
-# Modules that DMVR imports for its text modality alone.
 # Not on the package index; its own requirements ask for what is not needed here.
 _DMVR = 'git+https://github.com/google-deepmind/dmvr@77ccedaa084d29239eaeafddb0b2e83843b613a1'
+# What DMVR imports for its text modality alone.
 _TEXT_MODULES = ('clip', 'clip.simple_tokenizer', 'tensorflow_text', 'sentencepiece')
 _TOLERANCE = 1e-3  # of the range 0 to 1
 

@@ -146,12 +146,8 @@ def _find_features(tfds, features, path) -> tuple[str, str]:
         )
 
     def is_label(feature) -> bool:
-        return isinstance(
-            getattr(feature, 'feature', feature)
-            if isinstance(feature, tfds.features.Sequence)
-            else feature,
-            tfds.features.ClassLabel,
-        )
+        own = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+        return isinstance(own, tfds.features.ClassLabel)
 
     found = []
     for kind, matches in (('video of 8 bits', is_video), ('class label', is_label)):

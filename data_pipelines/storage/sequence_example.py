@@ -40,57 +40,45 @@ class RecordError(ValueError):
     """A record, shard or index cannot be read; the text names file and byte offset."""
 
 
+# TensorFlow's messages: names and types of their fields, in the order of their numbers.
+_MESSAGES = {
+    'BytesList': {'value': 'repeated bytes'},
+    'FloatList': {'value': 'repeated float'},
+    'Int64List': {'value': 'repeated int64'},
+    'Feature': {'bytes_list': 'BytesList', 'float_list': 'FloatList', 'int64_list': 'Int64List'},
+    'Features': {'feature': 'repeated Features.FeatureEntry'},
+    'Features.FeatureEntry': {'key': 'string', 'value': 'Feature'},
+    'FeatureList': {'feature': 'repeated Feature'},
+    'FeatureLists': {'feature_list': 'repeated FeatureLists.FeatureListEntry'},
+    'FeatureLists.FeatureListEntry': {'key': 'string', 'value': 'FeatureList'},
+    'SequenceExample': {'context': 'Features', 'feature_lists': 'FeatureLists'},
+}
+
+
 def _declare_messages() -> type[message.Message]:
-    """Declares SequenceExample and its parts, with TensorFlow's field names and numbers."""
-    field = descriptor_pb2.FieldDescriptorProto
-    package = 'data_pipelines.records'
+    """Declares `_MESSAGES`; gives SequenceExample."""
+    field, package = descriptor_pb2.FieldDescriptorProto, 'data_pipelines.records'
     file = descriptor_pb2.FileDescriptorProto(
         name='data_pipelines/records.proto', package=package, syntax='proto3'
     )
-
-    def add_field(parent, name, number, kind, repeated=False, type_name=None, oneof=None):
-        added = parent.field.add(
-            name=name,
-            number=number,
-            type=kind,
-            label=field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL,
-        )
-        if type_name is not None:
-            added.type_name = f'.{package}.{type_name}'
-        if oneof is not None:
-            added.oneof_index = oneof
-
-    def add_map(parent, name, number, value_type):
-        entry = parent.nested_type.add(
-            name=''.join(w.capitalize() for w in name.split('_')) + 'Entry'
-        )
-        entry.options.map_entry = True
-        add_field(entry, 'key', 1, field.TYPE_STRING)
-        add_field(entry, 'value', 2, field.TYPE_MESSAGE, type_name=value_type)
-        add_field(parent, name, number, field.TYPE_MESSAGE, True, f'{parent.name}.{entry.name}')
-
-    for name, kind in (
-        ('BytesList', field.TYPE_BYTES),
-        ('FloatList', field.TYPE_FLOAT),
-        ('Int64List', field.TYPE_INT64),
-    ):
-        add_field(file.message_type.add(name=name), 'value', 1, kind, repeated=True)
-    feature = file.message_type.add(name='Feature')
-    feature.oneof_decl.add(name='kind')
-    for number, (name, value_type) in enumerate(
-        (('bytes_list', 'BytesList'), ('float_list', 'FloatList'), ('int64_list', 'Int64List')),
-        start=1,
-    ):
-        add_field(feature, name, number, field.TYPE_MESSAGE, type_name=value_type, oneof=0)
-    add_map(file.message_type.add(name='Features'), 'feature', 1, 'Feature')
-    add_field(
-        file.message_type.add(name='FeatureList'), 'feature', 1, field.TYPE_MESSAGE, True, 'Feature'
-    )
-    add_map(file.message_type.add(name='FeatureLists'), 'feature_list', 1, 'FeatureList')
-    example = file.message_type.add(name='SequenceExample')
-    add_field(example, 'context', 1, field.TYPE_MESSAGE, type_name='Features')
-    add_field(example, 'feature_lists', 2, field.TYPE_MESSAGE, type_name='FeatureLists')
-
+    for name, fields in _MESSAGES.items():
+        if '.' in name:  # an entry of the map that was declared last
+            declared = file.message_type[-1].nested_type.add(name=name.partition('.')[2])
+            declared.options.map_entry = True
+        else:
+            declared = file.message_type.add(name=name)
+        for number, (field_name, kind) in enumerate(fields.items(), start=1):
+            added = declared.field.add(name=field_name, number=number, label=field.LABEL_OPTIONAL)
+            if kind.startswith('repeated '):
+                added.label, kind = field.LABEL_REPEATED, kind.removeprefix('repeated ')
+            if kind.islower():
+                added.type = field.Type.Value(f'TYPE_{kind.upper()}')
+            else:
+                added.type, added.type_name = field.TYPE_MESSAGE, f'.{package}.{kind}'
+            if name == 'Feature':
+                added.oneof_index = 0
+        if name == 'Feature':
+            declared.oneof_decl.add(name='kind')
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f'{package}.SequenceExample'))
