@@ -276,7 +276,7 @@ def test_index_in_a_directory_that_cannot_be_written(three_shards, monkeypatch, 
     def refuse(*unused):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(record_index, 'write_atomically', refuse)
+    monkeypatch.setattr(record_index.files, 'write_atomically', refuse)
     reader = RecordReader(directory, 'train')
     assert [reader[i] for i in range(5)] == contents
     assert not (directory / 'train.index').exists()
