@@ -5,7 +5,10 @@ MViTv2 take a form of such ones. Arithmetic is in float32, whatever the model wa
 Runtime has no bfloat16 on CPU.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
+import logging
 import os
 from pathlib import Path
 
@@ -43,7 +46,7 @@ def write(output: str | os.PathLike, trained: TrainedModel) -> list[Path]:
 
     with new_directory(output) as directory:
         try:
-            with only('onnx'):
+            with only('onnx'), _without_remarks():
                 to_onnx(
                     named,
                     [jax.ShapeDtypeStruct(x['shape'], x['dtype']) for x in inputs.values()],
@@ -71,6 +74,18 @@ def write(output: str | os.PathLike, trained: TrainedModel) -> list[Path]:
             outputs=outputs,
         )
     return [Path(output)]
+
+
+@contextlib.contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Without what onnx_ir says of every array whose type it leaves out: hundreds of lines."""
+    logger = logging.getLogger('onnx_ir.serde')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _in_float32(trained: TrainedModel) -> TrainedModel:
