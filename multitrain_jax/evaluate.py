@@ -16,6 +16,8 @@ OUTPUT/failed)
 and for datasets with boxes, instead of the last two,
     detections_NAME.csv             video,timestamp,x1,y1,x2,y2,action,score, for
                                     multitrain_jax.ava_eval
+    NAME_surest.csv                 what the model is surest of, wrong and right, on a few key
+                                    frames: the report shows them
 
 Data and protocol come from --config; without it, from the config that the run was trained with. The
 model always comes from the checkpoint.

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -230,21 +231,29 @@ def _dataset(config: Config, spec: DatasetSpec, test: Test | None) -> Iterator[s
         yield page.paragraph('No figures of its classes: the run has not evaluated it yet.', 'soft')
         return
     yield from _classes(spec, test.directory / f'{spec.name}_classes.csv')
+    if spec.localisation:
+        yield from _test_boxes(config, spec, test.directory / f'{spec.name}_surest.csv')
+        return
     try:
         kept = predictions.load(test.directory / f'{spec.name}_predictions.npz')
     except UserError:
-        return  # boxes have none
+        return
     if not spec.multi_label:
         yield from _confusion(kept.spec, kept.scores)
     yield from _test_clips(config, kept.spec, kept.scores)
 
 
-def _classes(spec: DatasetSpec, path: Path) -> Iterator[str]:
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    """Its lines; none of a file that is not there."""
     try:
         with open(path, newline='', encoding='utf-8') as file:
-            rows = list(csv.DictReader(file))
+            return list(csv.DictReader(file))
     except OSError:
-        return
+        return []
+
+
+def _classes(spec: DatasetSpec, path: Path) -> Iterator[str]:
+    rows = _read_csv(path)
     if not rows:
         return
     third: dict[str, str] = {}
@@ -349,6 +358,55 @@ def _test_clips(config: Config, spec: DatasetSpec, scores: Scores) -> Iterator[s
         yield page.clips(figures)
 
 
+def _test_boxes(config: Config, spec: DatasetSpec, path: Path) -> Iterator[str]:
+    """Whole key-frame clips with the box that the model is surest of, and what is annotated."""
+    from multitrain_jax.record_data import open_split
+
+    figures = []
+    try:
+        _check_data(config)
+        with open_split(config, spec.name, training=False) as dataset:
+            for row in _read_csv(path):
+                record, right = int(row['record']), row['right'] == '1'
+                if not 0 <= record < dataset.num_records:
+                    raise ValueError(f'{spec.name}: no record {record} in the data')
+                video, clip = dataset.whole_clip(record, page.WIDTH)
+                if row['name'] != (clip.name or dataset.where(record)):
+                    continue  # the data are others than those of the test
+                box = np.array([float(row[side]) for side in ('x1', 'y1', 'x2', 'y2')])
+                told = f'{row["action"]} {float(row["score"]):.0%}'
+                true = _draw_key_frame(video, spec, clip.key_frame_regions, box, row['action'])
+                said = told if right else f'{told}, is {true}'
+                figures.append(page.clip(video, said, 'good' if right else 'bad'))
+    except (ValueError, OSError, KeyError) as error:
+        yield page.paragraph(f'No test clips: {error}', 'soft')
+    if figures:
+        yield '<h3>Boxes that the model is surest of: wrong, then right</h3>'
+        yield page.paragraph('Orange: what the model says of a box; blue: annotated.', 'soft')
+        yield page.clips(figures)
+
+
+def _draw_key_frame(
+    video: np.ndarray, spec: DatasetSpec, annotated: Any, told: np.ndarray, action: str
+) -> str:
+    """Draws what is annotated and what is told; returns what is annotated where that is told."""
+    from data_pipelines.clip.boxes import iou
+    from data_pipelines.inspection.drawing import COLOURS, draw_box, draw_tag
+
+    orange, blue = COLOURS[:2]
+    names = [', '.join(spec.classes[n] for n in np.flatnonzero(row)) for row in annotated.labels]
+    overlap = [*iou(annotated.boxes, told)]
+    for frame in video:
+        for box, name in zip(annotated.boxes, names):
+            x, y = draw_box(frame, box, blue)
+            draw_tag(frame, name, x, round(box[3] * len(frame)), blue, 0.3)
+        x, y = draw_box(frame, told, orange)
+        draw_tag(frame, action, x, y, orange, 0.3)
+    if max(overlap, default=0) < 0.5:
+        return "nobody's box"
+    return names[int(np.argmax(overlap))] or 'none of them'
+
+
 def _views(config: Config, name: str) -> Generator[tuple[str, np.ndarray], int]:
     """Of a record whose number it is sent: (name of the video, its middle view u8[T, H, W, 3])."""
     from multitrain_jax.record_data import open_split
@@ -375,6 +433,8 @@ def _check_data(config: Config) -> None:
 
 
 def _training_clips(config: Config, specs: Mapping[str, DatasetSpec]) -> Iterator[str]:
+    from data_pipelines.inspection.drawing import COLOURS, draw_box
+
     if not specs:
         return
     try:
@@ -391,20 +451,10 @@ def _training_clips(config: Config, specs: Mapping[str, DatasetSpec]) -> Iterato
     for sample in found:
         video = sample.video.copy()
         for box, _ in sample.boxes:
-            _draw(video, box)
+            for frame in video:
+                draw_box(frame, box, COLOURS[0], 1)
         figures.append(page.clip(video, preview.caption(sample)))
     yield page.clips(figures)
-
-
-def _draw(video: np.ndarray, box: np.ndarray) -> None:
-    import cv2
-
-    height, width = video.shape[1:3]
-    (x1, y1), (x2, y2) = (
-        ((box * [width, height, width, height]).round().astype(int)).reshape(2, 2).tolist()
-    )
-    for frame in video:
-        cv2.rectangle(frame, (x1, y1), (x2 - 1, y2 - 1), (230, 159, 0), 1)
 
 
 def training_samples(config: Config) -> list[preview.Sample]:

@@ -16,6 +16,7 @@ DOORS = {
     'multitrain_jax.config': {'options'},  # composes its tree of these
     'multitrain_jax.evaluation.box_metrics': {'clip'},  # the one IoU
     'multitrain_jax.ava_eval': {'annotations'},  # the official files
+    'multitrain_jax.run_report': {'clip', 'inspection'},  # draws boxes
     'multitrain_jax.import_torch': {'annotations'},  # lists of classes
     # Videos of a user
     'multitrain_jax.inference': {'annotations', 'clip', 'cores', 'inspection', 'videos'},

@@ -1,5 +1,6 @@
 """The page about a run: what it shows, that it is harmless, and that a browser shows it."""
 
+import base64
 import dataclasses
 import html.parser
 import json
@@ -8,24 +9,31 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import jax
 import numpy as np
 import pytest
 
 from data_pipelines.datasets import dataset_info
+from data_pipelines.inspection import drawing
 from multitrain_jax import report, run_report, train
+from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation import predictions
+from multitrain_jax.evaluation import files, predictions
+from multitrain_jax.evaluation.box_metrics import BoxScores, Rows
+from multitrain_jax.evaluation.metrics import DatasetResult
+from multitrain_jax.record_data import open_split
 from multitrain_jax.reporting import page
 from multitrain_jax.reporting.heat_map import heat_map
 from multitrain_jax.training.board import EVALUATION
-from tests.helpers import tiny
+from tests.helpers import box_records, tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None
 )
+RATIO = np.array(box_records.SIZE[::-1] * 2)
 NASTY = (
     '<img src=x onerror="document.title=\'harmed\'">',
     '</title></script><script>document.title="harmed"</script>',
@@ -140,6 +148,47 @@ def test_a_clip_of_a_test_is_the_one_of_its_record(run):
         assert np.argmax([red, green, blue]) == record % 3
     with pytest.raises(ValueError, match='no record 99'):
         views.send(99)
+
+
+def test_test_clips_of_boxes_have_both_boxes_on_them(tmp_path):
+    """A red rectangle does action 0. One key frame is told right, on another its place is wrong."""
+    root = box_records.write_scenes(tmp_path)
+    scenes = dict(path='scenes', sampling='key_frame', stride=1, target_frame_rate=None)
+    config = tiny.config(data_root=str(root), localisation={}, datasets__scenes=scenes)
+    spec = DatasetSpec('scenes', ('red', 'green', '<b>'), localisation=True)
+    truth = Rows(
+        np.array([0, 1]), np.zeros(2, int), np.array([[10, 10, 60, 50], [20, 0, 60, 120]]) / RATIO
+    )
+    told = np.stack([truth.box[0], np.array([80, 60, 140, 118]) / RATIO])
+    with open_split(config, 'scenes', training=False) as dataset:
+        names = tuple(dataset.load(record).name for record in (3, 4))
+    scores = BoxScores(
+        names,
+        np.arange(2),
+        told.astype(np.float32),
+        np.array([[0.8, 0.1, 0.2], [0.1, 0.2, 0.7]], np.float32),
+        0,
+        truth,
+        np.array([3, 4]),
+    )
+    files.write(tmp_path, spec, scores)
+    test = run_report.Test(tmp_path, 1, {'scenes': DatasetResult(videos=2)})
+    parts = Parts(''.join(run_report._dataset(config, spec, test)))
+    pictures = {picture['alt']: picture['src'] for picture in parts.tags('img')}
+    assert list(pictures) == ["<b> 70%, is nobody's box", 'red 80%']
+    orange, blue = drawing.COLOURS[:2]
+    wrong, right = pictures.values()
+    for source, box, colour in (
+        (wrong, told[1], orange),
+        (wrong, truth.box[1], blue),
+        (right, told[0], orange),
+    ):
+        data = np.frombuffer(base64.b64decode(source.partition(',')[2]), np.uint8)
+        frame = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+        assert frame.shape == (120, 160, 3)  # all of it
+        x, y = (box[2:] * [160, 120]).round().astype(int)
+        edge = frame[y - 30 : y - 20, x - 1 : x + 2]  # a part of the right one, without tags
+        assert np.abs(edge - colour).sum(-1).min(1).max() < 120
 
 
 def test_it_needs_nothing_else_and_names_are_only_names(made):

@@ -113,6 +113,20 @@ class EncodedDataset(ClipDataset):
             return Views(boxes_in_views(clip.key_frame_regions, windows, self.source.boxes), name)
         return Views(clip.labels, name)
 
+    def whole_clip(self, record: int, width: int) -> tuple[np.ndarray, Clip]:
+        """The frames around a record's key frame, uncropped: u8[T, h, `width`, 3]; the record.
+
+        Raises: as `write_views`.
+        """
+        clip = self.load(record)
+        numbers = self._around_key_frame(clip)
+        encoded = clip.frames.fetch(numbers.tolist())
+        stored_height, stored_width = decode.frame_size(encoded, int(numbers[0]))
+        size = max(1, round(stored_height * width / stored_width)), width
+        out = np.zeros((len(numbers), *size, 3), np.uint8)
+        decode.decode_views(encoded, numbers[np.newaxis], size, [(0, 0)], [out])
+        return out, clip
+
     def _around_key_frame(self, clip: Clip) -> np.ndarray:
         num_stored = len(clip.frames)
         key_frame = num_stored // 2 if clip.key_frame is None else clip.key_frame

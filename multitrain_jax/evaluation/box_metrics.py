@@ -257,6 +257,7 @@ class BoxScores:
         score: f32[d, A], of every action.
         unseen: candidates that no view shows: they have no score and are not among the d.
         truth: all labelled boxes, one row for each of their actions.
+        record: i64[n], their numbers.
     """
 
     name: tuple[str, ...]
@@ -265,6 +266,7 @@ class BoxScores:
     score: np.ndarray
     unseen: int
     truth: Rows
+    record: np.ndarray
 
     @property
     def detections(self) -> Rows:
@@ -276,6 +278,31 @@ class BoxScores:
             np.repeat(self.box, actions, axis=0),
             self.score.ravel(),
         )
+
+
+def surest(scores: BoxScores, most: int) -> tuple[Rows, np.ndarray]:
+    """The boxes' best actions of which a model is surest, on different key frames.
+
+    Args:
+        scores: of the test.
+        most: wrong ones, and right ones.
+
+    Returns:
+        The rows, wrong ones first; bool[n], whether some box that is annotated with the action
+        overlaps by half.
+    """
+    told = Rows(
+        scores.frame, scores.score.argmax(axis=1), scores.box, scores.score.max(axis=1, initial=0)
+    )
+    right = _best_boxes(scores.truth, told)[1] >= 0.5
+    order = np.argsort(-told.score, kind='stable')
+    chosen = []
+    for wanted in (False, True):
+        own = order[right[order] == wanted]
+        _, first = np.unique(told.key_frame[own], return_index=True)
+        chosen.append(own[np.sort(first)[:most]])
+    rows = np.concatenate(chosen)
+    return told.take(rows), right[rows]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from multitrain_jax.evaluation.box_metrics import (
     ActionResult,
     BoxScores,
     per_action,
+    surest,
 )
 from multitrain_jax.evaluation.metrics import (
     DatasetResult,
@@ -31,6 +32,7 @@ from multitrain_jax.evaluation.predictions import Predictions, save
 from multitrain_jax.reporting.heat_map import MOST_NAMES, heat_map
 
 METRICS_FILE = 'metrics.json'
+SUREST = 4  # boxes that the model is surest of, wrong and right
 FAILED = 'failed'  # below the directory of a test: files of one that has no figure of some dataset
 
 
@@ -60,6 +62,15 @@ def write(
 def _write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores, detections: bool) -> None:
     if detections:
         write_detections(output / f'detections_{spec.name}.csv', scores, spec)
+    rows, right = surest(scores, SUREST)
+    lines = [
+        [scores.record[frame], scores.name[frame], int(is_right), *box, spec.classes[action], score]
+        for frame, is_right, box, action, score in zip(
+            rows.key_frame, right, rows.box.tolist(), rows.action, rows.score.tolist()
+        )
+    ]
+    header = ['record', 'name', 'right', 'x1', 'y1', 'x2', 'y2', 'action', 'score']
+    _write_csv(output / f'{spec.name}_surest.csv', header, lines)
     fields = [field.name for field in dataclasses.fields(ActionResult)]
     actions = [dataclasses.astuple(action) for action in per_action(scores, spec)]
     _write_csv(output / f'{spec.name}_classes.csv', fields, actions)

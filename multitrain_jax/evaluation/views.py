@@ -173,7 +173,8 @@ def score_boxes(
 
     seen = [frame.shown > 0 for frame in ours]
     true = [np.nonzero(frame.truth_label) for frame in ours]  # (box, action) of each row
-    number = dict(zip(gather_rows(np.array(order, np.int32)).tolist(), range(10**9)))
+    all_records = gather_rows(np.array(order, np.int32)).astype(np.int64)
+    number = dict(zip(all_records.tolist(), range(10**9)))
 
     def frame_numbers(counts) -> np.ndarray:
         records = joined(
@@ -197,6 +198,7 @@ def score_boxes(
             joined([action for _, action in true], dtype=np.int32).astype(np.int64),
             joined([frame.truth_box[box] for frame, (box, _) in zip(ours, true)], 4),
         ),
+        record=all_records,
     )
 
 

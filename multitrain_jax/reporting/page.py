@@ -17,7 +17,7 @@ import numpy as np
 _MOST_POINTS = 400  # of a curve
 _MOST_LETTERS = 26  # of a name beside a heat map
 _CELL, _LETTER = 15, 6.2  # pixels
-_MOST_FRAMES, _WIDTH = 16, 160  # of an animation; pixels
+_MOST_FRAMES, WIDTH = 16, 160  # of an animation; pixels
 
 # No network, whatever the page's content may say.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -282,8 +282,8 @@ def clip(video: np.ndarray, caption: str, kind: str = '') -> str:
     frames = video[
         np.linspace(0, len(video) - 1, min(len(video), _MOST_FRAMES)).round().astype(int)
     ]
-    if frames.shape[2] > _WIDTH:
-        size = _WIDTH, round(frames.shape[1] * _WIDTH / frames.shape[2])
+    if frames.shape[2] > WIDTH:
+        size = WIDTH, round(frames.shape[1] * WIDTH / frames.shape[2])
         frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
     animation = cv2.Animation()
     animation.frames = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]

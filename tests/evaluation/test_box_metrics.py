@@ -20,6 +20,7 @@ from multitrain_jax.evaluation.box_metrics import (
     average_precisions,
     frequency_thirds,
     summarise_boxes,
+    surest,
 )
 from tests.helpers.average_precision import average_precision_by_loops
 from tests.helpers.golden import reference_path
@@ -111,11 +112,30 @@ def test_of_a_run_all_key_frames_are_annotated():
     """Two key frames, one of them without anybody; the detection there has the higher score."""
     box = np.array([[0.1, 0.1, 0.5, 0.5]] * 2, np.float32)
     truth = Rows(np.array([0]), np.array([0]), box[:1])
-    scores = BoxScores(
-        ('v,0902', 'v,0903'), np.array([0, 1]), box, np.array([[0.5], [0.9]], np.float32), 0, truth
-    )
+    score, numbers = np.array([[0.5], [0.9]], np.float32), np.array([0, 1])
+    scores = BoxScores(('v,0902', 'v,0903'), numbers, box, score, 0, truth, numbers)
     spec = DatasetSpec('own', ('wave',), localisation=True)
     assert summarise_boxes(scores, spec).mean_average_precision == 0.5
+
+
+def test_what_a_model_is_surest_of():
+    """Of four key frames one each; on the first, the second box; wrong where it is elsewhere, or
+    shows another action."""
+    here, there = [0.1, 0.1, 0.5, 0.5], [0.5, 0.5, 0.9, 0.9]
+    box = np.array([here, there, here, there, here], np.float32)
+    score = np.array([[0.1, 0.6], [0.9, 0.2], [0.3, 0.7], [0.8, 0.1], [0.2, 0.5]], np.float32)
+    truth = Rows(
+        np.array([0, 1, 2, 3]), np.array([0, 1, 0, 0]), np.array([there, here, here, here])
+    )
+    frame, records = np.array([0, 0, 1, 2, 3]), np.array([5, 6, 7, 8])
+    scores = BoxScores(('a', 'b', 'c', 'd'), frame, box, score, 0, truth, records)
+    rows, right = surest(scores, 8)
+    # The first frame's other box is wrong, too.
+    assert rows.key_frame.tolist() == [2, 0, 3, 0, 1] and right.tolist() == [False] * 3 + [True] * 2
+    assert rows.action.tolist() == [0, 1, 1, 0, 1]
+    np.testing.assert_allclose(rows.score, [0.8, 0.6, 0.5, 0.9, 0.7])
+    rows, right = surest(scores, 1)
+    assert rows.key_frame.tolist() == [2, 0] and right.tolist() == [False, True]
 
 
 def test_nothing_detected_and_scores_that_are_not_numbers():
