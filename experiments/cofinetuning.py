@@ -20,8 +20,8 @@ is another draw of the training videos and of everything else that is random. Av
 0.5 intersection over union, boxes given; all actions equally frequent in validation.
 
 Every finished training is a line of OUTPUT/cofinetuning.jsonl: started again, the command goes on
-where it stopped. In the end it writes experiments/COFINETUNING.md, its plot and a copy of these
-lines.
+where it stopped; started several times at once, the processes share the trainings. In the end it
+writes experiments/COFINETUNING.md, its plot and a copy of these lines.
 """
 
 from collections.abc import Mapping, Sequence
@@ -117,22 +117,20 @@ class Experiment:
         found = {'part': 1.0 if arm == 'alone' else FIRST_PART}
         grids = {'rate': RATES} if arm == 'alone' else {'rate': RATES, 'part': PARTS}
         for name, values in grids.items():
-            precision = {
-                value: np.mean(
-                    [
-                        self.line(arm, {**found, name: value}, seed, search=True)['mAP']
-                        for seed in SEARCH_SEEDS
-                    ]
-                )
-                for value in values
-            }
-            found[name] = max(precision, key=precision.get)
+            found[name] = self.ledger.best(
+                values,
+                SEARCH_SEEDS,
+                lambda value, seed, name=name: self.line(
+                    arm, {**found, name: value}, seed, search=True
+                )['mAP'],
+            )
         return found
 
     def report(self) -> None:
-        for seed in SEEDS:
-            for arm in ARMS:
-                self.line(arm, self.best(arm), seed)
+        arms = {arm: self.best(arm) for arm in ARMS}
+        self.ledger.spread(
+            [functools.partial(self.line, arm, arms[arm], seed) for seed in SEEDS for arm in ARMS]
+        )
 
     def check(self) -> None:
         names = (*UPSTREAM, DOWNSTREAM)

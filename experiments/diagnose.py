@@ -15,8 +15,8 @@ validation, and for some trainings, all along:
 
 Larger batches have fewer updates, but more clips: updates go with batch ** -1/2, learning rates
 with batch ** 1/4. Every finished training is a line of OUTPUT/diagnose.jsonl: started again, the
-command goes on where it stopped. In the end it writes experiments/DIAGNOSE.md, its plots and a copy
-of these lines.
+command goes on where it stopped; started several times at once, the processes share the trainings.
+In the end it writes experiments/DIAGNOSE.md, its plots and a copy of these lines.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,17 +103,23 @@ class Experiment:
         self._output, self._trainer = output, Trainer()
 
     def run(self, batches: Sequence[int], seeds: int) -> None:
-        for condition in watched():
-            self.ledger.ensure(
-                {**condition, 'seed': 0}, functools.partial(self._train, condition, 0)
-            )
-        for batch in batches:
-            for seed in range(min(seeds, SEEDS[batch])):
-                for condition in conditions(batch):
-                    self.ledger.ensure(
-                        {**condition, 'watched': False, 'seed': seed},
-                        functools.partial(self._train, condition, seed),
-                    )
+        trainings = [(condition, 0) for condition in watched()]
+        trainings += [
+            ({**condition, 'watched': False}, seed)
+            for batch in batches
+            for seed in range(min(seeds, SEEDS[batch]))
+            for condition in conditions(batch)
+        ]
+        self.ledger.spread(
+            [
+                functools.partial(
+                    self.ledger.ensure,
+                    {**condition, 'seed': seed},
+                    functools.partial(self._train, condition, seed),
+                )
+                for condition, seed in trainings
+            ]
+        )
 
     def experiment(self, condition: Mapping[str, Any], seed: int) -> tuple[Config, ArrayData]:
         start = None

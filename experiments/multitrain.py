@@ -23,8 +23,8 @@ two seeds and validation videos that are not reported, with four datasets. A see
 the training videos, of the pre-trained model (of two) and of everything else that is random.
 
 Every finished training is a line of OUTPUT/multitrain.jsonl: started again, the command goes on
-where it stopped. In the end it writes experiments/MULTITRAIN.md, its plots and a copy of these
-lines.
+where it stopped; started several times at once, the processes share the trainings. In the end it
+writes experiments/MULTITRAIN.md, its plots and a copy of these lines.
 """
 
 from collections.abc import Mapping, Sequence
@@ -152,31 +152,37 @@ class Experiment:
         found = {name: FIRST[name] for name in losses}
         # The rate that is best beside the first weights need not be so beside those found.
         for name in ('rate', *losses, 'rate') if losses else ('rate',):
-            values = RATES if name == 'rate' else LAMBDAS[name]
-            accuracy = {
-                value: np.mean(
-                    [
-                        self.line(arm, names, {**found, name: value}, seed, search=True)['average']
-                        for seed in SEARCH_SEEDS
-                    ]
-                )
-                for value in values
-            }
-            found[name] = max(accuracy, key=accuracy.get)
+            found[name] = self.ledger.best(
+                RATES if name == 'rate' else LAMBDAS[name],
+                SEARCH_SEEDS,
+                lambda value, seed, name=name: self.line(
+                    arm, names, {**found, name: value}, seed, search=True
+                )['average'],
+            )
         return found
 
     def report(self) -> None:
-        for seed in self.seeds:
-            for count in self.counts:
-                for arm in self.arms:
-                    self.line(arm, self.datasets[:count], self.best(arm), seed)
+        arms = {arm: self.best(arm) for arm in self.arms}
+        self.ledger.spread(
+            [
+                functools.partial(self.line, arm, self.datasets[:count], arms[arm], seed)
+                for seed in self.seeds
+                for count in self.counts
+                for arm in self.arms
+            ]
+        )
 
     def grow(self) -> None:
         """How well projections find the relations, by number of videos."""
         names = self.datasets[: self.searched]
-        for seed in self.seeds[:4]:
-            for videos in GROWTH:
-                self.line('projection', names, self.best('projection'), seed, videos=videos)
+        settings = self.best('projection')
+        self.ledger.spread(
+            [
+                functools.partial(self.line, 'projection', names, settings, seed, videos=videos)
+                for seed in self.seeds[:4]
+                for videos in GROWTH
+            ]
+        )
 
     def check(self) -> None:
         checked = self.run(

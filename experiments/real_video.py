@@ -10,8 +10,9 @@ testing; hyper-parameters are found on two splits that are not reported. The mod
 synthetic experiments on clips of 36 px, from their pre-trained start.
 
 Every finished training is a line of OUTPUT/real_video.jsonl: started again, the command goes on
-where it stopped. In the end it writes experiments/REAL_VIDEO.md, its plot and a copy of these
-lines; of the videos only numbers are in them.
+where it stopped; started several times at once, the processes share the trainings. In the end it
+writes experiments/REAL_VIDEO.md, its plot and a copy of these lines; of the videos only numbers are
+in them.
 
 Of UCF101 or HMDB51, at full size and on an accelerator, see docs/training.md.
 """
@@ -120,8 +121,8 @@ def read_clips(name: str, folder: Path, output: Path) -> tuple[Clips, tuple[str,
             f'--videos {name}={folder}: needs two or more folders, one for each class, with at '
             f'least 4 videos ({", ".join(SUFFIXES)}) in each'
         )
-    kept = output / 'clips' / f'real_{name}_{SIDE + MARGIN}.npz'
-    if not kept.exists():
+
+    def read() -> Clips:
         video, label = [], []
         for number, title in enumerate(classes):
             for path in paths[title]:
@@ -131,12 +132,10 @@ def read_clips(name: str, folder: Path, output: Path) -> tuple[Clips, tuple[str,
                 chosen = uniform_frames(len(frames), related_data.FRAMES)
                 video.append(np.stack([frames[place] for place in chosen]))
                 label.append(number)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix('.tmp.npz')
-        np.savez(unfinished, video=np.stack(video), label=np.array(label, np.int32))
-        unfinished.replace(kept)
-    with np.load(kept, allow_pickle=False) as arrays:
-        return Clips(arrays['video'], arrays['label']), classes
+        return Clips(np.stack(video), np.array(label, np.int32))
+
+    kept = output / 'clips' / f'real_{name}_{SIDE + MARGIN}.npz'
+    return related_data.kept_clips(kept, read), classes
 
 
 def split(clips: Clips, seed: int) -> tuple[Clips, Clips]:

@@ -1,6 +1,6 @@
 """The model and the data that the experiments on related datasets share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from configs import quickstart
 from data_pipelines.synthetic import related
 from experiments import setup
 from experiments.arrays import ArrayData, Clips
+from experiments.ledger import one_at_a_time
 from experiments.trainer import Trainer
 from multitrain_jax.batch import DatasetSpec
+from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.config import read_config
 
 FRAMES = 8
@@ -63,12 +65,22 @@ def clips(
 @functools.lru_cache(maxsize=64)
 def _clips(name: str, split: str, count: int, seed: int, cache: str) -> Clips:
     path = Path(cache) / f'{name}_{split}_{seed}_{count}_{SIDE + MARGIN}.npz'
-    if not path.exists():
-        made = related.render_clips(name, split, count, seed, num_frames=FRAMES, side=SIDE + MARGIN)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix('.tmp.npz')
-        np.savez(unfinished, video=made.video, label=made.label)
-        unfinished.replace(path)
+    return kept_clips(
+        path,
+        lambda: related.render_clips(
+            name, split, count, seed, num_frames=FRAMES, side=SIDE + MARGIN
+        ),
+    )
+
+
+def kept_clips(path: Path, make: Callable[[], Clips]) -> Clips:
+    """The clips in `path`, made now unless they are there."""
+    with one_at_a_time(path.with_suffix('.lock')):
+        if not path.exists():
+            made = make()
+            unfinished = path.with_suffix('.tmp.npz')
+            np.savez(unfinished, video=made.video, label=made.label)
+            unfinished.replace(path)
     with np.load(path, allow_pickle=False) as arrays:
         return Clips(arrays['video'], arrays['label'])
 
@@ -76,20 +88,24 @@ def _clips(name: str, split: str, count: int, seed: int, cache: str) -> Clips:
 def pretrained(output: Path, seed: int, trainer: Trainer) -> str:
     """The export of a model trained on "pretraining"; trained now unless it is there."""
     directory = output / f'pretrained_{seed}'
-    if not (directory / 'model.json').exists():
-        names, batch = ('pretraining',), 64
-        config = base_config(names)
-        config.seed, config.batch_size = seed, batch
-        config.epochs = PRETRAINING_CLIPS / PRETRAINING_VIDEOS
-        setup.set_rates(config, 2e-3, steps=PRETRAINING_CLIPS / batch)
-        setup.set_losses(config)
-        config = read_config(config)
-        cache = output / 'clips'
-        source = ArrayData(
-            config,
-            specs(names),
-            clips(names, 'train', PRETRAINING_VIDEOS, seed, cache),
-            clips(names, 'validation', VALIDATION_VIDEOS, 999, cache),
-        )
-        trainer.train(config, source).trained.export(directory)
+    with one_at_a_time(directory.with_suffix('.lock')):
+        if not (directory / 'model.json').exists():
+            _pretrain(seed, output / 'clips', trainer).export(directory)
     return str(directory)
+
+
+def _pretrain(seed: int, cache: Path, trainer: Trainer) -> TrainedModel:
+    names, batch = ('pretraining',), 64
+    config = base_config(names)
+    config.seed, config.batch_size = seed, batch
+    config.epochs = PRETRAINING_CLIPS / PRETRAINING_VIDEOS
+    setup.set_rates(config, 2e-3, steps=PRETRAINING_CLIPS / batch)
+    setup.set_losses(config)
+    config = read_config(config)
+    source = ArrayData(
+        config,
+        specs(names),
+        clips(names, 'train', PRETRAINING_VIDEOS, seed, cache),
+        clips(names, 'validation', VALIDATION_VIDEOS, 999, cache),
+    )
+    return trainer.train(config, source).trained
