@@ -3,22 +3,25 @@ results and gradients.
 
     python -m benchmarks.gpu_equality [--small]
 
-Attention and pooling convolution, at sizes of MViTv2-B 32x3 and ViT-B; printed is the largest
-difference as a part of the largest number of each array. bfloat16 keeps 8 bits, so 0.004 is one
-rounding. Exit code 1 where one differs by more than `LIMIT`, or fails on a GPU; other devices do
-not have all of them, which is said.
+Attention, pooling convolution and our kernels of norms and poolings, at sizes of MViTv2-B 32x3 and
+ViT-B; printed is the largest difference as a part of the largest number of each array. bfloat16
+keeps 8 bits, so 0.004 is one rounding. Exit code 1 where one differs by more than `LIMIT`, or fails
+on a GPU; other devices do not have all of them, which is said.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from multitrain_jax.models.layers import layer_norm
 from multitrain_jax.ops.attention import attention
 from multitrain_jax.ops.depthwise_pool import depthwise_pool
+from multitrain_jax.ops.platforms import has_kernels
 
 LIMIT = 0.04
 ATTENTION = {  # queries, keys, heads, width of queries and keys, width of values
@@ -33,19 +36,26 @@ POOLING = {  # grid and channels, stride
     'B 32x3, stage 1, k v': ((16, 56, 56, 192), (1, 8, 8)),
     'B 32x3, stage 3, q': ((16, 14, 14, 384), (1, 1, 1)),
 }
+NORMS = {  # tokens of a clip, width
+    'B 32x3, stage 1': (50176, 96),
+    'B 32x3, stage 3': (3136, 384),
+    'B 32x3, stage 4': (784, 768),
+    'a class token': (3137, 384),
+}
+QKV = {  # grid, heads of 96, strides of q and of k v
+    'B 32x3, stage 1': ((16, 56, 56), 1, (1, 1, 1), (1, 8, 8)),
+    'B 32x3, stage 3': ((16, 14, 14), 4, (1, 1, 1), (1, 2, 2)),
+    'B 32x3, stage 4, first': ((16, 14, 14), 8, (1, 2, 2), (1, 2, 2)),
+}
+EPSILON = 1e-5
 
 
 def with_gradients(function: Callable, *arrays: jax.Array) -> list[np.ndarray]:
-    """The result and the gradients of a weighted sum of it by all arguments, float32."""
+    """The result and the gradients of a sum of it, randomly weighted, by all arguments, float32."""
 
     def run(*arrays):
         y, gradients = jax.vjp(function, *arrays)
-        return [
-            y,
-            *gradients(
-                jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype)
-            ),
-        ]
+        return [y, *gradients(jax.random.normal(jax.random.key(0), y.shape).astype(y.dtype))]
 
     return [np.asarray(x, np.float32) for x in jax.jit(run)(*arrays)]
 
@@ -82,6 +92,53 @@ def cases(clips: int, small: bool):
             pool = functools.partial(depthwise_pool, stride=stride)
             own = functools.partial(pool, implementation=implementation)
             yield f'pooling {implementation}, {name}', own, pool, shapes
+
+    for name, (tokens, width) in NORMS.items():
+        shapes = [(clips, min(tokens, 24) if small else tokens, width), (width,), (width,)]
+        yield f'norm kernel, {name}', _norm_kernel, _norm, shapes
+    for name, (grid, heads, *strides) in QKV.items():
+        grid = (2, 4, 4) if small else grid
+        shapes = [(8, math.prod(grid), 3 * heads * 96), (3, 3, 3, 3, 96), (3, 96), (3, 96)]
+        sizes = dict(grid=grid, q_stride=strides[0], kv_stride=strides[1], heads=heads)
+        kernel, reference = (functools.partial(f, **sizes) for f in (_pooling_kernel, _pooling))
+        yield f'pooling kernel, {name}', kernel, reference, shapes
+
+
+def _norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    return x + layer_norm(x, scale, bias, EPSILON)
+
+
+def _norm_kernel(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    _check_kernels()
+    from multitrain_jax.ops import layer_norm_gpu
+
+    parameters = (p.astype(jnp.float32) for p in (scale, bias))
+    return sum(layer_norm_gpu.layer_norm(x, *parameters, EPSILON, skip=True))
+
+
+def _pooling(qkv, kernel, scale, bias, *, grid, q_stride, kv_stride, heads) -> jax.Array:
+    """All numbers of pooled, normalised queries, keys and values."""
+    found = []
+    for part, stride in enumerate((q_stride, kv_stride, kv_stride)):
+        x = jnp.split(qkv, 3, -1)[part].reshape(qkv.shape[0], *grid, -1)
+        y = depthwise_pool(x, jnp.tile(kernel[part], heads), stride)
+        y = y.reshape(qkv.shape[0], -1, heads, kernel.shape[-1])
+        found.append(layer_norm(y, scale[part], bias[part], EPSILON).ravel())
+    return jnp.concatenate(found)
+
+
+def _pooling_kernel(qkv, kernel, scale, bias, **sizes) -> jax.Array:
+    _check_kernels()
+    from multitrain_jax.ops import pooling_gpu
+
+    parameters = (p.astype(jnp.float32) for p in (kernel, scale, bias))
+    q, k, v, _ = pooling_gpu.pool(qkv, *parameters, epsilon=EPSILON, **sizes)
+    return jnp.concatenate([y.ravel() for y in (q, k, v)])
+
+
+def _check_kernels() -> None:
+    if not has_kernels(jax.devices()[0]):
+        raise ValueError('Pallas has no kernels of ours for this device')
 
 
 def main() -> int:

@@ -135,8 +135,9 @@ class BackboneConfig(abc.ABC):
     init_std: PositiveFloat = 0.02
     # of activations; parameters, softmax, norms' statistics and the embedding are float32
     dtype: Literal['float32', 'bfloat16'] = 'float32'
-    # 'auto': fused where the device has such a kernel, else 'xla'; 'cudnn': fused, for bfloat16 on
-    # NVIDIA GPUs (Ampere or newer); 'pallas': fused, for TPUs (v5 or newer)
+    # 'auto': fused where the device has such a kernel, else 'xla', and so are poolings and norms;
+    # 'cudnn': fused, for bfloat16 on NVIDIA GPUs (Ampere or newer); 'pallas': fused, for TPUs (v5
+    # or newer)
     attention: Literal[*IMPLEMENTATIONS] = 'xla'
     # recompute blocks in the backward pass: a third more time, half of the memory
     remat: bool = False

@@ -8,10 +8,11 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from multitrain_jax.ops.platforms import only_platform, target_device
+from multitrain_jax.ops.platforms import has_kernels, only_platform, target_device
 from multitrain_jax.ops.sums import sum_over, sums
-from multitrain_jax.ops.tensor_parallel import parts, split
+from multitrain_jax.ops.tensor_parallel import on_each_device, parts, split
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -100,16 +101,41 @@ ACTIVATIONS = {'exact': gelu, 'tanh': gelu_by_tanh}
 
 
 class LayerNorm(nnx.Module):
-    """`layer_norm` with parameters scale (1) and bias (0) of shape [width]."""
+    """`layer_norm` with parameters scale (1) and bias (0) of shape [width].
 
-    def __init__(self, width: int, *, epsilon: float = 1e-6):
+    Args:
+      width: of the last axis.
+      epsilon: added to the variance.
+      fused: whether it is one kernel forward and one backward, on devices that have them
+        (`ops.layer_norm_gpu`).
+    """
+
+    def __init__(self, width: int, *, epsilon: float = 1e-6, fused: bool = False):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
         self.epsilon = epsilon
+        self.fused = fused
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self._normalise(x, skip=False)
+
+    def beside(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`x` for a skip path, and normalised: one kernel adds the gradients of both."""
+        return self._normalise(x, skip=True)
 
     @jax.named_scope('layer_norm')
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon)
+    def _normalise(self, x: jax.Array, skip: bool) -> Any:
+        scale, bias = self.scale[...], self.bias[...]
+        if self.fused and has_kernels(target_device()):
+            from multitrain_jax.ops import layer_norm_gpu  # loads what others need not
+
+            if layer_norm_gpu.fits(x.shape, x.dtype):
+                kernel = functools.partial(
+                    layer_norm_gpu.layer_norm, epsilon=self.epsilon, skip=skip
+                )
+                return on_each_device(kernel, PartitionSpec(), PartitionSpec())(x, scale, bias)
+        y = layer_norm(x, scale, bias, self.epsilon)
+        return (x, y) if skip else y
 
 
 def linear(

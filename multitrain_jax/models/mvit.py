@@ -247,7 +247,7 @@ class MViT(Backbone):
         self.stages = nnx.List(
             Stage(shapes, config, config.remat, rngs=rngs) for shapes in config.block_shapes()
         )
-        self.norm = LayerNorm(config.embedding_width)
+        self.norm = LayerNorm(config.embedding_width, fused=config.attention == 'auto')
         self.config = config
 
     def run(

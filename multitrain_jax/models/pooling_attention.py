@@ -1,5 +1,6 @@
 """Multi-head pooling attention and the block around it (MViTv2, arXiv 2112.01526)."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Literal
@@ -25,7 +26,7 @@ from multitrain_jax.ops import pooling_tpu
 from multitrain_jax.ops.attention import attention
 from multitrain_jax.ops.depthwise_pool import KERNEL, depthwise_pool
 from multitrain_jax.ops.max_pool import skip_max_pool
-from multitrain_jax.ops.platforms import target_device, tpu_core_memory
+from multitrain_jax.ops.platforms import has_kernels, target_device, tpu_core_memory
 from multitrain_jax.ops.relative_position import key_selector, position_terms
 from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, on_each_device, split
 from multitrain_jax.ops.windows import Triple, pad, pooled_size
@@ -130,7 +131,7 @@ class PoolingAttention(nnx.Module):
         batch, width = x.shape[0], shape.width
         kernel, bias = self.qkv.kernel[...], self.qkv.bias[...]
         qkv = project_groups(x, kernel, bias, heads=shape.heads, dtype=self.options.dtype)
-        q, k, v = self._pool(qkv, thw)  # each [B, S', heads, d]
+        q, k, v, *again = self._pool(qkv, thw)  # each [B, S', heads, d]
         q_thw = pooled_size(thw, shape.query_stride)
 
         # The pooled queries are added, save that of the class token (section 3.1, equation 5).
@@ -144,7 +145,9 @@ class PoolingAttention(nnx.Module):
             k_thw = pooled_size(thw, shape.kv_stride)
             wide_q, k = self._append_positions(q, q * scale, k, q_thw, k_thw)
             y = attend(wide_q, k, v)
-            y = y + q if add_all else y
+            y = y + (again[0] if again else q) if add_all else y
+        elif again:
+            y = attend(q, k, v, scale=scale) + again[0]
         else:
             y = attend(q, k, v, scale=scale, add_queries=add_all)
         if not add_all:
@@ -154,17 +157,14 @@ class PoolingAttention(nnx.Module):
 
     @jax.named_scope('pooling')
     def _pool(self, qkv: jax.Array, thw: Triple) -> list[jax.Array]:
-        """Pooled, normalised q, k, v [B, S', heads, d] of [B, S, groups, 3, width / groups]."""
+        """Pooled, normalised q, k, v [B, S', heads, d] of [B, S, groups, 3, width / groups].
+
+        A kernel may give the queries twice, see `ops.pooling_gpu`.
+        """
         shape, options = self.shape, self.options
-        heads, memory = shape.heads // qkv.shape[2], tpu_core_memory(target_device())
-        sizes = (thw, shape.query_stride, shape.kv_stride, heads, shape.head_width)
-        if (
-            options.attention in ('auto', 'pallas')
-            and not options.class_token
-            and qkv.dtype == jnp.bfloat16
-            and pooling_tpu.fits(*sizes, memory)
-        ):
-            return self._pool_by_kernel(qkv, sizes, memory)
+        kernel = None if options.class_token else self._pooling_kernel(qkv, thw)
+        if kernel is not None:
+            return self._pool_by_kernel(kernel, qkv, thw)
         if shape.query_stride == shape.kv_stride:
             return self._pool_by_convolution(qkv, slice(0, 3), thw, shape.query_stride)
         return [
@@ -172,27 +172,44 @@ class PoolingAttention(nnx.Module):
             *self._pool_by_convolution(qkv, slice(1, 3), thw, shape.kv_stride),
         ]
 
-    def _pool_by_kernel(self, qkv: jax.Array, sizes: tuple, memory: int) -> list[jax.Array]:
-        grid, q_stride, kv_stride, heads, _ = sizes
+    def _pooling_kernel(self, qkv: jax.Array, thw: Triple) -> Callable | None:
+        """`pool` of `ops.pooling_tpu` or `ops.pooling_gpu`, whichever the device can run."""
+        device, shape, chosen = target_device(), self.shape, self.options.attention
+        heads, memory = shape.heads // qkv.shape[2], tpu_core_memory(device)
+        sizes = (thw, shape.query_stride, shape.kv_stride, heads, shape.head_width)
+        if (
+            chosen in ('auto', 'pallas')
+            and qkv.dtype == jnp.bfloat16
+            and pooling_tpu.fits(*sizes, memory)
+        ):
+            return functools.partial(pooling_tpu.pool, memory=memory)
+        if chosen == 'auto' and has_kernels(device):
+            from multitrain_jax.ops import pooling_gpu  # loads what others need not
 
+            if pooling_gpu.fits(qkv.shape[0], shape.head_width, qkv.dtype):
+                return pooling_gpu.pool
+        return None
+
+    def _pool_by_kernel(self, kernel: Callable, qkv: jax.Array, thw: Triple) -> list[jax.Array]:
         def pool(qkv, *parameters):
-            return pooling_tpu.pool(
+            return kernel(
                 qkv.reshape(*qkv.shape[:2], -1),
                 *parameters,
-                grid=grid,
-                q_stride=q_stride,
-                kv_stride=kv_stride,
-                heads=heads,
+                grid=thw,
+                q_stride=self.shape.query_stride,
+                kv_stride=self.shape.kv_stride,
+                heads=self.shape.heads // groups,
                 epsilon=self.options.pool_norm_epsilon,
-                memory=memory,
             )
 
-        groups = MODEL_AXIS if qkv.shape[2] > 1 else None
+        groups = qkv.shape[2]
+
+        axis = MODEL_AXIS if groups > 1 else None
         parameters = [p[...] for p in (self.pool_kernel, self.pool_scale, self.pool_bias)]
         pooled = on_each_device(
             pool,
-            (PartitionSpec(None, None, groups), *[PartitionSpec()] * 3),
-            PartitionSpec(None, None, groups),
+            (PartitionSpec(None, None, axis), *[PartitionSpec()] * 3),
+            PartitionSpec(None, None, axis),
         )(qkv, *parameters)
         return [x.reshape(*x.shape[:2], self.shape.heads, -1) for x in pooled]
 
@@ -270,9 +287,10 @@ class MViTBlock(nnx.Module):
 
     def __init__(self, shape: BlockShape, options: BlockOptions, *, rngs: nnx.Rngs):
         dense = dict(init_std=options.init_std, dtype=options.dtype, rngs=rngs)
-        self.norm1 = LayerNorm(shape.width_in)
+        fused = options.attention == 'auto'
+        self.norm1 = LayerNorm(shape.width_in, fused=fused)
         self.attention = PoolingAttention(shape, options, rngs=rngs)
-        self.norm2 = LayerNorm(shape.width)
+        self.norm2 = LayerNorm(shape.width, fused=fused)
         self.mlp = MLP(shape.width, int(shape.width * options.mlp_ratio), **dense)
         widens = shape.width_in != shape.width
         self.skip = linear(shape.width_in, shape.width, **dense) if widens else None
@@ -300,7 +318,7 @@ class MViTBlock(nnx.Module):
           Tokens [B, S', width] and their grid.
         """
         attention_scale, mlp_scale = stochastic_depth(x, drop_rate, key)
-        normalised = self.norm1(x)
+        x, normalised = self.norm1.beside(x)
         y, new_thw = self.attention(normalised, thw)
         skip = x
         if self.skip is not None:
@@ -308,7 +326,8 @@ class MViTBlock(nnx.Module):
                 skip = self.skip(x if self.options.skip_input == 'raw' else normalised)
         x = self._pool_skip(skip, thw) + scale_branch(y, attention_scale)
         with jax.named_scope('mlp'):
-            y = self.mlp(self.norm2(x))
+            x, normalised = self.norm2.beside(x)
+            y = self.mlp(normalised)
         return x + scale_branch(y, mlp_scale), new_thw
 
     @jax.named_scope('max_pool')

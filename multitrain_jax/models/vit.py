@@ -178,9 +178,10 @@ class Block(nnx.Module):
     """Pre-norm attention and MLP, each added to a skip path."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        self.norm1 = LayerNorm(config.width, epsilon=config.norm_epsilon)
+        norm = dict(epsilon=config.norm_epsilon, fused=config.attention == 'auto')
+        self.norm1 = LayerNorm(config.width, **norm)
         self.attention = Attention(config, rngs=rngs)
-        self.norm2 = LayerNorm(config.width, epsilon=config.norm_epsilon)
+        self.norm2 = LayerNorm(config.width, **norm)
         self.mlp = _mlp(config, rngs)
 
     @jax.named_scope('block')
@@ -194,9 +195,11 @@ class Block(nnx.Module):
     ) -> jax.Array:
         """[B, S, D] -> [B, S, D]; with a key, a branch of a clip is left out at `drop_rate`."""
         scales = stochastic_depth(x, drop_rate, key)
-        x = x + scale_branch(self.attention(self.norm1(x), angles), scales[0])
+        x, normalised = self.norm1.beside(x)
+        x = x + scale_branch(self.attention(normalised, angles), scales[0])
         with jax.named_scope('mlp'):
-            return x + scale_branch(self.mlp(self.norm2(x)), scales[1])
+            x, normalised = self.norm2.beside(x)
+            return x + scale_branch(self.mlp(normalised), scales[1])
 
 
 class AttentivePooler(nnx.Module):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from multitrain_jax.ops import attention_tpu
-from multitrain_jax.ops.platforms import target_device, tpu_core_memory
+from multitrain_jax.ops.platforms import nvidia_capability, target_device, tpu_core_memory
 from multitrain_jax.ops.tensor_parallel import MODEL_AXIS, devices, on_each_device, parts
 
 IMPLEMENTATIONS = ('xla', 'cudnn', 'pallas', 'auto')
@@ -93,10 +93,7 @@ def _suited(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> str:
 
 def has_cudnn_attention(device: Any) -> bool:
     """Whether cuDNN's fused attention runs on it; described GPUs count as new enough."""
-    return (
-        device.platform == 'gpu'
-        and float(getattr(device, 'compute_capability', _CUDNN_CAPABILITY)) >= _CUDNN_CAPABILITY
-    )
+    return nvidia_capability(device) >= _CUDNN_CAPABILITY
 
 
 def _fits_pallas(device: Any, q: jax.Array, k: jax.Array, v: jax.Array) -> bool:

@@ -38,6 +38,21 @@ def tpu_core_memory(device: Any) -> int:
     return (112 if device.device_kind.endswith(('lite', 'v5e', 'v6e')) else 56) << 20
 
 
+def nvidia_capability(device: Any) -> float:
+    """Compute capability of an NVIDIA GPU: 8 is Ampere, 9 Hopper, 10 Blackwell; 0 of any other
+    device. Described GPUs count as Hopper.
+    """
+    capability = str(getattr(device, 'compute_capability', 9.0))
+    return float(capability) if device.platform == 'gpu' and capability[:1].isdigit() else 0.0
+
+
+def has_kernels(device: Any) -> bool:
+    """Whether it is a GPU for which this JAX compiles our kernels (`ops.layer_norm_gpu`,
+    `ops.pooling_gpu`): of the Hopper generation or newer.
+    """
+    return nvidia_capability(device) >= 9 and jax.__version_info__ >= (0, 12)
+
+
 @contextlib.contextmanager
 def only(platform: str) -> Iterator[None]:
     """Programs that are traced meanwhile are for this platform, whatever they run on. Besides JAX's

@@ -13,35 +13,13 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 import numpy as np
 import pytest
 
-from multitrain_jax.models.layers import layer_norm
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.models.pooling_attention import MViTBlock
 from multitrain_jax.models.variants import mvit_b_32x3
 from multitrain_jax.ops import pooling_tpu
-from multitrain_jax.ops.depthwise_pool import depthwise_pool
 from multitrain_jax.ops.tensor_parallel import on_each_device
+from tests.helpers.pooling import EPSILON, pooled_separately, pooling_arguments
 from tests.helpers.tiny import quick_compile  # noqa: F401
-
-EPSILON = 1e-5
-
-
-def _separately(qkv, kernel, scale, bias, grid, q_stride, kv_stride, heads):
-    """What the kernels stand for: `depthwise_pool`, which float64 loops check, and `layer_norm`."""
-    width, clips, out = qkv.shape[-1] // 3, qkv.shape[0], []
-    for part, stride in enumerate((q_stride, kv_stride, kv_stride)):
-        x = qkv[..., part * width : (part + 1) * width].reshape(clips, *grid, width)
-        y = depthwise_pool(x, jnp.tile(kernel[part], heads), stride)
-        y = y.reshape(clips, -1, heads, width // heads)
-        y = layer_norm(y, scale[part], bias[part], EPSILON)
-        out.append(y.reshape(clips, -1, width))
-    return tuple(out)
-
-
-def _arguments(clips, grid, heads, width, dtype='float32'):
-    rng = np.random.default_rng(0)
-    qkv = rng.normal(size=(clips, math.prod(grid), 3 * heads * width))
-    parameters = [rng.normal(size=(3, *shape, width)) for shape in ((3, 3, 3), (), ())]
-    return [jnp.asarray(qkv, dtype), *(jnp.asarray(p, 'float32') for p in parameters)]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +39,9 @@ def test_they_equal_convolution_and_norm(grid, q_stride, kv_stride, heads, width
     sizes = dict(
         grid=grid, q_stride=(1,) + 2 * (q_stride,), kv_stride=(1,) + 2 * (kv_stride,), heads=heads
     )
-    arguments = _arguments(1, grid, heads, width)
+    arguments = pooling_arguments(1, grid, heads, width)
     kernels = functools.partial(pooling_tpu.pool, epsilon=EPSILON, interpret=True, **sizes)
-    separately = functools.partial(_separately, **sizes)
+    separately = functools.partial(pooled_separately, **sizes)
 
     def with_gradients(function, *arguments):
         out, gradients = jax.vjp(function, *arguments)
@@ -84,7 +62,7 @@ def test_devices_share_the_heads():
         ('data', 'model'),
         axis_types=(AxisType.Auto,) * 2,
     )
-    qkv, *parameters = _arguments(1, (1, 4, 4), 2, 16)
+    qkv, *parameters = pooling_arguments(1, (1, 4, 4), 2, 16)
     sizes = dict(grid=(1, 4, 4), q_stride=(1, 1, 1), kv_stride=(1, 1, 1))
 
     def divided(qkv, *parameters):
@@ -108,7 +86,7 @@ def test_devices_share_the_heads():
         axis_names={'data'},
         check_vma=False,
     )
-    wanted = jax.grad(loss(functools.partial(_separately, heads=2, **sizes)), (0, 1, 2, 3))
+    wanted = jax.grad(loss(functools.partial(pooled_separately, heads=2, **sizes)), (0, 1, 2, 3))
     for one, other in zip(jax.jit(mapped)(qkv, *parameters), wanted(qkv, *parameters), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5 * max(1.0, np.abs(other).max()))
 
