@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from multitrain_jax.ops.platforms import by_platform, only_platform
+from multitrain_jax.ops.platforms import by_platform, only_platform, target_device
 
 Triple = tuple[int, int, int]
 
@@ -34,10 +34,11 @@ def clip_by_clip(function: Callable, *arrays: jax.Array):
 
     A clip's intermediate arrays stay in the cache, and the loop keeps XLA from copying a long
     expression into each of its readers (a normalisation reads its input three times): measured on
-    CPU, that made the model's gradient 1.5 times slower and its compilation several times. In
-    ONNX, where nothing is fused, all clips are computed at once.
+    CPU, that made the model's gradient 1.5 times slower and its compilation several times. A GPU,
+    where a loop would copy what it makes, computes all clips at once, and so does ONNX, where
+    nothing is fused.
     """
-    if only_platform() == 'onnx':
+    if only_platform() == 'onnx' or target_device().platform == 'gpu':
         return function(*arrays)
     if arrays[0].shape[0] == 1:
         return _apart(function, *arrays)
