@@ -6,7 +6,7 @@ back in order. So the batches are those that would have been made here, however 
 are; and a step that is lost with its worker is made here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import concurrent.futures
 import dataclasses
 import functools
@@ -16,7 +16,6 @@ import os
 import queue
 import socket
 import threading
-import time
 from typing import Any
 
 import cv2
@@ -34,7 +33,7 @@ from data_pipelines.options import (
 )
 from data_pipelines.plans import TrainingPlan
 from data_pipelines.tensorflow_import import import_tensorflow
-from data_pipelines.workers import Batch, Damage, DamageLog, fill
+from data_pipelines.workers import Batch, BatchIterator, Damage, fill
 
 # TensorFlow's name for the first Python function that a process registers. A graph can only name
 # Python functions of the process that runs it, so workers register ours before anything else.
@@ -93,14 +92,12 @@ def _fill(
 # The training process.
 
 
-class ServiceBatches:
+class ServiceBatches(BatchIterator):
     """The iterator that `pipeline.train_batches` returns, of batches that a service makes.
 
     Attributes:
         samples_per_epoch: see `TrainingPlan`.
-        element_spec: name -> (shape, type) of the arrays of every batch.
         step: number of the batch that `next()` returns next.
-        wait_seconds: time spent in `next()` so far.
     """
 
     def __init__(
@@ -125,12 +122,10 @@ class ServiceBatches:
         tf = import_tensorflow()
         text = _encode_plan(sources, size, order, options, host=host, num_hosts=num_hosts)
         self._local = _plan(text)
-        self._damage = DamageLog(options.max_bad_records)
+        super().__init__(self._local.element_spec, options.max_bad_records)
         self.samples_per_epoch = self._local.samples_per_epoch
-        self.element_spec = self._local.element_spec
         self.step, self._end = start_step, 2**62 if num_steps is None else start_step + num_steps
-        self.wait_seconds = 0.0
-        self._early: dict[int, tuple[Batch, list[Damage]]] = {}
+        self._early: dict[int, tuple[Batch, list[list[Damage]]]] = {}
         address = options.tf_data_service.removeprefix('grpc://')
         _check_answers(address)
         self._dataset = _distributed(tf, address, text, self.element_spec, self.step, self._end)
@@ -138,11 +133,6 @@ class ServiceBatches:
         self._closing, self._ended = threading.Event(), False
         self._thread = threading.Thread(target=self._receive, name='tf.data service', daemon=True)
         self._thread.start()
-
-    @property
-    def bad_records(self) -> int:
-        """Damaged records met so far in the batches handed out, each counted once."""
-        return self._damage.bad_records
 
     def _receive(self) -> None:
         """Runs in a thread: hands on what arrives, then None; or the exception that ended it."""
@@ -164,25 +154,14 @@ class ServiceBatches:
             except queue.Full:
                 continue
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
     def __next__(self) -> Batch:
-        if self.step >= self._end or self._closing.is_set():
-            raise StopIteration
-        start = time.perf_counter()
-        try:
-            batch, damage = self._next()
-            self._damage.add(damage)
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self.wait_seconds += time.perf_counter() - start
+        batch = super().__next__()
         self.step += 1
         return batch
 
-    def _next(self) -> tuple[Batch, list[Damage]]:
+    def _next(self) -> tuple[Batch, list[list[Damage]]]:
+        if self.step >= self._end or self._closing.is_set():
+            raise StopIteration
         while not (self.step in self._early or len(self._early) >= _MAX_AHEAD or self._ended):
             received = self._wait()
             if isinstance(received, Exception):
@@ -192,12 +171,13 @@ class ServiceBatches:
                 break
             step, batch, damage = received
             if step >= self.step:  # Else it was given up, and made here.
-                self._early[step] = batch, damage
+                self._early[step] = batch, [damage]
         if self.step in self._early:
             return self._early.pop(self.step)
         logging.warning('the batch of step %d was lost with a worker; making it here', self.step)
         with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
-            return _fill(self._local, self.step, pool)
+            batch, damage = _fill(self._local, self.step, pool)
+            return batch, [damage]
 
     def _wait(self):
         while True:
@@ -214,12 +194,6 @@ class ServiceBatches:
         """Asks for no more batches; iteration then ends. May be called again."""
         self._closing.set()
         self._early.clear()
-
-    def __enter__(self) -> 'ServiceBatches':
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
 
 
 def _distributed(tf, address: str, plan: str, element_spec, start: int, end: int):

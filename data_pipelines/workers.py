@@ -5,13 +5,14 @@ cores; what is left between them lets one process stop at some hundred clips a s
 `processes`.
 """
 
+import abc
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import concurrent.futures
 import logging
 import threading
 import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import cv2
 import numpy as np
@@ -153,14 +154,58 @@ def fill(plan: Plan, job: Job) -> list[Damage]:
     return made.damage
 
 
-class Batches:
-    """Iterator of batches. Close it, or use it in a `with`, to stop its threads or processes early.
-
-    Switches OpenCV's own threads off, for the whole process: they would compete with these.
+class BatchIterator(abc.ABC):
+    """Iterator of batches. Close it, or use it in a `with`, to stop what makes them early.
 
     Attributes:
         element_spec: name -> (shape, type) of the arrays of every batch.
         wait_seconds: time spent in `next()` so far, that is, waiting for data.
+    """
+
+    def __init__(self, element_spec: ElementSpec, max_bad_records: int):
+        self.element_spec, self.wait_seconds = element_spec, 0.0
+        self._damage = DamageLog(max_bad_records)
+
+    @property
+    def bad_records(self) -> int:
+        """Damaged records met so far in the batches handed out, each counted once."""
+        return self._damage.bad_records
+
+    @abc.abstractmethod
+    def _next(self) -> tuple[Batch, Iterable[list[Damage]]]:
+        """The next batch, and the damaged records met; raises StopIteration after the last."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Stops what makes batches; iteration then ends. May be called again."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        try:
+            batch, found = self._next()
+            for damage in found:
+                self._damage.add(damage)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.wait_seconds += time.perf_counter() - start
+        return batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+class Batches(BatchIterator):
+    """Batches filled by threads or processes.
+
+    Switches OpenCV's own threads off, for the whole process: they would compete with these.
     """
 
     def __init__(
@@ -184,19 +229,12 @@ class Batches:
         """
         if prefetch < 0:
             raise ValueError(f'need prefetch >= 0, got {prefetch}')
+        super().__init__(plan.element_spec, plan.max_bad_records)
         cv2.setNumThreads(1)
-        self.element_spec = plan.element_spec
-        self.wait_seconds = 0.0
-        self._damage = DamageLog(plan.max_bad_records)
         self._plan, self._planned, self._prefetch = plan, planned, prefetch
         self._pending: deque[tuple[Batch, Iterator[list[Damage]]]] = deque()
         self._filler = filler
         self._begin(prefetch)
-
-    @property
-    def bad_records(self) -> int:
-        """Damaged records met so far in the batches handed out, each counted once."""
-        return self._damage.bad_records
 
     def _begin(self, batches: int) -> None:
         """Starts work until `batches` batches are under way, or the plan ends."""
@@ -207,37 +245,17 @@ class Batches:
             batch, jobs = planned
             self._pending.append((batch, self._filler.begin(jobs)))
 
-    def __iter__(self) -> 'Batches':
-        return self
-
-    def __next__(self) -> Batch:
-        start = time.perf_counter()
-        try:
-            self._begin(self._prefetch + 1)
-            if not self._pending:
-                raise StopIteration
-            batch, results = self._pending.popleft()
-            for damage in results:
-                self._damage.add(damage)
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self.wait_seconds += time.perf_counter() - start
-        return batch
+    def _next(self):
+        self._begin(self._prefetch + 1)
+        if not self._pending:
+            raise StopIteration
+        return self._pending.popleft()
 
     def close(self) -> None:
-        """Stops threads and processes; iteration then ends. May be called again."""
         self._planned = iter(())
         self._pending.clear()
         self._filler.close()
         self._plan.close()
-
-    def __enter__(self) -> 'Batches':
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
 
 
 # Memory for batches that is used again: asking the system for it costs a tenth of making a clip.

@@ -84,15 +84,16 @@ class ClassList(NamedTuple):
             'numbers out'
         )
 
-    def check_different(self) -> None:
-        """
+    def check_different(self) -> 'ClassList':
+        """Returns itself.
+
         Raises:
           ValueError: names are equal; tells all of them.
         """
         first = {}
         again = [n for n, name in enumerate(self.names) if first.setdefault(name, n) != n]
         if not again:
-            return
+            return self
         number = again[0]
         name = self.names[number]
         others = ', '.join(f'{self.names[n]!r} in {_short(self.places[n])}' for n in again[1:20])

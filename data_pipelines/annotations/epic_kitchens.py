@@ -43,8 +43,7 @@ def read_epic_kitchens(
       ValueError: a file is missing or malformed, a class is not among the classes, or there are no
         videos.
     """
-    classes = read_class_list(classes_file)
-    classes.check_different()
+    classes = read_class_list(classes_file).check_different()
     column, wanted = f'{label}_class', {str(number) for number in range(len(classes.names))}
     files = VideoFiles(videos)
     read = functools.partial(read_table, wanted=('narration_id', 'video_id', *_TIMES, column))

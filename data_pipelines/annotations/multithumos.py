@@ -45,8 +45,7 @@ def read_multithumos(
     Raises:
       ValueError: a file is missing or malformed, or there are no videos.
     """
-    classes = read_class_list(class_list)
-    classes.check_different()
+    classes = read_class_list(class_list).check_different()
     lines = (
         (where, (label, line))
         for label, name in enumerate(classes.names)

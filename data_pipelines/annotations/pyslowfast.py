@@ -107,8 +107,7 @@ def _classes(classes_file: str | os.PathLike | None, rows: Sequence[_Row]) -> tu
                 'in a file of classes'
             )
         return tuple(str(number) for number in range(largest + 1)), 0
-    classes = read_class_list(classes_file)
-    classes.check_different()
+    classes = read_class_list(classes_file).check_different()
     offset = classes.offset((label for row in rows for label in row.labels), classes_file)
     last = len(classes.names) - 1 + offset
     names = f'{os.fspath(classes_file)} names only {offset} to {last}'

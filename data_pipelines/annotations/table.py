@@ -149,8 +149,7 @@ def _classes(
     labels = {label for own in rows.values() for row in own for label in row.labels}
     numbers = all(label.isascii() and label.isdecimal() for label in labels)
     if classes_file is not None:
-        classes = read_class_list(classes_file)
-        classes.check_different()
+        classes = read_class_list(classes_file).check_different()
         number_of = {name: number for number, name in enumerate(classes.names)}
         if numbers and not labels <= set(number_of):
             offset = classes.offset(map(int, labels), classes_file)

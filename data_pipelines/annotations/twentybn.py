@@ -35,8 +35,7 @@ def read_twentybn(
     """
     if not os.path.isdir(videos):
         raise ValueError(f'{os.fspath(videos)}: no such directory of videos')
-    classes = read_class_list(labels)
-    classes.check_different()
+    classes = read_class_list(labels).check_different()
     numbers = {name: number for number, name in enumerate(classes.names)}
     files, splits, notes = ListedFiles(os.fspath(videos)), {}, []
 

@@ -68,13 +68,7 @@ def convert(
 
     with planning.locked(output):
         kept = planning.splits_to_keep(output, annotations, options)
-        plans = [
-            plan
-            for split, clips in annotations.splits.items()
-            for plan in planning.plan_split(split, clips, annotations.classes, options)
-        ]
-        if not options.replace:
-            planning.check_replaces_nothing(output, annotations, options, plans)
+        plans = planning.plan_all(output, annotations, options)
         planning.remove_leftovers(output, annotations, plans)
         results = {plan.name: plan.finished_result(output, options.video_timeout) for plan in plans}
         if None in results.values():

@@ -90,13 +90,7 @@ def estimate(
     output = planning.output_directory(output)
     options = with_video_root(annotations, output, options)
     planning.splits_to_keep(output, annotations, options)
-    plans = [
-        plan
-        for split, clips in annotations.splits.items()
-        for plan in planning.plan_split(split, clips, annotations.classes, options)
-    ]
-    if not options.replace:
-        planning.check_replaces_nothing(output, annotations, options, plans)
+    plans = planning.plan_all(output, annotations, options)
     workers = options.workers or available_cores()
     splits, present, remaining = {}, [], 0
     for split, clips in annotations.splits.items():

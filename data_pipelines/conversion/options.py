@@ -7,7 +7,15 @@ import types
 import typing
 from typing import Annotated, Any, Literal
 
-from data_pipelines.settings import Fraction, PositiveFloat, PositiveInt, Range, comments, settings
+from data_pipelines.settings import (
+    Fraction,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    comments,
+    narrowed,
+    settings,
+)
 
 # Options that datasets of earlier versions do not name, and how these were stored.
 LATER = {'upscale': True, 'images_per_second': None, 'storage': 'jpeg'}
@@ -107,7 +115,7 @@ class Options(Storage):
     @property
     def as_storage(self) -> Storage:
         """What decides the records."""
-        return Storage(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Storage)})
+        return narrowed(self, Storage)
 
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:

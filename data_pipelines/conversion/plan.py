@@ -127,6 +127,20 @@ def plan_split(
         )
 
 
+def plan_all(output: pathlib.Path, annotations: Annotations, options: Options) -> list[ShardPlan]:
+    """The shards of all splits.
+
+    Raises:
+      ValueError: without `options.replace`, a finished split of other videos, classes or options
+        would be replaced.
+    """
+    splits = annotations.splits.items()
+    plans = [p for s, clips in splits for p in plan_split(s, clips, annotations.classes, options)]
+    if not options.replace:
+        _check_replaces_nothing(output, annotations, options, plans)
+    return plans
+
+
 def _digest(content: list) -> str:
     text = json.dumps(content, default=_key_frame_as_json)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -275,13 +289,9 @@ def _describe_rate(frame_rate: float | None) -> str:
     return "each video's own frame rate" if frame_rate is None else f'{frame_rate:g} frames/s'
 
 
-def check_replaces_nothing(
+def _check_replaces_nothing(
     output: pathlib.Path, annotations: Annotations, options: Options, plans: Sequence[ShardPlan]
 ) -> None:
-    """
-    Raises:
-      ValueError: a finished split of other videos, classes or options would be replaced.
-    """
     if not (output / FILE_NAME).exists():
         return
     info = load_dataset_info(output)

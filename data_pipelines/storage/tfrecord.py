@@ -29,7 +29,7 @@ def masked_crc32c(data: bytes | memoryview) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-class RecordWriter:
+class RecordWriter(contextlib.ExitStack):
     """Writes one TFRecord file under a temporary name and gives it its own when it is complete.
 
     As a context manager it removes the temporary file if the block raises, so that a file under the
@@ -37,9 +37,9 @@ class RecordWriter:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self._open = contextlib.ExitStack()
-        name = self._open.enter_context(files.complete_or_absent(path))
-        self._file = self._open.enter_context(open(name, 'wb'))
+        super().__init__()
+        name = self.enter_context(files.complete_or_absent(path))
+        self._file = self.enter_context(open(name, 'wb'))
         self._offset = 0
 
     def write(self, data: bytes) -> tuple[int, int]:
@@ -50,16 +50,6 @@ class RecordWriter:
             self._file.write(part)
         self._offset += OVERHEAD + len(data)
         return offset, len(data)
-
-    def close(self) -> None:
-        """Flushes to disk and renames to the final name."""
-        self._open.close()
-
-    def __enter__(self) -> 'RecordWriter':
-        return self
-
-    def __exit__(self, kind, value, traceback) -> None:
-        self._open.__exit__(kind, value, traceback)
 
 
 def length_from_header(header: bytes | memoryview, available: int, path: str, offset: int) -> int:
