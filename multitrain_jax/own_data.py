@@ -82,13 +82,17 @@ def small_or_from(
 
 
 def _small(config: ml_collections.ConfigDict, start: None) -> None:
-    """Minutes on a CPU."""
+    small_model(config, image_size=112)
     config.epochs = 40.0
+    config.input.short_side = (112, 136)
+
+
+def small_model(config: ml_collections.ConfigDict, image_size: int) -> None:
+    """A model that starts at random, and how it is trained: minutes on a CPU."""
     config.batch_size = 16
     config.accumulation = 'two_pass'
-    config.model.backbone = config_tree(variants.mvit_tiny(image_size=112))
+    config.model.backbone = config_tree(variants.mvit_tiny(image_size=image_size))
     config.model.update(head_hidden=128, head_dropout=0.1, logit_dropout=0.0, expander_hidden=256)
-    config.input.short_side = (112, 136)
     config.augment.update(color_jitter=0.4, mixup_alpha=0.2, mix_probability=0.2)
     config.optimizer.update(
         peak_learning_rate=2e-3,
@@ -96,7 +100,7 @@ def _small(config: ml_collections.ConfigDict, start: None) -> None:
         end_learning_rate=1e-5,
         warmup_epochs=1.0,
     )
-    config.evaluation.update(batch_size=64, short_side=112)
+    config.evaluation.update(batch_size=64, short_side=image_size)
     config.checkpoint.update(every_steps=250, keep=2)
 
 
