@@ -3,7 +3,7 @@
     python experiments/multitrain.py --output=runs/method [--stage=search] [--page_only]
 
 A small MViTv2 is pre-trained on one large synthetic dataset ("Kinetics") and fine-tuned on 2, 4 or
-8 small related ones (`data_pipelines.synthetic.related`): other renderers, cameras and
+8 small related ones (`experiments.related`): other renderers, cameras and
 granularities of labels. The arms:
 
     single       a model for each dataset, in batches of 16, the other heads idle
@@ -40,8 +40,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data_pipelines.synthetic import related  # noqa: E402
-from experiments import multitrain_page, related_data, setup  # noqa: E402
+from experiments import (  # noqa: E402
+    multitrain_page,
+    related,  # noqa: E402
+    related_data,
+    setup,
+)
 from experiments.arrays import ArrayData  # noqa: E402
 from experiments.ledger import Ledger  # noqa: E402
 from experiments.trainer import Outcome, Trainer  # noqa: E402

@@ -30,9 +30,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from data_pipelines.clip.frame_sampling import uniform_frames  # noqa: E402
-from data_pipelines.synthetic import related  # noqa: E402
 from data_pipelines.videos.video_file import FrameStream  # noqa: E402
-from experiments import multitrain, multitrain_page, related_data, setup  # noqa: E402
+from experiments import (  # noqa: E402
+    multitrain,
+    multitrain_page,
+    related,  # noqa: E402
+    related_data,
+    setup,
+)
 from experiments.arrays import ArrayData, Clips  # noqa: E402
 from experiments.trainer import Outcome  # noqa: E402
 from multitrain_jax.batch import DatasetSpec  # noqa: E402

@@ -8,8 +8,7 @@ import ml_collections
 import numpy as np
 
 from configs import quickstart
-from data_pipelines.synthetic import related
-from experiments import setup
+from experiments import related, setup
 from experiments.arrays import ArrayData, Clips
 from experiments.ledger import one_at_a_time
 from experiments.trainer import Trainer

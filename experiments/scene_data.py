@@ -10,7 +10,8 @@ import ml_collections
 import numpy as np
 
 from data_pipelines.clip.frame_sampling import key_frame_clip
-from data_pipelines.synthetic import layers, localisation, related
+from data_pipelines.synthetic import layers, localisation
+from experiments import related
 from experiments.arrays import Clips
 from multitrain_jax.batch import DatasetSpec
 

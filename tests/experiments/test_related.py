@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.clip.frame_sampling import uniform_frames
-from data_pipelines.synthetic import layers, related
+from data_pipelines.synthetic import layers
+from experiments import related
 
 
 def paths(dataset: str, name: str) -> set[tuple]:
