@@ -12,9 +12,9 @@ import os
 
 from data_pipelines.annotations import Annotations, Clip
 from data_pipelines.annotations.class_lists import read_class_list
-from data_pipelines.annotations.files import parsed, read_lines
+from data_pipelines.annotations.files import read_lines
 from data_pipelines.annotations.format import VIDEOS, FileOption, Format, SplitFiles
-from data_pipelines.annotations.labels import with_unique_keys
+from data_pipelines.annotations.labels import clips_by_split
 from data_pipelines.annotations.listed_files import ListedFiles
 
 _IMAGES_PER_SECOND = 12.0
@@ -37,7 +37,7 @@ def read_twentybn(
         raise ValueError(f'{os.fspath(videos)}: no such directory of videos')
     classes = read_class_list(labels).check_different()
     numbers = {name: number for number, name in enumerate(classes.names)}
-    files, splits, notes = ListedFiles(os.fspath(videos)), {}, []
+    files, notes = ListedFiles(os.fspath(videos)), []
 
     def clip(where: str, line: str) -> Clip:
         video, separator, label = (part.strip() for part in line.partition(';'))
@@ -49,12 +49,10 @@ def read_twentybn(
             f'{where}: wanted "video;class", got {line[:80]!r} (a list of a test set?)'
         )
 
-    for split, path in csv_files.items():
-        clips = list(parsed(read_lines(path), clip))
-        if not clips:
-            raise ValueError(f'{os.fspath(path)}: no video in it')
-        splits[split] = with_unique_keys(clips)
-        notes += files.check_prefix([c.key for c in clips], [c.path for c in clips], path)
+    splits = clips_by_split(csv_files, read_lines, clip)
+    for split, clips in splits.items():
+        listed = [clip.key.partition('#')[0] for clip in clips]
+        notes += files.check_prefix(listed, [clip.path for clip in clips], csv_files[split])
     return Annotations(classes.names, splits, notes=tuple(notes))
 
 

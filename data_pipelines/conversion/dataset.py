@@ -85,7 +85,8 @@ def convert(
             else:
 
                 def on_result(plan: planning.ShardPlan, result: dict) -> None:
-                    results[plan.name] = plan.note(output, result)
+                    planning.write_note(output / plan.name, plan.noted(), result)
+                    results[plan.name] = result
 
                 workers = options.workers or available_cores()
                 run_jobs(todo, workers, on_clip, on_result, video_timeout=options.video_timeout)

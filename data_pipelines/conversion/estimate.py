@@ -187,17 +187,8 @@ def describe(
     rows = [['split', 'clips', 'classes', 'missing', 'finished', 'files', 'on disk']]
     for name, split in splits.items():
         present = sum(count > 0 for count in split.class_counts)
-        rows.append(
-            [
-                name,
-                f'{split.clips:,}',
-                f'{present:,}',
-                f'{len(split.missing):,}',
-                f'{split.finished:,}',
-                f'{split.files:,}',
-                bytes_text(split.bytes),
-            ]
-        )
+        counts = split.clips, present, len(split.missing), split.finished, split.files
+        rows.append([name, *(f'{count:,}' for count in counts), bytes_text(split.bytes)])
     lines += ['', *table(rows), '']
     for name, split in splits.items():
         if split.missing:

@@ -58,11 +58,6 @@ class ShardPlan:
             'known_failures': {},
         }
 
-    def note(self, output: pathlib.Path, result: dict) -> dict:
-        """Notes that the shard is finished, for a restart."""
-        write_note(output / self.name, self.noted(), result)
-        return result
-
     def noted(self) -> dict:
         """What a note says of the plan."""
         return {'fingerprint': self.fingerprint, 'identity': self.identity, 'sizes': self.sizes}

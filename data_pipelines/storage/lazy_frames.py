@@ -91,20 +91,12 @@ def _find_list(data: memoryview, position: int, end: int, name: bytes) -> Encode
     """Looks through the entries of FeatureLists.feature_list."""
     found = None
     while position < end:
-        if data[position] != _FIRST:
+        position, entry_end = _content(data, position, _FIRST)
+        key_begin, key_end = _content(data, position, _FIRST)
+        position, value_end = _content(data, key_end, _SECOND)
+        if not key_end < entry_end == value_end <= end:
             raise UnusualLayout
-        length, position = _varint(data, position + 1)
-        entry_end = position + length
-        if data[position] != _FIRST:
-            raise UnusualLayout
-        length, position = _varint(data, position + 1)
-        key, position = data[position : position + length], position + length
-        if position >= entry_end or data[position] != _SECOND:
-            raise UnusualLayout
-        length, position = _varint(data, position + 1)
-        if position + length != entry_end or entry_end > end:
-            raise UnusualLayout
-        if key == name:
+        if data[key_begin:key_end] == name:
             if found is not None:
                 raise UnusualLayout
             found = EncodedFrames(data, *_steps(data, position, entry_end))
@@ -112,6 +104,14 @@ def _find_list(data: memoryview, position: int, end: int, name: bytes) -> Encode
     if found is None:
         raise UnusualLayout
     return found
+
+
+def _content(data: memoryview, position: int, tag: int) -> tuple[int, int]:
+    """Where the content of the field with this tag begins and ends."""
+    if data[position] != tag:
+        raise UnusualLayout
+    length, position = _varint(data, position + 1)
+    return position, position + length
 
 
 def _steps(data: memoryview, position: int, end: int) -> tuple[list[int], list[int]]:
