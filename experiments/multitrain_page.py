@@ -87,8 +87,9 @@ def write(
         _plot_arms(pictures[0], accuracy)
         text += ['', f'![accuracy of every arm and seed]({pictures[0].name})']
     grown = [line for line in reported if line['arm'] == 'projection' and line['datasets'] == 4]
-    text += ['', '## Whether projections find the relations of the classes', '']
-    text += _projection_table(compared, grown)
+    if any('related' in line for line in reported):
+        text += ['', '## Whether projections find the relations of the classes', '']
+        text += _projection_table(compared, grown)
     if len({line['videos'] for line in grown}) > 1:
         _plot_projections(pictures[1], grown)
         text += ['', f'![best matches that are related]({pictures[1].name})']

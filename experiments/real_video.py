@@ -102,6 +102,13 @@ class Experiment(multitrain.Experiment):
             {name: splits[name][1] for name in names},
         )
 
+    def described(self) -> str:
+        """The datasets and their numbers of videos and classes."""
+        return ', '.join(
+            f'"{name}": {len(clips.label)} videos of {len(classes)} classes'
+            for name, (clips, classes) in self._all.items()
+        )
+
     def more(self, outcome: Outcome, source: ArrayData) -> dict[str, Any]:
         return {}  # nobody knows how the classes are related
 
@@ -176,7 +183,8 @@ def main() -> int:
         experiment.ledger,
         experiment.datasets,
         title='Real video',
-        note='Half of the videos of every class are for training, half for testing.',
+        note=f'{experiment.described()}. Half of the videos of every class are for training, half '
+        'for testing.',
         command='python experiments/real_video.py --output=runs/method --videos '
         + ' '.join(f'{name}=DIR' for name in experiment.datasets),
     )
