@@ -8,6 +8,8 @@ Where all are key frames, our conversion cuts them into slices, each some rows o
 which a clip decodes only those that its window meets. Of a frame that is wider than high the window
 leaves out columns rather than rows, so such frames are stored transposed. A packet says so in its
 beginning, by supplemental information that makes players show it upright (ITU-T H.264, annex D).
+The decoder cannot tell a slice that was left out from one that was lost: a packet's number of
+slices follows from its size, and it ends as the last of a sequence, so that one cut short is seen.
 """
 
 from collections import deque
@@ -22,6 +24,8 @@ from data_pipelines.clip.crops import Window
 from data_pipelines.clip.decode import MAX_PIXELS, FrameError, VideoFrames
 
 START = b'\0\0\1'  # of every unit of a packet
+SLICE = 64  # pixels of a frame's height
+END = b'\x0a'  # unit: end of a sequence
 _KEY_SLICE, _TYPE = 5, 0x1F
 _MACROBLOCK = 16  # pixels
 # What cut frames begin with: display orientation of this frame, as it is or mirrored and then
@@ -81,21 +85,24 @@ class PacketFrames(VideoFrames):
         packet = self._packets[number]
         begins = bytes(packet[: len(UPRIGHT)])
         if begins == TRANSPOSED:
-            return _slices(packet, window.left, window.left + window.width, self.size[0])
+            return _slices(packet, window.left, window.left + window.width, self.size[::-1])
         if begins == UPRIGHT:
-            return _slices(packet, window.top, window.top + window.height, self.size[1])
+            return _slices(packet, window.top, window.top + window.height, self.size)
         return packet
 
     def _frames(
         self, numbers: Sequence[int], window: Window
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        decoder, waiting = _decoder(), deque()
+        decoder, waiting = None, deque()
         for number in [*numbers, None]:  # None: what the decoder still holds
             if number is not None:
                 waiting.append(number)
             try:
-                packet = None if number is None else av.Packet(self._part(number, window))
-                frames = decoder.decode(packet)
+                part = None if number is None else self._part(number, window)
+                if decoder is None:
+                    cut = len(part) < len(self._packets[number])
+                    decoder = _decoder(cut)
+                frames = decoder.decode(part if part is None else av.Packet(part))
             except (av.error.FFmpegError, ValueError) as error:
                 raise FrameError(
                     f'frame {waiting[0] if waiting else number} cannot be decoded ({error})'
@@ -103,45 +110,61 @@ class PacketFrames(VideoFrames):
             for frame in frames:
                 if not waiting:
                     raise FrameError('more frames than packets')
+                if frame.is_corrupt and not cut:
+                    raise FrameError(f'frame {waiting[0]} cannot be decoded (a part of it lacks)')
                 yield waiting.popleft(), frame
         if waiting:
             raise FrameError(f'frame {waiting[0]} cannot be decoded (its packet gives none)')
 
 
-def _slices(packet: bytes | memoryview, top: int, bottom: int, width: int) -> bytes:
-    """A packet of one key frame without the slices that have none of these rows of pixels.
+def _slices(
+    packet: bytes | memoryview, top: int, bottom: int, size: tuple[int, int]
+) -> bytes | memoryview:
+    """A packet of one frame that is cut without the slices that have none of these rows of pixels.
 
-    `width`: of its rows, pixels.
+    Args:
+        packet: with the parts that are no slices first.
+        top, bottom: the rows from one to before the other.
+        size: (height, width) of the frame as it is stored.
+
+    Raises:
+        ValueError: something of it lacks.
     """
-    in_row = -(-width // _MACROBLOCK)
-    first, end = top // _MACROBLOCK * in_row, -(-bottom // _MACROBLOCK) * in_row  # macroblocks
-    kept, last = [], None
-    for unit in bytes(packet).split(START):
-        if unit[:1] and unit[0] & _TYPE == _KEY_SLICE:
-            # Exp-Golomb: as many zeros as the number that follows, which is one more, has bits
-            # after its first.
-            bits = int.from_bytes(unit[1:6])
-            begin = (bits >> max(0, 2 * bits.bit_length() - 41)) - 1
-            if last is not None and begin <= first:
-                kept[last] = None
-            last = None if begin >= end else len(kept)
-            if last is None:
-                continue
-        kept.append(unit)
-    return START.join(unit for unit in kept if unit is not None)
+    *units, end = bytes(packet).split(START)
+    slices = [unit for unit in units if unit[:1] and unit[0] & _TYPE == _KEY_SLICE]
+    count = -(-size[0] // SLICE)
+    if end != END or len(slices) != count:
+        raise ValueError(f'it has {len(slices)} of {count} slices, or is cut short')
+    in_row = -(-size[1] // _MACROBLOCK)
+    first, last = top // _MACROBLOCK * in_row, -(-bottom // _MACROBLOCK) * in_row  # macroblocks
+    begins = [*map(_first_macroblock, slices), last]
+    kept = [
+        unit
+        for unit, begin, next_begin in zip(slices, begins, begins[1:])
+        if begin < last and next_begin > first
+    ]
+    return packet if len(kept) == count else START.join([*units[: len(units) - count], *kept])
 
 
-def _decoder() -> av.CodecContext:
+def _first_macroblock(unit: bytes) -> int:
+    """Of a slice: in Exp-Golomb code, one more, after as many zeros as it has bits but one."""
+    bits = int.from_bytes(unit[1:6].ljust(5, b'\0'))
+    return (bits >> max(0, 2 * bits.bit_length() - 41)) - 1
+
+
+def _decoder(cut: bool) -> av.CodecContext:
     """The calling thread's, ready for a key frame:
     opening one anew takes longer than many frames.
+
+    `cut`: parts that lack are left as they are; else they are guessed, and the frame is corrupt.
     """
-    decoder = getattr(_thread, 'decoder', None)
-    if decoder is None:
-        decoder = _thread.decoder = av.CodecContext.create('h264', 'r')
+    decoders = _thread.__dict__.setdefault('decoders', {})
+    if cut not in decoders:
+        decoder = decoders[cut] = av.CodecContext.create('h264', 'r')
         # Clips are decoded side by side, which makes better use of cores than threads inside one.
         decoder.thread_count = 1
-        # Slices that lack are left as they are, instead of guessed.
-        decoder.options = {'err_detect': 'explode', 'ec': '0', 'max_pixels': str(MAX_PIXELS)}
+        decoder.options = {'err_detect': 'explode', 'max_pixels': str(MAX_PIXELS)}
+        decoder.options |= {'ec': '0'} if cut else {}
         decoder.open()
-    decoder.flush_buffers()
-    return decoder
+    decoders[cut].flush_buffers()
+    return decoders[cut]

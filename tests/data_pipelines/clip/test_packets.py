@@ -104,6 +104,40 @@ def test_windows_of_frames_that_are_cut(size):
     assert given == set(range(1, -(-max(size) // 64) + 1))
 
 
+@pytest.mark.parametrize('size', [(98, 200), (200, 98)])
+def test_what_lacks_of_frames_that_are_cut_is_damage(size):
+    """Never pixels of the frame before, whatever the window."""
+    whole, other = _encode([tiny_records.smooth_image(*size, phase=k) for k in range(2)])
+    units = other.split(packets.START)
+    slices = [n for n, unit in enumerate(units) if unit[:1] == b'\x65']
+    assert len(slices) == 4
+    damaged = [packets.START.join(units[:number] + units[number + 1 :]) for number in (*slices, -1)]
+    damaged += [other[:length] for length in range(len(other) - 200, len(other))]
+    for packet in damaged:
+        stored = packets.PacketFrames([whole, packet], 1, size)
+        assert len(list(stored.decode([0], Window(0, 0, *size)))) == 1
+        for window in (Window(0, 0, *size), Window(70, 70, 20, 20)):
+            with pytest.raises(FrameError, match='frame 1 cannot be decoded.* cut short'):
+                list(stored.decode([1], window))
+
+
+@pytest.mark.parametrize('number', [3, 8])
+def test_packets_cut_short_anywhere_are_damage(number):
+    """Also where a macroblock ends: what lacks then is no error to the decoder."""
+    encoded = _encode([tiny_records.smooth_image(48, 64, phase=k / 9) for k in range(9)], gop=8)
+    for length in range(1, len(encoded[number])):
+        stored = packets.PacketFrames([*encoded[:number], encoded[number][:length]], 8, (48, 64))
+        with pytest.raises(FrameError, match=f'frame {number} cannot be decoded'):
+            list(stored.decode([number], Window(0, 0, 48, 64)))
+
+
+@pytest.mark.parametrize('side', [2, 17, 63, 64, 65, 130, 193])
+def test_slices_of_all_sizes(side):
+    for size in ((side, side), (side, 40), (40, side)):
+        frames = packets.PacketFrames(_encode([np.zeros((*size, 3), np.uint8)]), 1, size)
+        assert len(list(frames.decode([0], Window(0, 0, *size)))) == 1
+
+
 def test_frames_that_are_cut_are_shown_upright_by_others():
     """By what FFmpeg makes of the stream's own word."""
     for size in ((48, 80), (80, 48)):
