@@ -12,7 +12,8 @@ output goes to DIR/PART.txt:
     s16x4        the step of S 16x4 against PyTorch's, eager and torch.compile
                  (benchmarks/train_step.py)
     b32x3        that of B 32x3
-    attention    the step of B 32x3 of configs/multitrain.py's form, attention='xla' against 'auto'
+    attention    the step of B 32x3 of configs/multitrain.py's form with attention='cudnn', with
+                 our kernels of norms and poolings as well ('auto'), and with neither ('xla')
     profile      where its time goes (tools/profile_step.py)
     largest      the largest batch (benchmarks/largest_batch.py)
     vit_b        the step of ViT-B against PyTorch's
@@ -31,12 +32,12 @@ import time
 
 _STEP = '-m benchmarks.train_step --rounds=5'
 PARTS = {  # name: command, most seconds
-    'equal': ('-m benchmarks.gpu_equality', 90),
+    'equal': ('-m benchmarks.gpu_equality', 150),
     's16x4': (f'{_STEP} --model=S16x4 --batch=16 --against torch torch-compile', 200),
     'b32x3': (f'{_STEP} --model=B32x3 --batch=8 --against torch torch-compile', 240),
     'attention': (
-        f'{_STEP} --model=B32x3 --batch=8 --form multitrain --attention xla auto',
-        180,
+        f'{_STEP} --model=B32x3 --batch=8 --form multitrain --attention cudnn auto xla',
+        240,
     ),
     'profile': ('-m tools.profile_step --model=B32x3 --form=multitrain --batch=8 --top=30', 90),
     'largest': ('-m benchmarks.largest_batch --model=B32x3', 240),
