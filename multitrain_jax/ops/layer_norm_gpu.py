@@ -92,13 +92,15 @@ def layer_norm(
         the two, and the backward pass adds both gradients while it has them in registers.
       interpret: whether to simulate the kernels, on a CPU.
     """
-    lanes, columns, fewest = _cut(x.shape)
-    width, rows = x.shape[-1], math.prod(x.shape[:-1])
+    shape, (lanes, columns, fewest) = x.shape, _cut(x.shape)
+    width, rows = shape[-1], math.prod(shape[:-1])
     times = range(max(_NUMBERS // width // fewest, 1), 0, -1)
     together = next(n * fewest for n in times if rows % (n * fewest) == 0)
     plan = _Plan(lanes, columns, together, width, epsilon, skip, interpret)
-    found = _layer_norm(plan, x.reshape(rows, width), scale, bias)
-    return jax.tree.map(lambda array: array.reshape(x.shape), found)
+    # Or XLA would add up the branches before a skip path a second time instead of reading it.
+    x = lax.optimization_barrier(x.reshape(rows, width)) if skip else x.reshape(rows, width)
+    found = _layer_norm(plan, x, scale, bias)
+    return jax.tree.map(lambda array: array.reshape(shape), found)
 
 
 # Of the same sizes there are many norms: for them JAX lowers a kernel once.
