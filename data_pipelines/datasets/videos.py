@@ -174,10 +174,10 @@ def _complaint(path: str, size: int, mtime: int) -> str:
     # Not every file system keeps fractions of a second.
     if status.st_size == size and status.st_mtime_ns // _SECOND == mtime // _SECOND:
         return ''
-    return (
-        f'{path} has changed since its conversion ({status.st_size} bytes, were {size}; copies '
-        'must keep times, as cp -p does)'
-    )
+    how = f'{status.st_size} bytes, were {size}'
+    if status.st_size == size:
+        how = 'by its time; copies must keep times, as cp -p does'
+    return f'{path} has changed since its conversion ({how})'
 
 
 def _safe_names(names: Sequence, count: int, where: str) -> list[str]:
