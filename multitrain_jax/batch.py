@@ -183,13 +183,10 @@ def check_batch(
     }
     types = {'video': np.uint8, 'dataset': np.int32, 'weight': np.float32}
     with_labels, with_boxes = classifying(datasets), localising(datasets)
+    shapes['label'], types['label'] = (clips,), np.int32
     if any(dataset.multi_label for dataset in with_labels):
-        shapes['label'], types['label'] = (
-            (clips, max(len(dataset.classes) for dataset in with_labels)),
-            np.float32,
-        )
-    else:
-        shapes['label'], types['label'] = (clips,), np.int32
+        most = max(len(dataset.classes) for dataset in with_labels)
+        shapes['label'], types['label'] = (clips, most), np.float32
     if with_boxes:
         shapes |= {
             'boxes': (clips, max_boxes, 4),
@@ -212,9 +209,8 @@ def check_batch(
             f'{len(datasets)} datasets'
         )
     if batch['label'].ndim == 1:
-        classes = np.array(
-            [1 if dataset.localisation else len(dataset.classes) for dataset in datasets]
-        )[batch['dataset']]
+        counts = [1 if dataset.localisation else len(dataset.classes) for dataset in datasets]
+        classes = np.array(counts)[batch['dataset']]
         wrong = np.flatnonzero((batch['label'] < 0) | (batch['label'] >= classes))
         if wrong.size:
             row = wrong[0]
@@ -229,15 +225,12 @@ def check_batch(
 
 def _check_boxes(batch: Batch, datasets: Sequence[DatasetSpec]) -> None:
     boxes, real = batch['boxes'], batch['box_mask'] > 0
-    inside = ((boxes >= 0) & (boxes <= 1)).all(-1) & (boxes[..., :2] <= boxes[..., 2:]).all(
-        -1
-    )  # False for NaN
-    actions = np.array(
-        [len(dataset.classes) if dataset.localisation else 0 for dataset in datasets]
-    )[batch['dataset']]
-    strange = batch['box_label'].any(1) & (
-        np.arange(batch['box_label'].shape[2]) >= actions[:, None]
-    )  # [B, A]
+    ordered = (boxes[..., :2] <= boxes[..., 2:]).all(-1)  # False for NaN
+    inside = ((boxes >= 0) & (boxes <= 1)).all(-1) & ordered
+    counts = [len(dataset.classes) if dataset.localisation else 0 for dataset in datasets]
+    actions = np.array(counts)[batch['dataset']]
+    others = np.arange(batch['box_label'].shape[2]) >= actions[:, None]  # [B, A]
+    strange = batch['box_label'].any(1) & others
     for wrong, what in (
         ((real & ~inside).any(1), 'has a box that is not x1, y1, x2, y2 within 0 to 1'),
         (real.any(1) & (actions == 0), 'has boxes, but its dataset is not one of localisation'),

@@ -121,19 +121,16 @@ def run_command(main: Callable[[], int | None]) -> None:
     """
     from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(
-        absl_logging.FATAL
-    )  # Orbax warns of ordinary checkpoints; progress.set_up_logging keeps all
-    atexit.register(
-        gc.freeze
-    )  # else the last collection goes through all of TensorFlow, for a second
+    # Orbax warns of ordinary checkpoints; progress.set_up_logging keeps all.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    # Else the last collection goes through all of TensorFlow, for a second.
+    atexit.register(gc.freeze)
     try:
         code = main()
         sys.stdout.flush()
     except BrokenPipeError:  # ... | head
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # for what is flushed at exit
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # for what is flushed at exit
         sys.exit(_EXIT_NO_READER)
     except Interrupted as interruption:
         print(f'interrupted: {interruption}', file=sys.stderr)

@@ -9,9 +9,8 @@ import numpy as np
 
 from multitrain_jax.errors import naming
 
-MAX_BYTES = (
-    8 << 30
-)  # of all arrays together, unpacked: 700 x 700 scores of 4 million videos need no more
+# Of all arrays together, unpacked: 700 x 700 scores of 4 million videos need no more.
+MAX_BYTES = 8 << 30
 # What NumPy and zipfile raise for a file that is no .npz, or a damaged one.
 _DAMAGED = (
     ValueError,

@@ -24,8 +24,10 @@ from multitrain_jax.checkpoints.trained_model import TrainedModel, open_trained
 from multitrain_jax.config import Config, read_stored_config, runs_code
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation import files, predictions, results
-from multitrain_jax.evaluation.box_metrics import THIRDS, frequency_thirds
+from multitrain_jax.evaluation.box_metrics import frequency_thirds
 from multitrain_jax.evaluation.metrics import (
+    FIGURES,
+    THIRDS,
     DatasetResult,
     Scores,
     confusion_matrix,
@@ -179,12 +181,11 @@ def newest_test(workdir: Path) -> Test | None:
 def _figures(accuracy: Mapping[str, DatasetResult], test: Test | None) -> str:
     shown = [
         figure
-        for figure in ('top1', 'top5', 'mean_average_precision', *THIRDS)
+        for figure in FIGURES
         if any(getattr(result, figure) is not None for result in accuracy.values())
     ]
     if not accuracy:
         return page.paragraph('No evaluation yet.', 'soft')
-    titles = {'top1': 'top-1 %', 'top5': 'top-5 %', 'mean_average_precision': 'mAP %'}
     rows = [
         [
             name,
@@ -194,7 +195,7 @@ def _figures(accuracy: Mapping[str, DatasetResult], test: Test | None) -> str:
         ]
         for name, result in accuracy.items()
     ]
-    header = ['dataset', 'videos', *(titles.get(figure, f'{figure} %') for figure in shown), 'loss']
+    header = ['dataset', 'videos', *(FIGURES[figure] for figure in shown), 'loss']
     said = '' if test is None else f'At step {test.step} (evaluation/{test.directory.name}).'
     return page.table(header, rows) + page.paragraph(said, 'soft')
 

@@ -21,12 +21,8 @@ import numpy as np
 
 from multitrain_jax.models.parameters import named_leaves
 
-_UNSIGNED = {
-    1: np.uint8,
-    2: np.uint16,
-    4: np.uint32,
-    8: np.uint32,
-}  # by bytes of an element; of 8 bytes, two words
+# By bytes of an element; of 8 bytes, two words.
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint32}
 _CHUNK = 2**20  # words that NumPy sums at a time
 
 
@@ -71,11 +67,8 @@ def _sum_on_host(array: np.ndarray) -> int:
 
 
 def _sum_words(array: jax.Array) -> jax.Array:
-    words = (
-        jax.lax.bitcast_convert_type(array, _UNSIGNED[array.dtype.itemsize])
-        .reshape(-1)
-        .astype(np.uint32)
-    )
+    words = jax.lax.bitcast_convert_type(array, _UNSIGNED[array.dtype.itemsize])
+    words = words.reshape(-1).astype(np.uint32)
     return (words * (2 * jnp.arange(words.size, dtype=np.uint32) + 1)).sum(dtype=np.uint32)
 
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.errors import UserError
-from multitrain_jax.evaluation.metrics import DatasetResult, Scores, summarise
+from multitrain_jax.evaluation.metrics import THIRDS, DatasetResult, Scores, summarise
 
-THIRDS = ('frequent', 'middle', 'rare')
 NO_CANDIDATES = (
     'no box to score: the records hold no proposals of at least '
     'localisation.min_candidate_score; convert them with '
@@ -112,10 +111,8 @@ def average_precisions(
         detections = detections.take(_highest_of_each_frame(detections, protocol.max_rows))
     if protocol.ignore_unannotated:
         detections = detections.take(np.isin(detections.key_frame, annotated))
-    truth, detections = (
-        truth.take(_has_extent(truth.box)),
-        detections.take(_has_extent(detections.box)),
-    )
+    truth = truth.take(_has_extent(truth.box))
+    detections = detections.take(_has_extent(detections.box))
 
     right = _is_right(truth, detections, protocol, iou_threshold)
     order = np.argsort(-detections.score, kind='stable')
@@ -235,12 +232,10 @@ def check_some_match(truth: Rows, detections: Rows) -> None:
         )
     largest = float(np.abs(detections.box).max())
     if not any_overlap(truth, detections):
-        hint = (
-            f'coordinates reach {largest:g}, so they seem to be pixels; divide them by width and '
-            'height'
-            if largest > 2
-            else 'are boxes x1,y1,x2,y2, as shares of the same frame?'
-        )
+        hint = 'are boxes x1,y1,x2,y2, as shares of the same frame?'
+        if largest > 2:
+            pixels = f'coordinates reach {largest:g}, so they seem to be pixels'
+            hint = f'{pixels}; divide them by width and height'
         raise UserError(f'no detection overlaps any box of the ground truth by half: {hint}')
 
 
@@ -362,16 +357,12 @@ def summarise_boxes(scores: BoxScores, spec: DatasetSpec) -> DatasetResult:
     actions = per_action(scores, spec)
 
     def mean(third: str | None) -> float | None:
-        known = [
-            a.average_precision
-            for a in actions
-            if a.average_precision is not None and third in (None, a.third)
-        ]
+        own = [a.average_precision for a in actions if third in (None, a.third)]
+        known = [precision for precision in own if precision is not None]
         return float(np.mean(known)) if known else None
 
-    return DatasetResult(
-        **counts, mean_average_precision=mean(None), **{third: mean(third) for third in THIRDS}
-    )
+    thirds = {third: mean(third) for third in THIRDS}
+    return DatasetResult(**counts, mean_average_precision=mean(None), **thirds)
 
 
 def summary(scores: Scores | BoxScores, spec: DatasetSpec) -> DatasetResult:

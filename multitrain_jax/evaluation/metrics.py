@@ -7,6 +7,14 @@ import numpy as np
 
 from multitrain_jax.batch import DatasetSpec
 
+THIRDS = ('frequent', 'middle', 'rare')  # of actions, by their boxes in training
+# Shares of 1 in a `DatasetResult`, and what tables call them.
+FIGURES = {
+    'top1': 'top-1 %',
+    'top5': 'top-5 %',
+    'mean_average_precision': 'mAP %',
+    **{third: f'{third} %' for third in THIRDS},
+}
 _LEAST = 1e-12  # probability that a logarithm is taken of
 
 
@@ -161,15 +169,8 @@ def per_class(scores: Scores, spec: DatasetSpec) -> list[ClassResult]:
             found.append(ClassResult(name, 0))
             continue
         taken_for = spec.classes[wrong[number].argmax()] if wrong[number].any() else None
-        found.append(
-            ClassResult(
-                name,
-                int(own.sum()),
-                float(top1[own].mean()),
-                float(top5[own].mean()),
-                taken_for=taken_for,
-            )
-        )
+        shares = float(top1[own].mean()), float(top5[own].mean())
+        found.append(ClassResult(name, int(own.sum()), *shares, taken_for=taken_for))
     return found
 
 
@@ -228,42 +229,26 @@ def accuracy_table(results: Mapping[str, DatasetResult]) -> str:
     def percent(value: float | None) -> str:
         return '-' if value is None else f'{100 * value:.1f}'
 
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
+    def some_has(*figures: str) -> bool:
+        return any(getattr(r, figure) is not None for r in results.values() for figure in figures)
 
-    rows = [
-        (name, str(r.videos), percent(r.top1), percent(r.top5), percent(r.mean_average_precision))
-        for name, r in results.items()
-    ]
-    everything = list(results.values())
-    rows.append(
-        (
-            'average',
-            str(sum(r.videos for r in everything)),
-            percent(mean([r.top1 for r in everything])),
-            percent(mean([r.top5 for r in everything])),
-            percent(mean([r.mean_average_precision for r in everything])),
-        )
-    )
-    header = ('dataset', 'videos', 'top-1 %', 'top-5 %', 'mAP %')
-    thirds = ('frequent', 'middle', 'rare')
-    if any(getattr(r, third) is not None for r in everything for third in thirds):
-        header += tuple(f'{third} %' for third in thirds)
-        columns = [(*(getattr(r, third) for third in thirds),) for r in everything]
-        columns.append(tuple(mean(list(column)) for column in zip(*columns)))
-        rows = [(*row, *map(percent, own)) for row, own in zip(rows, columns)]
-    if all(r.mean_average_precision is None for r in everything):
-        header, rows = header[:-1], [row[:-1] for row in rows]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    figures = ['top1', 'top5']
+    figures += ['mean_average_precision'] if some_has('mean_average_precision') else []
+    figures += THIRDS if some_has(*THIRDS) else []
+    header = ('dataset', 'videos', *(FIGURES[figure] for figure in figures))
+    counts = [r.videos for r in results.values()]
+    columns = [(*results, 'average'), [str(count) for count in (*counts, sum(counts))]]
+    for figure in figures:
+        values = [getattr(r, figure) for r in results.values()]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if known else None
+        columns.append([percent(value) for value in (*values, mean)])
+    rows = list(zip(*columns))
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
 
     def line(row: tuple[str, ...]) -> str:
-        return '  '.join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:])),
-            ]
-        )
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))
+        return '  '.join([row[0].ljust(widths[0]), *cells])
 
     rule = '-' * len(line(header))
     return '\n'.join([line(header), rule, *(line(row) for row in rows[:-1]), rule, line(rows[-1])])

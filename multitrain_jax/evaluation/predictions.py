@@ -63,20 +63,14 @@ def load(path: str | os.PathLike) -> Predictions:
             f'{path}: not a file of predictions; "python -m multitrain_jax.evaluate" writes them '
             '(*_predictions.npz)'
         ) from error
-    if [content[name].ndim for name in ('video', 'classes', 'dataset', 'multi_label')] != [
-        1,
-        1,
-        0,
-        0,
-    ]:
+    axes = {'video': 1, 'classes': 1, 'dataset': 0, 'multi_label': 0}
+    if any(content[name].ndim != number for name, number in axes.items()):
         raise UserError(f'{path}: not a file of predictions (its arrays have other shapes)')
     spec = DatasetSpec(
         str(content['dataset']), tuple(content['classes'].tolist()), bool(content['multi_label'])
     )
-    video = content['video']
-    if content['score'].shape != (len(video), len(spec.classes)) or len(content['label']) != len(
-        video
-    ):
+    video, shape = content['video'], (len(content['video']), len(spec.classes))
+    if content['score'].shape != shape or len(content['label']) != len(video):
         raise UserError(f'{path}: {len(video)} videos, but scores {list(content["score"].shape)}')
     scores = Scores(content['record'], content['score'], content['label'], tuple(video.tolist()))
     return Predictions(spec, scores)
@@ -102,11 +96,8 @@ def ensemble(paths: Sequence[str | os.PathLike]) -> Predictions:
         columns = _places(spec.classes, other.spec.classes, 'class', path, paths[0])
         same = _renumbered(other.scores.label[rows], columns)
         if not np.array_equal(same, first.scores.label):
-            wrong = next(
-                i
-                for i, (a, b) in enumerate(zip(same, first.scores.label))
-                if not np.array_equal(a, b)
-            )
+            equal = [np.array_equal(a, b) for a, b in zip(same, first.scores.label)]
+            wrong = equal.index(False)
             raise UserError(f'{path}: video {videos[wrong]!r} has another label than in {paths[0]}')
         total += other.scores.score[np.ix_(rows, columns)]
     score = (total / len(paths)).astype(np.float32)

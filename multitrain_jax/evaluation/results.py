@@ -14,6 +14,7 @@ from multitrain_jax.errors import UserError, naming
 from multitrain_jax.evaluation import views
 from multitrain_jax.evaluation.box_metrics import BoxScores, summary
 from multitrain_jax.evaluation.metrics import (
+    FIGURES,
     DatasetResult,
     Scores,
     accuracy_table,
@@ -23,8 +24,6 @@ from multitrain_jax.parallel.drivers import Driver
 
 _log = logging.getLogger('multitrain_jax')
 _FILE = 'results.json'
-# Of a `DatasetResult`, shares of 1 but the loss.
-FIGURES = ('loss', 'top1', 'top5', 'mean_average_precision', 'frequent', 'middle', 'rare')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ def scalars(accuracy: Mapping[str, DatasetResult]) -> dict[str, float]:
     """Figures for metric writers, `evaluation/NAME/...`; average and mean loss over datasets."""
     values = {}
     for name, result in accuracy.items():
-        for figure in FIGURES:
+        for figure in ('loss', *FIGURES):
             value = getattr(result, figure)
             if value is not None:
                 values[f'evaluation/{name}/{figure}'] = value
@@ -136,18 +135,15 @@ def load(workdir: str | os.PathLike) -> RunResults | None:
 
 def table(outcome: RunResults) -> str:
     """The closing table of a run."""
-    workdir, best = outcome.workdir, []
+    workdir, best, speed = outcome.workdir, [], ''
     if outcome.best is not None:
         step, figure = outcome.best
         best.append(
             f'best         {workdir}/best          step {step}, {figure:.1%}: '
             f'python -m multitrain_jax.export {workdir} --best --output=DIR'
         )
-    speed = (
-        ''
-        if math.isnan(outcome.clips_per_second)
-        else f', {outcome.clips_per_second:.0f} clips/s in training'
-    )
+    if not math.isnan(outcome.clips_per_second):
+        speed = f', {outcome.clips_per_second:.0f} clips/s in training'
     return '\n'.join(
         [
             '',

@@ -119,9 +119,8 @@ def open_evaluation(
         )
     data = _choose(trained, test, chosen)
     if split is not None:
-        data = {
-            name: dataclasses.replace(entry, evaluation_split=split) for name, entry in data.items()
-        }
+        for name, entry in data.items():
+            data[name] = dataclasses.replace(entry, evaluation_split=split)
 
     localisation = test.localisation
     if candidates is not None:
@@ -155,19 +154,12 @@ def open_evaluation(
         about |= {field: getattr(group, field) for field in fields if group is not None}
     if test.data_root is not None:
         about['data_root'] = test.data_root
-    found = Evaluation(
-        source=source,
-        tested=tuple(number for number, spec in enumerate(source.datasets) if spec.name in data),
-        score=score,
-        about=about,
-        output=trained.directory,
-        data=data,
-    )
-    described = {source.datasets[head].name: found.describe(head) for head in found.tested}
+    tested = tuple(number for number, spec in enumerate(source.datasets) if spec.name in data)
+    found = Evaluation(source, tested, score, about, trained.directory, data)
+    described = {source.datasets[head].name: found.describe(head) for head in tested}
     name = _protocol_name(trained, evaluation, localisation, split)
-    output = files.place_for(
-        trained.directory / 'evaluation', name, {**about, 'datasets': described}
-    )
+    tests = trained.directory / 'evaluation'
+    output = files.place_for(tests, name, {**about, 'datasets': described})
     return dataclasses.replace(found, output=output)
 
 
@@ -191,31 +183,16 @@ def _protocol_name(
 def _own_test(trained: TrainedModel) -> _Test:
     """Data and protocol that a model brings along."""
     if trained.config is not None:
-        config = trained.config
-        return _Test(
-            config.datasets,
-            config.data_root,
-            config.evaluation,
-            config.input,
-            config.localisation,
-            stored=True,
-        )
+        return _as_test(trained.config, trained.config.localisation, stored=True)
     info = trained.info
+    data = {
+        name: DatasetConfig(name, flip=False, **sampling_of(spec))
+        for name, spec in info.datasets.items()
+    }
+    protocol = {field: getattr(info, field) for field in _PROTOCOL}
+    evaluation = EvaluationConfig(batch_size=_EXPORT_BATCH_SIZE, **protocol)
     size = info.model.backbone.image_size
-    return _Test(
-        {
-            name: DatasetConfig(name, flip=False, **sampling_of(spec))
-            for name, spec in info.datasets.items()
-        },
-        None,
-        EvaluationConfig(
-            batch_size=_EXPORT_BATCH_SIZE,
-            **{field: getattr(info, field) for field in _PROTOCOL},
-        ),
-        InputOptions((size, size)),
-        info.localisation,
-        stored=True,
-    )
+    return _Test(data, None, evaluation, InputOptions((size, size)), info.localisation, stored=True)
 
 
 def _test_of(config: Config, trained: TrainedModel, *, named: bool) -> _Test:
@@ -228,14 +205,12 @@ def _test_of(config: Config, trained: TrainedModel, *, named: bool) -> _Test:
             f'{", ".join(heads)}; choose some of them with --datasets'
         )
     localisation = config.localisation or _own_test(trained).localisation
-    return _Test(
-        config.datasets,
-        config.data_root,
-        config.evaluation,
-        config.input,
-        localisation,
-        stored=False,
-    )
+    return _as_test(config, localisation, stored=False)
+
+
+def _as_test(config: Config, localisation: LocalisationConfig | None, *, stored: bool) -> _Test:
+    data = config.datasets, config.data_root
+    return _Test(*data, config.evaluation, config.input, localisation, stored)
 
 
 def _choose(

@@ -1,6 +1,6 @@
 """Multi-view test: scores of videos, or of key frames' boxes, are means over views, each once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import logging
 import time
@@ -36,9 +36,8 @@ def make_eval_step(
 
     def step(params, batch):
         model, boxes = nnx.merge(graphdef, params), batch.get('boxes')
-        outputs = model(
-            prepare_eval(batch['video'], mean=augment_config.mean, std=augment_config.std), boxes
-        )
+        video = prepare_eval(batch['video'], mean=augment_config.mean, std=augment_config.std)
+        outputs = model(video, boxes)
         own = jax.nn.one_hot(batch['dataset'], len(datasets), axis=0)  # [N, B]
         if boxes is not None:
             own = own[np.flatnonzero(localises)]
@@ -90,26 +89,29 @@ def score_dataset(
             names[record] = batch['name'][row] if 'name' in batch else str(record)
 
     run_views(eval_step, params, source, dataset, driver, collect)
-    uneven = {record: count for record, count in views.items() if count != spec.views}
-    if uneven:
-        record, count = next(iter(uneven.items()))
-        raise RuntimeError(
-            f'{spec.name}: record {record} has {count} views instead of {spec.views}'
-        )
+    _check_even(spec, views)
     order = sorted(total)
     if order:
         label = np.stack([labels[record] for record in order])
     else:
         label = np.zeros((0, classes) if spec.multi_label else (0,))
-    scores = Scores(
-        record=np.array(order, np.int64),
-        score=np.array([total[record] / views[record] for record in order], np.float32).reshape(
-            -1, classes
-        ),
-        label=label,
-        name=tuple(names[record] for record in order),
+    score = np.array([total[record] / views[record] for record in order], np.float32)
+    return _gather_hosts(
+        Scores(
+            record=np.array(order, np.int64),
+            score=score.reshape(-1, classes),
+            label=label,
+            name=tuple(names[record] for record in order),
+        )
     )
-    return _gather_hosts(scores)
+
+
+def _check_even(spec: DatasetSpec, views: Mapping[int, int]) -> None:
+    for record, count in views.items():
+        if count != spec.views:
+            raise RuntimeError(
+                f'{spec.name}: record {record} has {count} views instead of {spec.views}'
+            )
 
 
 class _KeyFrame:
@@ -119,11 +121,8 @@ class _KeyFrame:
         real, labelled = batch['candidate_mask'][row] > 0, batch['truth_mask'][row] > 0
         self.name = str(batch['name'][row]) if 'name' in batch else str(batch['record'][row])
         self.box = batch['candidate'][row][real]
-        self.total, self.views, self.shown = (
-            np.zeros((real.sum(), actions)),
-            0,
-            np.zeros(real.sum()),
-        )
+        self.total, self.shown = np.zeros((real.sum(), actions)), np.zeros(real.sum())
+        self.views = 0
         self.truth_box = batch['truth_box'][row][labelled]
         self.truth_label = batch['truth_label'][row][labelled, :actions] > 0
 
@@ -156,14 +155,7 @@ def score_boxes(
             frames[record].add(batch, row, scores[row][:, :actions])
 
     run_views(eval_step, params, source, dataset, driver, collect)
-    uneven = [
-        (record, frame.views) for record, frame in frames.items() if frame.views != spec.views
-    ]
-    if uneven:
-        record, views = uneven[0]
-        raise RuntimeError(
-            f'{spec.name}: record {record} has {views} views instead of {spec.views}'
-        )
+    _check_even(spec, {record: frame.views for record, frame in frames.items()})
     order = sorted(frames)
     ours = [frames[record] for record in order]
 
@@ -177,22 +169,18 @@ def score_boxes(
     number = dict(zip(all_records.tolist(), range(10**9)))
 
     def frame_numbers(counts) -> np.ndarray:
-        records = joined(
-            [np.full(count, record) for count, record in zip(counts, order)], dtype=np.int32
-        )
+        parts = [np.full(count, record) for count, record in zip(counts, order)]
+        records = joined(parts, dtype=np.int32)
         return np.array([number[record] for record in records.tolist()], np.int64)
 
+    means = [frame.total[which] / frame.shown[which, None] for frame, which in zip(ours, seen)]
+    unseen = np.array([sum(int((~which).sum()) for which in seen)], np.int32)
     return BoxScores(
         name=gather_names([frame.name for frame in ours]),
         frame=frame_numbers([which.sum() for which in seen]),
         box=joined([frame.box[which] for frame, which in zip(ours, seen)], 4),
-        score=joined(
-            [frame.total[which] / frame.shown[which, None] for frame, which in zip(ours, seen)],
-            actions,
-        ),
-        unseen=int(
-            gather_rows(np.array([sum(int((~which).sum()) for which in seen)], np.int32)).sum()
-        ),
+        score=joined(means, actions),
+        unseen=int(gather_rows(unseen).sum()),
         truth=Rows(
             frame_numbers([len(box) for box, _ in true]),
             joined([action for _, action in true], dtype=np.int32).astype(np.int64),

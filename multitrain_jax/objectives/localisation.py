@@ -54,20 +54,16 @@ def localisation_objective(
         per_clip = localisation_loss(
             logits, batch['box_label'][..., : entry.num_actions], batch['box_mask'], every_action
         )
-        has_box = batch['box_mask'].any(-1)
-        clip_weight = jnp.where(
-            (batch['dataset'] == entry.number) & has_box, batch['weight'], 0.0
-        )  # [B]
-        terms[f'localisation/{entry.name}'] = Term(
-            jnp.sum(clip_weight * per_clip), jnp.sum(clip_weight)
-        )
+        counts = (batch['dataset'] == entry.number) & batch['box_mask'].any(-1)
+        clip_weight = jnp.where(counts, batch['weight'], 0.0)  # [B]
+        own = Term(jnp.sum(clip_weight * per_clip), jnp.sum(clip_weight))
+        terms[f'localisation/{entry.name}'] = own
         weight, penalty = jnp.asarray(weights[d], per_clip.dtype), 0.0
         if log_variances is not None:
             weight, penalty = learned_weight(weight, log_variances[d])
             terms[f'weight/{entry.name}'] = Term(weight, jnp.ones_like(weight))
-        loss += (
-            entry.factor * jnp.sum(clip_weight * (weight * per_clip + penalty)) / per_clip.shape[0]
-        )
+        total = jnp.sum(clip_weight * (weight * per_clip + penalty))
+        loss += entry.factor * total / per_clip.shape[0]
     return loss, jax.lax.stop_gradient(terms)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import flax.struct
 import jax
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.settings import NonNegativeFloat, PositiveInt, Range, settings
+from multitrain_jax.models import heads
+from multitrain_jax.models.multitrain import Outputs
 from multitrain_jax.objectives.classification import (
     SOFTMAX_LOSSES,
     binary_cross_entropy,
@@ -85,25 +87,6 @@ def loss_weights(config: ObjectiveConfig, of_datasets: Sequence[float] = ()) -> 
     )
 
 
-class ModelOutputs(Protocol):
-    """What the objective reads of the model's outputs.
-
-    Attributes:
-        logits: f32[N, B, C].
-        projected: f32[N, N-1, B, C]; projected[d, j] comes from head (d + 1 + j) % N. None: off.
-        expanded: f32[B, D]. None: off.
-        projection_kernel: f32[N, N-1, C, C], the projections' matrices: [d, j] from the classes of
-            dataset (d + 1 + j) % N (rows) to those of d. None: off.
-        actions: of every localising dataset f32[B, M, A_d]. None: there is none.
-    """
-
-    logits: jax.Array
-    projected: jax.Array | None
-    expanded: jax.Array | None
-    projection_kernel: jax.Array | None
-    actions: Sequence[jax.Array] | None
-
-
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """The objective of a run, over clips with labels and clips with boxes.
@@ -155,7 +138,7 @@ class Objective:
 
     def clips(
         self,
-        outputs: ModelOutputs,
+        outputs: Outputs,
         targets: Targets,
         batch: Mapping[str, jax.Array],
         *,
@@ -189,9 +172,7 @@ class Objective:
                 loss, terms = loss + own, terms | own_terms
         return loss, terms
 
-    def _labels(
-        self, outputs, targets, batch, learned, weights
-    ) -> tuple[jax.Array, dict[str, Term]]:
+    def _labels(self, outputs, targets, batch, learned, weights):
         own = np.flatnonzero(~self._localises)
         return clip_objective(
             outputs,
@@ -202,9 +183,7 @@ class Objective:
             weights=weights.replace(dataset=weights.dataset[own]),
         )
 
-    def _boxes(
-        self, outputs, targets, batch, learned, weights
-    ) -> tuple[jax.Array, dict[str, Term]]:
+    def _boxes(self, outputs, targets, batch, learned, weights):
         own = np.flatnonzero(self._localises)
         return localisation_objective(
             outputs.actions,
@@ -235,7 +214,7 @@ class Objective:
 
 
 def clip_objective(
-    outputs: ModelOutputs,
+    outputs: Outputs,
     targets: Targets,
     config: ObjectiveConfig,
     datasets: Sequence[DatasetObjective],
@@ -251,7 +230,7 @@ def clip_objective(
     without a clip in the batch contributes 0.
 
     Args:
-        outputs: `logits`, `projected` and `projection_kernel` as in `ModelOutputs`.
+        outputs: `logits`, `projected` and `projection_kernel` as in `Outputs`.
         targets: clean labels; smoothing is applied here.
         config: weights and forms.
         datasets: the N datasets, in the order of the heads.
@@ -361,8 +340,7 @@ def batch_objective(
 
 def class_mask(datasets: Sequence[DatasetObjective]) -> jax.Array:
     """bool[N, C]: which classes every dataset has, C = the largest number of classes."""
-    num_classes = np.asarray([entry.num_classes for entry in datasets])
-    return jnp.asarray(np.arange(num_classes.max())[None] < num_classes[:, None])
+    return jnp.asarray(heads.class_mask([entry.num_classes for entry in datasets]))
 
 
 def _per_dataset(
@@ -406,7 +384,7 @@ def _top1(
 
 
 def _check(
-    outputs: ModelOutputs,
+    outputs: Outputs,
     targets: Targets,
     config: ObjectiveConfig,
     datasets: Sequence[DatasetObjective],

@@ -38,9 +38,8 @@ def projection_size(kernel: jax.Array, class_mask: jax.Array) -> tuple[jax.Array
         class_mask: bool[N, C].
     """
     number = kernel.shape[0]
-    source = jnp.stack(
-        [jnp.roll(class_mask, -1 - j, axis=0) for j in range(number - 1)], axis=1
-    )  # [N, N-1, C]
+    masks = [jnp.roll(class_mask, -1 - j, axis=0) for j in range(number - 1)]
+    source = jnp.stack(masks, axis=1)  # [N, N-1, C]
     exists = source[..., None] & class_mask[:, None, None]  # [N, N-1, C, C]
     # JAX's derivative of |x| is 1 at 0; with the sign, 0 there, an entry that has reached 0 stays.
     size = kernel * jax.lax.stop_gradient(jnp.sign(kernel))

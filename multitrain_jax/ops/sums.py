@@ -73,9 +73,8 @@ def sum_over(
 
 
 def _by_product(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    first = next(
-        (i for i in range(array.ndim) if i not in axes), array.ndim
-    )  # axes before it lead the array
+    # Axes before it lead the array.
+    first = next((i for i in range(array.ndim) if i not in axes), array.ndim)
     rows = array.reshape(math.prod(array.shape[:first]), -1)
     # Two equal rows: XLA makes a product with a single one a reduction again.
     totals = (jnp.ones((2, rows.shape[0]), array.dtype) @ rows)[0].reshape(array.shape[first:])

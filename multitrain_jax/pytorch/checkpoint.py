@@ -80,9 +80,8 @@ def read_torch(
         raise UserError(
             f'--checkpoint={path}: no state dict in it; it holds {", ".join(map(str, content))}'
         )
-    if (
-        sum(tensor.numel() for tensor in tensors.values()) > _MAX_NUMBERS
-    ):  # of few bytes, where a stride is 0
+    # Of few bytes, where a stride is 0.
+    if sum(tensor.numel() for tensor in tensors.values()) > _MAX_NUMBERS:
         raise UserError(
             f'--checkpoint={path}: its tensors have more than {_MAX_NUMBERS >> 30} G numbers'
         )

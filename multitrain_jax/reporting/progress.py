@@ -53,9 +53,8 @@ def set_up_logging(workdir: str | Path | None = None, *, process: int = 0) -> No
 
         absl_logging.set_verbosity(absl_logging.INFO)
     logging.getLogger().handlers[:] = handlers
-    logging.raiseExceptions = (
-        False  # a log file on a full disk must not cover the terminal with tracebacks
-    )
+    # A log file on a full disk must not cover the terminal with tracebacks.
+    logging.raiseExceptions = False
     sys.unraisablehook = _log_unraisable
     _log.setLevel(logging.INFO)
 

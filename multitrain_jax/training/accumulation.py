@@ -65,9 +65,8 @@ def two_pass_gradients(
     takes the same arguments.
     """
     count = _count(micro_batches)
-    expanded = jax.lax.map(
-        lambda micro_batch: clip_loss(params, micro_batch)[1][0], micro_batches
-    )  # [P, b, ...]
+    # [P, b, ...]
+    expanded = jax.lax.map(lambda clips: clip_loss(params, clips)[1][0], micro_batches)
 
     def of_all(params, expanded):
         merged = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), expanded)

@@ -3,11 +3,8 @@
 import numpy as np
 
 _ABSOLUTE = ('spatial_positions', 'temporal_positions', 'positions')  # [h, w, D], [t, D], both
-_RELATIVE = (
-    'relative_t',
-    'relative_h',
-    'relative_w',
-)  # [rows, d]; of stacked blocks [blocks, rows, d]
+# [rows, d]; of stacked blocks [blocks, rows, d]
+_RELATIVE = ('relative_t', 'relative_h', 'relative_w')
 
 
 def is_positions(path: str) -> bool:
@@ -34,9 +31,9 @@ def resize_positions(path: str, positions: np.ndarray, shape: tuple[int, ...]) -
     Raises:
         ValueError: the shapes differ in more than the grid.
     """
-    fixed = {positions.ndim - 1} | (
-        {0} if path.rsplit('/', 1)[-1] in _RELATIVE and positions.ndim == 3 else set()
-    )
+    fixed = {positions.ndim - 1}
+    if path.rsplit('/', 1)[-1] in _RELATIVE and positions.ndim == 3:
+        fixed.add(0)
     if len(shape) != positions.ndim or any(positions.shape[axis] != shape[axis] for axis in fixed):
         raise ValueError(
             f'{path}: positions {list(positions.shape)} cannot be resized to {list(shape)}'
