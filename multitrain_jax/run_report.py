@@ -166,13 +166,8 @@ def newest_test(workdir: Path) -> Test | None:
                 name: DatasetResult(**{key: x for key, x in own.items() if key in fields})
                 for name, own in content['datasets'].items()
             }
-            found.append(
-                (
-                    int(content['step']),
-                    path.stat().st_mtime,
-                    Test(path.parent, int(content['step']), accuracy),
-                )
-            )
+            step = int(content['step'])
+            found.append((step, path.stat().st_mtime, Test(path.parent, step, accuracy)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # another file, or one of a test that is being written
     return max(found, key=lambda entry: entry[:2])[2] if found else None
@@ -271,11 +266,8 @@ def _classes(spec: DatasetSpec, path: Path) -> Iterator[str]:
     if third:
         means = []
         for number, name in enumerate(THIRDS):
-            known = [
-                x
-                for row in rows
-                if third.get(row['name']) == name and (x := value(row, measure)) is not None
-            ]
+            own = [value(row, measure) for row in rows if third.get(row['name']) == name]
+            known = [x for x in own if x is not None]
             mean = f'{100 * np.mean(known):.1f} %' if known else 'not tested'
             means.append(
                 f'<span class="key"><i style="background:var(--c{number})"></i>'
@@ -342,12 +334,9 @@ def _test_clips(config: Config, spec: DatasetSpec, scores: Scores) -> Iterator[s
                 name, video = views.send(int(scores.record[row]))
                 if name != scores.name[row]:
                     continue  # the data are others than those of the test
-                label = np.atleast_1d(
-                    np.flatnonzero(scores.label[row])
-                    if spec.multi_label
-                    else int(scores.label[row])
-                )
-                true = ', '.join(spec.classes[number] for number in label)
+                label = scores.label[row]
+                numbers = np.flatnonzero(label) if spec.multi_label else [int(label)]
+                true = ', '.join(spec.classes[number] for number in numbers)
                 told = f'{spec.classes[best[row]]} {scores.score[row, best[row]]:.0%}'
                 said = told if wanted else f'{told}, is {true or "none of them"}'
                 figures.append(page.clip(video, said, kind))
@@ -415,10 +404,8 @@ def _views(config: Config, name: str) -> Generator[tuple[str, np.ndarray], int]:
     _check_data(config)
     backbone = config.model.backbone
     with open_split(config, name, training=False) as dataset:
-        out = np.zeros(
-            (dataset.views, backbone.num_frames, backbone.image_size, backbone.image_size, 3),
-            np.uint8,
-        )
+        clip = backbone.num_frames, backbone.image_size, backbone.image_size, 3
+        out = np.zeros((dataset.views, *clip), np.uint8)
         record = yield '', out[0]
         while True:
             if not 0 <= record < dataset.num_records:
@@ -516,30 +503,23 @@ def _projections(trained: TrainedModel | None) -> Iterator[str]:
             unit='weight',
             marks=enumerate(shown.argmax(axis=1)),
         )
-        pairs = [
-            (
-                one.source_classes[row],
-                one.target_classes[column],
-                (f'{one.weight[row, column]:.3f}', float(one.weight[row, column])),
-            )
-            for row, column in one.top(_TOP_PAIRS)
-        ]
+        pairs = []
+        for row, column in one.top(_TOP_PAIRS):
+            weight = float(one.weight[row, column])
+            names = one.source_classes[row], one.target_classes[column]
+            pairs.append((*names, (f'{weight:.3f}', weight)))
         yield page.table([one.source, one.target, 'weight'], pairs, words=(1,))
 
 
 def _settings(workdir: Path, config: Config) -> Iterator[str]:
     yield '<h3>What differs from the defaults</h3>'
-    changed = changed_settings(config)
-    yield page.table(
-        ['field', 'value'], [(f'config.{k}', v) for k, v in changed.items()], words=(1,)
-    )
+    changed = [(f'config.{name}', value) for name, value in changed_settings(config).items()]
+    yield page.table(['field', 'value'], changed, words=(1,))
     whole = json.dumps(config_reading.to_dict(config), indent=1, ensure_ascii=False)
     yield f'<details><summary>The whole config</summary><pre>{page.text(whole)}</pre></details>'
     yield '<h3>Commands</h3>'
-    lines = commands(workdir)
-    lines.append(
-        f'python run.py --config={workdir / CONFIG_FILE} --workdir=ANOTHER  # the same again'
-    )
+    again = f'python run.py --config={workdir / CONFIG_FILE} --workdir=ANOTHER  # the same again'
+    lines = [*commands(workdir), again]
     yield f'<pre>{page.text(chr(10).join(lines))}</pre>'
     try:
         found = json.loads((workdir / VERSIONS_FILE).read_text(encoding='utf-8'))

@@ -19,7 +19,7 @@ from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
 from multitrain_jax.parallel import drivers
-from multitrain_jax.reporting.projections import read_projections
+from multitrain_jax.reporting.projections import projections_of
 from multitrain_jax.weights import warm_start
 from tests.helpers import tiny
 from tests.helpers.box_records import write_scenes
@@ -228,7 +228,7 @@ def test_schedules_train(root, tmp_path, schedule):
     outcome = train.train_and_evaluate(settings, tmp_path, devices=jax.devices()[:1])
     assert outcome.steps >= 3 and 0 <= outcome.accuracy['scenes'].mean_average_precision <= 1
     assert 0 <= outcome.accuracy['actions'].mean_average_precision <= 1
-    found = {one.name for one in read_projections(tmp_path)}
+    found = {one.name for one in projections_of(open_trained(tmp_path))}
     assert {'actions to colours', 'shades to actions'} < found and not any(
         'scenes' in name for name in found
     )

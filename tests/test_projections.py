@@ -17,7 +17,7 @@ from multitrain_jax.reporting.projections import (
     Agreement,
     Projection,
     agreement,
-    read_projections,
+    projections_of,
     read_relations,
 )
 from tests.helpers import tiny
@@ -39,7 +39,7 @@ def test_weights_are_what_the_model_projects_with(finished_run):
     kernel = open_trained(workdir).params['projections']['kernel']
     model = tiny.model(config, source.datasets, 0)
     model.projections.kernel[...] = jax.numpy.asarray(kernel)
-    found = {(one.source, one.target): one for one in read_projections(workdir)}
+    found = {(one.source, one.target): one for one in projections_of(open_trained(workdir))}
     assert set(found) == {('shades', 'colours'), ('colours', 'shades')}
     for target, other in ((0, 'shades'), (1, 'colours')):
         name, logits = list(tiny.CLASSES)[target], np.zeros((2, 5, 5), np.float32)  # [N, B, C]
@@ -137,7 +137,7 @@ def test_command(finished_run, tmp_path):
     assert content == json.loads((tmp_path / 'out' / 'projections.json').read_text())
     by_pair = {(pair['source'], pair['target']): pair for pair in content}
     assert by_pair['colours', 'shades']['best_matches_related']['classes'] == 1
-    weight = read_projections(workdir, 6)[0].weight  # shades to colours
+    weight = projections_of(open_trained(workdir, 6))[0].weight  # shades to colours
     top = by_pair['shades', 'colours']['top']
     assert [pair['weight'] for pair in top] == sorted(weight.ravel().tolist(), reverse=True)[:5]
     assert sorted(path.name for path in (tmp_path / 'out').glob('*.png')) == [
@@ -150,4 +150,4 @@ def test_an_export_has_none(finished_run):
     with pytest.raises(
         UserError, match='an export, which has no projections .* give the workdir of the run'
     ):
-        read_projections(finished_run[2] / 'export')
+        projections_of(open_trained(finished_run[2] / 'export'))

@@ -10,7 +10,7 @@ from multitrain_jax.errors import UserError, first_line
 from multitrain_jax.inference import predictions, stream
 from multitrain_jax.inference.explanation import Explanation
 from multitrain_jax.inference.model import Model
-from multitrain_jax.inference.predictions import Answer, Told
+from multitrain_jax.inference.predictions import Output, Told
 from multitrain_jax.inference.timeline import Timeline
 
 _TOP = 5
@@ -18,21 +18,15 @@ _TOP = 5
 _FONTS = ['system-ui', 'sans-serif']
 
 
-class _Mean:
+class _Mean(Output):
     """Keeps what is said of the whole video."""
 
     scores: dict[str, np.ndarray] = {}
-
-    def window(self, video: str, answer: Answer) -> None:
-        pass
 
     def video(self, video: str, told: Told) -> None:
         self.scores = dict(told.mean)
         if told.end.error is not None:
             raise told.end.error
-
-    def close(self) -> None:
-        pass
 
 
 def answer(model: Model, video: str, folder: str) -> tuple[list[dict[str, float]], str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference.model import Model
 from multitrain_jax.inference.overlay import write_drawn
-from multitrain_jax.inference.predictions import Answer, Told, divided
+from multitrain_jax.inference.predictions import Answer, Output, Told, divided
 from multitrain_jax.inference.stream import End, Heat
 from multitrain_jax.inference.timeline import clock
 
@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
     num_frames: int
 
 
-class Explanation:
+class Explanation(Output):
     """Writes FILE.mp4 and FILE.png of one video, once it has ended."""
 
     def __init__(self, model: Model, path: str, spatial_views: int):
@@ -65,9 +65,6 @@ class Explanation:
         strip = strip_path(self._path)
         write(self._path, strip, video, self._answers, labels, self._geometry, told.end)
         print(f'{self._path}, {strip}: written', file=sys.stderr)
-
-    def close(self) -> None:
-        pass
 
 
 def strip_path(path: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference.boxes import EVERY_SECONDS, Judged, judge, read_boxes
 from multitrain_jax.inference.model import Model
-from multitrain_jax.inference.predictions import Answer, Told, divided
+from multitrain_jax.inference.predictions import Answer, Output, Told, divided
 
 
 class Caption(NamedTuple):
@@ -28,7 +28,7 @@ class Caption(NamedTuple):
     end: float = math.inf
 
 
-class Overlay:
+class Overlay(Output):
     """Writes one video with what is said of it, once it has ended."""
 
     def __init__(self, model: Model, path: str, boxes_csv: str | None, *, whole: bool):
@@ -53,9 +53,6 @@ class Overlay:
             frame_rate=told.end.frame_rate,
         )
         print(f'{self._path}: written', file=sys.stderr)
-
-    def close(self) -> None:
-        pass
 
 
 def write_overlay(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 import csv
 import json
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -56,14 +56,17 @@ def divided(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return lefts, np.concatenate([np.minimum(ends[:-1], middles), ends[-1:]])
 
 
-class Output(Protocol):
-    """Gets what is said of one video after the other: its windows as time goes, then the rest."""
+class Output:
+    """Gets what is said of one video after the other; what it does not want is passed over."""
 
-    def window(self, video: str, answer: Answer) -> None: ...
+    def window(self, video: str, answer: Answer) -> None:
+        """Gets windows, as time goes."""
 
-    def video(self, video: str, told: Told) -> None: ...
+    def video(self, video: str, told: Told) -> None:
+        """Gets the rest, once a video has ended."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Is told that there is no more."""
 
 
 def tell(
@@ -123,31 +126,22 @@ def complaint(video: str, end: End) -> str:
     return spelt_out(f'warning: {video}: damaged, {end.damage}') if end.damage else ''
 
 
-class Complaints:
+class Complaints(Output):
     """Says on a stream what cannot be read, and what is damaged."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
 
-    def window(self, video: str, answer: Answer) -> None:
-        pass
-
     def video(self, video: str, told: Told) -> None:
         if text := complaint(video, told.end):
             print(text, file=self._stream, flush=True)
 
-    def close(self) -> None:
-        pass
 
-
-class VideoTable:
+class VideoTable(Output):
     """Prints the best classes of each video."""
 
     def __init__(self, model: Model, top: int):
         self._model, self._top = model, top
-
-    def window(self, video: str, answer: Answer) -> None:
-        pass
 
     def video(self, video: str, told: Told) -> None:
         if told.end.error is not None:
@@ -163,11 +157,8 @@ class VideoTable:
                 )
         print()
 
-    def close(self) -> None:
-        pass
 
-
-class WindowTable:
+class WindowTable(Output):
     """Prints a line for each window, with the best class of every dataset."""
 
     def __init__(self, model: Model):
@@ -194,11 +185,8 @@ class WindowTable:
         if told.end.error is None:
             print()
 
-    def close(self) -> None:
-        pass
 
-
-class Json:
+class Json(Output):
     """Prints one list with an entry for each video, once all are done."""
 
     def __init__(self, model: Model, top: int, *, windows: bool):
@@ -226,7 +214,7 @@ class Json:
         print(json.dumps(self._everything, indent=1, ensure_ascii=False))
 
 
-class JsonLines:
+class JsonLines(Output):
     """Prints a line for each window, as it comes."""
 
     def __init__(self, model: Model, top: int):
@@ -241,11 +229,8 @@ class JsonLines:
             line = {'video': video, 'error': str(told.end.error)}
             print(json.dumps(line, ensure_ascii=False), flush=True)
 
-    def close(self) -> None:
-        pass
 
-
-class Csv:
+class Csv(Output):
     """Writes `video,start,end,dataset,rank,class,score`, a line for each of the best classes."""
 
     def __init__(self, model: Model, file: TextIO, top: int):
@@ -259,9 +244,6 @@ class Csv:
                 times = f'{answer.start:.3f}', f'{answer.end:.3f}'
                 self._writer.writerow([video, *times, name, rank, label, f'{score:.6f}'])
         self._file.flush()
-
-    def video(self, video: str, told: Told) -> None:
-        pass
 
     def close(self) -> None:
         self._file.close()

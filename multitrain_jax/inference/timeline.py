@@ -6,14 +6,14 @@ import numpy as np
 
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference.model import Model
-from multitrain_jax.inference.predictions import Answer, Told, divided
+from multitrain_jax.inference.predictions import Answer, Output, Told, divided
 
 _COLUMNS = 1200  # of the picture, over the length of the video
 _MOST_CLASSES = 10  # of a dataset
 _THUMBNAILS = 8
 
 
-class Timeline:
+class Timeline(Output):
     """Draws one video once it has ended."""
 
     def __init__(self, model: Model, path: str):
@@ -27,9 +27,6 @@ class Timeline:
         if told.end.error is None:
             classes = {name: spec.classes for name, spec in self._model.info.datasets.items()}
             draw(self._path, video, self._answers, classes, told.end.seconds)
-
-    def close(self) -> None:
-        pass
 
 
 def over_time(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from multitrain_jax.checkpoints.trained_model import TrainedModel, open_trained
+from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.errors import UserError
 from multitrain_jax.reporting.heat_map import MOST_NAMES, heat_map
 
@@ -67,11 +67,6 @@ class Agreement:
     chance: float
 
 
-def read_projections(path: str | os.PathLike, step: int | None = None) -> list[Projection]:
-    """`projections_of` the model that `path` names, see `open_trained`."""
-    return projections_of(open_trained(path, step))
-
-
 def projections_of(trained: TrainedModel) -> list[Projection]:
     """All projections of a trained model, target by target.
 
@@ -113,14 +108,12 @@ def read_relations(path: str | os.PathLike, projections: Sequence[Projection]) -
                 f'--relations={path}: must be {{dataset: {{other dataset: {{class: [classes of '
                 f'the other]}}}}}}'
             ) from error
-        named = [(projection.source, projection.source_classes, list(own))]
-        named += [
-            (projection.target, projection.target_classes, related) for related in own.values()
-        ]
-        for dataset, classes, names in named:
-            strange = [name for name in names if name not in classes]
-            if strange:
-                raise UserError(f'--relations={path}: {dataset} has no class {strange[0]!r}')
+        named = [(projection.source, projection.source_classes, name) for name in own]
+        for related in own.values():
+            named += [(projection.target, projection.target_classes, name) for name in related]
+        for dataset, classes, name in named:
+            if name not in classes:
+                raise UserError(f'--relations={path}: {dataset} has no class {name!r}')
         relations.setdefault(projection.source, {})[projection.target] = own
     if not relations:
         pairs = ', '.join(projection.name for projection in projections)
@@ -134,15 +127,12 @@ def agreement(projection: Projection, relations: Relations) -> Agreement | None:
     if known is None:
         return None
     related = {name: others for name, others in known.items() if others}
+    targets = projection.target_classes
     matches = dict(zip(projection.source_classes, projection.matches()))
     return Agreement(
-        right=sum(
-            projection.target_classes[matches[name]] in others for name, others in related.items()
-        ),
+        right=sum(targets[matches[name]] in others for name, others in related.items()),
         classes=len(related),
-        chance=sum(
-            len(set(others)) / len(projection.target_classes) for others in related.values()
-        ),
+        chance=sum(len(set(others)) / len(targets) for others in related.values()),
     )
 
 
@@ -164,9 +154,9 @@ def to_json(projection: Projection, top: int, relations: Relations) -> dict[str,
         ],
     }
     found = agreement(projection, relations)
-    return (
-        content if found is None else {**content, 'best_matches_related': dataclasses.asdict(found)}
-    )
+    if found is not None:
+        content['best_matches_related'] = dataclasses.asdict(found)
+    return content
 
 
 def to_text(projection: Projection, top: int, relations: Relations) -> str:
