@@ -22,6 +22,7 @@ from multitrain_jax.errors import ArgumentParser, run_command
 from multitrain_jax.evaluation.box_metrics import (
     OFFICIAL,
     PYSLOWFAST,
+    THIRDS,
     Protocol,
     Rows,
     average_precisions,
@@ -42,11 +43,9 @@ class KeyFrames:
     def number(self, video: str, microseconds: int) -> int | None:
         """A new number for a new key frame; None for an excluded one."""
         moment = (video, microseconds)
-        return (
-            None
-            if moment in self._excluded
-            else self._numbers.setdefault(moment, len(self._numbers))
-        )
+        if moment in self._excluded:
+            return None
+        return self._numbers.setdefault(moment, len(self._numbers))
 
 
 def read_rows(
@@ -156,7 +155,7 @@ def evaluate_files(
         rows, _ = read_rows(training, KeyFrames(), scores=False)
         counts = np.array([(rows.action == action).sum() for action in actions])
         result['thirds'] = {}
-        for third, which in zip(('frequent', 'middle', 'rare'), frequency_thirds(counts)):
+        for third, which in zip(THIRDS, frequency_thirds(counts)):
             known = precision[which][~np.isnan(precision[which])]
             result['thirds'][third] = {
                 'map': float(known.mean()) if len(known) else None,
@@ -195,18 +194,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         'multitrain_jax.ava_eval', __doc__, argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--groundtruth', required=True, metavar='CSV')
-    parser.add_argument('--detections', required=True, metavar='CSV')
-    parser.add_argument(
-        '--labelmap', required=True, metavar='PBTXT', help='actions that are evaluated'
-    )
-    parser.add_argument('--exclusions', metavar='CSV', help='key frames that do not count')
-    parser.add_argument(
+    add = parser.add_argument
+    add('--groundtruth', required=True, metavar='CSV')
+    add('--detections', required=True, metavar='CSV')
+    add('--labelmap', required=True, metavar='PBTXT', help='actions that are evaluated')
+    add('--exclusions', metavar='CSV', help='key frames that do not count')
+    add(
         '--training',
         metavar='CSV',
         help='training ground truth: also the frequent, middle and rare thirds',
     )
-    parser.add_argument(
+    add(
         '--protocol',
         choices=tuple(_PROTOCOLS),
         default='official',
@@ -214,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'them, matched in the order of '
         'the file, wrong where nothing is annotated (default: %(default)s)',
     )
-    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    add('--json', action='store_true', help='print JSON instead of a table')
     args = parser.parse_args(argv)
     result = evaluate_files(
         args.groundtruth,

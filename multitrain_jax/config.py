@@ -368,21 +368,17 @@ def runs_code(path: Any) -> bool:
 def stored_tree(config: Config) -> dict[str, Any]:
     """What `read_stored_config` and `--config=FILE.json` read: fit for JSON."""
     tree = config_reading.to_dict(config)
-    model = tree['model'].items()
-    tree['model'] = {
-        name: value for name, value in model if name not in MODEL_FIELDS_FROM_ELSEWHERE
-    }
-    return tree
+    return {**tree, 'model': _own_fields(tree['model'])}
 
 
 def read_stored_config(values: Mapping[str, Any]) -> Config:
     """Reads what `config_reading.to_dict` made of a Config."""
-    model = {
-        name: value
-        for name, value in values['model'].items()
-        if name not in MODEL_FIELDS_FROM_ELSEWHERE
-    }
-    return read_config({**values, 'model': model})
+    return read_config({**values, 'model': _own_fields(values['model'])})
+
+
+def _own_fields(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's fields that a config says."""
+    return {name: model[name] for name in model if name not in MODEL_FIELDS_FROM_ELSEWHERE}
 
 
 def read_config(values: Mapping[str, Any]) -> Config:

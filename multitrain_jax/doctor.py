@@ -100,12 +100,9 @@ def _summary(checks: list[Check]) -> str:
 
 def main() -> int:
     parser = ArgumentParser('multitrain_jax.doctor', __doc__)
-    parser.add_argument(
-        '--config', metavar='FILE', help='and --config.FIELD=VALUE: the experiment to look at'
-    )
-    parser.add_argument(
-        '--json', action='store_true', help='print JSON instead of a table, at the end'
-    )
+    add = parser.add_argument
+    add('--config', metavar='FILE', help='and --config.FIELD=VALUE: the experiment to look at')
+    add('--json', action='store_true', help='print JSON instead of a table, at the end')
     own, others = config_reading.split_arguments(sys.argv[1:])
     args = parser.parse_args(others)
     colour = not args.json and sys.stdout.isatty()

@@ -44,17 +44,16 @@ _log = logging.getLogger('multitrain_jax')
 
 def _arguments() -> tuple[argparse.Namespace, ModelArgument | None, list[str]]:
     parser = ArgumentParser('multitrain_jax.evaluate', __doc__)
+    add = parser.add_argument
     add_model_argument(parser)
-    parser.add_argument(
+    add(
         '--ensemble',
         nargs='+',
         metavar='FILE',
         help='average *_predictions.npz of one dataset instead',
     )
-    parser.add_argument(
-        '--config', metavar='FILE', help='and --config.FIELD=VALUE: data and protocol'
-    )
-    parser.add_argument(
+    add('--config', metavar='FILE', help='and --config.FIELD=VALUE: data and protocol')
+    add(
         '--datasets',
         nargs='+',
         metavar='DATASET',
@@ -62,26 +61,24 @@ def _arguments() -> tuple[argparse.Namespace, ModelArgument | None, list[str]]:
         'directory;\n'
         'DIR: the head with the same classes (default: all of the config)',
     )
-    parser.add_argument('--split', help="(default: the config's evaluation_split, else validation)")
-    parser.add_argument('--temporal_views', type=int, help='clips along the video')
-    parser.add_argument('--spatial_views', type=int, choices=(1, 3), help='crops of each clip')
-    parser.add_argument(
+    add('--split', help="(default: the config's evaluation_split, else validation)")
+    add('--temporal_views', type=int, help='clips along the video')
+    add('--spatial_views', type=int, choices=(1, 3), help='crops of each clip')
+    add(
         '--candidates',
         choices=('proposals', 'ground_truth'),
         help='boxes that are scored, where clips have boxes',
     )
-    parser.add_argument('--short_side', type=int, help='pixels, before cropping')
-    parser.add_argument(
-        '--batch_size', type=int, help='views per batch, over all devices of all hosts'
-    )
-    parser.add_argument(
+    add('--short_side', type=int, help='pixels, before cropping')
+    add('--batch_size', type=int, help='views per batch, over all devices of all hosts')
+    add(
         '--output',
         help='directory of the files (default: one named after the protocol, in MODEL/evaluation)',
     )
-    parser.add_argument('--multi_host', action='store_true', help=FLAG_HELP['multi_host'])
-    parser.add_argument('--coordinator_address', help=FLAG_HELP['coordinator_address'])
-    parser.add_argument('--num_processes', type=int, help=FLAG_HELP['num_processes'])
-    parser.add_argument('--process_id', type=int, help=FLAG_HELP['process_id'])
+    add('--multi_host', action='store_true', help=FLAG_HELP['multi_host'])
+    add('--coordinator_address', help=FLAG_HELP['coordinator_address'])
+    add('--num_processes', type=int, help=FLAG_HELP['num_processes'])
+    add('--process_id', type=int, help=FLAG_HELP['process_id'])
     own, others = config_reading.split_arguments(sys.argv[1:])
     args = parser.parse_args(others)
     if args.ensemble:

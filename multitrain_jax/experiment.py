@@ -36,7 +36,7 @@ from multitrain_jax.optimizer import RateSchedule, build_optimizer, learning_rat
 from multitrain_jax.parallel import layout
 from multitrain_jax.parallel.drivers import Driver, open_driver
 from multitrain_jax.parallel.mesh import check_divides
-from multitrain_jax.training import accumulation
+from multitrain_jax.training.accumulation import plain_gradients, two_pass_gradients
 from multitrain_jax.training.train_step import (
     OBJECTIVE,
     Hyperparameters,
@@ -120,16 +120,14 @@ class Experiment:
         """The training step of one replica."""
         config = self.config
         two_pass = config.accumulation == 'two_pass' and config.objective.lambda_inf > 0
-        accumulate = two_pass and config.accumulation_steps > 1
+        two_pass &= config.accumulation_steps > 1
         return make_train_step(
             self.graphdef,
             self.objective,
             self.tx,
             augment=config.augment,
             optimizer=config.optimizer,
-            accumulate=(
-                accumulation.two_pass_gradients if accumulate else accumulation.plain_gradients
-            ),
+            accumulate=two_pass_gradients if two_pass else plain_gradients,
             micro_batches=config.accumulation_steps,
             max_skips=config.non_finite.most,
         )

@@ -18,13 +18,14 @@ _OURS = 'multitrain_jax'
 
 def main() -> int:
     parser = ArgumentParser('multitrain_jax.export', __doc__)
+    add = parser.add_argument
     add_model_argument(parser)
-    parser.add_argument(
+    add(
         '--output',
         required=True,
         help='directory of the export; an older one of our format there is replaced',
     )
-    parser.add_argument(
+    add(
         '--format',
         choices=FORMATS,
         default=_OURS,

@@ -28,13 +28,12 @@ if typing.TYPE_CHECKING:
 
 def main() -> int:
     parser = ArgumentParser('multitrain_jax.features', __doc__)
+    add = parser.add_argument
     add_model_argument(parser, 'VIDEO')
-    parser.add_argument('--output', required=True, metavar='DIR', help='directory of the files')
-    parser.add_argument('--logits', action='store_true', help='of every dataset, too')
-    parser.add_argument('--format', choices=('npz', 'npy'), default='npz')
-    parser.add_argument(
-        '--dataset', help="whose sampling of frames to follow (default: the model's first)"
-    )
+    add('--output', required=True, metavar='DIR', help='directory of the files')
+    add('--logits', action='store_true', help='of every dataset, too')
+    add('--format', choices=('npz', 'npy'), default='npz')
+    add('--dataset', help="whose sampling of frames to follow (default: the model's first)")
     video_arguments.add_video_arguments(parser)
     args = parser.parse_intermixed_args()  # flags may stand between MODEL and VIDEO
     chosen, arguments = model_and_others(parser, args)

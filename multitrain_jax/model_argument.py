@@ -47,16 +47,17 @@ def add_model_argument(parser: argparse.ArgumentParser, others: str = '') -> Non
         parser: of the command.
         others: what the command's further arguments are; '': there is none.
     """
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'model',
         nargs='*',
         metavar=f'MODEL {others}'.strip(),
         help='an export, an import, a run (its workdir) or WORKDIR/checkpoints/STEP',
     )
     for flag in _FLAGS:
-        parser.add_argument(f'--{flag}', metavar='MODEL', help='MODEL, said in another way')
-    parser.add_argument('--step', type=int, help='which checkpoint of a run (default: the newest)')
-    parser.add_argument(
+        add(f'--{flag}', metavar='MODEL', help='MODEL, said in another way')
+    add('--step', type=int, help='which checkpoint of a run (default: the newest)')
+    add(
         '--best',
         action='store_true',
         help='the best checkpoint, of a run with checkpoint.keep_best',

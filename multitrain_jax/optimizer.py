@@ -149,7 +149,7 @@ def decay_mask(params: Any) -> Any:
     path, `bias` or `scale` (or a name ending in `_bias` or `_scale`), however many axes it
     has.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _decays(path, leaf), params)
+    return jax.tree_util.tree_map_with_path(_decays, params)
 
 
 def _decays(path: tuple, leaf: Any) -> bool:
@@ -175,12 +175,12 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     with.
     """
 
-    def update(updates, state, params=None):
+    def clipped(updates, params):
         del params
         factor = jnp.minimum(1.0, max_norm / (optax.global_norm(updates) + _CLIP_EPSILON))
-        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(clipped)
 
 
 def learning_rate_factors(
@@ -212,16 +212,6 @@ def learning_rate_factors(
     return traverse_util.unflatten_dict(
         {path: factor(path, leaf.shape) for path, leaf in flat.items()}
     )
-
-
-def _scale_by(factors: Any) -> optax.GradientTransformation:
-    """Multiplies every update by its own factor."""
-
-    def update(updates, state, params=None):
-        del params
-        return jax.tree.map(lambda u, factor: u * factor, updates, factors), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformationExtraArgs:
@@ -268,8 +258,10 @@ def build_optimizer(
     steps = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     steps.append(adamw)
     if config.layer_decay != 1.0 or config.learning_rate_factors != LearningRateFactors():
-        factors = learning_rate_factors(config, params, backbone)
-        steps.append(_scale_by(partition(factors, config.frozen)[0]))
+        factors, _ = partition(learning_rate_factors(config, params, backbone), config.frozen)
+        steps.append(
+            optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors))
+        )
     return optax.chain(*steps)
 
 

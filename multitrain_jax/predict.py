@@ -51,32 +51,27 @@ _SILENCE = 30.0  # seconds
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser('multitrain_jax.predict', __doc__)
+    add = parser.add_argument
     add_model_argument(parser, 'VIDEO')
-    parser.add_argument(
+    add(
         '--top',
         type=int,
         default=5,
         help='classes per dataset (default: 5; in a table of windows 1)',
     )
-    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
-    parser.add_argument('--csv', metavar='FILE', help='write the best classes of each window, too')
+    add('--json', action='store_true', help='print JSON instead of a table')
+    add('--csv', metavar='FILE', help='write the best classes of each window, too')
     video_arguments.add_video_arguments(parser)
-    parser.add_argument(
-        '--timeline', metavar='PNG', help='draw what is seen in the (one) video when'
-    )
-    parser.add_argument(
-        '--overlay', metavar='MP4', help='write the (one) video with the answers drawn on it'
-    )
-    parser.add_argument(
+    add('--timeline', metavar='PNG', help='draw what is seen in the (one) video when')
+    add('--overlay', metavar='MP4', help='write the (one) video with the answers drawn on it')
+    add(
         '--explain',
         metavar='MP4',
         help='write where the model looked in the (one) video, and a strip of it beside, a .png',
     )
-    parser.add_argument(
-        '--boxes', metavar='CSV', help='with --overlay: boxes whose actions to tell'
-    )
-    parser.add_argument('--follow', action='store_true', help='videos that are still being made')
-    parser.add_argument(
+    add('--boxes', metavar='CSV', help='with --overlay: boxes whose actions to tell')
+    add('--follow', action='store_true', help='videos that are still being made')
+    add(
         '--silence',
         type=float,
         metavar='SECONDS',

@@ -19,16 +19,15 @@ from multitrain_jax.model_argument import add_model_argument, model_argument
 
 def main() -> int:
     parser = ArgumentParser('multitrain_jax.projections', __doc__)
+    add = parser.add_argument
     add_model_argument(parser)
-    parser.add_argument(
-        '--top', type=int, default=5, help='pairs of classes per pair of datasets (default: 5)'
-    )
-    parser.add_argument(
+    add('--top', type=int, default=5, help='pairs of classes per pair of datasets (default: 5)')
+    add(
         '--relations',
         help='JSON with the classes that are known to be related; the synthetic datasets have one',
     )
-    parser.add_argument('--output', help='directory of the files (default: WORKDIR/projections)')
-    parser.add_argument('--json', action='store_true', help='print JSON instead of tables')
+    add('--output', help='directory of the files (default: WORKDIR/projections)')
+    add('--json', action='store_true', help='print JSON instead of tables')
     args = parser.parse_args()
     if args.top < 1:
         parser.error(f'--top={args.top} must be at least 1')

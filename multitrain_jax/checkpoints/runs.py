@@ -120,14 +120,10 @@ class RunCheckpoints:
         with self._reading(step):
             later = self._later_fields(step, target)
             if later:
-                target = {
-                    f.name: getattr(target, f.name)
-                    for f in dataclasses.fields(target)
-                    if f.name not in later
-                }
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            )['state']
+                fields = [field.name for field in dataclasses.fields(target)]
+                target = {name: getattr(target, name) for name in fields if name not in later}
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            restored = self._manager.restore(step, args=args)['state']
             self._check(step, restored)
         return _unstorable(type(like)(**restored, **later) if later else restored, like)
 
@@ -142,22 +138,12 @@ class RunCheckpoints:
             averaged = dict(named_leaves(self._stored_tree(step).get('ema') or {}))
             flat = traverse_util.flatten_dict(jax.tree.map(_on_host, like))
             parts = {'params': {}, 'ema': {}}
-            for leaf_path, leaf in flat.items():
-                parts['ema' if '.'.join(map(str, leaf_path)) in averaged else 'params'][
-                    leaf_path
-                ] = leaf
-            target = {
-                part: traverse_util.unflatten_dict(leaves)
-                for part, leaves in parts.items()
-                if leaves
-            }
-            args = ocp.args.PyTreeRestore(
-                target,
-                restore_args=jax.tree.map(
-                    lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target
-                ),
-                partial_restore=True,
-            )
+            for path, leaf in flat.items():
+                part = 'ema' if '.'.join(map(str, path)) in averaged else 'params'
+                parts[part][path] = leaf
+            target = {part: traverse_util.unflatten_dict(own) for part, own in parts.items() if own}
+            to_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
+            args = ocp.args.PyTreeRestore(target, restore_args=to_numpy, partial_restore=True)
             restored = checkpointer.restore(self.directory / str(step) / 'state', args=args)
             self._check(step, restored)
         return merge(*restored.values())
@@ -254,17 +240,13 @@ class RunCheckpoints:
         return {name: np.zeros_like(getattr(target, name)) for name in names}
 
     def _read_json(self, step: int, item: str) -> dict[str, Any]:
-        return self._manager.restore(
-            step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()})
-        )[item]
+        args = ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+        return self._manager.restore(step, args=args)[item]
 
     def _read_checksums(self, step: int) -> dict[str, Any] | None:
         """None: a checkpoint of an earlier version, which has none."""
-        return (
-            self._read_json(step, 'checksums')
-            if (self.directory / str(step) / 'checksums').exists()
-            else None
-        )
+        there = (self.directory / str(step) / 'checksums').exists()
+        return self._read_json(step, 'checksums') if there else None
 
     def _check(self, step: int, restored: Any) -> None:
         stored = self._read_checksums(step)

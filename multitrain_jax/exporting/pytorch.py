@@ -20,12 +20,7 @@ from multitrain_jax.batch import DatasetSpec, classifying
 from multitrain_jax.checkpoints.exports import ModelInfo
 from multitrain_jax.checkpoints.trained_model import TrainedModel
 from multitrain_jax.errors import UserError
-from multitrain_jax.exporting.directory import (
-    new_directory,
-    places_of,
-    unlike,
-    write_description,
-)
+from multitrain_jax.exporting.directory import new_directory, places_of, unlike, write_description
 from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.ops.relative_position import distance_index

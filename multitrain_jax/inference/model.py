@@ -446,7 +446,7 @@ class Model:
             return tag, jax.tree.map(self._driver.local_rows, outputs)
 
         waiting = None
-        for tag, batch in (prefetch if ahead else _map)(iter(batches), placed):
+        for tag, batch in prefetch(iter(batches), placed) if ahead else map(placed, batches):
             entry = tag, None if batch is None else step(self._params, batch)
             if not ahead:
                 yield fetched(entry)
@@ -609,10 +609,6 @@ def _rows(array: np.ndarray, start: int, size: int) -> np.ndarray:
     if len(part) == size:
         return part
     return np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
-
-
-def _map(items: Iterator[Any], transform: Callable[[Any], Any]) -> Iterator[Any]:
-    return map(transform, items)
 
 
 def _stacked(found: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -14,26 +14,21 @@ if typing.TYPE_CHECKING:  # commands answer mistakes and --help before they impo
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --window, --stride, --temporal_views, --spatial_views and --batch_size."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         '--window',
         metavar='LENGTH',
         help='cut videos into windows: 2.5 or 2.5s (seconds), or 64f (frames)',
     )
-    parser.add_argument(
-        '--stride', metavar='LENGTH', help='from one window to the next (default: a window)'
-    )
-    parser.add_argument(
+    add('--stride', metavar='LENGTH', help='from one window to the next (default: a window)')
+    add(
         '--temporal_views',
         type=int,
         metavar='N',
         help="clips along a video or window (default: the model's; of a window 1)",
     )
-    parser.add_argument(
-        '--spatial_views', type=int, choices=(1, 3), help='crops of each (default: likewise)'
-    )
-    parser.add_argument(
-        '--batch_size', type=int, help='clips at a time, over all devices (default: by the model)'
-    )
+    add('--spatial_views', type=int, choices=(1, 3), help='crops of each (default: likewise)')
+    add('--batch_size', type=int, help='clips at a time, over all devices (default: by the model)')
 
 
 def check_videos(parser: ArgumentParser, videos: Sequence[str]) -> None:

@@ -12,21 +12,10 @@ from multitrain_jax.parallel.mesh import DATA_AXIS
 # What the devices along `model` share, by the last parts of a parameter's name, and the axis it is
 # divided along, counted from the last, since identical blocks and heads are stacked along leading
 # ones.
-_MLP = {
-    ('fc1', 'kernel'): -1,
-    ('fc1', 'bias'): -1,
-    ('fc2', 'kernel'): -2,
-}
+_MLP = {('fc1', 'kernel'): -1, ('fc1', 'bias'): -1, ('fc2', 'kernel'): -2}
 # Rows of qkv, because its columns are put in another order for use (`PoolingAttention`).
-_ATTENTION = {
-    ('qkv', 'kernel'): -2,
-    ('output', 'kernel'): -2,
-}
-_HEADS = {
-    ('heads', 'hidden_kernel'): -1,
-    ('heads', 'hidden_bias'): -1,
-    ('heads', 'kernel'): -2,
-}
+_ATTENTION = {('qkv', 'kernel'): -2, ('output', 'kernel'): -2}
+_HEADS = {('heads', 'hidden_kernel'): -1, ('heads', 'hidden_bias'): -1, ('heads', 'kernel'): -2}
 
 # Fields of the training state that no replica needs whole.
 _DIVIDED_OVER_DATA = ('opt_state', 'ema')

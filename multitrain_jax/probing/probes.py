@@ -13,6 +13,7 @@ import optax
 
 from multitrain_jax.batch import DatasetSpec
 from multitrain_jax.evaluation.metrics import DatasetResult, Scores, summarise
+from multitrain_jax.models.heads import class_mask
 from multitrain_jax.models.vit import AttentivePooler, ViTConfig
 from multitrain_jax.optimizer import OptimizerConfig, decay_mask, learning_rate_schedule
 from multitrain_jax.probing.features import Features
@@ -83,7 +84,7 @@ def train(
         report: gets step, number of steps, loss.
     """
     count, widest = len(specs), max(len(spec.classes) for spec in specs)
-    masks = np.array([[c < len(spec.classes) for c in range(widest)] for spec in specs])
+    masks = class_mask([len(spec.classes) for spec in specs])
     many = np.array([spec.multi_label for spec in specs])
 
     def make(key):
@@ -91,9 +92,8 @@ def train(
 
     graphdef = nnx.split(nnx.eval_shape(lambda: Probe(pooling, widest, rngs=nnx.Rngs(0))))[0]
     of_datasets = jax.jit(jax.vmap(make))(jax.random.split(jax.random.key(seed), count))
-    params = jax.tree.map(
-        lambda p: jnp.stack([p] * len(learning_rates)), of_datasets
-    )  # [R, N, ...]
+    # [R, N, ...]
+    params = jax.tree.map(lambda p: jnp.stack([p] * len(learning_rates)), of_datasets)
     # A probe's own shapes say what decays: stacked, every bias has several axes.
     mask = decay_mask(jax.eval_shape(make, jax.random.key(0)))
     adam = optax.chain(
@@ -104,17 +104,10 @@ def train(
         max(1, round(epochs * math.ceil(features.present.sum() * features.views / batch_size)))
         for features in training
     ]
+    rates = dict(peak_learning_rate=1.0, warmup_start_learning_rate=0.0, end_learning_rate=0.0)
+    shape = dataclasses.replace(optimizer, **rates)
     schedules = [
-        learning_rate_schedule(
-            dataclasses.replace(
-                optimizer,
-                peak_learning_rate=1.0,
-                warmup_start_learning_rate=0.0,
-                end_learning_rate=0.0,
-            ),
-            steps_per_epoch=length / epochs,
-            total_steps=length,
-        )
+        learning_rate_schedule(shape, steps_per_epoch=length / epochs, total_steps=length)
         for length in lengths
     ]
 
@@ -162,17 +155,13 @@ def train(
         for r in range(len(learning_rates)):
             own = jax.tree.map(lambda p: p[r, n], params)
             results.append(_validate(run, own, validation[n], spec, batch_size))
-        figures = [_figure(result) for result in results]
+        figures = [result.primary for result in results]
         best = int(np.nanargmax(figures)) if not all(map(math.isnan, figures)) else 0
         kept = jax.device_get(jax.tree.map(lambda p: p[best, n], params))
         for name in ('kernel', 'bias'):
             kept[name] = kept[name][..., : len(spec.classes)]
         outcomes.append(Outcome(results, best, kept))
     return outcomes
-
-
-def _figure(result: DatasetResult) -> float:
-    return result.mean_average_precision if result.top1 is None else result.top1
 
 
 def _order(features: Features, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -75,9 +76,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict[str, probes.Outcome]
             batch_size=config.batch_size,
             label_smoothing=config.objective.label_smoothing,
             seed=config.seed,
-            report=lambda step, of, loss: _log.info(
-                'probes: step %d of %d, loss %.4f', step, of, loss
-            ),
+            report=functools.partial(_log.info, 'probes: step %d of %d, loss %.4f'),
         )
     named = {spec.name: outcome for spec, outcome in zip(specs, outcomes)}
     for line in table(config, named):
@@ -126,9 +125,8 @@ def _features(
     evaluation = config.evaluation
     if split == 'train':
         entry = dataclasses.replace(entry, evaluation_split=entry.train_split)
-        evaluation = dataclasses.replace(
-            evaluation, temporal_views=config.probe.train_views, spatial_views=1
-        )
+        views = dict(temporal_views=config.probe.train_views, spatial_views=1)
+        evaluation = dataclasses.replace(evaluation, **views)
     backbone = config.model.backbone.for_inference()
     data = record_data.EvaluationData(
         specs,
@@ -206,22 +204,9 @@ def _export(
     outcome: probes.Outcome,
 ) -> None:
     """The backbone with the best probe as its pooling, and a linear head."""
-    model = MultiTrainConfig(
-        backbone.for_inference(),
-        (len(spec.classes),),
-        head_hidden=0,
-        projections=False,
-        expander=False,
-    )
-    info = exports.ModelInfo(
-        model=model,
-        datasets={spec.name: spec},
-        mean=config.augment.mean,
-        std=config.augment.std,
-        short_side=config.evaluation.short_side,
-        temporal_views=config.evaluation.temporal_views,
-        spatial_views=config.evaluation.spatial_views,
-    )
+    form = dict(head_hidden=0, projections=False, expander=False)
+    model = MultiTrainConfig(backbone.for_inference(), (len(spec.classes),), **form)
+    info = dataclasses.replace(exports.model_info(config, [spec]), model=model)
     kept = {path: array for path, array in params.items() if path != 'pooler'}
     tree = {
         'backbone': {**kept, 'pooler': outcome.params['pooler']},

@@ -97,20 +97,15 @@ def describe(step: int, terms: Mapping[str, Any]) -> str:
         for name, mean in means.items()
         if not math.isfinite(mean) and 'gradient_norm' not in name
     ]
-    clips = [
-        f'{name.partition("/")[2]} {mean:.0%}'
-        for name, mean in means.items()
-        if name.startswith('share/')
-    ]
-    norms = [
-        f'{name.partition("/")[2]} {mean:.3g}'
-        for name, mean in means.items()
-        if name.startswith('gradient_norm/')
-    ]
+
+    def told(kind: str, form: str) -> str:
+        own = [(name, mean) for name, mean in means.items() if name.startswith(f'{kind}/')]
+        return ', '.join(f'{name.partition("/")[2]} {mean:{form}}' for name, mean in own)
+
     return (
         f'the {what} of step {step} is not finite ({value}); terms that are not: '
-        f'{", ".join(losses) or "none"}; '
-        f'clips: {", ".join(clips) or "unknown"}; gradient norms: {", ".join(norms)}'
+        f'{", ".join(losses) or "none"}; clips: {told("share", ".0%") or "unknown"}; '
+        f'gradient norms: {told("gradient_norm", ".3g")}'
     )
 
 

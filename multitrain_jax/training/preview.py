@@ -76,17 +76,13 @@ def samples(
     found = []
     for row in range(count):
         spec = datasets[shown['dataset'][row]]
-        if spec.localisation:
-            labels, boxes = [], _boxes(shown, row, spec)
-        else:
-            boxes = []
-            labels = [
-                (heads[head].name, heads[head].classes[number], float(lam * label[number]))
-                for head, lam, label in zip(
-                    targets.dataset[row], targets.lam[row], targets.label[row], strict=True
-                )
-                for number in np.flatnonzero(label * lam)
-            ]
+        boxes = _boxes(shown, row, spec) if spec.localisation else []
+        slots = zip(targets.dataset[row], targets.lam[row], targets.label[row], strict=True)
+        labels = [
+            (heads[head].name, heads[head].classes[number], float(lam * label[number]))
+            for head, lam, label in ([] if spec.localisation else slots)
+            for number in np.flatnonzero(label * lam)
+        ]
         found.append(Sample(pixels[row], spec.name, tuple(labels), tuple(boxes)))
     return found
 
@@ -94,11 +90,9 @@ def samples(
 def _boxes(
     batch: Mapping[str, np.ndarray], row: int, spec: DatasetSpec
 ) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+    boxes, labels = batch['boxes'][row], batch['box_label'][row]
     return [
-        (
-            batch['boxes'][row, place],
-            tuple(spec.classes[n] for n in np.flatnonzero(batch['box_label'][row, place])),
-        )
+        (boxes[place], tuple(spec.classes[n] for n in np.flatnonzero(labels[place])))
         for place in np.flatnonzero(batch['box_mask'][row])
     ]
 

@@ -41,11 +41,8 @@ def start_projections(
         UserError: the file cannot be read, a matrix does not fit, or no pair of datasets is in it.
     """
     matrices = _read(Path(path).expanduser(), datasets)
-    params, used, number = (
-        {name: np.array(value) for name, value in params.items()},
-        [],
-        len(datasets),
-    )
+    params = {name: np.array(value) for name, value in params.items()}
+    used, number = [], len(datasets)
     for d, target in enumerate(datasets):
         for j, s in enumerate(Projections.sources(number, d)):
             pair = f'{datasets[s].name}->{target.name}'
@@ -100,15 +97,14 @@ def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarra
             return {pair: np.asarray(matrix, np.float32) for pair, matrix in content.items()}
         return {pair: np.asarray(matrix, np.float32) for pair, matrix in read_npz(path).items()}
     except OSError as error:
-        raise UserError(
-            f'config.projections_from={path}: cannot be read ({error.strerror})'
-        ) from error
+        reason = f'cannot be read ({error.strerror})'
+        raise UserError(f'config.projections_from={path}: {reason}') from error
     except (
         ValueError,
         TypeError,
         AttributeError,
         RecursionError,
-    ) as error:  # the last: JSON nested too deeply
+    ) as error:  # JSON nested too deeply
         raise UserError(
             f'config.projections_from={path}: cannot be read as .npz or .json of matrices ({error})'
         ) from error

@@ -60,6 +60,8 @@ def test_probes_of_all_datasets_from_records_to_exports(place, tmp_path, caplog)
     assert any(line.endswith('best') for line in run.table(experiment, outcomes))
 
     model = mt.load(tmp_path / 'export' / 'colours')
+    spec, entry = model.info.datasets['colours'], experiment.datasets['colours']
+    assert (spec.stride, spec.target_frame_rate) == (entry.stride, entry.target_frame_rate)
     clip = np.zeros((3, 4, 16, 16, 3), np.uint8)
     for number in range(3):
         clip[number] = 38
