@@ -259,9 +259,7 @@ def build_optimizer(
     steps.append(adamw)
     if config.layer_decay != 1.0 or config.learning_rate_factors != LearningRateFactors():
         factors, _ = partition(learning_rate_factors(config, params, backbone), config.frozen)
-        steps.append(
-            optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors))
-        )
+        steps.append(optax.stateless(lambda own, _: jax.tree.map(jnp.multiply, own, factors)))
     return optax.chain(*steps)
 
 

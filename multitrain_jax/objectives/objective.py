@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import flax.struct
 import jax
@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.settings import NonNegativeFloat, PositiveInt, Range, settings
-from multitrain_jax.models import heads
-from multitrain_jax.models.multitrain import Outputs
 from multitrain_jax.objectives.classification import (
     SOFTMAX_LOSSES,
     binary_cross_entropy,
@@ -87,6 +85,25 @@ def loss_weights(config: ObjectiveConfig, of_datasets: Sequence[float] = ()) -> 
     )
 
 
+class ModelOutputs(Protocol):
+    """What the objective reads of the model's outputs.
+
+    Attributes:
+        logits: f32[N, B, C].
+        projected: f32[N, N-1, B, C]; projected[d, j] comes from head (d + 1 + j) % N. None: off.
+        expanded: f32[B, D]. None: off.
+        projection_kernel: f32[N, N-1, C, C], the projections' matrices: [d, j] from the classes of
+            dataset (d + 1 + j) % N (rows) to those of d. None: off.
+        actions: of every localising dataset f32[B, M, A_d]. None: there is none.
+    """
+
+    logits: jax.Array
+    projected: jax.Array | None
+    expanded: jax.Array | None
+    projection_kernel: jax.Array | None
+    actions: Sequence[jax.Array] | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """The objective of a run, over clips with labels and clips with boxes.
@@ -138,7 +155,7 @@ class Objective:
 
     def clips(
         self,
-        outputs: Outputs,
+        outputs: ModelOutputs,
         targets: Targets,
         batch: Mapping[str, jax.Array],
         *,
@@ -172,7 +189,9 @@ class Objective:
                 loss, terms = loss + own, terms | own_terms
         return loss, terms
 
-    def _labels(self, outputs, targets, batch, learned, weights):
+    def _labels(
+        self, outputs, targets, batch, learned, weights
+    ) -> tuple[jax.Array, dict[str, Term]]:
         own = np.flatnonzero(~self._localises)
         return clip_objective(
             outputs,
@@ -183,7 +202,9 @@ class Objective:
             weights=weights.replace(dataset=weights.dataset[own]),
         )
 
-    def _boxes(self, outputs, targets, batch, learned, weights):
+    def _boxes(
+        self, outputs, targets, batch, learned, weights
+    ) -> tuple[jax.Array, dict[str, Term]]:
         own = np.flatnonzero(self._localises)
         return localisation_objective(
             outputs.actions,
@@ -214,7 +235,7 @@ class Objective:
 
 
 def clip_objective(
-    outputs: Outputs,
+    outputs: ModelOutputs,
     targets: Targets,
     config: ObjectiveConfig,
     datasets: Sequence[DatasetObjective],
@@ -230,7 +251,7 @@ def clip_objective(
     without a clip in the batch contributes 0.
 
     Args:
-        outputs: `logits`, `projected` and `projection_kernel` as in `Outputs`.
+        outputs: `logits`, `projected` and `projection_kernel` as in `ModelOutputs`.
         targets: clean labels; smoothing is applied here.
         config: weights and forms.
         datasets: the N datasets, in the order of the heads.
@@ -340,7 +361,8 @@ def batch_objective(
 
 def class_mask(datasets: Sequence[DatasetObjective]) -> jax.Array:
     """bool[N, C]: which classes every dataset has, C = the largest number of classes."""
-    return jnp.asarray(heads.class_mask([entry.num_classes for entry in datasets]))
+    num_classes = np.asarray([entry.num_classes for entry in datasets])
+    return jnp.asarray(np.arange(num_classes.max())[None] < num_classes[:, None])
 
 
 def _per_dataset(
@@ -384,7 +406,7 @@ def _top1(
 
 
 def _check(
-    outputs: Outputs,
+    outputs: ModelOutputs,
     targets: Targets,
     config: ObjectiveConfig,
     datasets: Sequence[DatasetObjective],

@@ -99,12 +99,8 @@ def _read(path: Path, datasets: Sequence[DatasetSpec]) -> Mapping[str, np.ndarra
     except OSError as error:
         reason = f'cannot be read ({error.strerror})'
         raise UserError(f'config.projections_from={path}: {reason}') from error
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # JSON nested too deeply
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # The last: of JSON that is nested too deeply.
         raise UserError(
             f'config.projections_from={path}: cannot be read as .npz or .json of matrices ({error})'
         ) from error
