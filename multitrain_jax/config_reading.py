@@ -159,12 +159,9 @@ def _chosen(groups: Sequence[type], names: Sequence[str]) -> type:
 
 def _unknown(groups: Sequence[type], cls: type, name: str, where: str) -> str:
     known = _field_types(cls)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = (
-        f'did you mean {where}.{close[0]}?'
-        if close
-        else f'known fields: {", ".join(sorted(known))}'
-    )
+    hint = f'known fields: {", ".join(sorted(known))}'
+    if close := difflib.get_close_matches(name, known, n=1):
+        hint = f'did you mean {where}.{close[0]}?'
     return f'{where}.{name}: unknown field{f" of {cls.__name__}" if groups[1:] else ""}; {hint}'
 
 
@@ -190,11 +187,9 @@ def _is_mapping(expected: Any) -> bool:
 
 
 def _type_name(expected: Any) -> str:
-    return (
-        getattr(expected, '__name__', str(expected))
-        if typing.get_origin(expected) is None
-        else str(expected)
-    )
+    if typing.get_origin(expected) is not None:
+        return str(expected)
+    return getattr(expected, '__name__', str(expected))
 
 
 def _convert(expected: Any, value: Any, where: str) -> Any:
@@ -408,9 +403,8 @@ def _parse(expected: Any, texts: Sequence[str | None], where: str) -> Any:
     if kind is bool and text.lower() not in _BOOLEANS:
         raise UserError(f'{where}={text}: must be True or False')
     try:
-        return {bool: lambda text: _BOOLEANS[text.lower()], int: int, float: float}.get(kind, str)(
-            text
-        )
+        read = {bool: lambda text: _BOOLEANS[text.lower()], int: int, float: float}.get(kind, str)
+        return read(text)
     except ValueError:
         raise UserError(f'{where}={text}: must be a {"whole " * (kind is int)}number') from None
 
@@ -444,9 +438,8 @@ def _run_file(argument: str) -> ml_collections.ConfigDict:
         return _read_json(argument, path)
     try:
         loader = importlib.machinery.SourceFileLoader('config_file', path)
-        module = importlib.util.module_from_spec(
-            importlib.util.spec_from_loader(loader.name, loader)
-        )
+        spec = importlib.util.spec_from_loader(loader.name, loader)
+        module = importlib.util.module_from_spec(spec)
         loader.exec_module(module)
         config = None
         if callable(make := getattr(module, 'get_config', None)):

@@ -32,23 +32,15 @@ _BOX_PROTOCOL = ('candidates', 'min_candidate_score', 'test_short_sides', 'test_
 
 @dataclasses.dataclass(frozen=True)
 class _Test:
-    """The data and the protocol of a test.
+    """The data and the protocol of a test."""
 
-    Attributes:
-        data: how the heads' datasets are sampled, and, where known, their paths.
-        data_root: of those paths; None: they are not known.
-        evaluation: the protocol.
-        input: how data are read.
-        localisation: which boxes are tested, of heads that localise.
-        stored: whether all this came with the model, from whoever made it.
-    """
-
+    # how the heads' datasets are sampled, and, where known, their paths
     data: Mapping[str, DatasetConfig]
-    data_root: str | None
-    evaluation: EvaluationConfig
-    input: InputOptions
-    localisation: LocalisationConfig | None
-    stored: bool
+    data_root: str | None  # of those paths; None: they are not known
+    evaluation: EvaluationConfig  # the protocol
+    input: InputOptions  # how data are read
+    localisation: LocalisationConfig | None  # which boxes are tested, of heads that localise
+    stored: bool  # whether all this came with the model, from whoever made it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,14 +95,11 @@ def judge(
     names = [name for name, dataset in info.datasets.items() if dataset.localisation]
     judged: dict[float, dict[str, np.ndarray]] = {}
     # Datasets that sample alike share the clips and the forward pass.
-    for stride, rate in dict.fromkeys(
-        (info.datasets[n].stride, info.datasets[n].target_frame_rate) for n in names
-    ):
-        alike = [
-            n
-            for n in names
-            if (info.datasets[n].stride, info.datasets[n].target_frame_rate) == (stride, rate)
-        ]
+    groups: dict[tuple[int, float | None], list[str]] = {}
+    for name in names:
+        sampling = info.datasets[name].stride, info.datasets[name].target_frame_rate
+        groups.setdefault(sampling, []).append(name)
+    for (stride, rate), alike in groups.items():
         moments = video_moments.video_moments(
             video,
             times,

@@ -24,26 +24,16 @@ _LOGITS = 512 * 1024  # so many of one head at a time
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """How a call is cut up.
+    """How a call is cut up."""
 
-    Attributes:
-      heads: that one program of the grid works on.
-      d, e: width of a head's queries and keys, and of its values.
-      keys: real ones; there are more where their number is no multiple of 16.
-      rows: queries of a block.
-      add_queries: whether the queries are added to the result.
-      memory: bytes that the kernel may take in the core's memory.
-      interpret: whether the kernel is only simulated.
-    """
-
-    heads: int
-    d: int
-    e: int
-    keys: int
-    rows: int
-    add_queries: bool
-    memory: int
-    interpret: bool
+    heads: int  # that one program of the grid works on
+    d: int  # width of a head's queries and keys
+    e: int  # width of its values
+    keys: int  # real ones; there are more where their number is no multiple of 16
+    rows: int  # queries of a block
+    add_queries: bool  # whether the queries are added to the result
+    memory: int  # bytes that the kernel may take in the core's memory
+    interpret: bool  # whether the kernel is only simulated
 
 
 def fits(queries: int, keys: int, heads: int, d: int, e: int, itemsize: int, memory: int) -> bool:

@@ -33,19 +33,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 1, 2, 4, 8  # bits: the token has a neighbour on 
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """Those of queries (0), keys (1) and values (2) that have the same stride.
+    """Those of queries (0), keys (1) and values (2) that have the same stride."""
 
-    Attributes:
-      parts: which.
-      stride: along h and w.
-      size: pooled (h, w).
-      tiles: numbers of the tiles that hold their lanes; a tile may hold lanes of others, too.
-    """
-
-    parts: range
-    stride: tuple[int, int]
-    size: tuple[int, int]
-    tiles: range
+    parts: range  # which
+    stride: tuple[int, int]  # along h and w
+    size: tuple[int, int]  # pooled (h, w)
+    tiles: range  # numbers of the tiles that hold their lanes; a tile may hold lanes of others, too
 
     @property
     def dense(self) -> bool:
@@ -60,26 +53,16 @@ class _Group:
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """Sizes of a call.
+    """Sizes of a call."""
 
-    Attributes:
-      grid: (t, h, w) of the tokens.
-      q_stride, kv_stride: along h and w.
-      heads: of queries, and of keys and of values.
-      d: width of a head.
-      epsilon: of the LayerNorms.
-      memory: bytes that a kernel may take in the core's memory.
-      interpret: whether the kernels are only simulated.
-    """
-
-    grid: tuple[int, int, int]
-    q_stride: tuple[int, int]
-    kv_stride: tuple[int, int]
-    heads: int
-    d: int
-    epsilon: float
-    memory: int
-    interpret: bool = False
+    grid: tuple[int, int, int]  # (t, h, w) of the tokens
+    q_stride: tuple[int, int]  # along h and w
+    kv_stride: tuple[int, int]  # likewise
+    heads: int  # of queries, and of keys and of values
+    d: int  # width of a head
+    epsilon: float  # of the LayerNorms
+    memory: int  # bytes that a kernel may take in the core's memory
+    interpret: bool = False  # whether the kernels are only simulated
 
     @property
     def width(self) -> int:

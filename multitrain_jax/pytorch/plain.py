@@ -19,39 +19,22 @@ from multitrain_jax.pytorch.naming import Entry, linear_entries, norm_entries
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """What the arrays are called; `{}` is the number of a block.
+    """What the arrays are called; `{}` is the number of a block."""
 
-    Attributes:
-        base: prefix of the backbone's names where heads are beside it.
-        patch: convolution of the tubelets.
-        block: prefix of a block's names.
-        norm1: before the attention.
-        qkv: one linear layer, or those of queries, keys and values.
-        qv_bias: biases of queries and values where keys have none.
-        output: after the attention.
-        norm2: before the MLP.
-        fc1: of the MLP.
-        fc2: likewise.
-        norm: the final one, of the tokens.
-        norm_of_mean: the final one, of their mean; bears no `base`.
-        classifier: bears no `base`.
-        elsewhere: pattern of arrays that only training, or another task, needs.
-    """
-
-    base: str
-    patch: str
-    block: str
-    norm1: str
-    qkv: tuple[str, ...]
-    qv_bias: tuple[str, ...]
-    output: str
-    norm2: str
-    fc1: str
-    fc2: str
-    norm: str
-    norm_of_mean: str
-    classifier: str
-    elsewhere: str
+    base: str  # prefix of the backbone's names where heads are beside it
+    patch: str  # convolution of the tubelets
+    block: str  # prefix of a block's names
+    norm1: str  # before the attention
+    qkv: tuple[str, ...]  # one linear layer, or those of queries, keys and values
+    qv_bias: tuple[str, ...]  # biases of queries and values where keys have none
+    output: str  # after the attention
+    norm2: str  # before the MLP
+    fc1: str  # of the MLP
+    fc2: str  # likewise
+    norm: str  # the final one, of the tokens
+    norm_of_mean: str  # the final one, of their mean; bears no `base`
+    classifier: str  # bears no `base`
+    elsewhere: str  # pattern of arrays that only training, or another task, needs
 
 
 _VIDEOMAE = Names(
@@ -119,31 +102,29 @@ _POOLER = dataclasses.replace(
 )
 
 # Of transformers' configs, what a file may leave out.
+_BASE = dict(
+    image_size=224,
+    num_channels=3,
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+)
 _DEFAULTS = {
     'videomae': dict(
-        image_size=224,
+        **_BASE,
         patch_size=16,
-        num_channels=3,
         num_frames=16,
         tubelet_size=2,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
         hidden_act='gelu',
         layer_norm_eps=1e-12,
         qv_bias=True,
         use_mean_pooling=True,
     ),
     'vivit': dict(
-        image_size=224,
+        **_BASE,
         num_frames=32,
         tubelet_size=[2, 16, 16],
-        num_channels=3,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
         hidden_act='gelu_fast',
         layer_norm_eps=1e-6,
         qkv_bias=True,
@@ -386,18 +367,16 @@ def _from_shapes(
 ) -> tuple[str, ViTConfig]:
     """(style, architecture) of a file of the authors."""
     base = 'encoder.' if 'encoder.patch_embed.proj.weight' in shapes else ''
-    if f'{base}patch_embed.proj.weight' not in shapes:
-        raise UserError(
-            'another architecture than a plain video transformer: '
-            f'{base}patch_embed.proj.weight is missing'
-        )
+    for name in ('patch_embed.proj', 'blocks.0.mlp.fc1'):
+        if f'{base}{name}.weight' not in shapes:
+            missing = f'{base}{name}.weight is missing'
+            raise UserError(f'another architecture than a plain video transformer: {missing}')
     patch = tuple(shapes[f'{base}patch_embed.proj.weight'])
     if len(patch) != 5 or patch[1] != 3:
         raise UserError(f'{base}patch_embed.proj.weight is {list(patch)}: no tubelets of a video')
     if f'{base}pos_embed' in shapes:
-        raise UserError(
-            f'{base}pos_embed: learned positions in a file of the authors are not known'
-        )
+        unknown = 'learned positions in a file of the authors are not known'
+        raise UserError(f'{base}pos_embed: {unknown}')
     width = patch[0]
     videomae = f'{base}blocks.0.attn.q_bias' in shapes
     style = "VideoMAE's authors" if videomae else "V-JEPA 2's authors"
@@ -414,11 +393,8 @@ def _from_shapes(
     numbers = {
         int(match[1]) for name in shapes if (match := re.match(rf'{base}blocks\.(\d+)\.', name))
     }
-    if f'{base}blocks.0.mlp.fc1.weight' not in shapes:
-        raise UserError(
-            'another architecture than a plain video transformer: '
-            f'{base}blocks.0.mlp.fc1.weight is missing'
-        )
+    grid = tuple(n // s for n, s in zip((num_frames, image_size, image_size), patch[2:]))
+    biases = 'qkv' if f'{base}blocks.0.attn.qkv.bias' in shapes else 'none'
     try:
         return style, ViTConfig(
             num_frames=num_frames,
@@ -429,15 +405,9 @@ def _from_shapes(
             mlp_width=shapes[f'{base}blocks.0.mlp.fc1.weight'][0],
             patch_stride=patch[2:],
             positions='sine' if videomae else 'rotary',
-            position_grid=tuple(
-                n // s for n, s in zip((num_frames, image_size, image_size), patch[2:])
-            )
-            if videomae
-            else None,
+            position_grid=grid if videomae else None,
             pooling='norm_of_mean' if 'fc_norm.weight' in shapes else 'mean',
-            attention_bias='qv'
-            if videomae
-            else ('qkv' if f'{base}blocks.0.attn.qkv.bias' in shapes else 'none'),
+            attention_bias='qv' if videomae else biases,
         )
     except ValueError as error:
         raise UserError(str(error)) from error

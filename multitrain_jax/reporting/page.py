@@ -88,11 +88,8 @@ def document(title: str, body: str) -> str:
 def section(name: str, title: str, *parts: str) -> str:
     """A part of the page with a heading; '' without parts."""
     content = '\n'.join(filter(None, parts))
-    return (
-        f'<section id="{text(name)}"><h2>{text(title)}</h2>\n{content}</section>\n'
-        if content
-        else ''
-    )
+    whole = f'<section id="{text(name)}"><h2>{text(title)}</h2>\n{content}</section>\n'
+    return whole if content else ''
 
 
 def paragraph(value: Any, kind: str = '') -> str:

@@ -67,21 +67,14 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """The trained model to start from.
+    """The trained model to start from."""
 
-    Attributes:
-        name: what the user called it.
-        model: its architecture.
-        params: by path.
-        classes: class names of its classifying datasets, in the order of the heads.
-        actions: likewise of its localising datasets.
-    """
-
-    name: str
-    model: MultiTrainConfig
-    params: Mapping[str, np.ndarray]
+    name: str  # what the user called it
+    model: MultiTrainConfig  # its architecture
+    params: Mapping[str, np.ndarray]  # by path
+    # class names of its classifying datasets, in the order of the heads
     classes: Mapping[str, tuple[str, ...]]
-    actions: Mapping[str, tuple[str, ...]]
+    actions: Mapping[str, tuple[str, ...]]  # likewise of its localising datasets
 
 
 def fill(
