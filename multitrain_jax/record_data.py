@@ -276,14 +276,11 @@ def open_split(config: Config, name: str, *, training: bool) -> Iterator[base.Cl
         config.localisation,
     )
     size = clip_size(config)
-    spec = (
-        base.TrainingSpec(size, config.input)
-        if training
-        else base.TestSpec(size, config.evaluation, config.input.reduced_decoding)
-    )
-    with _open(
-        f'dataset {name} (config.datasets.{name}.path, under config.data_root)', source, spec
-    ) as dataset:
+    spec = base.TestSpec(size, config.evaluation, config.input.reduced_decoding)
+    if training:
+        spec = base.TrainingSpec(size, config.input)
+    where = f'dataset {name} (config.datasets.{name}.path, under config.data_root)'
+    with _open(where, source, spec) as dataset:
         yield dataset
 
 

@@ -58,12 +58,9 @@ class LocalisationHead(nnx.Module):
           ValueError: `context_heads` does not divide `width`.
         """
         config.check_width(width)
-        self.output = linear(width, num_actions, init_std=init_std, rngs=rngs)
-        self.context = (
-            BoxContext(width, config.context_heads, init_std=init_std, rngs=rngs)
-            if config.context
-            else None
-        )
+        drawn, heads = dict(init_std=init_std, rngs=rngs), config.context_heads
+        self.output = linear(width, num_actions, **drawn)
+        self.context = BoxContext(width, heads, **drawn) if config.context else None
         self.config = config
 
     @jax.named_scope('heads')

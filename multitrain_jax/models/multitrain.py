@@ -91,41 +91,23 @@ class MultiTrainModel(nnx.Module):
     def __init__(self, config: MultiTrainConfig, *, rngs: nnx.Rngs):
         width, init_std = config.backbone.embedding_width, config.backbone.init_std
         self.backbone = config.backbone.build(rngs)
-        self.heads = (
-            Heads(
-                width,
-                config.num_classes,
-                hidden=config.head_hidden,
-                head_dropout=config.head_dropout,
-                logit_dropout=config.logit_dropout,
-                init_std=init_std,
-                rngs=rngs,
-            )
-            if config.num_classes
-            else None
-        )
-        self.projections = (
-            Projections(
-                config.num_classes, init_std=init_std, rank=config.projection_rank, rngs=rngs
-            )
-            if config.projections and len(config.num_classes) > 1
-            else None
-        )
-        self.expander = (
-            MLP(width, config.expander_hidden, init_std=init_std, rngs=rngs)
-            if config.expander
-            else None
-        )
+        drawn, classes = dict(init_std=init_std, rngs=rngs), config.num_classes
+        heads = projections = expander = localisation_heads = None
+        if classes:
+            dropout = dict(head_dropout=config.head_dropout, logit_dropout=config.logit_dropout)
+            heads = Heads(width, classes, hidden=config.head_hidden, **dropout, **drawn)
+        if config.projections and len(classes) > 1:
+            projections = Projections(classes, rank=config.projection_rank, **drawn)
+        if config.expander:
+            expander = MLP(width, config.expander_hidden, **drawn)
         # Last, so that the other parameters are initialised as without them.
-        head = config.localisation_head
-        self.localisation_heads = (
-            nnx.List(
-                LocalisationHead(width, actions, head, init_std=init_std, rngs=rngs)
-                for actions in config.num_actions
+        if (head := config.localisation_head) is not None:
+            own = (
+                LocalisationHead(width, actions, head, **drawn) for actions in config.num_actions
             )
-            if head is not None
-            else None
-        )
+            localisation_heads = nnx.List(own)
+        self.heads, self.projections, self.expander = heads, projections, expander
+        self.localisation_heads = localisation_heads
         self.config = config
 
     def __call__(
@@ -179,11 +161,9 @@ class MultiTrainModel(nnx.Module):
         if self.localisation_heads is not None and boxes is not None:
             count = len(self.localisation_heads)
             # Not of head_key: the heads split that one.
-            keys = (
-                [None] * count
-                if key is None
-                else jax.random.split(jax.random.fold_in(key, 2), count)
-            )
+            keys = [None] * count
+            if key is not None:
+                keys = jax.random.split(jax.random.fold_in(key, 2), count)
             actions = tuple(
                 head(features, boxes, key=head_key)
                 for head, head_key in zip(self.localisation_heads, keys)

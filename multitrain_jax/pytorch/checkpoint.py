@@ -182,6 +182,7 @@ def read_settings(text: str) -> Settings:
             (pair[1:] for pair in pairs if pair[0] == 0), None
         )
         queries = mvit.get('POOL_Q_STRIDE')
+        strides = None if queries is None else {pair[0]: _triple(pair[1:]) for pair in queries}
         activations = (
             model.get('MULTI_HEAD_ACT') if model.get('USE_MULTI_HEAD') else [model.get('HEAD_ACT')]
         )
@@ -191,9 +192,7 @@ def read_settings(text: str) -> Settings:
             stride=data.get('SAMPLING_RATE'),
             target_frame_rate=None if data.get('TARGET_FPS') is None else float(data['TARGET_FPS']),
             patch_stride=_triple(mvit.get('PATCH_STRIDE'), time=2),
-            query_strides=None
-            if queries is None
-            else {pair[0]: _triple(pair[1:]) for pair in queries},
+            query_strides=strides,
             kv_stride=_triple(kv),
             mean=_rgb(data.get('MEAN')),
             std=_rgb(data.get('STD')),
