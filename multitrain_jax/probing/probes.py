@@ -104,10 +104,10 @@ def train(
         max(1, round(epochs * math.ceil(features.present.sum() * features.views / batch_size)))
         for features in training
     ]
-    rates = dict(peak_learning_rate=1.0, warmup_start_learning_rate=0.0, end_learning_rate=0.0)
-    shape = dataclasses.replace(optimizer, **rates)
+    ends = dict(peak_learning_rate=1.0, warmup_start_learning_rate=0.0, end_learning_rate=0.0)
+    unit = dataclasses.replace(optimizer, **ends)
     schedules = [
-        learning_rate_schedule(shape, steps_per_epoch=length / epochs, total_steps=length)
+        learning_rate_schedule(unit, steps_per_epoch=length / epochs, total_steps=length)
         for length in lengths
     ]
 
