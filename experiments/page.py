@@ -112,14 +112,13 @@ def copy_lines(path: Path, ledger: Ledger) -> None:
 
 def checked(ledger: Ledger) -> list[str]:
     """What the comparison with the real training loop gave; see `setup.check`."""
-    found = ledger.find(check='train_and_evaluate')
+    found = ledger.find(check='train_and_evaluate, a tenth')
     if not found:
         return []
-    mine, theirs = (100 * np.mean(list(top1.values())) for top1 in found[0]['top1'])
     return [
         '',
-        f'One of these trainings was repeated by `train_and_evaluate` on the same batches: '
-        f'{theirs:.2f} % there, {mine:.2f} % here; relative distance of the final parameters '
+        'The first tenth of one of these trainings was repeated by `train_and_evaluate` on the '
+        f'same batches: relative distance of the parameters '
         f'{found[0]["relative_distance"]:.1e}.',
     ]
 

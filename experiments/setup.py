@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -72,22 +73,28 @@ def set_losses(
 
 
 def check(ledger: Ledger, config: Config, source: ArrayData) -> Mapping[str, Any]:
-    """Trains by `Trainer` and by `train_and_evaluate`, on the same batches; the line of both."""
+    """Trains a tenth as long, by `Trainer` and by `train_and_evaluate`, on the same batches; the
+    line of how far apart their parameters are. Later, rounding has grown too much to compare.
+    """
+    optimizer = config.optimizer
+    config = dataclasses.replace(
+        config,
+        epochs=config.epochs / 10,
+        optimizer=dataclasses.replace(
+            optimizer,
+            warmup_steps=optimizer.warmup_steps and optimizer.warmup_steps // 10,
+            warmup_epochs=optimizer.warmup_epochs / 10,
+        ),
+    )
 
     def run() -> dict[str, Any]:
         outcome = Trainer().train(config, source)
         with tempfile.TemporaryDirectory() as workdir:
-            real = train_and_evaluate(config, workdir, source=source)
+            train_and_evaluate(config, workdir, source=source)
             params = open_trained(workdir).params
         mine, theirs = (jax.tree.leaves(tree) for tree in (outcome.trained.params, params))
         distance = sum(float(np.square(a - b).sum()) for a, b in zip(mine, theirs, strict=True))
         size = sum(float(np.square(b).sum()) for b in theirs)
-        return {
-            'top1': [
-                {name: one.top1 for name, one in accuracy.items()}
-                for accuracy in (outcome.accuracy, real.accuracy)
-            ],
-            'relative_distance': (distance / size) ** 0.5,
-        }
+        return {'relative_distance': (distance / size) ** 0.5}
 
-    return ledger.ensure({'check': 'train_and_evaluate'}, run)
+    return ledger.ensure({'check': 'train_and_evaluate, a tenth'}, run)
