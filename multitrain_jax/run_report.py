@@ -372,7 +372,11 @@ def _test_boxes(config: Config, spec: DatasetSpec, path: Path) -> Iterator[str]:
         yield page.paragraph(f'No test clips: {error}', 'soft')
     if figures:
         yield '<h3>Boxes that the model is surest of: wrong, then right</h3>'
-        yield page.paragraph('Orange: what the model says of a box; blue: annotated.', 'soft')
+        yield page.paragraph(
+            'Orange: what the model says of a box; blue: annotated. Boxes are of the middle of the '
+            'clip.',
+            'soft',
+        )
         yield page.clips(figures)
 
 
@@ -391,7 +395,7 @@ def _draw_key_frame(
             x, y = draw_box(frame, box, blue)
             draw_tag(frame, name, x, round(box[3] * len(frame)), blue, 0.3)
         x, y = draw_box(frame, told, orange)
-        draw_tag(frame, action, x, y, orange, 0.3)
+        draw_tag(frame, action, x, y - 14, orange, 0.3)  # above
     if max(overlap, default=0) < 0.5:
         return "nobody's box"
     return names[int(np.argmax(overlap))] or 'none of them'

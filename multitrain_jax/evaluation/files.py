@@ -64,9 +64,11 @@ def _write_boxes(output: Path, spec: DatasetSpec, scores: BoxScores, detections:
         write_detections(output / f'detections_{spec.name}.csv', scores, spec)
     rows, right = surest(scores, SUREST)
     lines = [
-        [scores.record[frame], scores.name[frame], int(is_right), *box, spec.classes[action], score]
+        [scores.record[frame], scores.name[frame], int(is_right)]
+        + [f'{side:.6g}' for side in box]
+        + [spec.classes[action], f'{score:.6g}']
         for frame, is_right, box, action, score in zip(
-            rows.key_frame, right, rows.box.tolist(), rows.action, rows.score.tolist()
+            rows.key_frame, right, rows.box, rows.action, rows.score
         )
     ]
     header = ['record', 'name', 'right', 'x1', 'y1', 'x2', 'y2', 'action', 'score']

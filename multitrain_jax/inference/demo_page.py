@@ -1,5 +1,6 @@
 """A local page: a video is dropped on it, and what a model sees in it comes back."""
 
+import contextlib
 from pathlib import Path
 import tempfile
 from typing import Any
@@ -11,9 +12,10 @@ from multitrain_jax.inference import predictions, stream
 from multitrain_jax.inference.explanation import Explanation
 from multitrain_jax.inference.model import Model
 from multitrain_jax.inference.predictions import Output, Told
-from multitrain_jax.inference.timeline import Timeline
+from multitrain_jax.inference.timeline import Timeline, clock
 
 _TOP = 5
+_MOST_SECONDS = 600  # of a video: who waits at a page waits minutes, not an hour
 # Names of fonts that computers have: nothing is fetched from the network.
 _FONTS = ['system-ui', 'sans-serif']
 
@@ -42,13 +44,27 @@ def answer(model: Model, video: str, folder: str) -> tuple[list[dict[str, float]
         MP4 file.
 
     Raises:
-        ValueError: the video cannot be read.
+        ValueError: the video cannot be read, or is longer than ten minutes.
     """
+    _refuse_long(video)
     line, heat, mean = str(Path(folder) / 'timeline.png'), str(Path(folder) / 'heat.mp4'), _Mean()
     seen = stream.see(model, [video], window=stream.clip_length(model), heat=True)
     outputs = [mean, Timeline(model, line), Explanation(model, heat, 1)]
     predictions.tell(model, [video], seen, outputs)
     return [dict(pairs) for pairs in model.best(mean.scores, _TOP).values()], line, heat
+
+
+def _refuse_long(video: str) -> None:
+    from data_pipelines.videos.video_file import FrameStream
+
+    stream = FrameStream(video)
+    with contextlib.closing(iter(stream)) as frames:
+        next(frames)  # its header has been read then
+    if (seconds := stream.stated_seconds or 0) > _MOST_SECONDS:
+        raise ValueError(
+            f'{Path(video).name} lasts {clock(round(seconds))}; this page takes up to '
+            f'{clock(_MOST_SECONDS)}: cut a part out of it, or use `multitrain predict`'
+        )
 
 
 def page(model: Model, name: str) -> Any:

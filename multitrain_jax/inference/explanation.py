@@ -120,7 +120,7 @@ def write(
         if not kept:  # a video of one frame
             kept.append(_column(panels, clock(round(seconds, 1))))
 
-    write_drawn('explain', path, pictures(), rate)
+    write_drawn('explain', path, pictures(), rate, end.seconds)
     if not cv2.imwrite(strip, np.concatenate(kept, axis=1)[..., ::-1]):
         raise UserError(f'--explain={path}: {strip} cannot be written')
 

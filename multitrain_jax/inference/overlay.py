@@ -51,6 +51,7 @@ class Overlay(Output):
             boxes_csv=self._boxes,
             captions=captions,
             frame_rate=told.end.frame_rate,
+            seconds=told.end.seconds,
         )
         print(f'{self._path}: written', file=sys.stderr)
 
@@ -63,6 +64,7 @@ def write_overlay(
     boxes_csv: str | os.PathLike | None = None,
     captions: Sequence[Caption],
     frame_rate: float | None = None,
+    seconds: float | None = None,
 ) -> None:
     """Writes a video with the answers drawn on it.
 
@@ -73,6 +75,7 @@ def write_overlay(
         boxes_csv: see `read_boxes`; None: the whole frame.
         captions: of each the first class of each dataset that has no boxes is drawn.
         frame_rate: frames per second; None: the video is decoded to learn it.
+        seconds: its length, see `write_drawn`.
 
     Raises:
         ValueError: the video, or a line of the boxes, cannot be read.
@@ -101,7 +104,7 @@ def write_overlay(
         caption._replace(best={k: v for k, v in caption.best.items() if k not in localising})
         for caption in captions
     ]
-    draw(video, output, judged, localising, own, frame_rate=frame_rate)
+    draw(video, output, judged, localising, own, frame_rate=frame_rate, seconds=seconds)
 
 
 def draw(
@@ -112,6 +115,7 @@ def draw(
     captions: Sequence[Caption],
     *,
     frame_rate: float,
+    seconds: float | None = None,
     top: int = 3,
     min_score: float = 0.3,
 ) -> None:
@@ -126,6 +130,7 @@ def draw(
         captions: shown in the upper left corner, by rising time; where two overlap, each in its
             half.
         frame_rate: frames per second of both.
+        seconds: length of the video, see `write_drawn`.
         top: actions shown of each box; those below `min_score` are left out but for the best one.
         min_score: see `top`.
 
@@ -157,21 +162,36 @@ def draw(
                     y += drawing.draw_tag(picture, line, 2, y, drawing.PAPER, scale)
             yield picture
 
-    write_drawn('overlay', output, pictures(), frame_rate)
+    write_drawn('overlay', output, pictures(), frame_rate, seconds)
 
 
 def write_drawn(
-    option: str, output: str | os.PathLike, pictures: Iterator[np.ndarray], frame_rate: float
+    option: str,
+    output: str | os.PathLike,
+    pictures: Iterator[np.ndarray],
+    frame_rate: float,
+    seconds: float | None,
 ) -> None:
-    """Writes the video that `--option=output` asks for, of pictures u8 [H, W, 3].
+    """Writes the video that `--option=output` asks for, and says how far it is if that takes long.
+
+    Args:
+        option: of the command.
+        output: the MP4 file.
+        pictures: u8 [H, W, 3].
+        frame_rate: of them.
+        seconds: that they last, to tell the time left; None: not known.
 
     Raises:
         UserError: it cannot be written.
     """
+    from tqdm import tqdm
+
     from data_pipelines.videos import mp4
 
+    frames = None if seconds is None else round(seconds * frame_rate)
+    shown = tqdm(pictures, os.fspath(output), frames, unit='frame', delay=5, leave=False)
     try:
-        mp4.write_video(output, pictures, Fraction(frame_rate).limit_denominator(1001))
+        mp4.write_video(output, shown, Fraction(frame_rate).limit_denominator(1001))
     except OSError as error:
         raise UserError(
             f'--{option}={os.fspath(output)}: cannot be written ({error.strerror or error})'

@@ -43,6 +43,13 @@ def test_answer(model, video, tmp_path):
         demo_page.answer(model, str(tmp_path / 'text.mp4'), str(tmp_path))
 
 
+def test_long_videos_are_refused_at_once(model, video, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_page, '_MOST_SECONDS', 1)
+    with pytest.raises(ValueError, match=r'^v.mp4 lasts 0:02; this page takes up to 0:01: cut a'):
+        demo_page.answer(model, video, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_gradio(model, monkeypatch):
     monkeypatch.setitem(sys.modules, 'gradio', None)
     with pytest.raises(UserError, match=r"pip install 'multitrain_jax\[demo\]'"):
