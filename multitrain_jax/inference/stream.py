@@ -202,6 +202,9 @@ def see(
     batches = _batches(model, videos, read, workers, silence is not None)
     with contextlib.closing(batches):
         step = model.heat_step(tuple(place)) if heat else None
+        if silence is not None:  # a stream does not wait until the program is compiled
+            nothing = model.inputs(np.zeros((model.devices, *model.clip_shape), np.uint8))
+            list(model.forward([(None, nothing)], step, ahead=False))
         for entries, outputs in model.forward(batches, step, ahead=silence is None):
             row = 0
             for entry in entries:

@@ -144,6 +144,16 @@ def test_a_video_that_is_being_made_is_answered_meanwhile(model, tmp_path):
         np.testing.assert_allclose(event.embedding, other.embedding, atol=1e-5)
 
 
+def test_streams_are_opened_once_the_program_is_compiled(model, videos, monkeypatch):
+    order, step, decoded = [], model._step, stream._decoded
+    monkeypatch.setattr(model, '_step', lambda *args: order.append('ran') or step(*args))
+    monkeypatch.setattr(stream, '_decoded', lambda *args: order.append('opened') or decoded(*args))
+    seen = stream.see(model, [videos[0][0]], window=Length(frames=10), silence=2.0)
+    next(seen)
+    seen.close()
+    assert order[:2] == ['ran', 'opened']
+
+
 def test_a_reader_that_stops_early_stops_the_threads(model, videos):
     before = threading.active_count()
     seen = stream.see(model, [path for path, _ in videos], window=Length(frames=1))
