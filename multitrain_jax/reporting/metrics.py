@@ -1,6 +1,6 @@
 """Metrics: (sum, count) pairs that merge over clips, steps, hosts, and where they are written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import concurrent.futures
 import csv
 import functools
@@ -92,13 +92,15 @@ def _tensorboard_writer(workdir: str, is_main_host: bool):
 
 
 class OpeningWriter:
-    """The writer that `open_writer` gives in another thread; its first use waits for it."""
+    """The writer that `open_writer` gives in another thread; the first call of a method waits for
+    it.
+    """
 
     def __init__(self, opening: concurrent.futures.Future):
         self._opening = opening
 
-    def __getattr__(self, name: str):
-        return getattr(self._opening.result(), name)
+    def __getattr__(self, name: str) -> Callable:
+        return lambda *args, **kwargs: getattr(self._opening.result(), name)(*args, **kwargs)
 
 
 class LogWriter:
