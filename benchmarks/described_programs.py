@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
-from multitrain_jax import experiment, export
+from multitrain_jax import experiment
 from multitrain_jax.batch import DatasetSpec, localising
+from multitrain_jax.checkpoints import exports
 from multitrain_jax.config import Config, with_datasets
 from multitrain_jax.evaluation import views
 from multitrain_jax.inference import model
@@ -174,7 +175,7 @@ def _evaluate(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
 
 def _predict(config: Config, datasets, driver: Driver) -> jax.stages.Lowered:
     """The forward pass of an export, on one chip and one clip."""
-    info = export.export_info(config, datasets)
+    info, _ = exports.for_inference(exports.model_info(config, datasets), {})
     graphdef, params = abstract_model(info.model)
     one_chip = SingleDeviceSharding(driver.mesh.devices.flat[0])
     params, batch = (
