@@ -120,9 +120,7 @@ class _Worker:
             )
         self.received = bytearray()
 
-    def send(self, content: Any, descriptors: Sequence[int] = ()) -> None:
-        text = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
-        message = LENGTH.pack(len(text)) + text
+    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         with contextlib.suppress(ConnectionError):  # It has died, which is seen when it is read.
             if descriptors:
                 message = message[socket.send_fds(self.socket, [message], descriptors) :]
@@ -175,8 +173,7 @@ class Processes:
         blocks = {id(batch): self._share(batch['video']) for job in jobs for batch, _ in job.rows}
         told = [(job.work, [(blocks[id(batch)], row) for batch, row in job.rows]) for job in jobs]
         gone = self._known - self._pool.live
-        for worker in self._workers:
-            worker.send((number, told, self._done, gone))
+        self._tell((number, told, self._done, gone))
         self._known, self._done = self._known - gone, []
         self._unsent += b''.join(TOKEN.pack(number, job) for job in range(len(jobs)))
         self._deal()
@@ -187,9 +184,14 @@ class Processes:
         block, descriptor = self._pool.block(array)
         if block.number not in self._known:
             self._known.add(block.number)
-            for worker in self._workers:
-                worker.send(block, [descriptor])
+            self._tell(block, [descriptor])
         return block.number
+
+    def _tell(self, content: Any, descriptors: Sequence[int] = ()) -> None:
+        """Tells all workers."""
+        message = pack(content)
+        for worker in self._workers:
+            worker.send(message, descriptors)
 
     def _deal(self) -> None:
         """Puts tokens into the pipe, as many as there is room for."""
@@ -257,6 +259,12 @@ def _end(workers: list[_Worker], queue: int, selector: selectors.BaseSelector) -
         worker.socket.close()
     selector.close()
     os.close(queue)
+
+
+def pack(content: Any) -> bytes:
+    """A message."""
+    text = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
+    return LENGTH.pack(len(text)) + text
 
 
 def _messages(received: bytearray) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipelines.processes import LENGTH, TOKEN, Block
+from data_pipelines.processes import LENGTH, TOKEN, Block, pack
 from data_pipelines.workers import Damage, Plan
 
 
@@ -91,11 +91,11 @@ class _Server:
         """Sends them and takes them off the list."""
         if not answers:
             return
-        text = pickle.dumps(answers, pickle.HIGHEST_PROTOCOL)
+        message = pack(answers)
         answers.clear()
         try:
             with self._sending:
-                self._parent.sendall(LENGTH.pack(len(text)) + text)
+                self._parent.sendall(message)
         except OSError:
             os._exit(0)
 

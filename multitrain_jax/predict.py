@@ -133,7 +133,9 @@ def _check(parser: ArgumentParser, args: argparse.Namespace, videos: list[str]) 
             parser.error(f'--{name} is of a video that is complete: leave --follow out')
     written = [name for name in (args.csv, args.timeline, args.overlay, args.explain) if name]
     if args.explain:
-        written.append(f'{args.explain.removesuffix(".mp4")}.png')  # its strip
+        from multitrain_jax.inference.explanation import strip_path
+
+        written.append(strip_path(args.explain))
     if len(set(map(os.path.realpath, written))) < len(written):
         parser.error(f'two outputs would be one file: {", ".join(written)}')
 

@@ -110,7 +110,10 @@ class LinkedImages(VideoFrames):
             path = os.path.join(self._folder, name)
             if complaint := _complaint(path, *status):
                 raise FrameError(f'the linked image {complaint}')
-            image = read_image(path)
+            try:
+                image = read_image(path)
+            except OSError as error:
+                raise FrameError(f'the linked image {path}: {error.strerror}') from error
             if image is None:
                 raise FrameError(f'the linked image {path} cannot be decoded')
             image = resized(image, self.size)

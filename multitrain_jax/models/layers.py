@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from multitrain_jax.ops.platforms import has_kernels, only_platform, target_device
+from multitrain_jax.ops.platforms import has_kernels, target_device, without_loops
 from multitrain_jax.ops.sums import sum_over, sums
 from multitrain_jax.ops.tensor_parallel import on_each_device, parts, split
 
@@ -249,8 +249,7 @@ def run_stacked(body: Callable, x: jax.Array, layers: Any, *, recompute: bool) -
       recompute: whether the backward pass computes each block once more from its input.
     """
     body = jax.checkpoint(body) if recompute else body
-    written_out = only_platform() == 'onnx' or target_device().platform == 'gpu'
-    if recompute or not written_out:
+    if recompute or not without_loops():
         return jax.lax.scan(lambda x, layer: (body(x, layer), None), x, layers)[0]
     for i in range(jax.tree.leaves(layers)[0].shape[0]):
         x = body(x, jax.tree.map(lambda array: array[i], layers))

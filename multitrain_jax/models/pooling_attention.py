@@ -191,6 +191,8 @@ class PoolingAttention(nnx.Module):
         return None
 
     def _pool_by_kernel(self, kernel: Callable, qkv: jax.Array, thw: Triple) -> list[jax.Array]:
+        groups = qkv.shape[2]
+
         def pool(qkv, *parameters):
             return kernel(
                 qkv.reshape(*qkv.shape[:2], -1),
@@ -201,8 +203,6 @@ class PoolingAttention(nnx.Module):
                 heads=self.shape.heads // groups,
                 epsilon=self.options.pool_norm_epsilon,
             )
-
-        groups = qkv.shape[2]
 
         axis = MODEL_AXIS if groups > 1 else None
         parameters = [p[...] for p in (self.pool_kernel, self.pool_scale, self.pool_bias)]

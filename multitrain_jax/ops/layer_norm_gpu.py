@@ -2,7 +2,8 @@
 
 Each reads its arguments once and writes its results once. Mean and deviation are computed anew in
 the backward pass, which has the rows in registers anyway, and which adds what else flows into the
-gradient of the input (a skip path's). All arithmetic is float32.
+gradient of the input (a skip path's). All arithmetic is float32. `ops.pooling_gpu` normalises by
+the functions at the end.
 """
 
 from collections.abc import Callable
@@ -103,8 +104,8 @@ def layer_norm(
     return jax.tree.map(lambda array: array.reshape(shape), found)
 
 
-# Of the same sizes there are many norms: for them JAX lowers a kernel once.
-_once = functools.partial(jax.jit, static_argnums=0)
+# Of the same sizes there are many norms, many blocks: for them JAX lowers a kernel once.
+once = functools.partial(jax.jit, static_argnums=0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -117,16 +118,17 @@ def _forward(plan: _Plan, x, scale, bias):
     return ((x, y) if plan.skip else y), (x, scale)
 
 
-@_once
+@once
 def _result(plan: _Plan, x, scale, bias) -> jax.Array:
     def body(x, scale, bias, out):
         at = pl.ds(lax.axis_index('block') * plan.rows, plan.rows)
-        normal, _ = _normalised(plan, _load(plan, x.at[at]))
+        normal, _ = normalised(_load(plan, x.at[at]), plan.epsilon)
         result = normal * _of_columns(plan, scale) + _of_columns(plan, bias)
         plgpu.store(out.at[at], result.astype(out.dtype), optimized=False)
 
     blocks = x.shape[0] // plan.rows
-    return _call(plan, body, blocks, jax.ShapeDtypeStruct(x.shape, x.dtype))(x, scale, bias)
+    out = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return launch(body, blocks, out, interpret=plan.interpret)(x, scale, bias)
 
 
 def _backward(plan: _Plan, residuals, gradients):
@@ -136,7 +138,7 @@ def _backward(plan: _Plan, residuals, gradients):
 _layer_norm.defvjp(_forward, _backward)
 
 
-@_once
+@once
 def _gradients(plan: _Plan, x, scale, *gradients) -> tuple[jax.Array, jax.Array, jax.Array]:
     pieces = x.shape[0] // plan.rows
     blocks = min(pieces, _BLOCKS)
@@ -147,11 +149,9 @@ def _gradients(plan: _Plan, x, scale, *gradients) -> tuple[jax.Array, jax.Array,
 
         def step(i, totals):
             at = pl.ds((block + i * blocks) * plan.rows, plan.rows)
-            normal, inverse_std = _normalised(plan, _load(plan, x.at[at]))
+            normal, inverse_std = normalised(_load(plan, x.at[at]), plan.epsilon)
             g = _load(plan, gradients[-1].at[at])
-            scaled = g * scales
-            means = [_mean(plan, scaled), _mean(plan, scaled * normal)]
-            inner = (scaled - means[0] - normal * means[1]) * inverse_std
+            inner = gradient_of_rows(g * scales, normal, inverse_std)
             if plan.skip:
                 inner = inner + _load(plan, gradients[0].at[at])
             plgpu.store(out.at[at], inner.astype(out.dtype), optimized=False)
@@ -166,13 +166,23 @@ def _gradients(plan: _Plan, x, scale, *gradients) -> tuple[jax.Array, jax.Array,
         jax.ShapeDtypeStruct(x.shape, x.dtype),
         jax.ShapeDtypeStruct((blocks, 2, plan.width), jnp.float32),
     ]
-    of_x, sums = _call(plan, body, blocks, shapes)(x, scale, *gradients)
+    kernel = launch(body, blocks, shapes, interpret=plan.interpret)
+    of_x, sums = kernel(x, scale, *gradients)
     of_scale, of_bias = sums.sum(0)
     return of_x, of_scale, of_bias
 
 
-def _call(plan: _Plan, body: Callable, blocks: int, out: Any) -> Callable:
-    simulated = dict(interpret=plgpu.InterpretGPUParams()) if plan.interpret else {}
+def _load(plan: _Plan, rows: Any) -> jax.Array:
+    return plgpu.load(rows, layout=plan.layout, optimized=False).astype(jnp.float32)
+
+
+def _of_columns(plan: _Plan, vector: Any) -> jax.Array:
+    return of_columns(vector, plan.rows, plan.layout)
+
+
+def launch(body: Callable, blocks: int, out: Any, *, interpret: bool) -> Callable:
+    """A kernel of so many blocks of threads, which know their number as the axis 'block'."""
+    simulated = dict(interpret=plgpu.InterpretGPUParams()) if interpret else {}
     return plgpu.kernel(
         body,
         out_type=out,
@@ -183,23 +193,29 @@ def _call(plan: _Plan, body: Callable, blocks: int, out: Any) -> Callable:
     )
 
 
-def _load(plan: _Plan, rows: Any) -> jax.Array:
-    return plgpu.load(rows, layout=plan.layout, optimized=False).astype(jnp.float32)
+def of_columns(vector: Any, rows: int, layout: Any) -> jax.Array:
+    """f32[rows, columns] of a reference to a number for each column."""
+    vector = plgpu.load(vector, layout=layout.reduce(0), optimized=False)
+    return lax.broadcast_in_dim(vector, (rows, *vector.shape), (1,))
 
 
-def _of_columns(plan: _Plan, vector: Any) -> jax.Array:
-    """f32[rows, width] of a reference to a number for each column."""
-    vector = plgpu.load(vector, layout=plan.layout.reduce(0), optimized=False)
-    return lax.broadcast_in_dim(vector, (plan.rows, plan.width), (1,))
-
-
-def _mean(plan: _Plan, rows: jax.Array) -> jax.Array:
-    """That of each row, for each number."""
-    return lax.broadcast_in_dim(rows.sum(1) / plan.width, rows.shape, (0,))
-
-
-def _normalised(plan: _Plan, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+def normalised(rows: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """Rows without their mean, of deviation 1; and the inverse of what theirs was."""
-    rows = rows - _mean(plan, rows)
-    inverse_std = lax.rsqrt(_mean(plan, rows * rows) + plan.epsilon)
+    rows = rows - _of_rows(_mean(rows), rows)
+    inverse_std = _of_rows(lax.rsqrt(_mean(rows * rows) + epsilon), rows)
     return rows * inverse_std, inverse_std
+
+
+def gradient_of_rows(g: jax.Array, normal: jax.Array, inverse_std: jax.Array) -> jax.Array:
+    """That of rows before the norm, by `g`, that of the normalised ones."""
+    means = [_of_rows(_mean(a), a) for a in (g, g * normal)]
+    return (g - means[0] - normal * means[1]) * inverse_std
+
+
+def _mean(rows: jax.Array) -> jax.Array:
+    return rows.sum(1) / rows.shape[1]
+
+
+def _of_rows(vector: jax.Array, rows: jax.Array) -> jax.Array:
+    """A number for each row, at all of its columns."""
+    return lax.broadcast_in_dim(vector, rows.shape, (0,))

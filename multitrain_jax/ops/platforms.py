@@ -53,6 +53,13 @@ def has_kernels(device: Any) -> bool:
     return nvidia_capability(device) >= 9 and jax.__version_info__ >= (0, 12)
 
 
+def without_loops() -> bool:
+    """Whether what is traced now had better have no loops: a GPU copies what they make, and ONNX's
+    runtimes optimise nothing in them.
+    """
+    return only_platform() == 'onnx' or target_device().platform == 'gpu'
+
+
 @contextlib.contextmanager
 def only(platform: str) -> Iterator[None]:
     """Programs that are traced meanwhile are for this platform, whatever they run on. Besides JAX's

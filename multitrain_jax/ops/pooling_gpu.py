@@ -25,6 +25,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 import jax.numpy as jnp
 
+from multitrain_jax.ops.layer_norm_gpu import (
+    gradient_of_rows,
+    launch,
+    normalised,
+    of_columns,
+    once,
+)
+
 CLIPS = 8  # that a block of threads works on
 _COLUMNS = 32  # that half a warp works on, two in each thread
 _WIDEST = 96  # of a head; more weights would not fit into registers
@@ -112,10 +120,6 @@ def pool(
     return _pool(plan, qkv, kernel, scale, bias)
 
 
-# Of the same sizes there are many blocks: for them JAX lowers a kernel once.
-_once = functools.partial(jax.jit, static_argnums=0)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pool(plan: _Plan, qkv, kernel, scale, bias):
     return _forward(plan, qkv, kernel, scale, bias)[0]
@@ -126,7 +130,7 @@ def _forward(plan: _Plan, qkv, kernel, scale, bias):
     return (q, k, v, q), (qkv, kernel, scale)
 
 
-@_once
+@once
 def _pooled(plan: _Plan, qkv, kernel, scale, bias) -> list[jax.Array]:
     clips = qkv.shape[0]
 
@@ -135,7 +139,7 @@ def _pooled(plan: _Plan, qkv, kernel, scale, bias) -> list[jax.Array]:
             scales, biases = _of_columns(scale.at[part]), _of_columns(bias.at[part])
 
             def finish(t, z):
-                normal, _ = _normalised(plan, z)
+                normal, _ = normalised(z, plan.epsilon)
                 result = normal * scales + biases
                 _store(out[part], clip, (t, h, w), plan.size(part), n - part * plan.heads, result)
 
@@ -148,7 +152,8 @@ def _pooled(plan: _Plan, qkv, kernel, scale, bias) -> list[jax.Array]:
         for part in range(_PARTS)
     ]
     blocks = sum(_blocks(plan, clips))
-    return _call(plan, body, blocks, out)(_split(plan, qkv), _taps(kernel), scale, bias)
+    pooled = launch(body, blocks, out, interpret=plan.interpret)
+    return pooled(_split(plan, qkv), _taps(kernel), scale, bias)
 
 
 def _backward(plan: _Plan, residuals, gradients):
@@ -163,7 +168,7 @@ def _backward(plan: _Plan, residuals, gradients):
 _pool.defvjp(_forward, _backward)
 
 
-@_once
+@once
 def _backward_to_result(plan: _Plan, x, taps, scale, *gradients) -> list[jax.Array]:
     """Gradients of the convolution's results, and of scale and bias."""
     clips = x.shape[0]
@@ -179,10 +184,8 @@ def _backward_to_result(plan: _Plan, x, taps, scale, *gradients) -> list[jax.Arr
                 g = _load(gradients[part], clip, (t, h, w), plan.size(part), head)
                 if part == 0:
                     g = g + _load(of_queries, clip, (t, h, w), plan.size(part), head)
-                normal, inverse_std = _normalised(plan, z)
-                scaled = g * scales
-                means = [_of_rows(plan, a.sum(1) / plan.d) for a in (scaled, scaled * normal)]
-                inner = (scaled - means[0] - normal * means[1]) * inverse_std
+                normal, inverse_std = normalised(z, plan.epsilon)
+                inner = gradient_of_rows(g * scales, normal, inverse_std)
                 _store(out[part], clip, (t, h, w), plan.size(part), head, inner)
                 return totals[0] + g * normal, totals[1] + g
 
@@ -194,13 +197,14 @@ def _backward_to_result(plan: _Plan, x, taps, scale, *gradients) -> list[jax.Arr
 
     shapes = [jax.ShapeDtypeStruct(g.shape, g.dtype) for g in gradients[:_PARTS]]
     shapes.append(jax.ShapeDtypeStruct((sum(counts), 2, plan.d), jnp.float32))
-    *results, sums = _call(plan, body, sum(counts), shapes)(x, taps, scale, *gradients)
+    kernel = launch(body, sum(counts), shapes, interpret=plan.interpret)
+    *results, sums = kernel(x, taps, scale, *gradients)
     bounds = [0, *itertools.accumulate(counts)]
     parts = [sums[first:last].sum(0) for first, last in itertools.pairwise(bounds)]
     return [*results, *jnp.stack(parts, 1)]
 
 
-@_once
+@once
 def _backward_to_input(plan: _Plan, x, taps, *results) -> tuple[jax.Array, jax.Array]:
     """Gradients of the input and, f32[3, 27, d], of the taps."""
     groups, (_, height, _) = x.shape[0] // CLIPS, plan.grid
@@ -226,22 +230,9 @@ def _backward_to_input(plan: _Plan, x, taps, *results) -> tuple[jax.Array, jax.A
         jax.ShapeDtypeStruct(x.shape, x.dtype),
         jax.ShapeDtypeStruct((rows // cuts, 27, plan.d), jnp.float32),
     ]
-    of_input, of_taps = _call(plan, body, rows, shapes)(x, taps, *results)
+    kernel = launch(body, rows, shapes, interpret=plan.interpret)
+    of_input, of_taps = kernel(x, taps, *results)
     return of_input, of_taps.reshape(_PARTS, -1, 27, plan.d).sum(1)
-
-
-def _call(plan: _Plan, body: Callable, blocks: int, out: list[jax.ShapeDtypeStruct]) -> Callable:
-    simulated = dict(interpret=plgpu.InterpretGPUParams()) if plan.interpret else {}
-    return plgpu.kernel(
-        body,
-        out_type=out,
-        grid=(blocks,),
-        grid_names=('block',),
-        compiler_params=plgpu.CompilerParams(
-            lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
-        ),
-        **simulated,
-    )
 
 
 def _split(plan: _Plan, qkv: jax.Array) -> jax.Array:
@@ -409,21 +400,7 @@ def _zeros(columns: int) -> jax.Array:
 
 
 def _of_columns(vector) -> jax.Array:
-    """f32[CLIPS, columns] of a reference to a number for each column."""
-    vector = plgpu.load(vector, layout=_ROWS.reduce(0), optimized=False)
-    return lax.broadcast_in_dim(vector, (CLIPS, *vector.shape), (1,))
-
-
-def _of_rows(plan: _Plan, vector: jax.Array) -> jax.Array:
-    return lax.broadcast_in_dim(vector, (CLIPS, plan.d), (0,))
-
-
-def _normalised(plan: _Plan, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows without their mean, of deviation 1; and the inverse of what theirs was."""
-    z = z - _of_rows(plan, z.sum(1) / plan.d)
-    variance = (z * z).sum(1) / plan.d
-    inverse_std = _of_rows(plan, lax.rsqrt(variance + plan.epsilon))
-    return z * inverse_std, inverse_std
+    return of_columns(vector, CLIPS, _ROWS)
 
 
 def _at(clip, token, size: tuple[int, int], n, columns):

@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from multitrain_jax.ops.platforms import by_platform, only_platform, target_device
+from multitrain_jax.ops.platforms import by_platform, only_platform, without_loops
 
 Triple = tuple[int, int, int]
 
@@ -38,7 +38,7 @@ def clip_by_clip(function: Callable, *arrays: jax.Array):
     where a loop would copy what it makes, computes all clips at once, and so does ONNX, where
     nothing is fused.
     """
-    if only_platform() == 'onnx' or target_device().platform == 'gpu':
+    if without_loops():
         return function(*arrays)
     if arrays[0].shape[0] == 1:
         return _apart(function, *arrays)

@@ -175,7 +175,7 @@ def test_a_process_of_which_a_thread_fails_ends_the_run(sources, of):
         filler._unsent += processes.TOKEN.pack(1, 99)  # no job of the first batch
         filler._deal()
     else:
-        filler._workers[0].send('nothing that is known')
+        filler._workers[0].send(processes.pack('nothing that is known'))
     with pytest.raises(ChildProcessError, match='ended with exit code 1'):
         for _ in batches:
             pass

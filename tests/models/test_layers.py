@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from multitrain_jax.models import layers
 from multitrain_jax.models.layers import layer_norm, project, run_stacked
+from multitrain_jax.ops import platforms
 
 
 def _plain(x, scale, bias):
@@ -87,7 +87,7 @@ def test_blocks_written_out_for_gpus_are_those_of_the_loop(recompute, monkeypatc
         return jax.jit(jax.value_and_grad(loss, (0, 1))).lower(x, kernels)
 
     loop = program()
-    monkeypatch.setattr(layers, 'target_device', lambda: types.SimpleNamespace(platform='gpu'))
+    monkeypatch.setattr(platforms, 'target_device', lambda: types.SimpleNamespace(platform='gpu'))
     written_out = program()
     assert 'stablehlo.while' in loop.as_text()
     assert ('stablehlo.while' in written_out.as_text()) == recompute

@@ -2,6 +2,7 @@
 sparing, and safe against what records may say.
 """
 
+import errno
 import os
 import shutil
 
@@ -14,6 +15,7 @@ from data_pipelines.clip.crops import Window
 from data_pipelines.clip.decode import FrameError, decode_frame
 from data_pipelines.conversion.dataset import convert
 from data_pipelines.conversion.options import Options
+from data_pipelines.datasets import videos as videos_on_disk
 from data_pipelines.datasets.dataset_info import load_dataset_info
 from data_pipelines.datasets.stored import frames_of
 from data_pipelines.inspection.checks import inspect_directory
@@ -296,6 +298,18 @@ def test_images_that_changed_or_vanished_are_damage_and_named(images, tmp_path, 
         list(frames.fetch([2]).decode([2], WHOLE))
     (problem,) = inspect_directory(output, video_root=images.parent).all_problems()
     assert reason in str(problem)
+
+
+def test_images_that_may_not_be_read_are_damage_and_named(images, tmp_path, monkeypatch):
+    (example,) = _records(_convert([images], tmp_path / 'd', images_per_second=10.0))
+    frames = frames_of(example, video_root=images.parent)
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(videos_on_disk, 'read_image', refused)
+    with pytest.raises(FrameError, match=r'003\.png: Permission denied'):
+        list(frames.fetch([2]).decode([2], WHOLE))
 
 
 @pytest.mark.parametrize('name', [b'../v/003.png', b'..', b'/etc/passwd', b'', b'a\0b', b'x/y.png'])
