@@ -26,6 +26,7 @@ class _Server:
         self._sending, self._told = threading.Lock(), threading.Condition()
         self._blocks: dict[int, np.ndarray] = {}
         self._jobs: dict[int, list] = {}  # of each batch
+        self._newest = 0  # number of a batch
 
     def listen(self) -> None:
         """Takes what the parent tells."""
@@ -44,7 +45,7 @@ class _Server:
                     del self._jobs[batch]
                 for block in gone:
                     del self._blocks[block]
-                self._jobs[number] = jobs
+                self._jobs[number], self._newest = jobs, number
                 self._told.notify_all()
 
     def _receive(self, count: int, descriptors: int = 0) -> tuple[bytes, list[int]] | None:
@@ -79,7 +80,7 @@ class _Server:
     def _do(self, number: int, job: int) -> tuple[Any, list[Damage] | None]:
         """What came of a job of a batch: see `processes`."""
         with self._told:
-            self._told.wait_for(lambda: number in self._jobs)
+            self._told.wait_for(lambda: number <= self._newest)
             work, rows = self._jobs[number][job]
             pixels = [self._blocks[block][row] for block, row in rows]
         try:

@@ -75,11 +75,26 @@ def draw_mix(
     else:
         cut = jnp.asarray(cutmix_alpha > 0)
         alpha = jnp.asarray(cutmix_alpha or mixup_alpha)
-    lam = jax.random.beta(key_lam, alpha, alpha, dtype=jnp.float32)
+    lam = symmetric_beta(key_lam, alpha)
     lam = jnp.where(mixed < probability, lam, 1.0)
     centre = tuple(jnp.floor(u * side).astype(jnp.int32) for u, side in ((y, height), (x, width)))
     box = cutmix_box(lam, centre, height, width)
     return Mix(jnp.where(cut, lambda_of_box(box, height, width), lam), cut, box)
+
+
+def symmetric_beta(key: jax.Array, alpha: jax.Array) -> jax.Array:
+    """f32[] from Beta(alpha, alpha), alpha > 0.
+
+    `jax.random.beta` rejects until it accepts; its loops would be a fifth of the whole step's time
+    to compile on a CPU. Here Beta(alpha + 1, alpha + 1) is drawn as Ulrich does (1984; in Devroye,
+    Non-Uniform Random Variate Generation, IX.3.5), and both of its parameters are lowered by one,
+    as Stuart does with a Gamma's (1962).
+    """
+    tiny = jnp.finfo(jnp.float32).tiny
+    u, v, w, angle = jax.random.uniform(key, (4,), minval=tiny)
+    s = jnp.sqrt(1.0 - u ** (1.0 / (alpha + 0.5))) * jnp.cos(2.0 * jnp.pi * angle)
+    logit = jnp.log1p(s) - jnp.log1p(-s)  # of (1 + s) / 2
+    return jax.nn.sigmoid(logit + (jnp.log(v) - jnp.log(w)) / alpha)
 
 
 def mix_group(video: jax.Array, targets: Targets, mix: Mix) -> tuple[jax.Array, Targets]:

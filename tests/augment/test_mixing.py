@@ -4,9 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from multitrain_jax.augment.erasing import Box
-from multitrain_jax.augment.mixing import Mix, cutmix_box, draw_mix, lambda_of_box, mix_group
+from multitrain_jax.augment.mixing import (
+    Mix,
+    cutmix_box,
+    draw_mix,
+    lambda_of_box,
+    mix_group,
+    symmetric_beta,
+)
 from multitrain_jax.objectives.targets import Targets, make_targets
 from tests.helpers.golden import reference_path
 
@@ -124,6 +132,20 @@ def test_draws_follow_their_distributions():
     np.testing.assert_allclose(mixup.var(), 1 / (4 * 2.6), atol=0.01)
     area = (mix.box.bottom - mix.box.top) * (mix.box.right - mix.box.left)
     np.testing.assert_allclose(mix.lam[cut], 1 - area[cut] / 32**2, atol=1e-6)
+
+
+@pytest.mark.parametrize('alpha', [0.1, 0.2, 0.5, 0.8, 1.0, 4.0])
+def test_lambda_is_of_the_beta_distribution(alpha):
+    keys = jax.random.split(jax.random.key(1), 40_000)
+    lam = np.asarray(jax.jit(jax.vmap(lambda key: symmetric_beta(key, alpha)))(keys), np.float64)
+    assert np.all((0 <= lam) & (lam <= 1))
+    small = lam[lam < 0.5]  # near 1 there are few float32 numbers: many draws are 1
+    assert abs(len(small) / len(lam) - 0.5) < 0.01
+
+    def pvalue(alpha):
+        return scipy.stats.kstest(small, lambda x: 2 * scipy.stats.beta.cdf(x, alpha, alpha)).pvalue
+
+    assert pvalue(alpha) > 0.01 and pvalue(1.15 * alpha) < 0.01
 
 
 def test_each_form_alone_and_not_at_all():

@@ -163,15 +163,16 @@ def test_a_killed_process_is_named_and_ends_the_run(sources):
     assert list(batches) == []
 
 
-@pytest.mark.parametrize('of', ('thread', 'listener'))
+@pytest.mark.parametrize('of', ('thread', 'thread, of a batch that is done', 'listener'))
 def test_a_process_of_which_a_thread_fails_ends_the_run(sources, of):
     """What it was to do would never be answered, and be waited for."""
-    batches = train_batches(
-        sources, **SPEC, batch_size=4, num_processes=1, num_threads=4, prefetch=0
-    )
+    numbers = dict(num_processes=1, num_threads=4, num_steps=500)
+    batches = train_batches(sources, **SPEC, batch_size=4, **numbers, prefetch=0)
     next(batches)
     filler = batches._filler
-    if of == 'thread':
+    if 'done' in of:
+        next(batches)
+    if of.startswith('thread'):
         filler._unsent += processes.TOKEN.pack(1, 99)  # no job of the first batch
         filler._deal()
     else:
