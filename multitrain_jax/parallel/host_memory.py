@@ -3,6 +3,8 @@
 import ctypes
 import importlib.metadata
 import importlib.util
+import os
+import re
 import sys
 
 import jax
@@ -23,12 +25,14 @@ def keep_freed_memory() -> None:
     instead of 3.9 until it is done.
 
     glibc keeps blocks above 64 MB only in its first arena, and gives threads arenas of their own
-    when they meet at the first one's lock. So all threads share that one: else one of 6 processes
-    on a busy machine lost every block (146,481 page faults in three programs of 200 MB, instead of
-    0 to 100), and of several devices, which compute in threads, each lost its own (two devices
-    73,227 faults, now 15; eight 210,000, now 37,000). Decoding in 8 threads takes 3 to 8 % more
-    processor time for it. On a single device the thread that starts a program also takes its memory
-    and waits for it, instead of one of XLA's: a training step of S 16x4 in 0.84 of the time.
+    when they meet at the first one's lock. On a single device the thread that starts a program also
+    takes its memory and waits for it, instead of one of XLA's (a training step of S 16x4 in 0.84 of
+    the time); two arenas are then enough that XLA's threads do not wait for each other while they
+    compile (one: 11.2 s for the quickstart's step instead of 6.8), and few enough that no block is
+    lost (with many, one of 6 processes on a busy machine lost every block: 146,481 page faults in
+    three programs of 200 MB, instead of 0 to 100). Several devices compute in threads, each of
+    which lost its blocks: for them there is one arena (two devices 73,227 faults, now 15; eight
+    210,000, now 37,000), and decoding in 8 threads takes 3 to 8 % more processor time.
 
     The process holds on to its largest use of memory, and to some more, as small blocks come to lie
     in the holes of large ones.
@@ -39,7 +43,8 @@ def keep_freed_memory() -> None:
     # Other systems, and other C libraries of Linux, have none.
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt is not None and _only_cpu():
-        mallopt(_M_ARENA_MAX, 1)  # before JAX starts its threads: a thread keeps its arena
+        arenas = 2 if _cpu_devices() == 1 else 1
+        mallopt(_M_ARENA_MAX, arenas)  # before JAX starts its threads: a thread keeps its arena
     if mallopt is not None and jax.default_backend() == 'cpu':
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
@@ -54,3 +59,10 @@ def _only_cpu() -> bool:
         or importlib.util.find_spec('jax_plugins')
         or importlib.util.find_spec('libtpu')
     )
+
+
+def _cpu_devices() -> int:
+    """How many devices the CPU will be to JAX, which it is not asked yet."""
+    flags = os.environ.get('XLA_FLAGS', '')
+    forced = re.findall(r'--xla_force_host_platform_device_count=(\d+)', flags)
+    return int(forced[-1]) if forced else max(1, jax.config.jax_num_cpu_devices)
