@@ -160,11 +160,9 @@ def in_frame(heat: Heat, seconds: float, height: int, width: int, geometry: Geom
 
 def blend(frame: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A frame u8[H, W, 3] under heat f32[H, W] of 0 to 1: the hotter, the less of it is seen."""
-    colours = cv2.applyColorMap((255 * heat).round().astype(np.uint8), cv2.COLORMAP_TURBO)[
-        ..., ::-1
-    ]
-    share = _OPACITY * np.sqrt(heat)[..., None]
-    return (frame * (1 - share) + colours * share).round().astype(np.uint8)
+    colours = cv2.applyColorMap((255 * heat).round().astype(np.uint8), cv2.COLORMAP_TURBO)
+    share = _OPACITY * np.sqrt(heat)
+    return cv2.blendLinear(frame, cv2.cvtColor(colours, cv2.COLOR_BGR2RGB), 1 - share, share)
 
 
 def _column(panels: dict[str, np.ndarray], text: str) -> np.ndarray:
