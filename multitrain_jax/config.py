@@ -40,6 +40,7 @@ from multitrain_jax.models.multitrain import MultiTrainConfig
 from multitrain_jax.models.mvit import MViTConfig
 from multitrain_jax.objectives.objective import ObjectiveConfig
 from multitrain_jax.optimizer import OptimizerConfig
+from multitrain_jax.parallel import compilation_cache
 from multitrain_jax.parallel.mesh import ParallelConfig
 
 
@@ -216,7 +217,7 @@ class Config(OrderOptions):
     # beside TensorBoard's: WORKDIR/metrics.csv, Weights & Biases
     writers: tuple[Literal['csv', 'wandb'], ...] = ()
     # keeps compiled programs between runs; None: off
-    compilation_cache_dir: str | None = '~/.cache/multitrain_jax/xla'
+    compilation_cache_dir: str | None = compilation_cache.DIRECTORY
     # run.py splits a CPU into so many devices; None: one; no effect on accelerators
     cpu_devices: PositiveInt | None = None
     # file of WORKDIR/non_finite: run.py takes its step again and looks at it; None: it trains

@@ -21,7 +21,9 @@ def main() -> int:
 
     from multitrain_jax.inference import demo_page
     from multitrain_jax.inference.model import Model  # after the arguments: --help stays fast
+    from multitrain_jax.parallel.compilation_cache import keep_compiled
 
+    keep_compiled()
     model = Model(chosen.open())
     model.check_heads()
     demo_page.launch(demo_page.page(model, chosen.path), args.host, args.port)

@@ -114,8 +114,10 @@ def _test(model: ModelArgument, args: argparse.Namespace, config_values: Any) ->
     import jax  # after the arguments: mistakes in them are answered at once
 
     from multitrain_jax.evaluation.setup import open_evaluation
+    from multitrain_jax.parallel.compilation_cache import keep_compiled
     from multitrain_jax.parallel.host_memory import keep_freed_memory
 
+    keep_compiled()
     keep_freed_memory()
     set_up_logging(process=jax.process_index())
     setup = open_evaluation(

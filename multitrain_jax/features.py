@@ -45,7 +45,9 @@ def main() -> int:
 
     from multitrain_jax.inference import feature_files
     from multitrain_jax.inference.model import Model  # after the arguments: --help stays fast
+    from multitrain_jax.parallel.compilation_cache import keep_compiled
 
+    keep_compiled()
     model = Model(chosen.open(), batch_size=args.batch_size)
     dataset = model.sampled_like(args.dataset)
     settings = feature_files.settings_of(model, dataset=dataset, logits=args.logits, **cutting)

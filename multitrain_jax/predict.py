@@ -89,6 +89,7 @@ def main() -> int:
 
     from multitrain_jax.inference import predictions, stream
     from multitrain_jax.inference.model import Model  # after the arguments: --help stays fast
+    from multitrain_jax.parallel.compilation_cache import keep_compiled
 
     cutting = video_arguments.cut(parser, args)
     if args.follow:
@@ -101,6 +102,7 @@ def main() -> int:
         if option != 'csv' and len(paths) > 1:
             parser.error(f'--{option}={name} is of one video, but {len(paths)} are given')
         video_arguments.refuse_to_overwrite(parser, option, name, [*paths, *arguments])
+    keep_compiled()
     model = Model(chosen.open(), batch_size=args.batch_size)
     model.check_heads()
     if cutting['window'] is None and (args.timeline or args.explain or args.follow):

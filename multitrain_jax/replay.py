@@ -25,6 +25,7 @@ from multitrain_jax.checkpoints import runs
 from multitrain_jax.config import Config, NonFiniteConfig, read_stored_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.parameters import named_leaves
+from multitrain_jax.parallel.compilation_cache import keep_compiled
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, place, replicate, whole
 from multitrain_jax.parallel.prefetch import prefetch
@@ -57,6 +58,7 @@ def replay(
     Raises:
         UserError: the file is no batch of a run, or the workdir is that of another run.
     """
+    keep_compiled(config.compilation_cache_dir)
     step, batch = non_finite.load_batch(config.replay)
     if source is None:
         from multitrain_jax.record_data import RecordData

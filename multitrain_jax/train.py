@@ -22,6 +22,7 @@ from multitrain_jax.evaluation.metrics import DatasetResult
 from multitrain_jax.experiment import Experiment
 from multitrain_jax.models.multitrain import count_parameters
 from multitrain_jax.parallel import layout
+from multitrain_jax.parallel.compilation_cache import keep_compiled
 from multitrain_jax.parallel.hosts import barrier
 from multitrain_jax.parallel.mesh import place, whole
 from multitrain_jax.parallel.prefetch import prefetch
@@ -58,10 +59,7 @@ def train_and_evaluate(
     """
     driver = experiment.open_devices(config, devices)
     workdir = make_workdir(workdir)
-    if config.compilation_cache_dir:
-        jax.config.update(
-            'jax_compilation_cache_dir', os.path.expanduser(config.compilation_cache_dir)
-        )
+    keep_compiled(config.compilation_cache_dir)
     with held(workdir):
         if source is None:
             from multitrain_jax.record_data import RecordData  # the only door to data_pipelines

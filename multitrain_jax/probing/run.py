@@ -24,6 +24,7 @@ from multitrain_jax.config import Config
 from multitrain_jax.errors import UserError
 from multitrain_jax.evaluation.metrics import describe
 from multitrain_jax.models.multitrain import MultiTrainConfig, abstract_model
+from multitrain_jax.parallel.compilation_cache import keep_compiled
 from multitrain_jax.probing import features, probes
 from multitrain_jax.probing.features import Features
 from multitrain_jax.reporting.progress import duration, timed
@@ -44,6 +45,7 @@ def run(config: Config, workdir: str | os.PathLike) -> dict[str, probes.Outcome]
         UserError: a mistake in the config, the data or the weights.
     """
     workdir = Path(workdir)
+    keep_compiled(config.compilation_cache_dir)
     if config.init_from is None:
         raise UserError('config.probe needs config.init_from, whose backbone is probed')
     if jax.process_count() > 1:
