@@ -138,7 +138,10 @@ def main(parent: int, queue: int, plan: int, threads: int) -> None:
     threading.excepthook = _end
     for _ in range(threads):
         threading.Thread(target=server.serve, daemon=True).start()
-    server.listen()
+    # In a thread, too: the usual way out of a program would abort in those that decode.
+    listener = threading.Thread(target=server.listen)
+    listener.start()
+    listener.join()
     os._exit(0)
 
 

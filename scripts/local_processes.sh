@@ -12,7 +12,7 @@ if [ $# -lt 2 ] || ! [ "$1" -gt 0 ] 2>/dev/null; then
 fi
 number=$1
 shift
-address=localhost:${PORT:-$((20000 + RANDOM % 20000))}
+address=localhost:${PORT:-$((20000 + RANDOM % 12000))} # below those that Linux gives to others meanwhile
 processes=()
 for ((i = 0; i < number; i++)); do
   "$@" --coordinator_address="$address" --num_processes="$number" --process_id="$i" &

@@ -35,15 +35,28 @@ CHANGES = (
     '--config.accumulation=two_pass',
 )
 STEPS = 30
+SLOWLY = """
+import os, runpy, sys, time
+from multitrain_jax.training.interruptions import StopRequests
+
+def check(requests, check=StopRequests.check, saved=sys.argv.pop(1)):
+    time.sleep(os.path.exists(saved))
+    check(requests)
+
+StopRequests.check = check
+runpy.run_path('run.py', run_name='__main__')
+"""
 
 
-def command(workdir, data, *more, stderr=subprocess.PIPE):
+def command(workdir, data, *more, stderr=subprocess.PIPE, slow_from=None):
+    """A run; from the checkpoint `slow_from` on each step takes a second: time to end it."""
     environment = os.environ | {
         'XLA_FLAGS': '',
         'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
         'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
     }
-    arguments = [sys.executable, 'run.py', f'--config={tiny.CONFIG_FILE}', f'--workdir={workdir}']
+    script = ['-c', SLOWLY, str(slow_from)] if slow_from else ['run.py']
+    arguments = [sys.executable, *script, f'--config={tiny.CONFIG_FILE}', f'--workdir={workdir}']
     return subprocess.Popen(
         [*arguments, f'--config.data_root={data}', *CHANGES, *more],
         cwd=ROOT,
@@ -79,8 +92,8 @@ def runs(tmp_path_factory):
     out, log = alone.communicate()
     assert alone.returncode == 0, log
 
-    victim = command(base / 'killed', data)
     saved = base / 'killed' / 'checkpoints'
+    victim = command(base / 'killed', data, slow_from=saved / '10')
     while victim.poll() is None and not (saved / '10').exists():
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
@@ -92,7 +105,7 @@ def runs(tmp_path_factory):
     shutil.rmtree(half, ignore_errors=True)
     (half / 'state').mkdir(parents=True)
 
-    second = command(base / 'killed', data)
+    second = command(base / 'killed', data, slow_from=saved / '20')
     while second.poll() is None and not (saved / '20').exists():
         time.sleep(0.01)
     second.send_signal(signal.SIGTERM)

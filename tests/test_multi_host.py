@@ -2,6 +2,7 @@
 the numbers of one process with 8; what is written once.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -75,13 +76,25 @@ def start(place, workdir, *more, processes=1, devices=8):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=500)
+    with ended(process):
+        output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     return output
+
+
+@contextlib.contextmanager
+def ended(process):
+    """Nothing is left afterwards of what `start` has started."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope='module')
@@ -232,20 +245,16 @@ def test_when_a_process_is_killed_the_other_says_so_and_ends(place, tmp_path, lo
     run = start(place, tmp_path / 'run', '--config.epochs=1000', processes=2, devices=4)
     log = tmp_path / 'run' / 'log.txt'
     deadline = time.monotonic() + 400
-    while not (log.exists() and 'step 3/' in log.read_text()):
-        assert time.monotonic() < deadline and run.poll() is None
-        time.sleep(0.5)
-    children = subprocess.run(
-        ['pgrep', '-P', str(run.pid), '-a'], capture_output=True, text=True
-    ).stdout.splitlines()
-    (victim,) = [int(line.split()[0]) for line in children if line.endswith(f'--process_id={lost}')]
-    os.kill(victim, signal.SIGKILL)
-    try:
-        _, errors = run.communicate(timeout=60)
-    finally:
-        for line in children:
-            if pathlib.Path('/proc', line.split()[0]).exists():
-                os.kill(int(line.split()[0]), signal.SIGKILL)
+    with ended(run):
+        while not (log.exists() and 'step 3/' in log.read_text()):
+            assert time.monotonic() < deadline and run.poll() is None
+            time.sleep(0.5)
+        children = subprocess.run(
+            ['pgrep', '-P', str(run.pid), '-a'], capture_output=True, text=True
+        ).stdout.splitlines()
+        (victim,) = [int(line.split()[0]) for line in children if line.endswith(f'_id={lost}')]
+        os.kill(victim, signal.SIGKILL)
+        _, errors = run.communicate(timeout=120)
     assert run.returncode != 0
     assert re.search(r'has lost another one|another task died', errors), errors
 

@@ -36,8 +36,15 @@ def two_sources(tmp_path_factory):
     return two_flat_datasets(tmp_path_factory.mktemp('two'))
 
 
-def _decode_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith('decode')]
+@pytest.fixture
+def decode_threads():
+    """Those that a test has begun and not ended."""
+    before = threading.enumerate()
+    return lambda: [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith('decode') and thread not in before
+    ]
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -246,23 +253,22 @@ def test_damaged_records_are_replaced_the_same_way_by_any_number_of_threads(tmp_
             assert epoch[place] == following[0]
 
 
-def test_one_damaged_record_too_many_is_an_error_at_the_same_step(tmp_path):
+def test_one_damaged_record_too_many_is_an_error_at_the_same_step(tmp_path, decode_threads):
     source = flat_dataset(tmp_path / 'd', 9)
     order = epochs.TrainingOrder([9], batch_size=3, seed=2)
     first_step = {s.record: step for step in range(3) for s in order.batch(step)}
     for record in (3, 7):
         flip_record_byte(tmp_path / 'd', record, 28)
+    options = dict(batch_size=3, seed=2, num_steps=9, max_bad_records=1)
     for num_threads in (1, 4):
-        batches = train_batches(
-            [source], **SPEC, batch_size=3, seed=2, max_bad_records=1, num_threads=num_threads
-        )
+        batches = train_batches([source], **SPEC, **options, num_threads=num_threads)
         handed_out = 0
         with pytest.raises(RecordError, match=r'train-0000.*checksum.*max_bad_records=1'):
             for _ in batches:
                 handed_out += 1
         # The second one may come early, as the stand-in that the first asked for.
         assert handed_out <= max(first_step[3], first_step[7])
-        assert not _decode_threads()
+        assert not decode_threads()
         assert list(batches) == []
         if num_threads == 1:
             expected = handed_out
@@ -422,25 +428,27 @@ def test_spatial_crops_share_their_decoding(two_sources, monkeypatch):
 # --- the iterator -----------------------------------------------------------------------------
 
 
-def test_closing_stops_the_threads_and_the_iteration(two_sources):
+def test_closing_stops_the_threads_and_the_iteration(two_sources, decode_threads):
     batches = train_batches(two_sources, **SPEC, batch_size=4, num_threads=3)
-    assert _decode_threads()
+    assert decode_threads()
     next(batches)
     assert batches.wait_seconds > 0
     batches.close()
     batches.close()
-    assert not _decode_threads()
+    assert not decode_threads()
     assert list(batches) == []
 
 
-def test_a_programming_error_in_a_thread_reaches_the_consumer(two_sources, monkeypatch):
+def test_a_programming_error_in_a_thread_reaches_the_consumer(
+    two_sources, monkeypatch, decode_threads
+):
     def fail(*args, **kwargs):
         raise ZeroDivisionError('oops')
 
     monkeypatch.setattr(decode, 'decode_window', fail)
     with pytest.raises(ZeroDivisionError):
         next(train_batches(two_sources, **SPEC, batch_size=4, max_bad_records=100))
-    assert not _decode_threads()
+    assert not decode_threads()
 
 
 def test_an_unknown_frame_rate_is_the_users_to_mend(tmp_path):

@@ -35,7 +35,9 @@ def _command(*arguments):
         env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'},
     )
     try:
-        yield process, process.stdout.readline()
+        line = process.stdout.readline()
+        assert line, process.wait()  # whoever asks it for batches would wait for ever
+        yield process, line
     finally:
         process.kill()
         process.wait()

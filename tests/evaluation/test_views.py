@@ -145,7 +145,7 @@ def test_mean_average_precision_is_the_mean_over_classes_that_occur():
 
 def test_hosts_gather_everyones_videos(monkeypatch):
     """Two hosts as two threads: 3 videos here, 1 there; names of different lengths and letters."""
-    barrier, given = threading.Barrier(2), {}
+    barrier, given = threading.Barrier(2, timeout=60), {}
 
     def allgather(array):
         host = int(threading.current_thread().name)
@@ -172,7 +172,7 @@ def test_hosts_gather_everyones_videos(monkeypatch):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join()
     for host in (0, 1):
         order = [0, 2, 1, 3]
         np.testing.assert_array_equal(found[host].record, order)

@@ -88,9 +88,8 @@ def test_in_a_browser(model, video, browser, tmp_path):
         (field, *_) = wait.until(lambda _: found('#video input[type=file]'))
         field.send_keys(video)
         wait.until(lambda _: found('#timeline img') and found('#heat video'))
-        text = found('body')[0].text
         for name, classes in small_models.CLASSES.items():
-            assert name in text and all(label in text for label in classes)
+            wait.until(lambda _: all(part in found('body')[0].text for part in (name, *classes)))
         asked = browser.execute_script(
             "return performance.getEntriesByType('resource').map(entry => entry.name)"
         )

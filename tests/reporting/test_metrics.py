@@ -159,7 +159,7 @@ def test_a_writer_that_is_being_opened_is_waited_for_at_its_first_use():
     writer = metrics.OpeningWriter(opening)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         handed_over = pool.submit(lambda: writer.flush)  # to be called at the end of a run
-        without_waiting = concurrent.futures.wait([handed_over], timeout=10).done
+        without_waiting = concurrent.futures.wait([handed_over], timeout=60).done
         writing = pool.submit(lambda: writer.write_scalars(7, {'loss': 0.5}))
         assert not written and not writing.done()
         opening.set_result(Writer())

@@ -179,22 +179,28 @@ with interruptions.listen() as requests:
 
 def test_all_processes_stop_at_the_same_step():
     """One of two gets the signal."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        address = f'localhost:{free.getsockname()[1]}'
     environment = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, '-c', PROCESS, address, str(number)],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    ends = [process.communicate(timeout=120) for process in processes]
+    with socket.socket() as port:
+        # Nobody else is given it meanwhile; JAX shares it.
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        port.bind(('localhost', 0))
+        address = f'localhost:{port.getsockname()[1]}'
+        processes = [
+            subprocess.Popen(
+                [sys.executable, '-c', PROCESS, address, str(number)],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(2)
+        ]
+        try:
+            ends = [process.communicate(timeout=240) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
     assert [process.returncode for process in processes] == [0, 0], ends
     assert [out.splitlines()[-1] for out, _ in ends] == ['8 None', '8 SIGTERM']
 

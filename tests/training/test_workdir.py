@@ -1,7 +1,6 @@
 """The directory of a run: held by one at a time, with what was asked for in it."""
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -40,14 +39,16 @@ def test_a_workdir_in_use_is_refused_until_its_process_has_gone(tmp_path):
     """Also where that ended without cleaning up."""
     command = [sys.executable, '-c', HOLD, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == 'held\n'
-        with pytest.raises(UserError) as error:
-            run(tmp_path)
-        text = str(error.value)
-        assert f'{tmp_path}: another run uses it' in text and f'process {other.pid}' in text
-        assert 'use another --workdir' in text and '\n' not in text
-        assert not (tmp_path / 'checkpoints').exists()
-        other.send_signal(signal.SIGKILL)
+        try:
+            assert other.stdout.readline() == 'held\n'
+            with pytest.raises(UserError) as error:
+                run(tmp_path)
+        finally:
+            other.kill()
+    text = str(error.value)
+    assert f'{tmp_path}: another run uses it' in text and f'process {other.pid}' in text
+    assert 'use another --workdir' in text and '\n' not in text
+    assert not (tmp_path / 'checkpoints').exists()
     assert run(tmp_path).steps == 2
 
 

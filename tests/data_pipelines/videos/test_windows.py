@@ -2,6 +2,7 @@
 each gives the clips of a video of its own.
 """
 
+import contextlib
 import gc
 import itertools
 import threading
@@ -130,18 +131,25 @@ def test_a_growing_file_is_followed(tmp_path):
     data = whole.read_bytes()
     growing = tmp_path / 'growing.ts'
     growing.write_bytes(data[: len(data) // 2])
-    seen = []
+    seen, in_time, one = [], [], threading.Event()
+
+    def shown(path, **options):
+        for window in Windows(path, RULES, Length(frames=10), **options):
+            yield _shown(window.views)[1][0]
 
     def write():
-        while len(seen) < 1:  # a window comes before the file is whole
-            time.sleep(0.05)
+        in_time.append(one.wait(60))  # a window comes before the file is whole
+        time.sleep(0.2)  # the reader comes to the file's end
         with open(growing, 'ab') as file:
             file.write(data[len(data) // 2 :])
 
     writer = threading.Thread(target=write)
     writer.start()
-    for window in Windows(growing, RULES, Length(frames=10), silence=1.0):
-        seen.append(_shown(window.views)[1][0])
+    with contextlib.closing(shown(growing, silence=20.0)) as windows:  # so long nobody waits
+        for window in itertools.islice(windows, 4):
+            seen.append(window)
+            one.set()
     writer.join()
-    expected = [_shown(w.views)[1][0] for w in Windows(whole, RULES, Length(frames=10))]
-    assert seen == expected and len(seen) == 5
+    expected = list(shown(whole))
+    assert in_time == [True] and seen == expected[:4] and len(expected) == 5
+    assert list(shown(growing, silence=1.0)) == expected
