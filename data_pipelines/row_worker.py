@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.processes import LENGTH, TOKEN, Block, pack
-from data_pipelines.workers import Damage, Plan
+from data_pipelines.workers import Damage, Plan, yield_to_others
 
 
 class _Server:
@@ -60,6 +60,7 @@ class _Server:
 
     def serve(self) -> None:
         """One of several threads."""
+        yield_to_others()
         answers = []  # of one batch: to take them one by one is what costs the parent most
         tokens = select.poll()
         tokens.register(self._queue, select.POLLIN)

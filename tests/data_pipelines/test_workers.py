@@ -1,9 +1,12 @@
 import concurrent.futures
+import os
+import sys
+import threading
 
 import numpy as np
 import pytest
 
-from data_pipelines.workers import ArrayPool, scratch
+from data_pipelines.workers import ArrayPool, scratch, yield_to_others
 
 
 def _place(array):
@@ -56,3 +59,14 @@ def test_scratch_memory_is_used_again_by_its_thread_only():
     assert len(scratch('a', 10_000)) == 10_000
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         assert not np.shares_memory(scratch('a', 100), pool.submit(scratch, 'a', 100).result())
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='threads have priorities of their own in Linux')
+def test_a_thread_that_decodes_yields_to_the_others_alone():
+    def niceness():
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = niceness()
+    with concurrent.futures.ThreadPoolExecutor(1, initializer=yield_to_others) as pool:
+        assert pool.submit(niceness).result() == min(before + 10, 19)
+    assert niceness() == before
