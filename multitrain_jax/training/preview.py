@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -11,7 +12,16 @@ from multitrain_jax.batch import Batch, DatasetSpec, classifying
 from multitrain_jax.objectives.objective import ObjectiveConfig
 from multitrain_jax.objectives.tasks import make_objective
 
-_augmented = jax.jit(augment_train, static_argnames=('config', 'max_classes'))
+
+@functools.partial(
+    jax.jit,
+    static_argnames=('config', 'max_classes'),
+    # It runs once: what counts is the time to compile.
+    compiler_options={'xla_backend_optimization_level': 0},
+)
+def _augmented(run_key: jax.Array, step: int, *clips: jax.Array, **options):
+    key, _ = jax.random.split(jax.random.fold_in(run_key, step))  # as in the step
+    return augment_train(*clips, key=key, first_row=0, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +66,14 @@ def samples(
     objective = make_objective(
         ObjectiveConfig(), datasets, dict.fromkeys((spec.name for spec in datasets), 1.0)
     )
-    key, _ = jax.random.split(jax.random.fold_in(run_key, step))  # as in the step
     video, targets = jax.device_get(
         _augmented(
+            run_key,
+            step,
             shown['video'],
             shown['label'],
             objective.head(shown['dataset']),
             shown['weight'],
-            key=key,
-            first_row=0,
             config=augment,
             max_classes=objective.max_classes,
             has_boxes=objective.has_boxes(shown['dataset']),
