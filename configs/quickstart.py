@@ -3,7 +3,7 @@
     python run.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 Renders and converts the videos the first time (they are kept under `data_root`).
-Hardware and time: 2 CPU cores, about a minute and a half.
+Hardware and time: 2 CPU cores, about a minute.
 Expected accuracy: top-1 of 85 to 98 % on both validation sets; chance is 10 %.
 """
 
