@@ -30,7 +30,7 @@ from multitrain_jax.checkpoints.exports import ModelInfo, check_output, write_ex
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.ops.windows import Triple
-from multitrain_jax.pytorch import inflate, naming, plain
+from multitrain_jax.pytorch import inflate, naming, vit
 from multitrain_jax.pytorch.architecture import Architecture, Hints, recognise
 from multitrain_jax.pytorch.checkpoint import Settings, read_settings, read_torch
 from multitrain_jax.pytorch.huggingface import Directory, read_directory, settings_of
@@ -120,9 +120,9 @@ def import_state_dict(
     arrays, inflated = inflate.inflate(state_dict, options.inflation)
     shapes = {name: array.shape for name, array in arrays.items()}
     hints = _hints(options, settings, image)
-    if directory is not None or plain.is_plain(shapes):
+    if directory is not None or vit.is_plain(shapes):
         config = None if directory is None else directory.config
-        found = plain.recognise(shapes, hints, config, heads=options.heads)
+        found = vit.recognise(shapes, hints, config, heads=options.heads)
         _check_square(config or {}, options)
     else:
         found = recognise(shapes, hints, image=image)
@@ -254,7 +254,7 @@ def _describe(
             f'--classes={options.classes[""]}: of which dataset? '
             f'Write --classes=NAME=FILE, NAME one of {", ".join(names)}'
         )
-    imagenet = image or found.style in plain.NAMES
+    imagenet = image or found.style in vit.NAMES
     sigmoid = settings.sigmoid if len(settings.sigmoid) == len(names) else (False,) * len(names)
     datasets = {}
     for name, count, activation in zip(names, model.num_classes, sigmoid):

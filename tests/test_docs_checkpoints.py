@@ -16,7 +16,7 @@ from tests.helpers import tiny_records, transformers_golden
 from tests.helpers.golden_models import shapes_of
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.video_writer import write_numbered
-from tests.pytorch.test_plain_import import write_directory
+from tests.pytorch.test_vit import write_directory
 
 PAGE = pathlib.Path(__file__).parent.parent / 'docs' / 'checkpoints.md'
 CONFIGS = PAGE.parent.parent / 'configs'

@@ -20,7 +20,7 @@ from multitrain_jax.checkpoints.exports import ModelInfo
 from multitrain_jax.errors import UserError
 from multitrain_jax.exporting.directory import new_directory, places_of, unlike, write_arrays
 from multitrain_jax.models.vit import ViTConfig
-from multitrain_jax.pytorch import plain
+from multitrain_jax.pytorch import vit
 from multitrain_jax.pytorch.huggingface import CONFIG, OWN, PREPROCESSORS, WEIGHTS
 from multitrain_jax.pytorch.naming import to_torch
 from multitrain_jax.weights.warm_start import flatten
@@ -61,7 +61,7 @@ def write_directories(
         own = flat | {
             path: flat[path][number : number + 1] for path in ('heads/kernel', 'heads/bias')
         }
-        arrays = to_torch(own, list(plain.entries_of(model, style)))
+        arrays = to_torch(own, list(vit.entries_of(model, style)))
         with new_directory(places[spec.name]) as directory:
             _write(directory, info, spec, style, config, arrays)
     return list(places.values())

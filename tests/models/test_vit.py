@@ -12,7 +12,7 @@ import pytest
 from multitrain_jax.models.multitrain import MultiTrainModel
 from multitrain_jax.models.vit import ViT, ViTConfig, sine_positions
 from multitrain_jax.ops.rotary import rotary_angles, rotate
-from multitrain_jax.pytorch import naming, plain
+from multitrain_jax.pytorch import naming, vit
 from multitrain_jax.pytorch.architecture import Hints
 from tests.helpers import transformers_golden
 from tests.helpers.golden_models import every_block, filled, flat, random_model
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5  # of the largest entry of an array
 def load(golden: Golden) -> tuple[MultiTrainModel, list[naming.Entry]]:
     """Our model with the weights of transformers', and the places of its arrays."""
     shapes = {name: array.shape for name, array in golden.weights.items()}
-    found = plain.recognise(shapes, Hints(), golden.config)
+    found = vit.recognise(shapes, Hints(), golden.config)
     model, report = filled(found.model, golden.weights, found.entries)
     assert not report.missing
     return model, list(found.entries)
