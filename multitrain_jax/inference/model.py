@@ -34,7 +34,7 @@ from multitrain_jax.checkpoints.exports import ModelInfo
 from multitrain_jax.checkpoints.trained_model import TrainedModel, open_trained
 from multitrain_jax.errors import UserError
 from multitrain_jax.inference import stream
-from multitrain_jax.inference.heat import forward_with_heat
+from multitrain_jax.inference.grad_cam import forward_with_heat
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
 from multitrain_jax.parallel.prefetch import prefetch
@@ -296,7 +296,7 @@ class Model:
         *,
         layer: int | None = None,
     ) -> np.ndarray:
-        """How much each token speaks for a class, see `inference.heat`.
+        """How much each token speaks for a class, see `inference.grad_cam`.
 
         Args:
             clips: as for `embed`.
