@@ -19,9 +19,9 @@ import threading
 import av
 import numpy as np
 
-from data_pipelines.clip import pixels
 from data_pipelines.clip.crops import Window
 from data_pipelines.clip.decode import MAX_PIXELS, FrameError, VideoFrames
+from data_pipelines.clip.upright_rgb import upright_rgb
 
 START = b'\0\0\1'  # of every unit of a packet
 SLICE = 64  # pixels of a frame's height
@@ -78,7 +78,7 @@ class PacketFrames(VideoFrames):
                         f'frame {number} is {size[0]} x {size[1]} px, the record says '
                         f'{self.size[0]} x {self.size[1]} px'
                     )
-                yield pixels.rgb(frame, window, transposed)
+                yield upright_rgb(frame, window, transposed)
 
     def _part(self, number: int, window: Window) -> bytes | memoryview:
         """What of a packet it takes to decode a window."""

@@ -24,9 +24,9 @@ import os
 import av
 import numpy as np
 
-from data_pipelines.clip import pixels
 from data_pipelines.clip.crops import Window
 from data_pipelines.clip.decode import FrameError, VideoFrames
+from data_pipelines.clip.upright_rgb import upright_rgb, upright_size
 from data_pipelines.storage.sequence_example import (
     DATA_PATH,
     FRAME_TIMES,
@@ -84,10 +84,10 @@ class LinkedFrames(VideoFrames):
             )
 
     def _window(self, frame: av.VideoFrame, window: Window) -> np.ndarray:
-        if pixels.size(frame) == self.size:
-            return pixels.rgb(frame, window)
+        if upright_size(frame) == self.size:
+            return upright_rgb(frame, window)
         # Its size changes midway: as the converter does.
-        image = resized(pixels.rgb(frame), self.size)
+        image = resized(upright_rgb(frame), self.size)
         return image[window.top :, window.left :][: window.height, : window.width]
 
 

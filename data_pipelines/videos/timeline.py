@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import av
 
-from data_pipelines.clip import pixels
+from data_pipelines.clip.upright_rgb import upright_size
 from data_pipelines.videos.decoder import Decoder
 from data_pipelines.videos.demuxer import Demuxer, VideoError, unreadable
 
@@ -86,7 +86,7 @@ def _read(path: str, size: int, mtime: int) -> Timeline:
             _, first = next(decoder.frames(), (None, None))
             if first is None:
                 raise VideoError(path, 'no frame can be decoded')
-            upright, header = pixels.size(first), (decoder.stated_rate, decoder.max_gap)
+            upright, header = upright_size(first), (decoder.stated_rate, decoder.max_gap)
         listed, key_times, lost = _from_packets(path) or _by_decoding(path)
         return Timeline(listed, key_times, upright, lost, *header)
     except (av.error.FFmpegError, EOFError) as error:

@@ -23,7 +23,7 @@ import av
 import cv2
 import numpy as np
 
-from data_pipelines.clip import pixels
+from data_pipelines.clip.upright_rgb import upright_rgb
 from data_pipelines.videos.decoder import Decoder
 from data_pipelines.videos.demuxer import MAX_FRAME_PIXELS, VideoError, unreadable
 from data_pipelines.videos.picking import Picking
@@ -163,7 +163,7 @@ class FrameStream:
 
     def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
         """A decoded frame as upright RGB of the output size, u8 [H, W, 3]."""
-        image = pixels.rgb(frame)
+        image = upright_rgb(frame)
         if self._size is None:
             self._size = output_size(*image.shape[:2], self._short_side, self._upscale)
             if self._size[0] * self._size[1] > MAX_FRAME_PIXELS:  # of a thin strip, magnified

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from data_pipelines.clip import decode, pixels
+from data_pipelines.clip import decode
 from data_pipelines.clip.crops import crop_corners, scaled_size
 from data_pipelines.clip.frame_sampling import Sampling
+from data_pipelines.clip.upright_rgb import upright_rgb
 from data_pipelines.videos.video_file import FrameStream
 
 _MOST_HELD = 256 << 20  # bytes of decoded frames that are held to be picked from
@@ -79,7 +80,7 @@ class ShownFrame:
     def crops(self) -> np.ndarray:
         """u8[S, H, W, 3], one for each spatial view; from then on only these are held."""
         if self._crops is None:
-            rules, image = self._rules, pixels.rgb(self._frame)
+            rules, image = self._rules, upright_rgb(self._frame)
             scaled = scaled_size(*image.shape[:2], rules.short_side)
             resized = decode.resize(np.ascontiguousarray(image), scaled)
             self._crops = np.stack(

@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.clip import decode, packets, pixels
+from data_pipelines.clip import decode, packets
 from data_pipelines.clip.crops import Window
 from data_pipelines.clip.decode import FrameError
+from data_pipelines.clip.upright_rgb import upright_rgb
 from data_pipelines.conversion.h264 import H264Encoder
 from tests.helpers import tiny_records
 from tests.helpers.video_writer import number_image, numbers_of
@@ -146,7 +147,7 @@ def test_frames_that_are_cut_are_shown_upright_by_others():
         decoder = av.CodecContext.create('h264', 'r')
         shown = decoder.decode(av.Packet(b''.join(_encode([frame])))) + decoder.decode(None)
         want = packets.PacketFrames(_encode([frame]), 1, size).decode([0], Window(0, 0, *size))
-        np.testing.assert_array_equal(pixels.rgb(shown[0]), next(want))
+        np.testing.assert_array_equal(upright_rgb(shown[0]), next(want))
 
 
 def test_key_frames_that_are_not_cut():

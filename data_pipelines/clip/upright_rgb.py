@@ -19,12 +19,12 @@ _CUT_FORMATS = ('yuv420p', 'yuvj420p')
 _thread = threading.local()
 
 
-def size(frame: av.VideoFrame) -> tuple[int, int]:
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
     """(height, width) of a frame when it is upright, pixels."""
     return _Orientation(frame).upright_size(frame.height, frame.width)
 
 
-def rgb(
+def upright_rgb(
     frame: av.VideoFrame, window: Window | None = None, transposed: bool | None = None
 ) -> np.ndarray:
     """Upright pixels of a frame, u8[H, W, 3], or of a window in it; the array may be a view.

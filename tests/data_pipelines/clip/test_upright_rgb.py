@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines.clip import pixels
 from data_pipelines.clip.crops import Window
+from data_pipelines.clip.upright_rgb import upright_rgb, upright_size
 from tests.helpers.golden import shared_path
 
 
@@ -41,11 +41,11 @@ def _windows(height, width, count=60):
 )
 def test_windows_equal_the_whole(name):
     frame = _frame(name)
-    whole = pixels.rgb(frame).copy()
-    assert whole.shape == (*pixels.size(frame), 3)
+    whole = upright_rgb(frame).copy()
+    assert whole.shape == (*upright_size(frame), 3)
     for window in _windows(*whole.shape[:2]):
         part = whole[window.top :, window.left :][: window.height, : window.width]
-        np.testing.assert_array_equal(pixels.rgb(frame, window), part)
+        np.testing.assert_array_equal(upright_rgb(frame, window), part)
 
 
 @pytest.mark.parametrize('colorspace', [1, 5, 9], ids=['bt709', 'bt601', 'bt2020'])
@@ -66,5 +66,5 @@ def test_colours_of_a_window(colorspace, color_range):
     r, b = y + 2 * (1 - red) * cr, y + 2 * (1 - blue) * cb
     g = (y - red * r - blue * b) / (1 - red - blue)
     want = 255 * np.clip(np.stack([r, g, b], -1), 0, 1)
-    found = pixels.rgb(frame, Window(8, 16, 16, 40))[4::8, 4::8]  # the middle of each block
+    found = upright_rgb(frame, Window(8, 16, 16, 40))[4::8, 4::8]  # the middle of each block
     np.testing.assert_allclose(found, want[1:3, 2:7], atol=2.5)
