@@ -31,7 +31,7 @@ from multitrain_jax.objectives.uncertainty import LIMIT
 from multitrain_jax.optimizer import build_optimizer, learning_rate_schedule
 from multitrain_jax.parallel.drivers import Driver, Pmap
 from multitrain_jax.parallel.mesh import DATA_AXIS, data_mesh
-from multitrain_jax.reporting import metrics
+from multitrain_jax.training import step_log
 from multitrain_jax.training.train_step import OBJECTIVE, TrainState, TrainStep, inference_params
 from multitrain_jax.weights import warm_start
 
@@ -102,7 +102,7 @@ class Trainer:
             terms.append(term)
         if watch is not None:
             watch(length.steps, state, batch, program)
-        training = metrics.merge(jax.device_get(terms[-_WINDOW:]))
+        training = step_log.merge(jax.device_get(terms[-_WINDOW:]))
         if not all(map(math.isfinite, training.values())):
             raise FloatingPointError(f'a term is not finite: {training}')
         params = jax.device_get(inference_params(state))

@@ -26,7 +26,7 @@ from multitrain_jax.parallel.compilation_cache import keep_compiled
 from multitrain_jax.parallel.hosts import barrier
 from multitrain_jax.parallel.mesh import place, whole
 from multitrain_jax.parallel.prefetch import prefetch
-from multitrain_jax.reporting import metrics
+from multitrain_jax.reporting import writers
 from multitrain_jax.reporting.progress import duration, timed
 from multitrain_jax.training import interruptions, non_finite
 from multitrain_jax.training.board import Board
@@ -92,9 +92,9 @@ def _run(prepared: Experiment, source: BatchSource, workdir: Path) -> results.Ru
         # TensorBoard's writer imports TensorFlow, which takes seconds: meanwhile the first step is
         # made ready and compiled.
         beside = concurrent.futures.ThreadPoolExecutor(1, 'writer')
-        writer = metrics.OpeningWriter(
+        writer = writers.OpeningWriter(
             beside.submit(
-                metrics.open_writer, str(workdir), is_main_host=main_host, also=config.writers
+                writers.open_writer, str(workdir), is_main_host=main_host, also=config.writers
             )
         )
         closing.callback(writer.close)

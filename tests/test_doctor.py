@@ -17,7 +17,7 @@ from data_pipelines.storage.sequence_example import VIDEO_FILENAME
 from multitrain_jax import doctor
 from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.diagnosis import experiment, machine
-from multitrain_jax.reporting import metrics
+from multitrain_jax.reporting import writers
 from tests.helpers import tiny, tiny_records
 from tests.helpers.tiny import quick_compile  # noqa: F401
 
@@ -190,7 +190,7 @@ def test_packages_that_are_missing_old_or_do_not_belong_together(monkeypatch):
     'kind, text', [('tensorboard', "TensorBoard's own writer"), ('log', 'go to the log only')]
 )
 def test_without_tensorflow(kind, text, monkeypatch):
-    monkeypatch.setattr(metrics, 'import_writers', lambda: kind)
+    monkeypatch.setattr(writers, 'import_writers', lambda: kind)
     found = checks_of(machine.devices)
     assert found['TensorFlow'].state == 'ok' and text in found['TensorFlow'].text
 

@@ -11,7 +11,7 @@ import pytest
 
 from multitrain_jax import train
 from multitrain_jax.parallel.drivers import Pmap
-from multitrain_jax.reporting import metrics
+from multitrain_jax.reporting import writers
 from multitrain_jax.training import step_log
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
@@ -37,11 +37,11 @@ class Compilations:
 def run(workdir, monkeypatch, on_log=lambda step: None, *, data=None, devices=1, **changes):
     """A run on one device that calls on_log(step) with every report."""
 
-    class Writer(metrics.LogWriter):
+    class Writer(writers.LogWriter):
         def write_scalars(self, step, scalars):
             on_log(step)
 
-    monkeypatch.setattr(metrics, 'open_writer', lambda *args, **options: Writer())
+    monkeypatch.setattr(writers, 'open_writer', lambda *args, **options: Writer())
     config = tiny.config(**changes)
     source = None if data else tiny.ArraySource(config, steps_per_epoch=2)
     return train.train_and_evaluate(config, workdir, source=source, devices=jax.devices()[:devices])

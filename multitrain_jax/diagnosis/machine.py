@@ -147,9 +147,9 @@ def devices() -> Iterator[Check]:
 
 def _tensorflow() -> Check:
     """TensorFlow as training imports it, behind TensorBoard's writer."""
-    from multitrain_jax.reporting import metrics
+    from multitrain_jax.reporting import writers
 
-    kind = metrics.import_writers()
+    kind = writers.import_writers()
     if kind != 'clu':
         where = 'go to the log only' if kind == 'log' else "are written by TensorBoard's own writer"
         return Check('ok', 'TensorFlow', f'not used, metrics {where}')

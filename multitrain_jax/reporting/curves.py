@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.reporting.metrics import quieten_tensorflow
+from multitrain_jax.reporting.writers import quieten_tensorflow
 
 
 def read_curves(workdir: str | os.PathLike) -> dict[str, dict[int, float]]:

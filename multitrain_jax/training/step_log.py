@@ -1,20 +1,31 @@
 """The metrics of training steps: gathered on the device, reported every so many steps."""
 
+from collections.abc import Iterable, Mapping
 import logging
 import math
 from typing import Any
 
 import jax
+import numpy as np
 
 from multitrain_jax.batch import BatchSource
 from multitrain_jax.optimizer import RateSchedule
-from multitrain_jax.reporting import metrics
 from multitrain_jax.reporting.progress import Countdown, duration
 from multitrain_jax.training.non_finite import Watch
 
 _log = logging.getLogger('multitrain_jax')
 # Numbers of the schedule are data: another one compiles nothing.
 _rate = jax.jit(lambda schedule, step: schedule(step))
+Terms = Mapping[str, tuple[Any, Any]]
+
+
+def merge(many: Iterable[Terms]) -> dict[str, float]:
+    """Means of (sum, count) terms over several steps; a term that was never counted is left out."""
+    totals: dict[str, np.ndarray] = {}
+    for terms in many:
+        for name, pair in terms.items():
+            totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
+    return {name: float(total / count) for name, (total, count) in totals.items() if count > 0}
 
 
 class StepLog:
@@ -83,7 +94,7 @@ class StepLog:
         done = kept[-1][0] + 1
         steps_per_second, seconds_left = self.countdown.update(done)
         clips_per_second = steps_per_second * self._clips_per_step
-        values = metrics.merge(terms for _, terms in finite)
+        values = merge(terms for _, terms in finite)
         # The optimizer counts the updates that it has made: a step that was passed over is none.
         step, terms = (finite or kept)[-1]
         values['learning_rate'] = self._learning_rate(step - int(terms['skipped_updates'][0]))

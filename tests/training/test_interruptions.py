@@ -14,7 +14,7 @@ import pytest
 
 from multitrain_jax import train
 from multitrain_jax.errors import Interrupted
-from multitrain_jax.reporting import metrics
+from multitrain_jax.reporting import writers
 from multitrain_jax.training import interruptions
 from tests.helpers import tiny
 from tests.helpers.tiny import quick_compile  # noqa: F401
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 8
 
 
-class Recorder(metrics.LogWriter):
+class Recorder(writers.LogWriter):
     """Keeps what is written: {step: {name: value}}."""
 
     def __init__(self):
@@ -36,7 +36,7 @@ class Recorder(metrics.LogWriter):
 @pytest.fixture
 def recorder(monkeypatch):
     writer = Recorder()
-    monkeypatch.setattr(metrics, 'open_writer', lambda *args, **options: writer)
+    monkeypatch.setattr(writers, 'open_writer', lambda *args, **options: writer)
     return writer
 
 

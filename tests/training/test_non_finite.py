@@ -17,7 +17,7 @@ from multitrain_jax.checkpoints import runs
 from multitrain_jax.errors import UserError
 from multitrain_jax.parallel.drivers import Pmap
 from multitrain_jax.parallel.mesh import data_mesh, replicate
-from multitrain_jax.reporting import metrics
+from multitrain_jax.reporting import writers
 from multitrain_jax.training import non_finite
 from multitrain_jax.training.train_step import TrainState
 from tests.helpers import tiny
@@ -213,12 +213,12 @@ def test_the_steps_before_it_are_those_of_the_run(tmp_path):
     assert 'outcome: finite this time' in report
     written = {}
 
-    class Writer(metrics.LogWriter):
+    class Writer(writers.LogWriter):
         def write_scalars(self, step, scalars):
             written.setdefault(step, {}).update(scalars)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, 'open_writer', lambda *args, **options: Writer())
+        patch.setattr(writers, 'open_writer', lambda *args, **options: Writer())
         train.train_and_evaluate(config, tmp_path / 'run', source=source, devices=jax.devices()[:1])
     for name in ('loss', 'gradient_norm', 'gradient_norm/heads'):
         (line,) = [line for line in report if line.split()[0] == name]
@@ -228,11 +228,11 @@ def test_the_steps_before_it_are_those_of_the_run(tmp_path):
 def test_skipping_is_counted_and_bounded(tmp_path, caplog, monkeypatch):
     written = {}
 
-    class Writer(metrics.LogWriter):
+    class Writer(writers.LogWriter):
         def write_scalars(self, step, scalars):
             written.setdefault(step, {}).update(scalars)
 
-    monkeypatch.setattr(metrics, 'open_writer', lambda *args, **options: Writer())
+    monkeypatch.setattr(writers, 'open_writer', lambda *args, **options: Writer())
     with caplog.at_level(logging.WARNING, 'multitrain_jax'):
         outcome = run(tmp_path / 'two', {2, 5}, non_finite__action='skip', non_finite__max_skips=2)
     assert outcome.steps == 8

@@ -1,7 +1,7 @@
-"""How far the loop runs ahead of the devices."""
+"""How far the loop runs ahead of the devices, and metrics over steps."""
 
 from multitrain_jax.optimizer import RateSchedule
-from multitrain_jax.training.step_log import StepLog
+from multitrain_jax.training.step_log import StepLog, merge
 
 
 class Pending:
@@ -30,3 +30,11 @@ def test_one_step_waits_behind_the_one_that_runs():
     for step in range(4):
         log.add(step, {'loss': Pending(step, waited_for)})
         assert waited_for == list(range(step))  # Those before it, but not itself.
+
+
+def test_merge_is_the_weighted_mean_and_leaves_out_what_never_occurred():
+    steps = [
+        {'loss': (2.0, 1.0), 'top1/a': (3.0, 4.0), 'top1/b': (0.0, 0.0)},
+        {'loss': (4.0, 1.0), 'top1/a': (0.0, 2.0), 'top1/b': (0.0, 0.0)},
+    ]
+    assert merge(steps) == {'loss': 3.0, 'top1/a': 0.5}

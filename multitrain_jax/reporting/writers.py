@@ -1,6 +1,6 @@
-"""Metrics: (sum, count) pairs that merge over clips, steps, hosts, and where they are written."""
+"""Where a run's metrics are written: TensorBoard files, the log, CSV, Weights & Biases."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
 import csv
 import functools
@@ -19,17 +19,7 @@ from multitrain_jax.errors import UserError
 _log = logging.getLogger('multitrain_jax')
 _log_of_metrics = logging.getLogger('multitrain_jax.metrics')  # to log.txt, not to the terminal
 
-Terms = Mapping[str, tuple[Any, Any]]
 CSV_FILE = 'metrics.csv'
-
-
-def merge(many: Iterable[Terms]) -> dict[str, float]:
-    """Means of (sum, count) terms over several steps; a term that was never counted is left out."""
-    totals: dict[str, np.ndarray] = {}
-    for terms in many:
-        for name, pair in terms.items():
-            totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-    return {name: float(total / count) for name, (total, count) in totals.items() if count > 0}
 
 
 def import_writers() -> str:

@@ -1,4 +1,4 @@
-"""Metrics over steps, and where they are written."""
+"""Where metrics are written."""
 
 import concurrent.futures
 import importlib.util
@@ -12,16 +12,8 @@ import numpy as np
 import pytest
 
 from multitrain_jax.errors import UserError
-from multitrain_jax.reporting import metrics, progress
+from multitrain_jax.reporting import progress, writers
 from tests.helpers.event_files import scalars, shown
-
-
-def test_merge_is_the_weighted_mean_and_leaves_out_what_never_occurred():
-    steps = [
-        {'loss': (2.0, 1.0), 'top1/a': (3.0, 4.0), 'top1/b': (0.0, 0.0)},
-        {'loss': (4.0, 1.0), 'top1/a': (0.0, 2.0), 'top1/b': (0.0, 0.0)},
-    ]
-    assert metrics.merge(steps) == {'loss': 3.0, 'top1/a': 0.5}
 
 
 @pytest.fixture
@@ -33,7 +25,7 @@ def without(monkeypatch):
 
 
 def _write(workdir, **options):
-    writer = metrics.open_writer(str(workdir), **options)
+    writer = writers.open_writer(str(workdir), **options)
     writer.write_scalars(7, {'loss': 0.5, 'top1/a': np.float32(1)})
     writer.flush()
     writer.write_scalars(9, {'loss': 0.25})
@@ -64,7 +56,7 @@ def test_without_tensorflow_tensorboard_shows_the_same_pictures_and_texts(withou
         if kind == 'own':
             without('tensorflow')
         (tmp_path / kind).mkdir()
-        writer = metrics.open_writer(str(tmp_path / kind), is_main_host=True)
+        writer = writers.open_writer(str(tmp_path / kind), is_main_host=True)
         writer.write_images(3, {'train/clips': picture})
         writer.write_texts(0, {'config': '    seed: 1'})
         writer.write_hparams({'seed': 1, 'optimizer.b1': 0.9, 'schedule.kind': 'uniform'})
@@ -121,7 +113,7 @@ def test_weights_and_biases_gets_the_same_run_again(without, tmp_path, monkeypat
     assert first[1:] == [(7, {'loss': 0.5, 'top1/a': 1.0}), (9, {'loss': 0.25}), 'finished']
     monkeypatch.setitem(sys.modules, 'wandb', None)
     with pytest.raises(UserError, match='pip install wandb'):
-        metrics.open_writer(str(tmp_path), is_main_host=True, also=('wandb',))
+        writers.open_writer(str(tmp_path), is_main_host=True, also=('wandb',))
 
 
 def test_metrics_go_to_the_log_file_and_not_to_the_terminal(without, tmp_path, capsys):
@@ -156,7 +148,7 @@ def test_a_writer_that_is_being_opened_is_waited_for_at_its_first_use():
             written.append((step, scalars))
 
     opening = concurrent.futures.Future()
-    writer = metrics.OpeningWriter(opening)
+    writer = writers.OpeningWriter(opening)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         handed_over = pool.submit(lambda: writer.flush)  # to be called at the end of a run
         without_waiting = concurrent.futures.wait([handed_over], timeout=60).done
@@ -168,4 +160,4 @@ def test_a_writer_that_is_being_opened_is_waited_for_at_its_first_use():
     failed = concurrent.futures.Future()
     failed.set_exception(OSError('disk full'))
     with pytest.raises(OSError, match='disk full'):
-        metrics.OpeningWriter(failed).flush()
+        writers.OpeningWriter(failed).flush()
