@@ -1,4 +1,7 @@
-"""What fills which row of which batch: a function of the step, for training and for testing."""
+"""How rows of batches are made: a record opened, cut, decoded; in training a damaged one replaced.
+
+What fills which row is a function of the step.
+"""
 
 from collections.abc import Iterator, Sequence
 import functools

@@ -1,4 +1,4 @@
-"""AdamW as the papers use it: warm-up and cosine, clipping, decay; options of fine-tuning."""
+"""AdamW of the papers: warm-up and cosine, clipping, decay; moving average (EMA); fine-tuning."""
 
 from collections.abc import Mapping
 import math

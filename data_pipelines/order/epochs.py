@@ -1,4 +1,4 @@
-"""Which record fills which place of which batch: arithmetic on (seed, step, host), no other state.
+"""Which records make a batch, repeated augmentation too: arithmetic on (seed, step, host) only.
 
 Training draws from the union of the datasets in proportion to their sizes ("concatenate"). An epoch
 is a permutation of all records; batches run on over its end, so no record is dropped, repeated or

@@ -1,4 +1,7 @@
-"""From stored pixels to what the model was trained on."""
+"""From stored pixels to what the model was trained on.
+
+By which mean and deviation: `pipeline.AugmentConfig`.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,7 @@
-"""Multi-head pooling attention and the block around it (MViTv2, arXiv 2112.01526)."""
+"""Multi-head pooling attention, with its pooling kernels, and the block around it.
+
+MViTv2, arXiv 2112.01526.
+"""
 
 from collections.abc import Callable
 import dataclasses

@@ -1,4 +1,7 @@
-"""What a clip, also one mixed of two datasets' clips, should be classified as; terms of a loss."""
+"""What a clip, also one mixed of two datasets' clips, should be classified as; terms of a loss.
+
+Labels are smoothed later, in `objective.py`.
+"""
 
 from typing import NamedTuple
 

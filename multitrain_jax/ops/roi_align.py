@@ -1,5 +1,7 @@
 """RoIAlign (arXiv 1703.06870) as two small matrix products per box.
 
+Its settings are in `models/localisation_head.py`.
+
 Bilinear interpolation, the test of whether a sampling point is on the map, and the mean over a
 bin's points each factor into a part along the rows and a part along the columns. So a box is one
 matrix [P, H] and one [P, W], and its features are rows @ map @ columns^T: nothing is gathered, and
