@@ -190,7 +190,8 @@ class _Locator:
         stem, suffix = os.path.splitext(video)
         with_suffix = suffix.lower() in VIDEO_SUFFIXES or self._files.has_file(video)
         names = (video, stem) if with_suffix else (video,)
-        return self._files.find(*names, where=where), seconds - self._video_start
+        path = self._files.find(*names, suffix=suffix if with_suffix else '', where=where)
+        return path, seconds - self._video_start
 
 
 def _clip(

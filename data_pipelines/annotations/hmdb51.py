@@ -51,7 +51,8 @@ def read_hmdb51(
             match = match_line(where, line, _LINE, 'video 0|1|2')
             if match['use'] in _SPLITS:
                 key = f'{name}/{match["video"]}'
-                path = files.find(os.path.splitext(key)[0], where=where)
+                stem, suffix = os.path.splitext(key)
+                path = files.find(stem, suffix=suffix, where=where)
                 splits[_SPLITS[match['use']]].append(Clip(path, key, (label,)))
     splits = {split: with_unique_keys(clips) for split, clips in splits.items()}
     return Annotations(classes, splits, notes=files.notes())

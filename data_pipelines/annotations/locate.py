@@ -24,7 +24,8 @@ class VideoFiles:
     The directory is walked once, through symbolic links too; looking one up costs no file access.
     Downloads differ in folders (per class, per split, none; blanks or underscores), containers and
     in how letters with accents are written, so that none of these takes part in a name; where
-    several files of one name exist, the one whose folders agree best is taken. A file without a
+    several files of one name exist, the one whose folders agree best is taken, of several such that
+    with the suffix of the list. A file without a
     video's suffix is taken if there is no other, and FFmpeg opens it as a video; a folder of that
     name that holds images, if there is no file.
     """
@@ -74,12 +75,13 @@ class VideoFiles:
         paths = self._paths.get(normal(os.path.splitext(name)[0]), ())
         return any(normal(os.path.basename(path)) == normal(name) for path in paths)
 
-    def find(self, *names: str, where: str = 'annotations') -> str:
+    def find(self, *names: str, suffix: str = '', where: str = 'annotations') -> str:
         """The file of the first of these names that has one.
 
         Args:
           names: names without suffix, the official one first. Folders in front of a name only
             choose among files of the same name.
+          suffix: that the annotations give the file, if any; it chooses, too.
           where: place in the annotations, for the error.
 
         Returns:
@@ -92,7 +94,7 @@ class VideoFiles:
         no_video = None
         for name in names:
             check_relative(name, where)
-            for path in self._candidates(self._paths, name):
+            for path in self._candidates(self._paths, name, suffix.lower()):
                 if is_video(path):
                     return path
                 no_video = no_video or path
@@ -113,7 +115,9 @@ class VideoFiles:
             f'video, such as {first}',
         )
 
-    def _candidates(self, paths: Mapping[str, Iterable[str]], name: str) -> list[str]:
+    def _candidates(
+        self, paths: Mapping[str, Iterable[str]], name: str, suffix: str = ''
+    ) -> list[str]:
         """The paths of a name, the likeliest first."""
         found = [
             path
@@ -121,7 +125,7 @@ class VideoFiles:
             if not self._is_of_another_class(path, name)
         ]
         if len(found) > 1:
-            found.sort(key=lambda path: _rank(path, name))
+            found.sort(key=lambda path: _rank(path, name, suffix))
         return [os.path.join(self.root, path) for path in found]
 
     def _is_of_another_class(self, path: str, name: str) -> bool:
@@ -161,17 +165,19 @@ def _walk(root: str) -> Iterator[str]:
                 yield name
 
 
-def _rank(path: str, name: str) -> tuple:
-    """Sorts files of a name: videos' suffixes, agreeing folders, containers, then by path."""
+def _rank(path: str, name: str, wanted: str) -> tuple:
+    """Sorts files of a name: videos' suffixes or the one that is wanted, agreeing folders, that
+    suffix, containers, then by path.
+    """
     agreeing = 0
     for have, want in zip(_folders(path), _folders(name)):
         if have != want:
             break
         agreeing += 1
     suffix = suffix_of(path)
-    if suffix not in VIDEO_SUFFIXES:
-        return True, -agreeing, 0, path
-    return False, -agreeing, _SUFFIXES.index(suffix), path
+    known, listed = suffix in VIDEO_SUFFIXES, bool(wanted) and suffix == wanted
+    container = _SUFFIXES.index(suffix) if known else 0
+    return not (known or listed), -agreeing, not listed, container, path
 
 
 def _folders(path: str) -> Sequence[str]:

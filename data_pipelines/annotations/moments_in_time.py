@@ -47,7 +47,8 @@ def read_moments_in_time(
             raise ValueError(f'{where}: {os.fspath(categories)} has no class {cells[1]!r}')
         # The same file may lie in the folders of both sets: then in that of its own.
         folder = os.path.basename(where.rpartition(', ')[0]).removesuffix('Set.csv')
-        file = files.find(f'{folder}/{os.path.splitext(cells[0])[0]}', where=where)
+        stem, suffix = os.path.splitext(cells[0])
+        file = files.find(f'{folder}/{stem}', suffix=suffix, where=where)
         return Clip(file, cells[0], (numbers[cells[1]],))
 
     splits = clips_by_split(csv_files, read_csv, clip, 'clip')

@@ -166,15 +166,18 @@ def _classes(
 
 def _clip(row: _Row, labels: tuple[int, ...], files: VideoFiles) -> Clip:
     stem, suffix = os.path.splitext(row.video)
-    name = stem if suffix.lower() in VIDEO_SUFFIXES or files.has_file(row.video) else row.video
+    if suffix.lower() in VIDEO_SUFFIXES or files.has_file(row.video):
+        name = stem
+    else:
+        name, suffix = row.video, ''
     if row.start is None and row.end is None:
-        return Clip(files.find(name, where=row.where), row.video, labels)
+        return Clip(files.find(name, suffix=suffix, where=row.where), row.video, labels)
     start, end = row.start or 0.0, row.end
     trimmed = '' if end is None else f'{name}_{int(start):06d}_{int(end):06d}'
     if trimmed and os.path.basename(trimmed) in files:
-        return Clip(files.find(trimmed, where=row.where), trimmed, labels)
+        return Clip(files.find(trimmed, suffix=suffix, where=row.where), trimmed, labels)
     key = trimmed or f'{name}_{int(start):06d}'
-    return Clip(files.find(name, where=row.where), key, labels, start, end)
+    return Clip(files.find(name, suffix=suffix, where=row.where), key, labels, start, end)
 
 
 def _files(flag: str, values: Sequence[str]) -> dict[str, str]:

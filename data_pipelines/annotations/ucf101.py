@@ -51,7 +51,8 @@ def read_ucf101(
                 f'{where}: class {match["number"]}, but {class_file} gives '
                 f'{match["label"]!r} the number {label + 1}'
             )
-        path = files.find(os.path.splitext(match['path'])[0], where=where)
+        stem, suffix = os.path.splitext(match['path'])
+        path = files.find(stem, suffix=suffix, where=where)
         return Clip(path, match['path'], (label,))
 
     lists = {s: os.path.join(lists_directory, name.format(fold)) for s, name in _LISTS.items()}

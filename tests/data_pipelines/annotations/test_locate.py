@@ -36,6 +36,17 @@ def test_of_several_files_the_folders_decide(tmp_path):
     assert videos.find('v') == str(tmp_path / 'x/sit/v.mp4')
 
 
+def test_of_several_files_in_a_folder_the_listed_suffix_decides(tmp_path):
+    make_files(tmp_path, 'a/v.avi', 'a/v.mp4', 'a/v', 'b/v.AVI', 'b/v.mkv')
+    videos = VideoFiles(tmp_path)
+    assert videos.find('a/v') == str(tmp_path / 'a/v.mp4')
+    for suffix in ('.avi', '.mp4'):
+        assert videos.find('a/v', suffix=suffix) == str(tmp_path / f'a/v{suffix}')
+    assert videos.find('a/v', suffix='.webm') == str(tmp_path / 'a/v.mp4')
+    assert videos.find('b/v', suffix='.avi') == str(tmp_path / 'b/v.AVI')
+    assert videos.find('b/v', suffix='.mp4') == str(tmp_path / 'b/v.AVI')
+
+
 def test_folders_of_classes(tmp_path):
     make_files(tmp_path, 'run fast/v.mp4', 'other/w.mp4', 'x.mp4')
     videos = VideoFiles(tmp_path, ['run fast', 'sit'])

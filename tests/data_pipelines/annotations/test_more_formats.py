@@ -1,6 +1,7 @@
 """Lists in the official syntax of more datasets; each expected clip is written down by hand."""
 
 import json
+import os
 
 import pytest
 
@@ -270,6 +271,18 @@ def test_own_videos_with_several_labels(tmp_path):
     train.write_text('video,labels\na.mp4,run\nb.mp4,jump\n')
     assert not read_csv_table({'train': train}, tmp_path / 'v').multi_label
     assert read_csv_table({'train': train}, tmp_path / 'v', multi_label=True).multi_label
+
+
+def test_files_that_differ_in_their_suffix_only(tmp_path):
+    whole, parts = write(
+        tmp_path,
+        whole_csv='video,label\na.avi,run\na.mp4,sit\n',
+        parts_csv='video,label,start,end\na.mov,run,1,2\n',
+    )
+    make_files(tmp_path / 'v', 'a.avi', 'a.mp4', 'a.mov')
+    found = read_csv_table({'train': whole, 'validation': parts}, tmp_path / 'v')
+    for split, names in (('train', ['a.avi', 'a.mp4']), ('validation', ['a.mov'])):
+        assert [os.path.basename(clip.path) for clip in found.splits[split]] == names
 
 
 def test_hvu(tmp_path):
