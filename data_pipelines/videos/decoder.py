@@ -235,6 +235,15 @@ class Decoder:
         place = bisect.bisect_left(self._wanted, time - TIME_TOLERANCE)
         return place == len(self._wanted) or self._wanted[place] > time + TIME_TOLERANCE
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether anything was met so far that could not be decoded as it should."""
+        return bool(self._damaged_packets or self._corrupt)
+
+    @property
+    def _damaged_packets(self) -> int:
+        return self.packets.damaged + self._refused
+
     def damage(self) -> str:
         """What was lost, as one line; empty if nothing: what FFmpeg calls damaged.
 
@@ -242,7 +251,7 @@ class Decoder:
         frames that are skipped, or that were taken out when the file was made.
         """
         notes = []
-        if damaged := self.packets.damaged + self._refused:
+        if damaged := self._damaged_packets:
             notes.append(f'{damaged} damaged packets')
         if self._corrupt:
             notes.append(f'{self._corrupt} damaged frames')

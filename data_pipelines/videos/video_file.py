@@ -145,12 +145,23 @@ class FrameStream:
         return self._picking.end
 
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        given = 0
         try:
-            with Decoder(self._path, self._threads, self._silence) as decoder:
-                self.stated_rate = decoder.stated_rate
-                self.stated_seconds = decoder.packets.stated_seconds
-                yield from self._picking.frames_of(decoder, self._convert)
-                self.damage = decoder.damage()
+            # Of a damaged video FFmpeg loses more frames with several threads: then one begins anew.
+            for threads in dict.fromkeys((self._threads, 1)):
+                with Decoder(self._path, threads, self._silence) as decoder:
+                    self.stated_rate = decoder.stated_rate
+                    self.stated_seconds = decoder.packets.stated_seconds
+                    frames = self._picking.frames_of(decoder, self._convert)
+                    for number, frame in enumerate(frames):
+                        if threads != 1 and decoder.is_damaged:
+                            break
+                        if number >= given:
+                            given += 1
+                            yield frame
+                    self.damage = decoder.damage()
+                    if not decoder.is_damaged:
+                        return
         except (av.error.FFmpegError, EOFError) as error:
             raise unreadable(self._path, error) from error
 

@@ -277,11 +277,11 @@ def test_files_that_differ_in_their_suffix_only(tmp_path):
     whole, parts = write(
         tmp_path,
         whole_csv='video,label\na.avi,run\na.mp4,sit\n',
-        parts_csv='video,label,start,end\na.mov,run,1,2\n',
+        parts_csv='video,label,start,end\na.mov,run,1,2\na.mov,sit,2,3\n',
     )
     make_files(tmp_path / 'v', 'a.avi', 'a.mp4', 'a.mov')
     found = read_csv_table({'train': whole, 'validation': parts}, tmp_path / 'v')
-    for split, names in (('train', ['a.avi', 'a.mp4']), ('validation', ['a.mov'])):
+    for split, names in (('train', ['a.avi', 'a.mp4']), ('validation', ['a.mov', 'a.mov'])):
         assert [os.path.basename(clip.path) for clip in found.splits[split]] == names
 
 

@@ -128,6 +128,23 @@ def test_threads_do_not_matter(video):
     np.testing.assert_array_equal(read_frames(video).frames, read_frames(video, threads=0).frames)
 
 
+@pytest.mark.parametrize('place', [0.4, 0.5, 0.6, 0.7])
+def test_threads_do_not_matter_where_a_video_is_damaged(tmp_path, place):
+    path = tmp_path / 'v.mp4'
+    write_numbered(path, 80)
+    data = bytearray(path.read_bytes())
+    first = int(place * len(data))
+    data[first : first + 30 : 7] = bytes(byte ^ 0x55 for byte in data[first : first + 30 : 7])
+    path.write_bytes(data)
+    alone = read_frames(path)
+    assert alone.damage
+    for threads in (2, 4, 0):
+        beside = read_frames(path, threads=threads)
+        np.testing.assert_array_equal(beside.timestamps, alone.timestamps)
+        np.testing.assert_array_equal(beside.frames, alone.frames)
+        assert beside.damage == alone.damage
+
+
 # What they look like.
 
 
