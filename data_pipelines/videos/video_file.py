@@ -147,7 +147,7 @@ class FrameStream:
     def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
         given = 0
         try:
-            # Of a damaged video FFmpeg loses more frames with several threads: then one begins anew.
+            # Of a damaged video FFmpeg loses more with several threads: then one begins anew.
             for threads in dict.fromkeys((self._threads, 1)):
                 with Decoder(self._path, threads, self._silence) as decoder:
                     self.stated_rate = decoder.stated_rate
