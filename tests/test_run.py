@@ -21,6 +21,14 @@ MISTAKES = {
     ),
     'no workdir': ([CONFIG], ['--workdir is missing']),
     'unknown flag': ([CONFIG, '--workdir=W', '--batch=3'], ['batch']),
+    'field without its config': (
+        [CONFIG, '--workdir=W', '--epochs=2'],
+        ['unknown flag --epochs; did you mean --config.epochs?'],
+    ),
+    'nested field without its config': (
+        [CONFIG, '--workdir=W', '--optimizer.warmup_epochs', '2'],
+        ['did you mean --config.optimizer.warmup_epochs?'],
+    ),
     'stray argument': ([CONFIG, '--workdir=W', 'more'], ["'more'"]),
     'unknown field': (
         [CONFIG, '--workdir=W', '--config.epoch=3'],
