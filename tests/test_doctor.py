@@ -262,16 +262,19 @@ def test_videos_that_are_trained_on_and_tested_on(data, tmp_path):
             tmp_path / name,
             dataclasses.replace(info, splits=splits, classes=tiny.CLASSES[name]),
         )
-    checks = [
-        check
-        for check in doctor.examine(
-            experiment.experiment, [CONFIG, f'--config.data_root={tmp_path}']
-        )
-        if check.name == 'leakage'
-    ]
+
+    def leakage(*more):
+        arguments = [CONFIG, f'--config.data_root={tmp_path}', *more]
+        checks = doctor.examine(experiment.experiment, arguments)
+        return [check for check in checks if check.name == 'leakage']
+
+    checks = leakage()
     assert [check.state for check in checks] == ['warn', 'warn']
     between = next(check for check in checks if f'{tmp_path}/colours, train trains' in check.text)
     assert f'on 2 of 5 clips that {tmp_path}/shades, validation tests on (2 by name' in between.text
     own = next(check for check in checks if check is not between)
     assert 'shades, train trains on 3 of 5 clips that' in own.text
-    assert f'inspect {tmp_path}/colours {tmp_path}/shades' in own.remedy
+    command = f'inspect {tmp_path}/colours {tmp_path}/shades --quick'
+    assert checks[0].remedy == '' and command in checks[1].remedy
+    command = command.replace(' --quick', f' --video_root={tmp_path}/v --quick')
+    assert command in leakage('--config.datasets.shades.video_root=v')[-1].remedy

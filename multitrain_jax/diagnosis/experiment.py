@@ -97,10 +97,11 @@ def _leakage(config: Config) -> Iterator[Check]:
     leaks = leakage.find_leaks(splits)
     if not leaks:
         yield Check('ok', 'leakage', f'no video is trained on and tested on ({what})')
-    roots = {path: video_root for (path, _, _), video_root in wanted.items()}
-    places = ' '.join(roots)
-    if any(roots.values()):
-        places += ''.join(f' --video_root={video_root or "."}' for video_root in roots.values())
+    roots = {path: video_root or '' for (path, _, _), video_root in wanted.items()}
+    given = set(filter(None, roots.values()))
+    if len(given) > 1:  # of each directory in turn
+        given = roots.values()
+    places = ' '.join([*roots, *(f'--video_root={video_root}' for video_root in given)])
     inspect = f'python -m data_pipelines.inspect {places} --quick --no_sheet --leaks=leaks.csv'
     for leak in leaks:
         yield Check(
@@ -109,7 +110,7 @@ def _leakage(config: Config) -> Iterator[Check]:
             f'{leak.trained} trains on {len(leak.matches)} of {leak.clips} clips that '
             f'{leak.tested} tests on ({leak.count("name")} by name, {leak.count("content")} by '
             f'content), such as {leak.matches[0].tested}; compared: {what}',
-            f'{inspect} lists them',
+            f'{inspect} lists them' if leak is leaks[-1] else '',
         )
 
 
