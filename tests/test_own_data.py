@@ -13,7 +13,8 @@ import pytest
 from multitrain_jax import own_data
 from multitrain_jax.config import read_config, strided
 from multitrain_jax.errors import UserError
-from tests.helpers.calling import ROOT, call_line
+from tests.helpers import tiny_records
+from tests.helpers.calling import ROOT, call_line, check_mistake
 from tests.helpers.shipped_configs import load
 from tests.helpers.tiny import quick_compile  # noqa: F401
 from tests.helpers.video_writer import write_video
@@ -73,6 +74,14 @@ def test_a_model_to_start_from_gives_its_architecture(finished_run):
         assert found.augment.mean == config.augment.mean
     with pytest.raises(UserError, match='/nowhere'):
         own_data.small_or_from('a,from=/nowhere', strided)
+
+
+def test_a_dataset_without_validation(tmp_path):
+    frames = [tiny_records.flat_frame(0, frame) for frame in range(4)]
+    tiny_records.write_records(tmp_path / 'lab', [frames], [[0]], num_classes=1, split='train')
+    arguments = [f'--config=own_videos:{tmp_path}/lab', f'--workdir={tmp_path}/run', *SMALL]
+    mends = ['--validation_share=0.2', "set config.datasets.lab.evaluation_split='train'"]
+    check_mistake('run', arguments, ["has no split 'validation', only train; ", *mends])
 
 
 def test_the_readme_commands_on_own_videos(tmp_path, monkeypatch):

@@ -176,10 +176,14 @@ class RecordDataset(EncodedDataset):
         super().__init__(source, spec)
         self.info = load_dataset_info(source.path)
         if source.split not in self.info.splits:
-            raise ValueError(
-                f'{source.path} has no split {source.split!r}, '
-                f'only {", ".join(sorted(self.info.splits))}'
-            )
+            there = sorted(self.info.splits)
+            text = f'{source.path} has no split {source.split!r}, only {", ".join(there)}'
+            if source.split == 'validation' and there:
+                text += (
+                    '; convert a folder with --validation_share=0.2, or set '
+                    f'config.datasets.{source.name}.evaluation_split={there[0]!r}'
+                )
+            raise ValueError(text)
         self.reader = RecordReader(source.path, source.split)
         stated = self.info.splits[source.split].records
         if stated != len(self.reader):
