@@ -16,13 +16,19 @@ def start_from(config: ml_collections.ConfigDict, path: str | os.PathLike) -> No
     """Lets a config start from an export, an import or a run.
 
     Its architecture, pixels and size of clips become the config's; of the backbone what belongs to
-    the training (`dtype`, `remat`, stochastic depth, ...) stays as it is, and so do the datasets.
+    the training (`dtype`, `remat`, stochastic depth, ...) stays as it is, and so do the datasets,
+    and, where masked pre-training left none, the pooling (by default VideoMAE's, 'norm_of_mean').
 
     Raises:
         UserError: there is no such model.
     """
     info = open_trained(path, argument='from').info
+    backbone = info.model.backbone
     kept = {field: config.model.backbone[field] for field in _OF_TRAINING}
-    use_backbone(config, dataclasses.replace(info.model.backbone, **kept))
+    # Masked pre-training leaves no pooling; V-JEPA 2's encoders (rotary) are for the mean.
+    pooling = getattr(backbone, 'pooling', None)
+    if not info.datasets and pooling == 'mean' and backbone.positions != 'rotary':
+        kept['pooling'] = config.model.backbone.get('pooling', 'norm_of_mean')
+    use_backbone(config, dataclasses.replace(backbone, **kept))
     config.augment.update(mean=info.mean, std=info.std)
     config.init_from = os.fspath(path)
