@@ -62,6 +62,11 @@ def _arguments() -> tuple[argparse.Namespace, ModelArgument | None, list[str]]:
         'DIR: the head with the same classes (default: all of the config)',
     )
     add('--split', help="(default: the config's evaluation_split, else validation)")
+    add(
+        '--video_root',
+        metavar='DIR',
+        help="where the videos are that records link to, of all datasets (default: the config's)",
+    )
     add('--temporal_views', type=int, help='clips along the video')
     add('--spatial_views', type=int, choices=(1, 3), help='crops of each clip')
     add(
@@ -125,6 +130,7 @@ def _test(model: ModelArgument, args: argparse.Namespace, config_values: Any) ->
         config_values=config_values,
         chosen=args.datasets,
         split=args.split,
+        video_root=args.video_root,
         protocol={
             name: getattr(args, name)
             for name in ('temporal_views', 'spatial_views', 'short_side', 'batch_size')

@@ -12,6 +12,9 @@ import sys
 import numpy as np
 import pytest
 
+from data_pipelines.annotations import Annotations, Clip
+from data_pipelines.conversion.dataset import convert
+from data_pipelines.conversion.options import Options
 from data_pipelines.options import Source
 import multitrain_jax as mt
 from multitrain_jax import evaluate
@@ -20,6 +23,7 @@ from multitrain_jax.evaluation import predictions
 from tests.helpers import tiny, tiny_records
 from tests.helpers.batches import evaluation_batches
 from tests.helpers.tiny import quick_compile  # noqa: F401
+from tests.helpers.video_writer import write_video
 
 CONFIG = f'--config={tiny.CONFIG_FILE}'
 
@@ -137,6 +141,35 @@ def test_an_export_on_a_directory_whose_classes_are_in_another_order(
     )
     np.testing.assert_allclose(after.scores.score, before.scores.score, atol=1e-6)
     np.testing.assert_array_equal(after.scores.label, 4 - before.scores.label)
+
+
+def test_linked_videos_are_found_by_video_root(run, finished_run, tmp_path):
+    """The same result as through a config."""
+    clips = []
+    for number, label in enumerate((0, 1, 2, 1)):
+        colour = np.eye(3, dtype=np.uint8)[label] * 150 + 40
+        path = tmp_path / 'videos' / f'{number}.mp4'
+        path.parent.mkdir(exist_ok=True)
+        write_video(path, np.tile(colour, (6, 20, 28, 1)), rate=10)
+        clips.append(Clip(str(path), path.name, (label,)))
+    annotations = Annotations(tiny.CLASSES['colours'], {'validation': tuple(clips)})
+    options = Options(storage='link', workers=1, progress=False)
+    convert(annotations, tmp_path / 'linked', options)
+    (tmp_path / 'videos').rename(tmp_path / 'moved')
+    export = finished_run[2] / 'export'
+    chosen = ['--datasets', f'colours={tmp_path}/linked']
+    code, _, err = run(export, *chosen)
+    assert code == 2 and '--video_root for commands' in err, err
+    results = []
+    for name, ways in (
+        ('flag', [f'--video_root={tmp_path}/moved', '--temporal_views=2', '--batch_size=8']),
+        ('config', [CONFIG, f'--config.datasets.colours.video_root={tmp_path}/moved']),
+    ):
+        code, _, err = run(export, *chosen, *ways, f'--output={tmp_path / name}')
+        assert code == 0, err
+        results.append(predictions.load(tmp_path / name / 'colours_predictions.npz').scores)
+    assert results[0].name == results[1].name and len(results[0].name) == 4
+    np.testing.assert_allclose(results[0].score, results[1].score, atol=1e-6)
 
 
 def test_an_ensemble_of_files(run, tested, tmp_path):

@@ -193,8 +193,9 @@ class RecordDataset(EncodedDataset):
             )
         if self.info.arguments.get('storage') == 'link' and source.video_root is None:
             raise ValueError(
-                f'{source.path}: its records link to videos: give video_root, the directory that '
-                f'these are in (converted from {self.info.arguments.get("video_root")})'
+                f'{source.path}: its records link to videos; give the directory that these are in, '
+                f'config.datasets.{source.name}.video_root in training, --video_root for commands '
+                f'(converted from {self.info.arguments.get("video_root")})'
             )
         self.classes = self.info.classes
         self.multi_label = self.info.multi_label or self.info.localisation

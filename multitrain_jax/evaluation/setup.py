@@ -79,6 +79,7 @@ def open_evaluation(
     config_values: Mapping[str, Any] | None = None,
     chosen: Sequence[str] | None = None,
     split: str | None = None,
+    video_root: str | None = None,
     protocol: Mapping[str, Any] | None = None,
     candidates: str | None = None,
 ) -> Evaluation:
@@ -89,6 +90,7 @@ def open_evaluation(
         config_values: data and protocol; None: those that the model brings along.
         chosen: datasets, each NAME, NAME=DIR or DIR; None: all.
         split: to test on; None: each dataset's own.
+        video_root: of the videos that records link to; None: each dataset's own.
         protocol: fields of the EvaluationConfig to change.
         candidates: boxes that are scored, as in the LocalisationConfig; None: what that says.
 
@@ -110,9 +112,10 @@ def open_evaluation(
             'crops would not fit'
         )
     data = _choose(trained, test, chosen)
-    if split is not None:
-        for name, entry in data.items():
-            data[name] = dataclasses.replace(entry, evaluation_split=split)
+    changes = {} if split is None else {'evaluation_split': split}
+    if video_root is not None:
+        changes['video_root'] = _absolute(video_root)
+    data = {name: dataclasses.replace(entry, **changes) for name, entry in data.items()}
 
     localisation = test.localisation
     if candidates is not None:

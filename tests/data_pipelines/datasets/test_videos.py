@@ -230,7 +230,8 @@ def test_of_videos_cut_short_the_frames_that_decode_are_linked(tmp_path):
 
 def test_nobody_said_where_the_videos_are(videos, tmp_path):
     output = _convert([videos / 'a.mp4'], tmp_path / 'd')
-    with pytest.raises(ValueError, match=f'give video_root, .*converted from {videos}'):
+    ways = r'config\.datasets\.linked\.video_root in training, --video_root for commands'
+    with pytest.raises(ValueError, match=f'{ways} .converted from {videos}'):
         train_batches([_source(output, video_root=None)], **SPEC)
     with pytest.raises(ValueError, match='give --video_root'):
         inspect_directory(output)
