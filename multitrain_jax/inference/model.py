@@ -292,7 +292,7 @@ class Model:
         self,
         clips: Clips,
         dataset: str | None = None,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         *,
         layer: int | None = None,
     ) -> np.ndarray:
@@ -301,7 +301,7 @@ class Model:
         Args:
             clips: as for `embed`.
             dataset: of the class; None: the first.
-            classes: names, one for each clip or one for all; None: each clip's best.
+            classes: a name for all clips, or one for each; None: each clip's best.
             layer: as for `features`; None: what enters the last stage.
 
         Returns:
@@ -313,6 +313,7 @@ class Model:
         """
         self.check_heads()
         name = self.sampled_like(dataset)
+        classes = [classes] if isinstance(classes, str) else classes
         if _is_videos(clips):
             clips = read_clips(clips, self, dataset=name)
             heat = self.heat(clips.reshape(-1, *clips.shape[-4:]), name, classes, layer=layer)

@@ -70,6 +70,13 @@ def test_classes_are_the_best_ones_where_none_is_named():
         model.heat(clips, layer=9)
 
 
+def test_one_class_is_named_without_a_list():
+    model = Model(small_models.trained(shape=VIT), batch_size=8)
+    np.testing.assert_array_equal(
+        model.heat(_clips(2), 'animals', 'eel'), model.heat(_clips(2), 'animals', ['eel'])
+    )
+
+
 @pytest.mark.parametrize('crops', [1, 3])
 def test_heat_lies_in_the_frame_where_the_crop_was(crops):
     """A frame of 60 x 120, of which views show 30 x 30 of 40 x 80: one token of each is hot."""
