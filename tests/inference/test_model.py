@@ -18,6 +18,10 @@ def clips(finished_run):
     return np.stack([finished_run[1].clip(9, number) for number in range(3)])
 
 
+def test_the_package_lists_what_it_has():
+    assert {'load', 'read_clips'} <= set(dir(mt))
+
+
 def test_normalised_clips_give_the_same(model, clips):
     normalised = ((clips / 255 - np.array(model.info.mean)) / np.array(model.info.std)).astype(
         np.float32
