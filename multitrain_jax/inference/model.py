@@ -595,7 +595,10 @@ def _is_videos(clips: Any) -> bool:
     if isinstance(clips, (list, tuple)):
         if not clips:
             raise UserError('no videos: the list is empty')
-        return all(map(_is_video, clips))
+        kinds = set(map(_is_video, clips))
+        if len(kinds) > 1:
+            raise UserError('a list of both videos and clips: give each in a call of its own')
+        return kinds.pop()
     return _is_video(clips)
 
 

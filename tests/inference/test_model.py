@@ -54,3 +54,8 @@ def test_scores_are_softmax_of_logits(model, clips):
 def test_other_clips_are_refused(model, clips, change, message):
     with pytest.raises(UserError, match=message):
         model.embed(change(clips))
+
+
+def test_videos_among_clips_are_refused(model, clips):
+    with pytest.raises(UserError, match='a list of both videos and clips'):
+        model.embed(['video.mp4', clips])
