@@ -127,6 +127,7 @@ def test_windows_of_a_long_video(call, tmp_path):
     code, table, _ = call('--window=2', '--stride=1', video)
     assert code == 0 and table.count(' - ') == 9
     assert f'{100 * windows[3]["predictions"]["colours"][0]["score"]:5.1f} %' in table
+    assert call('--window=2', '--stride=1', video, video)[1] == 2 * table
 
 
 def test_lists_and_standard_input(call, tmp_path, monkeypatch):

@@ -182,6 +182,7 @@ class WindowTable(Output):
         print(f'  {answer.start:8.2f} - {answer.end:8.2f}  ' + '  '.join(cells), flush=True)
 
     def video(self, video: str, told: Told) -> None:
+        self._begun = None
         if told.end.error is None:
             print()
 
