@@ -126,6 +126,12 @@ def _check(parser: ArgumentParser, args: argparse.Namespace, videos: list[str]) 
         parser.error(f'--boxes={args.boxes} needs --overlay')
     if args.explain and not args.explain.endswith('.mp4'):
         parser.error(f'--explain={args.explain} must end in .mp4')
+    if args.timeline:
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        suffix = os.path.splitext(args.timeline)[1]
+        if suffix and suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+            parser.error(f'--timeline={args.timeline}: no picture ends in {suffix}; end it in .png')
     if args.silence is not None and not args.follow:
         parser.error(f'--silence={args.silence:g} needs --follow')
     if args.silence is not None and not args.silence > 0:

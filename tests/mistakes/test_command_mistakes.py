@@ -56,6 +56,7 @@ MISTAKES = [
     ('predict', [*PREDICT, '--stride=3'], ['--stride=3 needs --window']),
     ('predict', [*PREDICT, '--silence=3'], ['--silence=3 needs --follow']),
     ('predict', [*PREDICT, '--follow', '--overlay={new}'], ['--overlay is of a video that is']),
+    ('predict', ['/nowhere', '{video}', '--timeline=t.xyz'], ['t.xyz: no picture ends in .xyz']),
     ('predict', [*PREDICT, '--timeline={video}'], ['is the video itself']),
     ('predict', [*PREDICT, '--explain={new}.gif'], ['must end in .mp4']),
     (
