@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+import logging
 import os
 import sys
 
@@ -23,8 +24,9 @@ def exit_code(run: Callable[[], int]) -> int:
     """Runs a command; returns its exit code.
 
     What it raises as ValueError or OSError is told in one line; MULTITRAIN_TRACEBACK=1 lets it
-    through.
+    through. Warnings are lines, too.
     """
+    logging.basicConfig(format='warning: %(message)s')
     try:
         code = run()
         sys.stdout.flush()

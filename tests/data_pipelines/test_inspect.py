@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -217,6 +219,14 @@ def test_index_of_other_records(dataset, inspected):
     write_shard(dataset, 'train-00001-of-00002', [b, a])
     code, report = inspected(dataset)
     assert code == 1 and 'does not say where the records are' in messages(report)[0]
+
+
+def test_an_empty_shard_is_warned_of_in_one_line(dataset):
+    write_shard(dataset, 'train-00001-of-00002', [])
+    command = [sys.executable, '-m', 'data_pipelines.index', str(dataset)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    (line,) = (line for line in done.stderr.splitlines() if 'empty' in line)
+    assert line == f'warning: {dataset}/train-00001-of-00002: this shard is empty'
 
 
 def test_frame_index(dataset, inspected, capsys):
