@@ -26,7 +26,7 @@ import numpy as np
 
 from multitrain_jax.augment.normalize import IMAGENET_MEAN, IMAGENET_STD, MEAN, STD, Rgb
 from multitrain_jax.batch import DatasetSpec
-from multitrain_jax.checkpoints.exports import ModelInfo, check_output, write_export
+from multitrain_jax.checkpoints.exports import ModelInfo, check_output, is_export, write_export
 from multitrain_jax.errors import ArgumentParser, UserError, run_command
 from multitrain_jax.models.multitrain import MultiTrainConfig, MultiTrainModel
 from multitrain_jax.ops.windows import Triple
@@ -114,6 +114,10 @@ def import_state_dict(
         UserError: another architecture, or options that do not fit.
     """
     target = check_output(output)
+    if directory is not None and options.heads is not None:
+        raise UserError(
+            f'--heads={options.heads}: config.json says how many heads there are; leave --heads out'
+        )
     notes = list(notes)
     settings = _settings(settings_text, notes) if directory is None else settings_of(directory)
     image = inflate.is_image_model(state_dict)
@@ -382,7 +386,15 @@ def main() -> int:
         given['query_strides'] = tuple(_triple('--query_strides', stride) for stride in strides)
     options = Options(**given)
     directory, text, notes = None, None, []
-    if Path(args.checkpoint).expanduser().is_dir() or args.checkpoint.endswith('.safetensors'):
+    place = Path(args.checkpoint).expanduser()
+    if not place.exists():
+        raise UserError(f'--checkpoint={args.checkpoint}: no such file or directory')
+    if is_export(place):
+        raise UserError(
+            f'--checkpoint={args.checkpoint}: a model of ours already; use it as it is: '
+            f'python -m multitrain_jax.predict {args.checkpoint} VIDEO...'
+        )
+    if place.is_dir() or args.checkpoint.endswith('.safetensors'):
         directory = read_directory(args.checkpoint)
         state_dict = directory.arrays
     else:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
+from multitrain_jax import import_torch
 from multitrain_jax.checkpoints.trained_model import open_trained
 from multitrain_jax.errors import UserError
 from multitrain_jax.import_torch import Options, import_state_dict, read_classes
@@ -148,6 +149,15 @@ def test_without_pytorch_the_message_says_what_to_install(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, 'torch', None)
     with pytest.raises(UserError, match='pip install torch pyyaml'):
         read_torch(str(tmp_path / 'x.pyth'))
+
+
+def test_what_is_no_file_or_a_model_already_is_told_without_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    (tmp_path / 'model.json').write_text('{}')
+    for name, message in (('no.pth', 'no such file'), ('', 'a model of ours already; use it')):
+        monkeypatch.setattr(sys, 'argv', ['import_torch', str(tmp_path / name), '--output=x'])
+        with pytest.raises(UserError, match=message):
+            import_torch.main()
 
 
 def test_heads_projections_and_expander_serve_as_a_start(tmp_path):

@@ -102,6 +102,12 @@ def test_pixels_of_vivit_are_scaled_to_minus_one_to_one(tmp_path):
         import_state_dict(directory.arrays, tmp_path / 'x', Options(), directory=directory)
 
 
+def test_heads_are_said_by_the_directory(tmp_path, monkeypatch):
+    source = write_directory(tmp_path / 'in', transformers_golden.read('vivit'))
+    with pytest.raises(UserError, match=r'--heads=2: config.json says .*; leave --heads out'):
+        run(monkeypatch, source, f'--output={tmp_path / "out"}', '--heads=2')
+
+
 def test_a_backbone_alone(tmp_path, monkeypatch, capsys):
     golden = transformers_golden.read('videomae_pretraining')
     source = write_directory(tmp_path / 'in', golden)
