@@ -210,7 +210,11 @@ class BackboneConfig(abc.ABC):
         Raises:
           ValueError: it cannot have it.
         """
-        raise ValueError(f'{type(self).__name__}: has no attentive pooling')
+        raise ValueError(
+            f'{type(self).__name__}: has no attentive pooling; probe a plain transformer (VideoMAE, '
+            'V-JEPA 2, ViViT), or leave config.probe out and train linear probes: '
+            "config.optimizer.frozen=('backbone',) with config.model.head_hidden=0"
+        )
 
     def for_inference(self) -> Self:
         """The same function without what only training, or only some device, has a use for."""

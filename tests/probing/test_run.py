@@ -85,7 +85,8 @@ def test_probes_of_all_datasets_from_records_to_exports(place, tmp_path, caplog)
         (lambda e: dataclasses.replace(e, init_from='nowhere'), 'config.init_from=nowhere'),
         (
             lambda e: dataclasses.replace(e, model=tiny.config().model),
-            'MViTConfig: has no attentive pooling',
+            'MViTConfig: has no attentive pooling; probe a plain transformer .* or leave config.probe '
+            'out and train linear probes: config.optimizer.frozen=',
         ),
         (
             lambda e: dataclasses.replace(
