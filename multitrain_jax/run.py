@@ -87,7 +87,8 @@ def main() -> int:
         if config.probe is not None:
             from multitrain_jax.probing import run
 
-            print('\n'.join(run.table(config, run.run(config, workdir))))
+            outcomes = run.run(config, workdir)
+            print('\n'.join([*run.table(config, outcomes), '', *run.models(workdir, outcomes)]))
             return 0
         outcome = train_and_evaluate(config, workdir)
         if jax.process_index() == 0:

@@ -150,6 +150,16 @@ def is_export(directory: str | os.PathLike) -> bool:
     return (Path(directory).expanduser() / _MODEL_FILE).exists()
 
 
+def models_below(directory: str | os.PathLike) -> str:
+    """For an error: names the exports in a directory, or in its `export`, as probes leave them."""
+    found = [
+        str(path.parent)
+        for pattern in ('*', 'export/*')
+        for path in sorted(Path(directory).expanduser().glob(f'{pattern}/{_MODEL_FILE}'))
+    ]
+    return f'; models in it: {", ".join(found)}' if found else ''
+
+
 def read_export(directory: Path) -> tuple[ModelInfo, dict[str, Any]]:
     """(description, parameters) of an export.
 

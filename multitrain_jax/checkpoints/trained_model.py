@@ -118,7 +118,7 @@ def open_trained(
     if found is None:
         raise UserError(
             f'{where}: neither a run (directory "checkpoints") nor an export or import '
-            '(file model.json)'
+            f'(file model.json){exports.models_below(path)}'
         )
     workdir, named = found
     if named is not None and step is not None and named != step:

@@ -211,8 +211,8 @@ class BackboneConfig(abc.ABC):
           ValueError: it cannot have it.
         """
         raise ValueError(
-            f'{type(self).__name__}: has no attentive pooling; probe a plain transformer (VideoMAE, '
-            'V-JEPA 2, ViViT), or leave config.probe out and train linear probes: '
+            f'{type(self).__name__}: has no attentive pooling; probe a plain transformer '
+            '(VideoMAE, V-JEPA 2, ViViT), or leave config.probe out and train linear probes: '
             "config.optimizer.frozen=('backbone',) with config.model.head_hidden=0"
         )
 

@@ -28,6 +28,7 @@ from multitrain_jax.parallel.compilation_cache import keep_compiled
 from multitrain_jax.probing import features, probes
 from multitrain_jax.probing.features import Features
 from multitrain_jax.reporting.progress import duration, timed
+from multitrain_jax.training.workdir import write_request
 from multitrain_jax.weights import warm_start
 
 _log = logging.getLogger('multitrain_jax')
@@ -38,8 +39,8 @@ RESULTS_FILE = 'probe.json'
 def run(config: Config, workdir: str | os.PathLike) -> dict[str, probes.Outcome]:
     """Trains the probes that `config.probe` describes, on one process; writes what came out.
 
-    `workdir` gets `probe.json`, every figure, and `export/DATASET`, the backbone with the best
-    probe.
+    `workdir` gets `probe.json`, every figure, `export/DATASET`, the backbone with the best probe,
+    and what was asked for.
 
     Raises:
         UserError: a mistake in the config, the data or the weights.
@@ -61,7 +62,10 @@ def run(config: Config, workdir: str | os.PathLike) -> dict[str, probes.Outcome]
             f'config.datasets.{localising(specs)[0].name}: has boxes; probes are of whole clips: '
             'set its task="classification"'
         )
+    if (workdir / 'checkpoints').is_dir():
+        raise UserError(f'--workdir={workdir}: has a training run in it; give probes another one')
     params = _frozen(config)
+    write_request(workdir, config)
     split_features = {
         split: [_features(config, specs, n, split, params) for n in range(len(specs))]
         for split in ('train', 'evaluation')
@@ -97,6 +101,18 @@ def table(config: Config, outcomes: Mapping[str, probes.Outcome]) -> list[str]:
             mark = '  best' if n == outcome.best else ''
             lines.append(f'{name}: learning rate {rate:g}: {describe(result)}{mark}')
     return lines
+
+
+def models(workdir: str | os.PathLike, outcomes: Mapping[str, probes.Outcome]) -> list[str]:
+    """Lines: where the model of each dataset is, and how to predict with it."""
+    places = [f'{workdir}/export/{name}' for name in outcomes]
+    return [
+        *(
+            f'export   {p}  python -m multitrain_jax.predict --checkpoint={p} VIDEO...'
+            for p in places
+        ),
+        f'results  {workdir}/{RESULTS_FILE}',
+    ]
 
 
 def _frozen(config: Config) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import multitrain_jax as mt
+from multitrain_jax import run_report
 from multitrain_jax.checkpoints.exports import ModelInfo, write_export
-from multitrain_jax.config import ProbeConfig
+from multitrain_jax.config import ProbeConfig, read_stored_config
 from multitrain_jax.errors import UserError
 from multitrain_jax.models.multitrain import MultiTrainConfig, abstract_model
 from multitrain_jax.models.vit import ViTConfig
@@ -61,6 +62,17 @@ def test_probes_of_all_datasets_from_records_to_exports(place, tmp_path, caplog)
     assert content['colours']['results'][1]['top1'] == outcomes['colours'].results[1].top1
     assert any(line.endswith('best') for line in run.table(experiment, outcomes))
 
+    places = [str(tmp_path / 'export' / name) for name in outcomes]
+    for path, line in zip(places, run.models(tmp_path, outcomes)):
+        assert f'multitrain_jax.predict --checkpoint={path} VIDEO' in line
+    for directory in (tmp_path, tmp_path / 'export'):
+        with pytest.raises(UserError, match=f'model.json.; models in it: {", ".join(places)}$'):
+            mt.load(directory)
+    with pytest.raises(UserError, match=f'figures: probe.json; models in it: {places[0]}'):
+        run_report.make(tmp_path)
+    kept = read_stored_config(json.loads((tmp_path / 'config.json').read_text()))
+    assert kept == experiment and (tmp_path / 'command.txt').exists()
+
     model = mt.load(tmp_path / 'export' / 'colours')
     assert model.info.datasets['colours'].stride == 2
     clip = np.zeros((3, 4, 16, 16, 3), np.uint8)
@@ -85,8 +97,8 @@ def test_probes_of_all_datasets_from_records_to_exports(place, tmp_path, caplog)
         (lambda e: dataclasses.replace(e, init_from='nowhere'), 'config.init_from=nowhere'),
         (
             lambda e: dataclasses.replace(e, model=tiny.config().model),
-            'MViTConfig: has no attentive pooling; probe a plain transformer .* or leave config.probe '
-            'out and train linear probes: config.optimizer.frozen=',
+            'MViTConfig: has no attentive pooling; probe a plain transformer .* or leave '
+            'config.probe out and train linear probes: config.optimizer.frozen=',
         ),
         (
             lambda e: dataclasses.replace(
@@ -100,3 +112,10 @@ def test_mistakes_are_told_in_one_line(place, tmp_path, change, message):
     with pytest.raises(UserError, match=message) as error:
         run.run(change(config(place, cache_dir=str(tmp_path / 'cache'))), tmp_path)
     assert '\n' not in str(error.value)
+
+
+def test_a_training_run_is_not_overwritten(place, tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(UserError, match='has a training run in it; give probes another one'):
+        run.run(config(place), tmp_path)
+    assert not (tmp_path / 'config.json').exists()
