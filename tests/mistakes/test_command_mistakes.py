@@ -57,7 +57,7 @@ MISTAKES = [
     ('predict', [*PREDICT, '--silence=3'], ['--silence=3 needs --follow']),
     ('predict', [*PREDICT, '--follow', '--overlay={new}'], ['--overlay is of a video that is']),
     ('predict', ['/nowhere', '{video}', '--timeline=t.xyz'], ['t.xyz: no picture ends in .xyz']),
-    ('predict', [*PREDICT, '--timeline={video}'], ['is the video itself']),
+    ('predict', [*PREDICT, '--csv={video}'], ['is the video itself']),
     ('predict', [*PREDICT, '--explain={new}.gif'], ['must end in .mp4']),
     (
         'predict',
