@@ -6,7 +6,7 @@
 actions are rare. It is trained together with "motions" and "directions", which show the same
 movements. Renders and converts the videos the first time (they are kept under `data_root`).
 Hardware and time: 2 CPU cores, about 3 minutes.
-Expected accuracy: about 91 and 95 % top-1, a mean average precision of 42 % on "scenes"; one seed.
+Expected accuracy: about 91 and 97 % top-1, a mean average precision of 42 % on "scenes"; one seed.
 """
 
 import ml_collections
