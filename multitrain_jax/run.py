@@ -38,15 +38,14 @@ def _parse_flags() -> tuple[flags.FlagValues, list[str]]:
         arguments = values.read_flags_from_files(arguments, force_gnu=False)
         own, others = config_reading.split_arguments(arguments)
         rest = values([sys.argv[0], *others])
-    except flags.UnrecognizedFlagError as error:
-        from multitrain_jax.config import Config  # it brings JAX
-
-        text = ' '.join(str(error).split())
-        if error.flagname.partition('.')[0] in Config.__dataclass_fields__:
-            text = f'unknown flag --{error.flagname}; did you mean --config.{error.flagname}?'
-        raise UserError(text) from error
     except flags.Error as error:
-        raise UserError(' '.join(str(error).split())) from error
+        text = ' '.join(str(error).split())
+        if isinstance(error, flags.UnrecognizedFlagError):
+            from multitrain_jax.config import Config  # it brings JAX
+
+            if error.flagname.partition('.')[0] in Config.__dataclass_fields__:
+                text = f'unknown flag --{error.flagname}; did you mean --config.{error.flagname}?'
+        raise UserError(text) from error
     if rest[1:]:
         raise UserError(f'unexpected argument {rest[1]!r}; flags begin with --')
     if not any(argument.startswith('--config=') for argument in own):

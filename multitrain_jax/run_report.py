@@ -34,7 +34,6 @@ from multitrain_jax.evaluation.metrics import (
     confusion_matrix,
     most_mistaken,
 )
-from multitrain_jax.probing.run import RESULTS_FILE as PROBE_RESULTS
 from multitrain_jax.reporting import page
 from multitrain_jax.reporting.curves import read_curves
 from multitrain_jax.reporting.heat_map import MOST_NAMES
@@ -104,13 +103,14 @@ def make(workdir: Path) -> str:
     config, trained = _config(workdir), _trained(workdir)
     if config is None and trained is not None:
         config = trained.config
-    models = exports.models_below(workdir)
-    if trained is None and config is not None and config.probe is not None:
-        raise UserError(
-            f'{workdir}: a run of probes, which has no report; figures: {PROBE_RESULTS}{models}'
-        )
     if config is None:  # also of an export, which is no run
-        raise UserError(f'{workdir}: no run (neither {CONFIG_FILE} nor a checkpoint in it){models}')
+        text = f'no run (neither {CONFIG_FILE} nor a checkpoint in it)'
+        raise UserError(f'{workdir}: {text}{exports.models_below(workdir)}')
+    if trained is None and config.probe is not None:
+        from multitrain_jax.probing.run import RESULTS_FILE  # it brings what reads data
+
+        text = f'a run of probes, which has no report; figures: {RESULTS_FILE}'
+        raise UserError(f'{workdir}: {text}{exports.models_below(workdir)}')
     curves = read_curves(workdir)
     outcome, test = results.load(workdir), newest_test(workdir)
     specs = {} if trained is None else trained.info.datasets

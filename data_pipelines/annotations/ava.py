@@ -24,7 +24,6 @@ from data_pipelines.annotations.ava_files import (
 )
 from data_pipelines.annotations.format import VIDEOS, FileOption, Format, Option, split_and_file
 from data_pipelines.annotations.locate import VideoFiles
-from data_pipelines.probe import VIDEO_SUFFIXES
 
 CONTEXT_SECONDS = 3.2  # 32 frames at every third of 30 per second
 _TRIMMED = re.compile(r'(?P<video>.+)_(?P<start>\d{6})_(?P<end>\d{6})')  # Kinetics' file names
@@ -187,10 +186,9 @@ class _Locator:
                 'files start, as video_start says'
             )
         # The official files name videos without a suffix, people's own often with it.
-        stem, suffix = os.path.splitext(video)
-        with_suffix = suffix.lower() in VIDEO_SUFFIXES or self._files.has_file(video)
-        names = (video, stem) if with_suffix else (video,)
-        path = self._files.find(*names, suffix=suffix if with_suffix else '', where=where)
+        stem, suffix = self._files.split(video)
+        names = dict.fromkeys((video, stem))
+        path = self._files.find(*names, suffix=suffix, where=where)
         return path, seconds - self._video_start
 
 

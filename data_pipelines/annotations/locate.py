@@ -25,9 +25,8 @@ class VideoFiles:
     Downloads differ in folders (per class, per split, none; blanks or underscores), containers and
     in how letters with accents are written, so that none of these takes part in a name; where
     several files of one name exist, the one whose folders agree best is taken, of several such that
-    with the suffix of the list. A file without a
-    video's suffix is taken if there is no other, and FFmpeg opens it as a video; a folder of that
-    name that holds images, if there is no file.
+    with the suffix of the list. A file without a video's suffix is taken if there is no other, and
+    FFmpeg opens it as a video; a folder of that name that holds images, if there is no file.
     """
 
     def __init__(self, root: str | os.PathLike, classes: Iterable[str] = ()):
@@ -70,10 +69,15 @@ class VideoFiles:
     def __contains__(self, name: str) -> bool:
         return normal(name) in self._paths
 
-    def has_file(self, name: str) -> bool:
-        """Whether there is a file of this name, suffix included."""
-        paths = self._paths.get(normal(os.path.splitext(name)[0]), ())
-        return any(normal(os.path.basename(path)) == normal(name) for path in paths)
+    def split(self, listed: str) -> tuple[str, str]:
+        """A listed name without its suffix, and that; '' where a dot is only part of the name."""
+        stem, suffix = os.path.splitext(listed)
+        paths = self._paths.get(normal(stem), ())
+        if suffix.lower() in VIDEO_SUFFIXES or any(
+            normal(os.path.basename(path)) == normal(listed) for path in paths
+        ):
+            return stem, suffix
+        return listed, ''
 
     def find(self, *names: str, suffix: str = '', where: str = 'annotations') -> str:
         """The file of the first of these names that has one.

@@ -20,7 +20,6 @@ from data_pipelines.annotations.files import parsed, read_seconds, read_table, r
 from data_pipelines.annotations.format import VIDEOS, Format, Option
 from data_pipelines.annotations.labels import check_same_classes, with_unique_keys
 from data_pipelines.annotations.locate import VideoFiles
-from data_pipelines.probe import VIDEO_SUFFIXES
 
 _DELIMITERS = ',;\t'
 # What headers call a column, the surest first.
@@ -165,11 +164,7 @@ def _classes(
 
 
 def _clip(row: _Row, labels: tuple[int, ...], files: VideoFiles) -> Clip:
-    stem, suffix = os.path.splitext(row.video)
-    if suffix.lower() in VIDEO_SUFFIXES or files.has_file(row.video):
-        name = stem
-    else:
-        name, suffix = row.video, ''
+    name, suffix = files.split(row.video)
     if row.start is None and row.end is None:
         return Clip(files.find(name, suffix=suffix, where=row.where), row.video, labels)
     start, end = row.start or 0.0, row.end

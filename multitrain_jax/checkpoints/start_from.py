@@ -23,12 +23,9 @@ def start_from(config: ml_collections.ConfigDict, path: str | os.PathLike) -> No
         UserError: there is no such model.
     """
     info = open_trained(path, argument='from').info
-    backbone = info.model.backbone
-    kept = {field: config.model.backbone[field] for field in _OF_TRAINING}
-    # Masked pre-training leaves no pooling; V-JEPA 2's encoders (rotary) are for the mean.
-    pooling = getattr(backbone, 'pooling', None)
-    if not info.datasets and pooling == 'mean' and backbone.positions != 'rotary':
-        kept['pooling'] = config.model.backbone.get('pooling', 'norm_of_mean')
+    own = config.model.backbone
+    backbone = info.model.backbone if info.datasets else info.model.backbone.to_train(own)
+    kept = {field: own[field] for field in _OF_TRAINING}
     use_backbone(config, dataclasses.replace(backbone, **kept))
     config.augment.update(mean=info.mean, std=info.std)
     config.init_from = os.fspath(path)

@@ -6,9 +6,9 @@ A backbone is a module `video, key -> Features` whose architecture is a `Backbon
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from flax import nnx
 import jax
@@ -215,6 +215,15 @@ class BackboneConfig(abc.ABC):
             '(VideoMAE, V-JEPA 2, ViViT), or leave config.probe out and train linear probes: '
             "config.optimizer.frozen=('backbone',) with config.model.head_hidden=0"
         )
+
+    def to_train(self, own: Mapping[str, Any]) -> Self:
+        """What is trained on from this backbone, to which its pre-training gave no heads.
+
+        Args:
+          own: the fields that the config would have without it.
+        """
+        del own
+        return self
 
     def for_inference(self) -> Self:
         """The same function without what only training, or only some device, has a use for."""

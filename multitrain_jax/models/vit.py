@@ -4,9 +4,10 @@ The forms of VideoMAE (arXiv 2203.12602), VideoMAE V2 (arXiv 2303.16727), V-JEPA
 2506.09985) and ViViT's spatio-temporal attention (arXiv 2103.15691, model 1).
 """
 
+from collections.abc import Mapping
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from flax import nnx
 import jax
@@ -93,6 +94,12 @@ class ViTConfig(BackboneConfig):
 
     def build(self, rngs: nnx.Rngs) -> 'ViT':
         return ViT(self, rngs=rngs)
+
+    def to_train(self, own: Mapping[str, Any]) -> 'ViTConfig':
+        # Masked pre-training leaves no pooling; V-JEPA 2's encoders (rotary) are for the mean.
+        if self.pooling != 'mean' or self.positions == 'rotary':
+            return self
+        return dataclasses.replace(self, pooling=own.get('pooling', 'norm_of_mean'))
 
     def with_attentive_pooling(self, blocks: int) -> 'ViTConfig':
         return dataclasses.replace(self, pooling='attentive', pooler_blocks=blocks)

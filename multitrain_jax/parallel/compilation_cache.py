@@ -14,6 +14,6 @@ def keep_compiled(directory: str | None = DIRECTORY) -> None:
         directory: where; `DIRECTORY` gives way to one that JAX has been told of, for example by
             `JAX_COMPILATION_CACHE_DIR`. None: it stays as it is.
     """
-    if directory == DIRECTORY and jax.config.jax_compilation_cache_dir or directory is None:
-        return
-    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(directory))
+    told = directory == DIRECTORY and jax.config.jax_compilation_cache_dir
+    if directory is not None and not told:
+        jax.config.update('jax_compilation_cache_dir', os.path.expanduser(directory))
